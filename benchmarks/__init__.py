@@ -1,0 +1,1 @@
+"""Benchmarks: predictions per second, against peers and ceilings."""

@@ -1,0 +1,1 @@
+"""Export: from an artifact to its compiled forms."""

@@ -1,0 +1,8 @@
+"""Predict the next vector of a document: one `predict()` over every compiled form of a model.
+
+Importing this package loads numpy and nothing heavier; a backend loads its framework when it is built.
+"""
+
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, InvalidInput, LvmError, VerificationFailed
+
+__all__ = ["ArtifactError", "BackendUnavailable", "InvalidInput", "LvmError", "VerificationFailed"]

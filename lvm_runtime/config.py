@@ -1,0 +1,115 @@
+"""Hyperparameters of the four architectures, free of any framework.
+
+A config is written into the artifact's manifest and rebuilt from it, so an unknown or missing key is an
+error here and not a default somewhere else. Field names are the paper names of the parts they size.
+
+D = `dim`, T = `context_length`, H = `hidden_dim`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from lvm_runtime.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What every architecture has: input and output vectors of size `dim`, contexts of `context_length` vectors."""
+
+    architecture: ClassVar[str]
+
+    dim: int = 768
+    context_length: int = 5
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "dropout":
+                if not (isinstance(value, int | float) and 0.0 <= value < 1.0):
+                    raise InvalidInput(f"{self.architecture}: dropout is {value!r}, expected a number in [0, 1)")
+            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InvalidInput(f"{self.architecture}: {field.name} is {value!r}, expected a positive integer")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LSTMConfig(ModelConfig):
+    """Stacked LSTM without input projection; `dropout` acts between the layers."""
+
+    architecture: ClassVar[str] = "lstm"
+
+    hidden_dim: int = 512
+    num_layers: int = 2
+    dropout: float = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GRUConfig(ModelConfig):
+    """Stack of residual GRU blocks; `dropout` acts on each GRU's output."""
+
+    architecture: ClassVar[str] = "gru"
+
+    hidden_dim: int = 512
+    num_layers: int = 4
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerConfig(ModelConfig):
+    """Post-norm decoder whose cross-attention reads its own projected input."""
+
+    architecture: ClassVar[str] = "transformer"
+
+    hidden_dim: int = 512
+    num_layers: int = 4
+    num_heads: int = 8
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    max_positions: int = 100
+
+    def __post_init__(self) -> None:
+        ModelConfig.__post_init__(self)
+        if self.hidden_dim % self.num_heads or self.hidden_dim % 2:
+            raise InvalidInput(
+                f"transformer: hidden_dim {self.hidden_dim} must be even and a multiple of num_heads {self.num_heads}"
+            )
+        if self.context_length > self.max_positions:
+            raise InvalidInput(
+                f"transformer: context_length {self.context_length} exceeds max_positions {self.max_positions}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AMNConfig(ModelConfig):
+    """Attention Mixture Network: mean of the context plus a residual from one attention head and an MLP."""
+
+    architecture: ClassVar[str] = "amn"
+
+    attention_dim: int = 256
+    hidden_dim: int = 512
+    bottleneck_dim: int = 256
+
+
+CONFIGS: dict[str, type[ModelConfig]] = {
+    cls.architecture: cls for cls in (LSTMConfig, GRUConfig, TransformerConfig, AMNConfig)
+}
+ARCHITECTURES: tuple[str, ...] = tuple(CONFIGS)
+
+
+def make_config(architecture: str, **values: Any) -> ModelConfig:
+    """Build the config of `architecture` from keyword values; defaults fill the rest.
+
+    Raises InvalidInput for an unknown architecture or key.
+    """
+    cls = CONFIGS.get(architecture)
+    if cls is None:
+        raise InvalidInput(f"unknown architecture {architecture!r}; expected one of {', '.join(ARCHITECTURES)}")
+    known = {field.name for field in fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise InvalidInput(f"{architecture}: unknown config key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
+    return cls(**values)

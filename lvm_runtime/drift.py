@@ -1,0 +1,43 @@
+"""How far a prediction is from its known answer, and how far each precision may be.
+
+Drift of a row = 1 − cosine(prediction, known answer). For unit vectors that is half the squared
+distance, and computed so it keeps its digits where `1 − dot` would lose them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+DRIFT_LIMITS: dict[str, float] = {"fp32": 1e-6, "fp16": 1e-4, "bf16": 1e-3, "int8": 1e-3}
+"""Largest drift per row at which a form of this precision still counts as the same model."""
+
+FP32_ABSOLUTE_LIMIT = 2e-5
+"""Largest difference in one component for fp32: drift alone is too forgiving at full precision (1e-6 is an
+angle of 1.4e-3), and a device that quietly computes in TF32 passes it."""
+
+BATCH_INVARIANCE_LIMIT = 1e-6
+"""Largest change in one component of a row that its batch-mates may cause, in every precision."""
+
+
+def drift(predictions: NDArray[Any], answers: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the drift of each row `[n]` of `predictions` `[n, D]` against `answers` `[n, D]`, in float64.
+
+    A row with a NaN, an infinity, or no direction at all has a drift of infinity.
+    """
+    p = np.asarray(predictions, dtype=np.float64)
+    a = np.asarray(answers, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        p = p / np.linalg.norm(p, axis=-1, keepdims=True)
+        a = a / np.linalg.norm(a, axis=-1, keepdims=True)
+        result = 0.5 * np.square(p - a).sum(axis=-1)
+    return np.where(np.isfinite(result), result, np.inf)
+
+
+def max_drift(predictions: NDArray[Any], answers: NDArray[Any]) -> float:
+    """Return the largest row drift, 0.0 for no rows."""
+    return float(drift(predictions, answers).max(initial=0.0))

@@ -1,0 +1,61 @@
+"""From a training form to an artifact and back."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from lvm_runtime.artifact import Artifact
+from lvm_runtime.config import ModelConfig
+from lvm_runtime.errors import ArtifactError
+from lvm_runtime.fingerprint import Fingerprint, probe_contexts
+from lvm_runtime.models.build import build_model, known_answers
+
+
+def save_model(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    real_contexts: NDArray[np.floating] | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> Artifact:
+    """Write `model` as an artifact at `path`, with a fingerprint computed in float64.
+
+    `real_contexts` `[n, T, D]` (held-out windows, if at hand) join the probes.
+    """
+    config: Any = model.config
+    assert isinstance(config, ModelConfig)
+    contexts = probe_contexts(config.dim, config.context_length, real_contexts)
+    predictions, attention = known_answers(model, contexts)
+    weights = {name: t.detach().cpu().float().contiguous() for name, t in model.state_dict().items()}
+    versions = {"torch": str(torch.__version__), "python": platform.python_version()}
+    return Artifact.create(
+        path,
+        config,
+        save(weights),
+        Fingerprint(contexts, predictions, attention),
+        {"versions": versions} | (provenance or {}),
+    )
+
+
+def load_model(artifact: Artifact) -> nn.Module:
+    """Rebuild the training form of an artifact on the CPU in float32 and eval mode.
+
+    Raises ArtifactError if the weights are not those of the manifest's architecture and sizes.
+    """
+    file = artifact.path / artifact.manifest.weights.path
+    model = build_model(artifact.config)
+    try:
+        model.load_state_dict(load_file(file), strict=True)
+    except (RuntimeError, SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{file}: not the weights of this {artifact.config.architecture}: {reason}") from error
+    return model.eval()
