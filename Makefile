@@ -1,0 +1,49 @@
+# make demo | test | lint | bench | soak | mac-report | clean
+# Each sets up what it needs; nothing but Python >= 3.10 and make has to be there before.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+.PHONY: help demo test lint bench soak mac-report clean
+
+help:
+	@echo "make demo        train an AMN on the bundled corpus, export it three ways, verify, predict, measure"
+	@echo "make test        ruff, mypy and the test suite"
+	@echo "make bench       the full benchmark run: pytest benchmarks/ --benchmark-only"
+	@echo "make soak        the long tests that the suite leaves out"
+	@echo "make mac-report  on a Mac: placement, latency and accuracy on this device, as one Markdown file"
+	@echo "make clean       remove the virtual environment and caches (artifacts stay)"
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "Python >= 3.10 is needed, and $(PYTHON) is $$($(PYTHON) --version); try: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "installing into $(VENV) (once, a minute or two) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(PY) -m demo
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# One thread a worker: two suites of threads on the same cores only wait for each other.
+test: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical -m "not soak"
+
+bench: $(READY)
+	$(PY) -m pytest benchmarks/ --benchmark-only
+
+soak: $(READY)
+	$(PY) -m pytest -m soak --timeout 7200
+
+mac-report: $(READY)
+	$(PY) -m export.mac_report
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
