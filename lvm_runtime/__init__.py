@@ -4,5 +4,7 @@ Importing this package loads numpy and nothing heavier; a backend loads its fram
 """
 
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, InvalidInput, LvmError, VerificationFailed
+from lvm_runtime.predictor import Predictor
 
-__all__ = ["ArtifactError", "BackendUnavailable", "InvalidInput", "LvmError", "VerificationFailed"]
+__all__ = ["ArtifactError", "BackendUnavailable", "InvalidInput", "LvmError", "Predictor", "VerificationFailed"]
+__version__ = "0.1.0"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from lvm_runtime.errors import BackendUnavailable
@@ -29,3 +31,23 @@ def torch_device(name: str) -> str:
         present = ", ".join(device for device, available in here.items() if available)
         raise BackendUnavailable(f"device {name!r} is not available to PyTorch here; available: {present}")
     return name
+
+
+@contextlib.contextmanager
+def inference(device: str, threads: int | None) -> Iterator[None]:
+    """Run torch without gradients, in full precision, and with `threads` threads for the caller's thread only.
+
+    torch's number of threads is a setting of the process; it is put back, so that a Predictor does not slow down
+    training beside it. cuDNN computes recurrent layers in TF32 unless told otherwise.
+    """
+    torch = import_torch()
+    before = torch.get_num_threads()
+    exact = torch.backends.cudnn.flags(allow_tf32=False) if device == "cuda" else contextlib.nullcontext()
+    if threads is not None and threads != before:
+        torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode(), exact:
+            yield
+    finally:
+        if threads is not None and threads != before:
+            torch.set_num_threads(before)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from lvm_runtime.artifact import Artifact
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.devices import import_torch, torch_device
+from lvm_runtime.backends.devices import import_torch, inference, torch_device
 
 
 class EagerBackend(Backend):
@@ -20,15 +20,16 @@ class EagerBackend(Backend):
         from lvm_runtime.models import load_model
 
         self.device = torch_device(device)
+        self.threads = threads
         self._model: Any = load_model(Artifact.load(source)).to(self.device)
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]`."""
-        with self._torch.inference_mode():
+        with inference(self.device, self.threads):
             return self._model(self._torch.from_numpy(contexts).to(self.device)).cpu().numpy()
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
-        with self._torch.inference_mode():
+        with inference(self.device, self.threads):
             prediction, attention = self._model.forward_with_attention(self._torch.from_numpy(contexts).to(self.device))
             return prediction.cpu().numpy(), attention.cpu().numpy()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.devices import import_torch, torch_device
+from lvm_runtime.backends.devices import import_torch, inference, torch_device
 from lvm_runtime.errors import ArtifactError
 
 
@@ -19,6 +19,7 @@ class TorchScriptBackend(Backend):
     def __init__(self, source: Path, *, device: str = "auto", threads: int | None = None, **options: Any) -> None:
         self._torch = import_torch()
         self.device = torch_device(device)
+        self.threads = threads
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # torch deprecates TorchScript; files exist
@@ -27,7 +28,7 @@ class TorchScriptBackend(Backend):
             raise ArtifactError(f"{source}: PyTorch cannot load it: {str(error).splitlines()[0]}") from error
 
     def _outputs(self, contexts: Array) -> list[Array]:
-        with self._torch.inference_mode():
+        with inference(self.device, self.threads):
             outputs = self._module(self._torch.from_numpy(contexts).to(self.device))
             return [o.cpu().numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,))]
 

@@ -1,0 +1,128 @@
+"""Which forms of an artifact could serve a request, and why the others could not.
+
+Nothing is loaded here: what the manifest and the list of backends say is enough to rule most forms out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lvm_runtime.artifact import Artifact
+from lvm_runtime.backends.registry import BACKENDS, backend_info, require_backend
+from lvm_runtime.drift import DRIFT_LIMITS, PRECISIONS
+from lvm_runtime.errors import ArtifactError, InvalidInput
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the caller of a Predictor asked for; None and "auto" leave the choice open.
+
+    `max_drift` is the largest drift per row (1 − cosine) that a form may have. Left open it is 1e-6, which only
+    full precision reaches, or the limit of the precision that was asked for.
+    """
+
+    backend: str = AUTO
+    device: str = AUTO
+    precision: str | None = None
+    max_drift: float | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.backend != AUTO:
+            backend_info(self.backend)
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise InvalidInput(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        if self.max_drift is not None and not self.max_drift >= 0:
+            raise InvalidInput(f"max_drift is {self.max_drift!r}, expected a number ≥ 0, such as 1e-3")
+        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
+            raise InvalidInput(f"threads is {self.threads!r}, expected a positive integer, or None for all usable CPUs")
+
+    def drift_limit(self, precision: str) -> float:
+        """Return the largest drift that a form of `precision` may show for this request."""
+        limit = DRIFT_LIMITS[precision]
+        if self.max_drift is not None:
+            return min(limit, self.max_drift)
+        # a backend or precision asked for by name is the caller's choice of accuracy too
+        named = self.precision is not None or self.backend != AUTO
+        return limit if named else min(limit, DRIFT_LIMITS["fp32"])
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run the model: a backend with one of the artifact's files (or its weights) as `source`.
+
+    `drift` is what the manifest says was measured when the file was made.
+    """
+
+    backend: str
+    precision: str
+    source: Path
+    file: str
+    drift: float
+    batch_sizes: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.precision} ({self.file})"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A form or backend that was ruled out, and why."""
+
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
+
+def list_candidates(artifact: Artifact, request: Request) -> tuple[list[Candidate], list[Refusal]]:
+    """Return the candidates for `request`, the most precise first, and the refusals.
+
+    Raises BackendUnavailable if a backend that was asked for by name cannot run here, and ArtifactError with the
+    command to run if the artifact has no form of a backend or precision that was asked for by name.
+    """
+    if request.backend != AUTO:
+        require_backend(request.backend)
+    names = list(BACKENDS) if request.backend == AUTO else [request.backend]
+    forms = [form for name in names for form in _forms(artifact, name)]
+    if request.precision is not None:
+        forms = [form for form in forms if form.precision == request.precision]
+    if not forms:
+        raise ArtifactError(_nothing_message(artifact, request))
+    candidates, refused = [], []
+    for form in forms:
+        limit = request.drift_limit(form.precision)
+        problem = BACKENDS[form.backend].missing() if request.backend == AUTO else None
+        if form.drift > limit:
+            problem = f"its measured drift {form.drift:.1e} is over {limit:.0e}"
+        if problem:
+            refused.append(Refusal(str(form), problem))
+        else:
+            candidates.append(form)
+    candidates.sort(key=lambda form: PRECISIONS.index(form.precision))  # stable: backends keep their order
+    return candidates, refused
+
+
+def _forms(artifact: Artifact, backend: str) -> list[Candidate]:
+    format = BACKENDS[backend].format
+    if format is None:
+        return [Candidate(backend, "fp32", artifact.path, artifact.manifest.weights.path, 0.0)]
+    return [
+        Candidate(backend, c.precision, artifact.file(c), c.file.path, c.drift, c.batch_sizes)
+        for c in artifact.find(format)
+    ]
+
+
+def _nothing_message(artifact: Artifact, request: Request) -> str:
+    wanted = " ".join(filter(None, (request.backend if request.backend != AUTO else "", request.precision or "")))
+    present = ", ".join(f"{c.format} {c.precision}" for c in artifact.manifest.compiled) or "no compiled form"
+    format = "onnx" if request.backend == AUTO else BACKENDS[request.backend].format
+    option = f" --precision {request.precision}" if request.precision not in (None, "fp32") else ""
+    return (
+        f"{artifact.path} has no {wanted} form (it has {present}); "
+        f"make one with: python -m export.{format} --model {artifact.path}{option}"
+    )

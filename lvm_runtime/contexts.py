@@ -1,0 +1,157 @@
+"""What callers hand in and what they get back: any float array, list or tensor as float32 windows.
+
+Conversion is lazy: `Contexts` keeps the caller's array as it is, and `piece` converts and checks the rows
+that are about to run, so a float64 array or a memory-mapped file larger than memory costs one piece at a time.
+
+B batch, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_runtime.errors import InvalidInput
+
+Array = NDArray[np.float32]
+
+_DOT_LIMIT = 8192  # longer dot products start BLAS threads, which would compete with the backend's
+
+
+class Contexts:
+    """A caller's input as an array `[B, T, D]` of some float type, and how to hand results back in kind.
+
+    `single` is True for one context given as `[T, D]`. Raises InvalidInput for a wrong rank, T, D or dtype.
+    """
+
+    __slots__ = ("_wrap", "array", "single")
+
+    def __init__(self, value: Any, context_length: int, dim: int) -> None:
+        array, self._wrap = as_float_array(value, "contexts")
+        self.single = array.ndim == 2
+        if array.ndim not in (2, 3) or array.shape[-2:] != (context_length, dim):
+            raise InvalidInput(
+                f"contexts have shape {list(array.shape)}, expected [B, {context_length}, {dim}] or "
+                f"[{context_length}, {dim}]{_shape_hint(array, context_length, dim)}"
+            )
+        self.array: NDArray[Any] = array[None] if self.single else array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def piece(self, start: int, stop: int) -> Array:
+        """Return rows start to stop as contiguous float32 `[b, T, D]`; InvalidInput names the first bad row."""
+        return finite_float32(self.array[start:stop], first_row=start)
+
+    def give_back(self, result: Array) -> Any:
+        """Return `result` in the kind of the input: float32 numpy, or a tensor on the input's device."""
+        if self.single:
+            result = result[0]
+        return result if self._wrap is None else self._wrap(result)
+
+
+def as_float_array(value: Any, name: str) -> tuple[NDArray[Any], Callable[[Array], Any] | None]:
+    """Return `value` as a numpy array of float16, 32 or 64, and a function that turns results into its kind.
+
+    The function is None for what numpy already is. Raises InvalidInput for anything that does not hold floats.
+    """
+    wrap = None
+    if isinstance(value, np.ndarray):
+        array = value
+    elif type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
+        array, wrap = _from_tensor(value, name)
+    elif hasattr(value, "__dlpack__"):
+        array = _from_dlpack(value, name)
+    elif isinstance(value, list | tuple):
+        array = _from_sequence(value, name)
+    else:
+        raise InvalidInput(
+            f"{name}: got {type(value).__name__}, expected an array, a tensor or nested lists of numbers"
+        )
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise InvalidInput(f"{name} have dtype {array.dtype}, expected float32 (or float16, float64)")
+    return array, wrap
+
+
+def finite_float32(array: NDArray[Any], *, first_row: int = 0) -> Array:
+    """Return `array` `[b, …]` as contiguous float32 after checking that every value is finite.
+
+    `first_row` is added to the row number in the error. Raises InvalidInput for NaN, infinity, and for values
+    that float32 cannot hold.
+    """
+    with np.errstate(over="ignore"):
+        result: Array = np.ascontiguousarray(array, dtype=np.float32)
+    if not is_finite(result):
+        raise InvalidInput(describe_bad_row(array, result, first_row))
+    return result
+
+
+def is_finite(array: Array) -> bool:
+    """Say whether every value of a contiguous array is finite, cheaply for one context.
+
+    x·x is finite only if every x is, and takes a fifth of the time; it may also overflow, so a non-finite
+    product only leads to the exact test.
+    """
+    if array.size <= _DOT_LIMIT:
+        flat = array.reshape(-1)
+        product = np.dot(flat, flat)
+        if product - product == 0.0:
+            return True
+    return bool(np.isfinite(array).all())
+
+
+def bad_rows(array: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the numbers of the rows `[b, …]` that hold a value which is not finite in float32."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.asarray(array, dtype=np.float32))
+    return np.flatnonzero(~finite.reshape(len(array), -1).all(axis=1))
+
+
+def describe_bad_row(original: NDArray[Any], converted: Array, first_row: int) -> str:
+    """Return the message for the first row of `converted` that is not finite."""
+    index = tuple(np.argwhere(~np.isfinite(converted))[0].tolist())
+    value = float(original[index])
+    kind = f"{value:g}, too large for float32" if np.isfinite(value) else f"{value:g}"
+    where = f"row {first_row + index[0]}"
+    if len(index) == 3:
+        where += f", position {index[1]}"
+    return f"{where}, component {index[-1]} is {kind}; expected finite values"
+
+
+def _shape_hint(array: NDArray[Any], context_length: int, dim: int) -> str:
+    if array.ndim in (2, 3) and array.shape[-1] == dim + 1 and array.shape[-2] == context_length:
+        return "; a position scalar appended to the vectors is not supported"
+    if array.ndim == 2 and array.shape[1] == dim:
+        return "; for a document's vectors [N, D] use predict_sequence"
+    return ""
+
+
+def _from_tensor(tensor: Any, name: str) -> tuple[NDArray[Any], Callable[[Array], Any]]:
+    import torch  # the caller has it loaded: this is its tensor
+
+    if not tensor.is_floating_point():
+        raise InvalidInput(f"{name} have dtype {tensor.dtype}, expected a floating-point tensor")
+    device = tensor.device
+    host = tensor.detach().to("cpu")
+    if host.dtype not in (torch.float16, torch.float32, torch.float64):
+        host = host.float()
+    return host.numpy(), lambda result: torch.from_numpy(result).to(device)
+
+
+def _from_dlpack(value: Any, name: str) -> NDArray[Any]:
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise InvalidInput(f"{name}: {type(value).__name__} cannot be read through DLPack ({error})") from error
+
+
+def _from_sequence(value: Any, name: str) -> NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InvalidInput(f"{name}: nested lists of unequal lengths; expected a full array of numbers") from error
+    # whole numbers in a list are numbers, in an array they are a sign of the wrong array
+    return array.astype(np.float64) if array.dtype.kind in "iu" else array

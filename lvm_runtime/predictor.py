@@ -1,0 +1,193 @@
+"""The runtime's front door: load an artifact, prove it, and predict.
+
+B batch, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_runtime.artifact import Artifact, resolve
+from lvm_runtime.candidates import AUTO, Candidate, Refusal, Request, list_candidates
+from lvm_runtime.contexts import Array, Contexts, is_finite
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, InvalidInput, LvmError, VerificationFailed
+from lvm_runtime.explanation import Explanation, Route
+from lvm_runtime.hardware import usable_cpus
+from lvm_runtime.session import Session
+
+PIECE = 256
+"""Most contexts that run at once; larger inputs run in pieces, so memory stays bounded."""
+
+
+class Predictor:
+    """Predict the next vector of a document from its last T vectors, with any backend behind one `predict`.
+
+    `artifact` is a folder, or the name of an architecture under `./artifacts`. Without further arguments a form in
+    full precision serves (drift ≤ 1e-6); `max_drift=1e-3` allows smaller ones. A `backend`, `device`, `precision` or
+    number of `threads` that is asked for by name is used, or is an error; it never falls back.
+
+    Safe to share between threads; can be pickled (the artifact's folder must be there again); a context manager.
+
+    Raises ArtifactError for a missing or damaged artifact, BackendUnavailable for what cannot run here,
+    VerificationFailed if the model's answers here are not the known ones, InvalidInput for wrong arguments.
+    """
+
+    def __init__(
+        self,
+        artifact: str | Path,
+        *,
+        backend: str = AUTO,
+        device: str = AUTO,
+        precision: str | None = None,
+        max_drift: float | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.request = Request(backend, device, precision, max_drift, threads)
+        self.artifact = Artifact.load(resolve(artifact).absolute())
+        self.config = self.artifact.config
+        self._shape = (self.config.context_length, self.config.dim)
+        candidates, self._refused = list_candidates(self.artifact, self.request)
+        self._session: Session | None = self._open(candidates)
+
+    def _open(self, candidates: list[Candidate]) -> Session:
+        fingerprint = self.artifact.read_fingerprint()
+        request = self.request
+        for candidate in candidates:
+            try:
+                return Session.open(
+                    candidate,
+                    fingerprint,
+                    device=request.device,
+                    threads=request.threads or usable_cpus(),
+                    drift_limit=request.drift_limit(candidate.precision),
+                )
+            except (BackendUnavailable, VerificationFailed, ArtifactError) as error:
+                if request.backend != AUTO:
+                    raise
+                self._refused.append(Refusal(str(candidate), str(error)))
+        reasons = "; ".join(map(str, self._refused))
+        raise BackendUnavailable(f"{self.artifact.path}: no form of it can serve this request here: {reasons}")
+
+    @overload
+    def predict(self, contexts: Any, *, out: Array | None = ..., return_attention: Literal[False] = ...) -> Any: ...
+    @overload
+    def predict(
+        self, contexts: Any, *, out: Array | None = ..., return_attention: Literal[True]
+    ) -> tuple[Any, Any]: ...
+
+    def predict(self, contexts: Any, *, out: Array | None = None, return_attention: bool = False) -> Any:
+        """Predict the next vector: `[B, T, D]` to `[B, D]`, or `[T, D]` to `[D]`; every row of L2 norm 1.
+
+        `contexts` is numpy (float16, 32, 64), nested lists, a torch tensor on any device, or anything with
+        `__dlpack__`; any B, 0 included. The result is float32 numpy, or a tensor on the input's device if it was
+        given a tensor, or `out` (float32 numpy of the result's shape) if given. With `return_attention` (AMN only)
+        the attention weights `[B, T]` come second.
+
+        Raises InvalidInput for a wrong shape or dtype, and for NaN or infinity with the first bad row; rows of
+        `out` before that one may be filled by then.
+        """
+        if (
+            type(contexts) is np.ndarray
+            and contexts.dtype == np.float32
+            and contexts.shape[1:] == self._shape
+            and 0 < len(contexts) <= PIECE
+            and contexts.flags.c_contiguous
+            and out is None
+            and not return_attention
+            and is_finite(contexts)
+        ):
+            return self._open_session().run(contexts)
+        return self._predict_any(contexts, out, return_attention)
+
+    def _predict_any(self, value: Any, out: Array | None, return_attention: bool) -> Any:
+        session = self._open_session()
+        contexts = Contexts(value, *self._shape)
+        batch, (length, dim) = len(contexts), self._shape
+        if return_attention and not session.has_attention:
+            raise InvalidInput(f"return_attention: the {self.config.architecture} has no attention to return, only amn")
+        predictions = np.empty((batch, dim), np.float32) if out is None else _checked_out(out, contexts, dim)
+        attention = np.empty((batch, length), np.float32)
+        for start in range(0, batch, PIECE):
+            stop = min(start + PIECE, batch)
+            piece = contexts.piece(start, stop)
+            if return_attention:
+                predictions[start:stop], attention[start:stop] = session.run_with_attention(piece)
+            else:
+                predictions[start:stop] = session.run(piece)
+        result = contexts.give_back(predictions) if out is None else out
+        return (result, contexts.give_back(attention)) if return_attention else result
+
+    def explain(self) -> Explanation:
+        """Say what was asked for, what runs where with which drift, and what was ruled out and why."""
+        session = self._open_session()
+        backend, candidate = session.backend, session.candidate
+        route = Route(
+            "any batch",
+            backend.name,
+            backend.device,
+            candidate.precision,
+            backend.threads,
+            candidate.file,
+            session.drift,
+        )
+        name = self.config.architecture
+        return Explanation(str(self.artifact.path), name, self.request, (route,), tuple(self._refused))
+
+    def close(self) -> None:
+        """Release the backend; predicting afterwards is an error. Closing twice is not."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.backend.close()
+
+    def _open_session(self) -> Session:
+        if self._session is None:
+            raise LvmError("this Predictor is closed; make a new one")
+        return self._session
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "artifact": self.artifact.path,
+            "request": self.request,
+            "weights": self.artifact.manifest.weights.sha256,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        request: Request = state["request"]
+        Predictor.__init__(
+            self,
+            state["artifact"],
+            backend=request.backend,
+            device=request.device,
+            precision=request.precision,
+            max_drift=request.max_drift,
+            threads=request.threads,
+        )
+        if self.artifact.manifest.weights.sha256 != state["weights"]:
+            self.close()
+            raise ArtifactError(f"{self.artifact.path}: its weights changed since this Predictor was pickled")
+
+    def __repr__(self) -> str:
+        running = "closed" if self._session is None else f"{self._session.candidate} on {self._session.backend.device}"
+        return f"Predictor({str(self.artifact.path)!r}: {self.config.architecture}, {running})"
+
+
+def _checked_out(out: Any, contexts: Contexts, dim: int) -> NDArray[np.float32]:
+    """Return `out` as `[B, D]` after checking that the result fits into it as it is."""
+    shape = (dim,) if contexts.single else (len(contexts), dim)
+    if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape or not out.flags.writeable:
+        what = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise InvalidInput(f"out is {what}, expected a writable float32 numpy array of shape {list(shape)}")
+    return out[None] if contexts.single else out

@@ -1,0 +1,71 @@
+"""Artifacts and machines in words, for `lvm info` and `lvm doctor`."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+
+from lvm_runtime.artifact import Artifact
+from lvm_runtime.backends.registry import BACKENDS, BackendInfo
+from lvm_runtime.hardware import usable_cpus
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return `rows` (the first is the head) as text with aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def describe_artifact(artifact: Artifact) -> str:
+    """Return the contents of a checked artifact: sizes, provenance, and its files with their measured drift."""
+    manifest, config = artifact.manifest, artifact.config
+    sizes = ", ".join(f"{name} {value}" for name, value in config.to_dict().items())
+    lines = [f"{artifact.path}: {config.architecture} ({sizes})", f"made {manifest.created}"]
+    for section, values in manifest.provenance.items():
+        shown = ", ".join(f"{k} {_short(v)}" for k, v in values.items()) if isinstance(values, dict) else _short(values)
+        lines.append(f"{section}: {shown}")
+    rows = [("file", "format", "precision", "form", "batch", "size", "drift")]
+    rows.append((manifest.weights.path, "weights", "fp32", "training", "any", _megabytes(manifest.weights.bytes), "0"))
+    for c in manifest.compiled:
+        batch = "any" if c.batch_sizes is None else "/".join(map(str, c.batch_sizes))
+        rows.append((c.file.path, c.format, c.precision, c.form, batch, _megabytes(c.file.bytes), f"{c.drift:.1e}"))
+    lines += ["", table(rows), "", "every file has its recorded size and SHA-256"]
+    return "\n".join(lines)
+
+
+def describe_machine() -> str:
+    """Return which backends can run on this machine, with versions and devices, and what the others need."""
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    rows = [("backend", "works", "with")]
+    rows += [(name, *_backend_state(info)) for name, info in BACKENDS.items()]
+    return f"{system}, {usable_cpus()} usable CPUs\n\n{table(rows)}"
+
+
+def _backend_state(info: BackendInfo) -> tuple[str, str]:
+    if problem := info.missing():
+        return "no", problem
+    return "yes", f"{info.framework} {metadata.version(info.framework)}, {', '.join(_devices(info.framework))}"
+
+
+def _devices(framework: str) -> list[str]:
+    """Return the devices that a framework says it can reach, after really importing it."""
+    if framework == "onnxruntime":
+        import onnxruntime
+
+        return [p.removesuffix("ExecutionProvider").lower() for p in onnxruntime.get_available_providers()]
+    if framework == "torch":
+        import torch
+
+        return ["cpu", *(n for n, m in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if m.is_available())]
+    return ["cpu, gpu, ane"]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,144 @@
+"""A backend that has proved itself: built, compared with the known answers, and ready for any batch size.
+
+n probes, b batch, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.backends.registry import backend_class
+from lvm_runtime.candidates import Candidate
+from lvm_runtime.drift import BATCH_INVARIANCE_LIMIT, FP32_ABSOLUTE_LIMIT, drift
+from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.fingerprint import Fingerprint
+
+ATTENTION_LIMITS = {"fp32": 2e-5, "fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2}
+"""Largest difference in one attention weight; they are for people to look at, two digits of them."""
+
+
+class Session:
+    """One verified backend. `drift` is the largest row drift over the probes, measured on this machine."""
+
+    __slots__ = ("backend", "candidate", "drift", "has_attention")
+
+    def __init__(self, candidate: Candidate, backend: Backend, drift: float, has_attention: bool) -> None:
+        self.candidate = candidate
+        self.backend = backend
+        self.drift = drift
+        self.has_attention = has_attention
+
+    @classmethod
+    def open(
+        cls,
+        candidate: Candidate,
+        fingerprint: Fingerprint,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        drift_limit: float = 1e-6,
+    ) -> Session:
+        """Build the candidate's backend and let it answer the probes.
+
+        Raises BackendUnavailable or ArtifactError if it cannot be built here, VerificationFailed if its answers
+        are off.
+        """
+        backend = backend_class(candidate.backend)(
+            candidate.source, device=device, threads=threads, precision=candidate.precision
+        )
+        if backend.batch_sizes is None:
+            backend.batch_sizes = candidate.batch_sizes
+        session = cls(candidate, backend, np.inf, fingerprint.attention is not None)
+        try:
+            session.drift = session._verify(fingerprint, drift_limit)
+        except BaseException:
+            backend.close()
+            raise
+        return session
+
+    def run(self, contexts: Array) -> Array:
+        """Return predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1, padding where sizes are fixed."""
+        if self.backend.batch_sizes is None:
+            return self.backend.run(contexts)
+        parts = [self.backend.run(part)[:used] for part, used in self._fitting(contexts)]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
+        """Return predictions `[b, D]` and attention `[b, T]`."""
+        if self.backend.batch_sizes is None:
+            return self.backend.run_with_attention(contexts)
+        parts = [(self.backend.run_with_attention(part), used) for part, used in self._fitting(contexts)]
+        predictions = np.concatenate([p[:used] for (p, _), used in parts])
+        return predictions, np.concatenate([a[:used] for (_, a), used in parts])
+
+    def _fitting(self, contexts: Array) -> list[tuple[Array, int]]:
+        """Cut `contexts` into parts of the backend's fixed sizes; the last is filled up with copies of its last row."""
+        assert self.backend.batch_sizes is not None
+        parts = []
+        start = 0
+        for size, used in fitting_sizes(len(contexts), self.backend.batch_sizes):
+            part = contexts[start : start + used]
+            if used < size:
+                part = np.concatenate([part, np.repeat(part[-1:], size - used, axis=0)])
+            parts.append((part, used))
+            start += used
+        return parts
+
+    def _verify(self, fingerprint: Fingerprint, limit: float) -> float:
+        """Compare the answers to the probes with the known ones, and one probe alone with itself among others."""
+        predictions = self.run(fingerprint.contexts)
+        _check_answers(predictions, fingerprint.predictions, limit, self._name())
+        if self.candidate.precision == "fp32":
+            difference = _largest(predictions, fingerprint.predictions)
+            _check(difference, FP32_ABSOLUTE_LIMIT, f"{self._name()}: largest difference to the known answers")
+        for i in (0, len(predictions) - 1):
+            change = _largest(self.run(fingerprint.contexts[i : i + 1]), predictions[i : i + 1])
+            _check(change, BATCH_INVARIANCE_LIMIT, f"{self._name()}: change of probe {i} when it runs alone")
+        if fingerprint.attention is not None:
+            again, attention = self.run_with_attention(fingerprint.contexts)
+            off = _largest(attention, fingerprint.attention)
+            _check(off, ATTENTION_LIMITS[self.candidate.precision], f"{self._name()}: largest attention difference")
+            change = _largest(again, predictions)
+            _check(change, BATCH_INVARIANCE_LIMIT, f"{self._name()}: change when attention is asked for")
+        return float(drift(predictions, fingerprint.predictions).max())
+
+    def _name(self) -> str:
+        return f"{self.candidate} on {self.backend.device}"
+
+
+def fitting_sizes(rows: int, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return (batch size, rows used) for each run that covers `rows` with the given fixed sizes.
+
+    The largest size as often as it is filled, then the smallest that holds the rest.
+    """
+    largest = max(sizes)
+    plan = [(largest, largest)] * (rows // largest)
+    if rest := rows % largest:
+        plan.append((min(size for size in sizes if size >= rest), rest))
+    return plan
+
+
+def _check_answers(predictions: Array, answers: NDArray[np.float64], limit: float, name: str) -> None:
+    if predictions.shape != answers.shape:
+        raise VerificationFailed(f"{name}: it answers with shape {predictions.shape}, expected {answers.shape}")
+    rows = drift(predictions, answers)
+    if not rows.max() <= limit:
+        raise VerificationFailed(
+            f"{name}: drift from the known answers is {rows.max():.2e} (mean {rows.mean():.2e}) over {len(rows)} "
+            f"probes, expected ≤ {limit:.0e}; this is not the same model here: export it again, or use another backend"
+        )
+
+
+def _check(found: float, limit: float, what: str) -> None:
+    if not found <= limit:  # a NaN fails too
+        raise VerificationFailed(
+            f"{what} is {found:.2e}, expected ≤ {limit:.0e}; export it again or use another backend"
+        )
+
+
+def _largest(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+    if found.shape != expected.shape:
+        return np.inf
+    return float(np.abs(found - expected).max())
