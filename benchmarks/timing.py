@@ -1,0 +1,129 @@
+"""Time several sides against each other so that the machine's moods hit all of them alike.
+
+The sides take turns in bursts: round 1 runs A B C, round 2 runs B C A, and so on. A burst starts with calls
+that are not counted, so that each side finds its own weights in the cache and the thread pools of the
+side before it asleep; what it then counts is what a service that runs this side alone would see. Single
+alternating calls would measure cache misses instead.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+WARMUP_SHARE = 0.25
+"""Part of a burst's time that is spent on calls that do not count (one call at least)."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of every counted call of one side, a tuple per round."""
+
+    rounds: tuple[tuple[float, ...], ...]
+
+    @property
+    def calls(self) -> tuple[float, ...]:
+        """Seconds of every counted call, in the order in which they ran."""
+        return tuple(seconds for burst in self.rounds for seconds in burst)
+
+    @property
+    def round_medians(self) -> tuple[float, ...]:
+        """Median seconds of each round."""
+        return tuple(float(np.median(burst)) for burst in self.rounds)
+
+    def percentile(self, q: float) -> float:
+        """Return the `q`-th percentile (0 to 100) of the seconds of a call."""
+        return float(np.percentile(self.calls, q))
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a call."""
+        return self.percentile(50)
+
+    @property
+    def p95(self) -> float:
+        """Seconds that 95 of 100 calls stay below."""
+        return self.percentile(95)
+
+    @property
+    def p99(self) -> float:
+        """Seconds that 99 of 100 calls stay below."""
+        return self.percentile(99)
+
+    @property
+    def spread(self) -> float:
+        """Noise between rounds: (90th − 10th percentile of the rounds' medians) / median, 0.0 for one round."""
+        return relative_spread(self.round_medians)
+
+
+def relative_spread(values: tuple[float, ...]) -> float:
+    """Return (90th − 10th percentile) / median of `values`: what a repeated run may be expected to differ by."""
+    low, middle, high = np.percentile(values, [10, 50, 90])
+    return float((high - low) / middle) if middle else math.inf
+
+
+def speedup(side: Timing, over: Timing) -> float:
+    """Return how many times as fast `side` is as `over`: the median of the ratios within each round.
+
+    Both ran a moment apart in every round, so a slow moment of the machine cancels. Raises ValueError
+    for timings that were not taken in the same rounds.
+    """
+    if len(side.rounds) != len(over.rounds):
+        raise ValueError(
+            f"one side has {len(side.rounds)} rounds and the other {len(over.rounds)}; "
+            "ratios need both sides from one interleave()"
+        )
+    pairs = zip(over.round_medians, side.round_medians, strict=True)
+    return float(np.median([slow / fast for slow, fast in pairs]))
+
+
+def interleave(
+    sides: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int = 7,
+    seconds: float = 0.1,
+    max_calls: int = 2000,
+    clock: Clock = time.perf_counter,
+) -> dict[str, Timing]:
+    """Time each side in `rounds` bursts of about `seconds` and return its Timing under its name.
+
+    A burst counts at least one call and at most `max_calls`. The garbage collector rests meanwhile.
+    """
+    if rounds < 1 or not sides:
+        raise ValueError(f"{len(sides)} sides and {rounds} rounds; expected at least one of each")
+    names = list(sides)
+    bursts: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                bursts[name].append(_burst(sides[name], seconds, max_calls, clock))
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: Timing(tuple(timed)) for name, timed in bursts.items()}
+
+
+def _burst(call: Callable[[], Any], seconds: float, max_calls: int, clock: Clock) -> tuple[float, ...]:
+    began = clock()
+    call()
+    while clock() - began < seconds * WARMUP_SHARE:
+        call()
+    timed: list[float] = []
+    began = clock()
+    while not timed or (clock() - began < seconds and len(timed) < max_calls):
+        start = clock()
+        call()
+        timed.append(clock() - start)
+    return tuple(timed)
