@@ -1,0 +1,56 @@
+"""From what a user types to what is exported: an artifact and its training form.
+
+T context length, D vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from export.randomise import randomise
+from lvm_runtime.artifact import DEFAULT_ROOT, MANIFEST, Artifact, resolve
+from lvm_runtime.config import ARCHITECTURES, make_config
+from lvm_runtime.errors import ArtifactError, InvalidInput
+from lvm_runtime.models import build_model, load_model, save_model
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an export starts from: `artifact`, and its training form `model` in float32 and eval mode."""
+
+    artifact: Artifact
+    model: nn.Module
+
+
+def open_source(name: str, *, untrained: bool = False, dim: int = 768) -> Source:
+    """Open the artifact that `name` (an architecture or a folder) means, checked, with its training form.
+
+    With `untrained`, `name` is an architecture and the artifact is `artifacts/NAME-untrained`, made here with
+    random weights for vectors of size `dim` if it is not there yet. Raises ArtifactError with the command that
+    makes a missing artifact.
+    """
+    if untrained:
+        return _untrained(name, dim)
+    try:
+        artifact = Artifact.load(resolve(name))
+    except ArtifactError as error:
+        if name in ARCHITECTURES and not (DEFAULT_ROOT / name / MANIFEST).is_file():
+            raise ArtifactError(f"{error}; or try the export on random weights with --untrained") from error
+        raise
+    return Source(artifact, load_model(artifact))
+
+
+def _untrained(name: str, dim: int) -> Source:
+    if name not in ARCHITECTURES:
+        raise InvalidInput(f"--untrained makes weights for one of {', '.join(ARCHITECTURES)}; got {name!r}")
+    path = Path(DEFAULT_ROOT / f"{name}-untrained")
+    config = make_config(name, dim=dim)
+    if (path / MANIFEST).is_file():
+        artifact = Artifact.load(path)
+        if artifact.config == config:
+            return Source(artifact, load_model(artifact))
+    model = randomise(build_model(config, seed=0))
+    return Source(save_model(model, path, provenance={"data": None, "training": "none: random weights"}), model)

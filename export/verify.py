@@ -1,0 +1,212 @@
+"""Load a compiled form again and compare it with the training form; what fails leaves no file behind.
+
+The answers it must give are the training form's, computed in float64. They are asked for random and for real
+contexts, at several batch sizes, alone and among rows a hundred times larger, because a form may be right on
+average and still let a row's batch-mates change its answer.
+
+n contexts, b batch, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from export.source import Source
+from export.windows import BUNDLED, read_windows
+from lvm_runtime.backends import backend_class
+from lvm_runtime.backends.base import Array
+from lvm_runtime.drift import BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, drift
+from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.fingerprint import probe_contexts
+from lvm_runtime.models import known_answers
+
+BATCH_SIZES = (1, 3, 32, 128)
+REAL_WINDOWS = 256
+MEDIAN_DRIFT_LIMITS = {"fp32": 1e-7, "fp16": 5e-5, "bf16": 2e-4, "int8": 2e-4}
+ATTENTION_LIMITS = {"fp32": 2e-5, "fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2}
+ALONE = 8
+"""Rows that are also run alone, first, last and among large ones."""
+
+
+class Runner(Protocol):
+    """What is verified: a backend, or an evaluator that stands in for a device that is not here."""
+
+    def run(self, contexts: Array) -> Array:
+        """Return predictions `[b, D]`."""
+
+    def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
+        """Return predictions `[b, D]` and attention `[b, T]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Contexts `[n, T, D]` float32 with the training form's float64 `predictions` `[n, D]` and `attention` `[n, T]`."""
+
+    name: str
+    contexts: Array
+    predictions: NDArray[np.float64]
+    attention: NDArray[np.float64] | None
+
+    @classmethod
+    def of(cls, name: str, model: nn.Module, contexts: Array) -> Sample:
+        """Compute the answers of `model` in float64."""
+        return cls(name, contexts, *known_answers(model, contexts))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was measured: drift per row, largest component difference, largest change by batch-mates."""
+
+    worst_drift: float
+    median_drift: float
+    largest_difference: float
+    batch_change: float
+    contexts: int
+
+    def __str__(self) -> str:
+        return (
+            f"drift {self.worst_drift:.1e} at worst, {self.median_drift:.1e} at the median "
+            f"of {self.contexts} contexts; batch-mates change {self.batch_change:.0e}"
+        )
+
+    def details(self) -> dict[str, Any]:
+        """Return the figures as JSON values for the manifest."""
+        return {
+            "median_drift": self.median_drift,
+            "largest_difference": self.largest_difference,
+            "batch_change": self.batch_change,
+            "verified_on": self.contexts,
+        }
+
+
+def make_samples(source: Source, data: Path | None = None, count: int = REAL_WINDOWS) -> tuple[Sample, ...]:
+    """Return random and real contexts with their known answers.
+
+    Real ones are held-out windows of `data`, or of the bundled corpus if its vectors have this D, or the real
+    probes of the artifact's fingerprint.
+    """
+    config = source.artifact.config
+    length, dim = config.context_length, config.dim
+    samples = [Sample.of("random", source.model, random_contexts(max(BATCH_SIZES), length, dim))]
+    if data is None and dim == 384 and BUNDLED.is_file():
+        data = BUNDLED
+    if data is not None:
+        real = read_windows(data, dim, length, count)
+    else:
+        real = source.artifact.read_fingerprint().contexts[len(probe_contexts(dim, length)) :]
+    if len(real):
+        samples.append(Sample.of("real", source.model, real))
+    return tuple(samples)
+
+
+def random_contexts(count: int, context_length: int, dim: int, *, seed: int = 1) -> Array:
+    """Return `[n, T, D]` unit vectors with a shared direction and a topic of their own, as document vectors have."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal(dim) + rng.standard_normal((count, 1, dim))
+    vectors = vectors + rng.standard_normal((count, context_length, dim))
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    return vectors.astype(np.float32)
+
+
+def verify(
+    runner: Runner,
+    samples: Sequence[Sample],
+    *,
+    name: str,
+    precision: str,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+) -> Report:
+    """Compare `runner` with the known answers of `samples` at each batch size.
+
+    Raises VerificationFailed, with `name` and the numbers, for too much drift at worst or at the median, in fp32
+    for a component off by more than 2e-5, for attention weights that are off, and for a row that its batch-mates
+    change by more than 1e-6.
+    """
+    drifts, difference, change = [], 0.0, 0.0
+    for sample in samples:
+        alone: dict[int, Array] = {}
+        for size in sorted(batch_sizes):
+            rows = len(sample.contexts) if size == max(batch_sizes) else min(max(size, ALONE), len(sample.contexts))
+            answers = _run(runner, sample, size, rows, name, precision)
+            drifts.append(drift(answers, sample.predictions[:rows]))
+            difference = max(difference, _largest(answers, sample.predictions[:rows]))
+            for row in range(min(rows, ALONE)):
+                change = max(change, _largest(answers[row], alone.setdefault(row, answers[row])))
+        change = max(change, _change_by_mates(runner, sample.contexts, batch_sizes))
+    report = Report(
+        worst_drift=float(max(d.max() for d in drifts)),
+        median_drift=float(np.median(np.concatenate(drifts))),
+        largest_difference=difference,
+        batch_change=change,
+        contexts=sum(len(s.contexts) for s in samples),
+    )
+    _check(report.worst_drift, DRIFT_LIMITS[precision], f"{name}: largest drift (1 - cosine)")
+    _check(report.median_drift, MEDIAN_DRIFT_LIMITS[precision], f"{name}: median drift (1 - cosine)")
+    if precision == "fp32":
+        _check(report.largest_difference, FP32_ABSOLUTE_LIMIT, f"{name}: largest difference in a component")
+    _check(report.batch_change, BATCH_INVARIANCE_LIMIT, f"{name}: change of a row by its batch-mates")
+    return report
+
+
+def _run(runner: Runner, sample: Sample, size: int, rows: int, name: str, precision: str) -> Array:
+    """Run the first `rows` contexts in batches of `size`, with the attention compared on the way."""
+    parts = []
+    for start in range(0, rows, size):
+        contexts = sample.contexts[start : min(start + size, rows)]
+        parts.append(runner.run(contexts))
+        if sample.attention is not None:
+            predictions, attention = runner.run_with_attention(contexts)
+            off = _largest(attention, sample.attention[start : start + len(contexts)])
+            _check(off, ATTENTION_LIMITS[precision], f"{name}: largest difference in an attention weight")
+            if not np.array_equal(predictions, parts[-1]):
+                _check(_largest(predictions, parts[-1]), BATCH_INVARIANCE_LIMIT, f"{name}: change by asking attention")
+    return np.concatenate(parts)
+
+
+def _change_by_mates(runner: Runner, contexts: Array, batch_sizes: Sequence[int]) -> float:
+    """Return the largest change of a row that runs alone, first, last, and among rows 100 times larger in norm."""
+    size = max(s for s in batch_sizes if s <= max(32, min(batch_sizes)))
+    worst = 0.0
+    for row in contexts[:ALONE]:
+        batch = np.repeat(contexts[-1:], size, axis=0) * np.float32(100)
+        batch[0] = batch[-1] = row
+        alone = runner.run(row[None] if 1 in batch_sizes else np.repeat(row[None], size, axis=0))[0]
+        crowd = runner.run(batch)
+        worst = max(worst, _largest(crowd[0], alone), _largest(crowd[-1], alone))
+    return worst
+
+
+def verify_file(
+    path: Path,
+    samples: Sequence[Sample],
+    *,
+    format: str,
+    precision: str,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    threads: int | None = None,
+) -> Report:
+    """Load the compiled form at `path` through its backend on the CPU and verify it."""
+    backend = backend_class(format)(path, device="cpu", threads=threads)
+    try:
+        return verify(backend, samples, name=f"{format} {precision}", precision=precision, batch_sizes=batch_sizes)
+    finally:
+        backend.close()
+
+
+def _largest(a: NDArray[Any], b: NDArray[Any]) -> float:
+    return float(np.nan_to_num(np.abs(np.asarray(a, np.float64) - b), nan=np.inf).max(initial=0.0))
+
+
+def _check(value: float, limit: float, what: str) -> None:
+    if not value <= limit:
+        raise VerificationFailed(
+            f"{what} is {value:.2e}, allowed {limit:.0e}; nothing was kept: "
+            "choose a higher --precision, or report it with the versions that `lvm doctor` prints"
+        )
