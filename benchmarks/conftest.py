@@ -1,0 +1,144 @@
+"""Options and fixtures of the benchmarks: `pytest benchmarks/ --benchmark-only`.
+
+One session measures everything in one process, because only what was measured side by side is compared.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks import machine
+from benchmarks.arena import EFFORTS, Arena, Cell
+from benchmarks.contenders import available, contender, not_measured
+from benchmarks.record import cell_record
+from benchmarks.replay import recorded_clock, replay
+from benchmarks.workload import TINY, Workload
+from lvm_runtime.config import ARCHITECTURES
+
+FAILED_PEERS = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the selections; each may be repeated or hold a list with commas."""
+    group = parser.getgroup("lvm benchmarks")
+    for name, what in (
+        ("model", f"architectures to measure: {', '.join(ARCHITECTURES)} (default: all)"),
+        ("backend", "backends to measure, ours and peers: onnx, torchscript, openvino, … (default: all present)"),
+        ("batch", "batch sizes to measure (default: those of the suite)"),
+    ):
+        group.addoption(f"--{name}", action="append", default=[], metavar="A,B", help=what)
+    group.addoption("--effort", choices=EFFORTS, default="full", help="how long to measure (default: full)")
+    group.addoption("--tiny", action="store_true", help="small models, to try the benchmarks out; no figures to quote")
+
+
+def _selected(config: pytest.Config, name: str) -> set[str]:
+    return {part for value in config.getoption(f"--{name}") for part in value.split(",") if part}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a selection that names nothing known."""
+    # peers warn of their own deprecations, at compile time too; that is theirs to mend and no failure here
+    for category in ("DeprecationWarning", "FutureWarning", "UserWarning"):
+        config.addinivalue_line("filterwarnings", f"ignore::{category}")
+    config.option.showcapture = "no"
+    config.stash[FAILED_PEERS] = {}
+    for name, known in (
+        ("model", set(ARCHITECTURES)),
+        ("backend", {c.backend for c in available()}),
+    ):
+        if unknown := sorted(_selected(config, name) - known):
+            raise pytest.UsageError(f"--{name} {unknown[0]}: unknown here; expected one of {', '.join(sorted(known))}")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Spread a benchmark over the selected architectures, batch sizes (`BATCHES` of its module) and contenders."""
+    config, names = metafunc.config, metafunc.fixturenames
+    if "architecture" in names:
+        chosen = _selected(config, "model")
+        metafunc.parametrize("architecture", [a for a in ARCHITECTURES if not chosen or a in chosen], scope="session")
+    if "batch" in names:
+        chosen = _selected(config, "batch")
+        batches = [b for b in metafunc.module.BATCHES if not chosen or str(b) in chosen]
+        metafunc.parametrize("batch", batches, ids=[f"b{b}" for b in batches])
+    if "contender_name" in names:
+        chosen = _selected(config, "backend")
+        metafunc.parametrize("contender_name", [c.name for c in available() if not chosen or c.backend in chosen])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let pytest-benchmark read the arena's recorded times instead of a clock, where a test replays them."""
+    for item in items:
+        if "measured" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.benchmark(timer=recorded_clock))
+
+
+@pytest.fixture(scope="session")
+def workloads() -> dict[str, Workload]:
+    """Workloads made so far, by architecture; use `workload`."""
+    return {}
+
+
+@pytest.fixture
+def workload(
+    architecture: str,
+    workloads: dict[str, Workload],
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Workload:
+    """An artifact with random weights, contexts and known answers of one architecture; D = 768, T = 5."""
+    if architecture not in workloads:
+        sizes = TINY[architecture] if request.config.getoption("--tiny") else {}
+        workloads[architecture] = Workload(architecture, tmp_path_factory.mktemp("models"), **sizes)
+    return workloads[architecture]
+
+
+@pytest.fixture(scope="session")
+def arena(request: pytest.FixtureRequest) -> Arena:
+    """Measures each cell once."""
+    return Arena(EFFORTS[request.config.getoption("--effort")])
+
+
+@pytest.fixture
+def cell(workload: Workload, batch: int, arena: Arena, request: pytest.FixtureRequest) -> Cell:
+    """The measured cell of this architecture and batch, with every contender that this session selected for it."""
+    mine = {"architecture": workload.architecture, "batch": batch}
+    names: list[str] = []
+    for item in request.session.items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if "contender_name" in params and all(params.get(key) == value for key, value in mine.items()):
+            names.append(str(params["contender_name"]))
+    return arena.cell(workload, batch, names)
+
+
+@pytest.fixture
+def measured(
+    benchmark: Any, cell: Cell, workload: Workload, contender_name: str, request: pytest.FixtureRequest
+) -> dict[str, Any]:
+    """The record of one contender; it goes into `extra_info`, its calls into pytest-benchmark's statistics."""
+    if contender_name in cell.failed:
+        reason = f"{contender_name} was not measured: {cell.failed[contender_name]}"
+        if contender(contender_name).ours:
+            pytest.fail(reason, pytrace=False)
+        request.config.stash[FAILED_PEERS][contender_name] = cell.failed[contender_name]
+        pytest.skip(reason)
+    suite = request.module.__name__.rpartition("test_")[2]
+    record = {"suite": suite, **cell_record(cell, workload.artifact.config, contender_name)}
+    benchmark.group = f"{suite} {workload.architecture} batch {record['batch']}"
+    benchmark.extra_info.update(record)
+    replay(benchmark, cell.measured[contender_name].timing.calls)
+    return record
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Describe the machine in a way that is the same from run to run, without the host's name."""
+    machine_info.clear()
+    machine_info.update(machine.describe())
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    """Add what could not be measured, and leave the single calls out: statistics and noise say it in a hundredth."""
+    for entry in output_json["benchmarks"]:
+        entry["stats"].pop("data", None)
+    output_json["not_measured"] = not_measured() | config.stash[FAILED_PEERS]

@@ -1,0 +1,114 @@
+"""Everything that is measured: the forms this project serves, and the peers they have to beat.
+
+A contender knows by itself whether this machine can run it, so that the list of what was measured and
+the list of what was not, with the reason, come from one place.
+
+B batch, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.workload import Workload
+
+Array = NDArray[np.float32]
+Runner = Callable[[Array], Array]
+"""Contexts `[B, T, D]` to predictions `[B, D]`, host memory to host memory, whatever lies between."""
+Build = Callable[[Workload, "int | None"], Runner]
+
+ANCHOR = "peer-onnxruntime-fp32"
+"""The peer that is always measured: the training form exported as it is and run by onnxruntime."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to run a model. `backend` is what `--backend` selects; `missing` says why it cannot run here, or None.
+
+    `build(workload, threads)` returns a runner; `threads` is None where the runtime is not the CPU's.
+    """
+
+    name: str
+    backend: str
+    precision: str
+    device: str
+    build: Build
+    missing: Callable[[], str | None]
+    ours: bool = False
+
+
+def needs(*modules: str) -> Callable[[], str | None]:
+    """Return a check that names the first of `modules` that is not installed."""
+
+    def missing() -> str | None:
+        return next((f"{name} is not installed" for name in modules if find_spec(name) is None), None)
+
+    return missing
+
+
+def torch_on(device: str) -> Callable[[], str | None]:
+    """Return a check for PyTorch on `device` (cuda or mps)."""
+
+    def missing() -> str | None:
+        if problem := needs("torch")():
+            return problem
+        import torch
+
+        here: Any = torch.cuda if device == "cuda" else torch.backends.mps
+        return None if here.is_available() else f"PyTorch has no {device} here"
+
+    return missing
+
+
+def onnxruntime_on(provider: str) -> Callable[[], str | None]:
+    """Return a check for an execution provider of onnxruntime."""
+
+    def missing() -> str | None:
+        if problem := needs("onnxruntime")():
+            return problem
+        import onnxruntime
+
+        present = onnxruntime.get_available_providers()
+        return None if provider in present else f"this onnxruntime has {', '.join(present)} and no {provider}"
+
+    return missing
+
+
+def macos() -> str | None:
+    """Say what keeps Core ML from running here, or None."""
+    if platform.system() != "Darwin":
+        return f"Core ML runs on macOS only, and this is {platform.system()}"
+    return needs("coremltools")()
+
+
+@cache
+def all_contenders() -> tuple[Contender, ...]:
+    """Return every known contender, ours first, whether or not this machine can run it."""
+    from benchmarks.ours import OURS
+    from benchmarks.peers import PEERS
+
+    return (*OURS, *PEERS)
+
+
+@cache
+def available() -> tuple[Contender, ...]:
+    """Return the contenders that this machine can run."""
+    return tuple(c for c in all_contenders() if c.missing() is None)
+
+
+def not_measured() -> dict[str, str]:
+    """Return the reason for every contender that cannot run here; missing is not slow."""
+    return {c.name: reason for c in all_contenders() if (reason := c.missing()) is not None}
+
+
+def contender(name: str) -> Contender:
+    """Return the contender called `name`."""
+    return next(c for c in all_contenders() if c.name == name)

@@ -1,0 +1,167 @@
+"""The peers, each as its own documentation says to run it fastest: same weights, same contexts, same run.
+
+All of them run the *training form*. The ONNX files come from `torch.onnx.export(dynamo=True)` without any
+of this project's rewriting; TorchScript is traced, frozen and passed through `optimize_for_inference`;
+`torch.compile` may specialise on the batch size.
+
+B batch, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.contenders import ANCHOR, Array, Contender, Runner, needs, onnxruntime_on, torch_on
+from benchmarks.workload import Workload
+from lvm_runtime.backends.devices import inference
+
+
+def plain_onnx(workload: Workload) -> Path:
+    """Export the training form to ONNX as it is, once per workload, and return the file."""
+    path = workload.scratch / "plain.onnx"
+    if path.exists():
+        return path
+    example = torch.from_numpy(workload.batch(4))
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it reports every torchvision operator that is not installed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter uses torch's own deprecated interfaces
+            torch.onnx.export(
+                workload.model,
+                (example,),
+                str(path),
+                dynamo=True,
+                input_names=["context"],
+                output_names=["prediction"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    return path
+
+
+def quantised_onnx(workload: Workload) -> Path:
+    """Pass the plain export through onnxruntime's own `quantize_dynamic` (int8 weights) and return the file."""
+    path = workload.scratch / "quantize-dynamic.onnx"
+    if not path.exists():
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        logging.disable(logging.WARNING)  # it advises its shape-inference step, which these graphs do not need
+        try:
+            quantize_dynamic(str(plain_onnx(workload)), str(path), weight_type=QuantType.QInt8)
+        finally:
+            logging.disable(logging.NOTSET)
+    return path
+
+
+def _onnxruntime(file: Callable[[Workload], Path], provider: str = "CPUExecutionProvider") -> Any:
+    def build(workload: Workload, threads: int | None) -> Runner:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        settings = {"use_tf32": "0"} if provider.startswith("CUDA") else {}
+        session = onnxruntime.InferenceSession(str(file(workload)), options, providers=[(provider, settings)])
+        if session.get_providers()[0] != provider:
+            raise RuntimeError(f"asked for {provider}, and the session runs on {session.get_providers()[0]}")
+        names = ["prediction"]
+        return lambda contexts: session.run(names, {"context": contexts})[0]
+
+    return build
+
+
+def _openvino(precision: str) -> Any:
+    def build(workload: Workload, threads: int | None) -> Runner:
+        import openvino
+
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        request = openvino.compile_model(str(plain_onnx(workload)), "CPU", settings).create_infer_request()
+        return lambda contexts: request.infer({0: contexts}, share_inputs=True, share_outputs=True)[0]
+
+    return build
+
+
+def _torch(prepare: Callable[[Workload, str], Any], device: str = "cpu") -> Any:
+    def build(workload: Workload, threads: int | None) -> Runner:
+        module = prepare(workload, device)
+
+        def run(contexts: Array) -> Array:
+            with inference(device, threads):
+                result: Array = module(torch.from_numpy(contexts).to(device)).cpu().numpy()
+                return result
+
+        return run
+
+    return build
+
+
+def _eager(workload: Workload, device: str) -> Any:
+    import copy
+
+    return workload.model if device == "cpu" else copy.deepcopy(workload.model).to(device)
+
+
+def _traced(workload: Workload, device: str) -> Any:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript, which people still serve with
+        example = torch.from_numpy(workload.batch(4)).to(device)
+        traced = torch.jit.freeze(torch.jit.trace(_eager(workload, device), example))
+        return torch.jit.optimize_for_inference(traced)
+
+
+def _compiled(workload: Workload, device: str) -> Any:
+    module = torch.compile(_eager(workload, device))
+
+    def quietly(x: Any) -> Any:
+        return module(x)
+
+    with warnings.catch_warnings(), inference(device, None):
+        warnings.simplefilter("ignore")
+        for batch in (1, 8, 32):  # one size, then the general one: what follows finds its code compiled
+            quietly(torch.from_numpy(np.ascontiguousarray(workload.batch(batch))).to(device))
+    return quietly
+
+
+PEERS = (
+    Contender(
+        ANCHOR, "onnxruntime", "fp32", "cpu", _onnxruntime(plain_onnx), needs("onnxruntime", "onnx", "onnxscript")
+    ),
+    Contender(
+        "peer-onnxruntime-quantize-dynamic-int8",
+        "onnxruntime",
+        "int8",
+        "cpu",
+        _onnxruntime(quantised_onnx),
+        needs("onnxruntime", "onnx", "onnxscript"),
+    ),
+    Contender("peer-eager-fp32", "eager", "fp32", "cpu", _torch(_eager), needs("torch")),
+    Contender("peer-torchscript-fp32", "torchscript", "fp32", "cpu", _torch(_traced), needs("torch")),
+    Contender("peer-compile-fp32", "compile", "fp32", "cpu", _torch(_compiled), needs("torch")),
+    Contender("peer-openvino-fp32", "openvino", "fp32", "cpu", _openvino("f32"), needs("openvino", "onnx")),
+    Contender("peer-openvino-bf16", "openvino", "bf16", "cpu", _openvino("bf16"), needs("openvino", "onnx")),
+    Contender("peer-eager-fp32-mps", "eager", "fp32", "mps", _torch(_eager, "mps"), torch_on("mps")),
+    Contender("peer-eager-fp32-cuda", "eager", "fp32", "cuda", _torch(_eager, "cuda"), torch_on("cuda")),
+    Contender("peer-compile-fp32-cuda", "compile", "fp32", "cuda", _torch(_compiled, "cuda"), torch_on("cuda")),
+    Contender(
+        "peer-onnxruntime-fp32-cuda",
+        "onnxruntime",
+        "fp32",
+        "cuda",
+        _onnxruntime(plain_onnx, "CUDAExecutionProvider"),
+        onnxruntime_on("CUDAExecutionProvider"),
+    ),
+)

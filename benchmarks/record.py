@@ -1,0 +1,46 @@
+"""What a result file says of one contender in one cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.arena import Cell
+from benchmarks.operations import BYTES_PER_WEIGHT, plain_macs, rewritten_macs
+from lvm_runtime.config import ModelConfig
+
+
+def cell_record(cell: Cell, config: ModelConfig, name: str) -> dict[str, Any]:
+    """Return the measured figures of contender `name` as JSON values.
+
+    Times in milliseconds; `noise` is relative, between interleaved rounds; `speedup` holds how many times as fast
+    it is as each other contender, from ratios within rounds.
+    """
+    mine = cell.measured[name]
+    timing = mine.timing
+    equal = cell.best_peer(mine.contender.precision)
+    macs = rewritten_macs(config)
+    return {
+        "model": config.architecture,
+        "contender": name,
+        "ours": mine.contender.ours,
+        "backend": mine.contender.backend,
+        "precision": mine.contender.precision,
+        "device": mine.contender.device,
+        "threads": mine.threads,
+        "batch": mine.batch,
+        "dim": config.dim,
+        "context_length": config.context_length,
+        "predictions_per_second": mine.per_second,
+        "milliseconds": {key: getattr(timing, key) * 1e3 for key in ("median", "p95", "p99")},
+        "round_milliseconds": [seconds * 1e3 for seconds in timing.round_medians],
+        "calls": len(timing.calls),
+        "noise": timing.spread,
+        "drift": mine.drift,
+        "macs_plain": plain_macs(config),
+        "macs_rewritten": macs,
+        "giga_macs_per_second": macs * mine.per_second / 1e9,
+        "weight_bytes_per_mac": BYTES_PER_WEIGHT[mine.contender.precision],
+        "speedup": {other: cell.speedup(name, other) for other in cell.measured if other != name},
+        "best_peer_at_equal_precision": equal.contender.name if equal else None,
+        "ratio_to_best_peer": cell.speedup(name, equal.contender.name) if equal else None,
+    }

@@ -1,0 +1,82 @@
+"""What every benchmark runs on: models with nothing left at zero, contexts that look like documents.
+
+B batch, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.randomise import randomise
+from lvm_runtime.artifact import Artifact
+from lvm_runtime.config import make_config
+from lvm_runtime.models import build_model, known_answers, save_model
+
+DISTINCT_CONTEXTS = 256
+"""Contexts with known answers; larger batches repeat them, so that every row that is timed is also checked."""
+
+TINY: dict[str, dict[str, int]] = {
+    "lstm": {"dim": 32, "hidden_dim": 16},
+    "gru": {"dim": 32, "hidden_dim": 16, "num_layers": 2},
+    "transformer": {"dim": 32, "hidden_dim": 16, "num_heads": 2, "ffn_dim": 32, "num_layers": 2},
+    "amn": {"dim": 32, "attention_dim": 16, "hidden_dim": 24, "bottleneck_dim": 16},
+}
+"""Sizes at which the benchmarks can be tried out in seconds."""
+
+Array = NDArray[np.float32]
+
+
+def contexts(count: int, dim: int, context_length: int, seed: int = 0) -> Array:
+    """Return unit vectors `[count, T, D]` that share a direction and, within a context, a topic.
+
+    Zeros, or noise without a shared direction, would flatter whatever skips or saturates on them.
+    """
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal(dim) * 0.8
+    vectors = vectors + rng.standard_normal((count, 1, dim)) * 0.8 + rng.standard_normal((count, context_length, dim))
+    return (vectors / np.linalg.norm(vectors, axis=2, keepdims=True)).astype(np.float32)
+
+
+class Workload:
+    """One architecture at one size: its artifact, its training form, and contexts with float64 answers."""
+
+    def __init__(self, architecture: str, folder: Path, seed: int = 0, **config: Any) -> None:
+        self.architecture = architecture
+        self.model = randomise(build_model(make_config(architecture, **config)), seed=seed)
+        self.artifact: Artifact = save_model(self.model, folder / architecture)
+        self.export_seconds: dict[tuple[str, str], float] = {}
+        self.scratch = folder / f"{architecture}-peers"
+        self.scratch.mkdir()
+        size = self.artifact.config
+        self._contexts = contexts(DISTINCT_CONTEXTS, size.dim, size.context_length, seed)
+        self._answers = known_answers(self.model, self._contexts)[0]
+
+    def export(self, format: str, precision: str) -> None:
+        """Add a compiled form to the artifact, as the command line does, unless it is there already."""
+        self.artifact = Artifact.load(self.artifact.path)
+        if self.artifact.find(format, precision=precision):
+            return
+        command = [sys.executable, "-m", f"export.{format}", "--model", str(self.artifact.path)]
+        if precision not in ("fp32", "fp16"):
+            command += ["--precision", precision]
+        began = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
+        self.export_seconds[format, precision] = time.perf_counter() - began
+        self.artifact = Artifact.load(self.artifact.path)
+
+    def batch(self, size: int) -> Array:
+        """Return contexts `[size, T, D]`."""
+        return self._contexts[np.arange(size) % DISTINCT_CONTEXTS]
+
+    def answers(self, size: int) -> NDArray[np.float64]:
+        """Return the float64 answers `[size, D]` to `batch(size)`."""
+        return self._answers[np.arange(size) % DISTINCT_CONTEXTS]
