@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.artifact import Artifact, resolve
-from lvm_runtime.candidates import AUTO, Candidate, Refusal, Request, list_candidates
+from lvm_runtime.candidates import AUTO, Request
 from lvm_runtime.contexts import Array, Contexts, is_finite
-from lvm_runtime.errors import ArtifactError, BackendUnavailable, InvalidInput, LvmError, VerificationFailed
-from lvm_runtime.explanation import Explanation, Route
-from lvm_runtime.hardware import usable_cpus
-from lvm_runtime.session import Session
+from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
+from lvm_runtime.explanation import Explanation
+from lvm_runtime.routes import Routes, open_routes
 
 PIECE = 256
 """Most contexts that run at once; larger inputs run in pieces, so memory stays bounded."""
@@ -28,8 +27,9 @@ class Predictor:
     """Predict the next vector of a document from its last T vectors, with any backend behind one `predict`.
 
     `artifact` is a folder, or the name of an architecture under `./artifacts`. Without further arguments a form in
-    full precision serves (drift ≤ 1e-6); `max_drift=1e-3` allows smaller ones. A `backend`, `device`, `precision` or
-    number of `threads` that is asked for by name is used, or is an error; it never falls back.
+    full precision serves (drift ≤ 1e-6); `max_drift=1e-3` allows smaller ones, of which the fastest here is taken, for
+    `typical_batch` if one is given. A `backend`, `device`, `precision` or number of `threads` that is asked for by name
+    is used, or is an error; it never falls back.
 
     Safe to share between threads; can be pickled (the artifact's folder must be there again); a context manager.
 
@@ -46,32 +46,18 @@ class Predictor:
         precision: str | None = None,
         max_drift: float | None = None,
         threads: int | None = None,
+        typical_batch: int | None = None,
     ) -> None:
-        self.request = Request(backend, device, precision, max_drift, threads)
-        self.artifact = Artifact.load(resolve(artifact).absolute())
+        request = Request(backend, device, precision, max_drift, threads, typical_batch)
+        self._load(resolve(artifact).absolute(), request)
+
+    def _load(self, path: Path, request: Request) -> None:
+        self.request = request
+        self.artifact = Artifact.load(path)
         self.config = self.artifact.config
         self._shape = (self.config.context_length, self.config.dim)
-        candidates, self._refused = list_candidates(self.artifact, self.request)
-        self._session: Session | None = self._open(candidates)
-
-    def _open(self, candidates: list[Candidate]) -> Session:
-        fingerprint = self.artifact.read_fingerprint()
-        request = self.request
-        for candidate in candidates:
-            try:
-                return Session.open(
-                    candidate,
-                    fingerprint,
-                    device=request.device,
-                    threads=request.threads or usable_cpus(),
-                    drift_limit=request.drift_limit(candidate.precision),
-                )
-            except (BackendUnavailable, VerificationFailed, ArtifactError) as error:
-                if request.backend != AUTO:
-                    raise
-                self._refused.append(Refusal(str(candidate), str(error)))
-        reasons = "; ".join(map(str, self._refused))
-        raise BackendUnavailable(f"{self.artifact.path}: no form of it can serve this request here: {reasons}")
+        routes, self._refused = open_routes(self.artifact, request)
+        self._routes: Routes | None = routes
 
     @overload
     def predict(self, contexts: Any, *, out: Array | None = ..., return_attention: Literal[False] = ...) -> Any: ...
@@ -101,13 +87,14 @@ class Predictor:
             and not return_attention
             and is_finite(contexts)
         ):
-            return self._open_session().run(contexts)
+            return self._open_routes().for_batch(len(contexts)).run(contexts)
         return self._predict_any(contexts, out, return_attention)
 
     def _predict_any(self, value: Any, out: Array | None, return_attention: bool) -> Any:
-        session = self._open_session()
+        routes = self._open_routes()
         contexts = Contexts(value, *self._shape)
         batch, (length, dim) = len(contexts), self._shape
+        session = routes.for_batch(batch)
         if return_attention and not session.has_attention:
             raise InvalidInput(f"return_attention: the {self.config.architecture} has no attention to return, only amn")
         predictions = np.empty((batch, dim), np.float32) if out is None else _checked_out(out, contexts, dim)
@@ -124,30 +111,20 @@ class Predictor:
 
     def explain(self) -> Explanation:
         """Say what was asked for, what runs where with which drift, and what was ruled out and why."""
-        session = self._open_session()
-        backend, candidate = session.backend, session.candidate
-        route = Route(
-            "any batch",
-            backend.name,
-            backend.device,
-            candidate.precision,
-            backend.threads,
-            candidate.file,
-            session.drift,
-        )
-        name = self.config.architecture
-        return Explanation(str(self.artifact.path), name, self.request, (route,), tuple(self._refused))
+        routes = self._open_routes().describe()
+        path = str(self.artifact.path)
+        return Explanation(path, self.config.architecture, self.request, routes, tuple(self._refused))
 
     def close(self) -> None:
-        """Release the backend; predicting afterwards is an error. Closing twice is not."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.backend.close()
+        """Release the backends; predicting afterwards is an error. Closing twice is not."""
+        routes, self._routes = self._routes, None
+        if routes is not None:
+            routes.close()
 
-    def _open_session(self) -> Session:
-        if self._session is None:
+    def _open_routes(self) -> Routes:
+        if self._routes is None:
             raise LvmError("this Predictor is closed; make a new one")
-        return self._session
+        return self._routes
 
     def __enter__(self) -> Predictor:
         return self
@@ -165,22 +142,13 @@ class Predictor:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        request: Request = state["request"]
-        Predictor.__init__(
-            self,
-            state["artifact"],
-            backend=request.backend,
-            device=request.device,
-            precision=request.precision,
-            max_drift=request.max_drift,
-            threads=request.threads,
-        )
+        self._load(state["artifact"], state["request"])
         if self.artifact.manifest.weights.sha256 != state["weights"]:
             self.close()
             raise ArtifactError(f"{self.artifact.path}: its weights changed since this Predictor was pickled")
 
     def __repr__(self) -> str:
-        running = "closed" if self._session is None else f"{self._session.candidate} on {self._session.backend.device}"
+        running = "closed" if self._routes is None else "; ".join(map(str, self._routes.describe()))
         return f"Predictor({str(self.artifact.path)!r}: {self.config.architecture}, {running})"
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.registry import backend_class
-from lvm_runtime.candidates import Candidate
+from lvm_runtime.candidates import Candidate, Request
 from lvm_runtime.drift import BATCH_INVARIANCE_LIMIT, FP32_ABSOLUTE_LIMIT, drift
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.fingerprint import Fingerprint
@@ -20,43 +20,37 @@ ATTENTION_LIMITS = {"fp32": 2e-5, "fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2}
 
 
 class Session:
-    """One verified backend. `drift` is the largest row drift over the probes, measured on this machine."""
+    """One verified backend.
 
-    __slots__ = ("backend", "candidate", "drift", "has_attention")
+    `answers` `[n, D]` are its answers to the probes, and `drift` is the largest row drift among them, both from this
+    machine.
+    """
 
-    def __init__(self, candidate: Candidate, backend: Backend, drift: float, has_attention: bool) -> None:
+    __slots__ = ("answers", "backend", "candidate", "drift", "has_attention")
+
+    def __init__(self, candidate: Candidate, backend: Backend, fingerprint: Fingerprint, drift_limit: float) -> None:
         self.candidate = candidate
         self.backend = backend
-        self.drift = drift
-        self.has_attention = has_attention
+        self.has_attention = fingerprint.attention is not None
+        self.answers, self.drift = self._verify(fingerprint, drift_limit)
 
     @classmethod
-    def open(
-        cls,
-        candidate: Candidate,
-        fingerprint: Fingerprint,
-        *,
-        device: str = "auto",
-        threads: int | None = None,
-        drift_limit: float = 1e-6,
-    ) -> Session:
+    def open(cls, candidate: Candidate, fingerprint: Fingerprint, request: Request) -> Session:
         """Build the candidate's backend and let it answer the probes.
 
         Raises BackendUnavailable or ArtifactError if it cannot be built here, VerificationFailed if its answers
         are off.
         """
         backend = backend_class(candidate.backend)(
-            candidate.source, device=device, threads=threads, precision=candidate.precision
+            candidate.source, device=candidate.device, threads=request.threads, precision=candidate.precision
         )
         if backend.batch_sizes is None:
             backend.batch_sizes = candidate.batch_sizes
-        session = cls(candidate, backend, np.inf, fingerprint.attention is not None)
         try:
-            session.drift = session._verify(fingerprint, drift_limit)
+            return cls(candidate, backend, fingerprint, request.drift_limit(candidate.precision))
         except BaseException:
             backend.close()
             raise
-        return session
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1, padding where sizes are fixed."""
@@ -86,23 +80,23 @@ class Session:
             start += used
         return parts
 
-    def _verify(self, fingerprint: Fingerprint, limit: float) -> float:
+    def _verify(self, fingerprint: Fingerprint, limit: float) -> tuple[Array, float]:
         """Compare the answers to the probes with the known ones, and one probe alone with itself among others."""
         predictions = self.run(fingerprint.contexts)
         _check_answers(predictions, fingerprint.predictions, limit, self._name())
         if self.candidate.precision == "fp32":
-            difference = _largest(predictions, fingerprint.predictions)
+            difference = largest_difference(predictions, fingerprint.predictions)
             _check(difference, FP32_ABSOLUTE_LIMIT, f"{self._name()}: largest difference to the known answers")
         for i in (0, len(predictions) - 1):
-            change = _largest(self.run(fingerprint.contexts[i : i + 1]), predictions[i : i + 1])
+            change = largest_difference(self.run(fingerprint.contexts[i : i + 1]), predictions[i : i + 1])
             _check(change, BATCH_INVARIANCE_LIMIT, f"{self._name()}: change of probe {i} when it runs alone")
         if fingerprint.attention is not None:
             again, attention = self.run_with_attention(fingerprint.contexts)
-            off = _largest(attention, fingerprint.attention)
+            off = largest_difference(attention, fingerprint.attention)
             _check(off, ATTENTION_LIMITS[self.candidate.precision], f"{self._name()}: largest attention difference")
-            change = _largest(again, predictions)
+            change = largest_difference(again, predictions)
             _check(change, BATCH_INVARIANCE_LIMIT, f"{self._name()}: change when attention is asked for")
-        return float(drift(predictions, fingerprint.predictions).max())
+        return predictions, float(drift(predictions, fingerprint.predictions).max())
 
     def _name(self) -> str:
         return f"{self.candidate} on {self.backend.device}"
@@ -138,7 +132,8 @@ def _check(found: float, limit: float, what: str) -> None:
         )
 
 
-def _largest(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+def largest_difference(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+    """Return the largest difference in one component, infinity for arrays of different shapes."""
     if found.shape != expected.shape:
         return np.inf
     return float(np.abs(found - expected).max())

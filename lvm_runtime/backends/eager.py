@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from lvm_runtime.artifact import Artifact
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.devices import import_torch, inference, torch_device
+from lvm_runtime.hardware import usable_cpus
 
 
 class EagerBackend(Backend):
@@ -20,7 +21,7 @@ class EagerBackend(Backend):
         from lvm_runtime.models import load_model
 
         self.device = torch_device(device)
-        self.threads = threads
+        self.threads = threads or usable_cpus()
         self._model: Any = load_model(Artifact.load(source)).to(self.device)
 
     def run(self, contexts: Array) -> Array:

@@ -16,7 +16,9 @@ class BackendInfo:
     """What is known of a backend before its framework is loaded.
 
     `format` is the kind of compiled file that it reads, None for the training weights themselves; `system` is the
-    only operating system that it runs on (as `platform.system()` says it), None for all.
+    only operating system that it runs on (as `platform.system()` says it), None for all. `precisions` are what it
+    makes of a full-precision file; None means that a file runs in the precision that it was made in. A `light`
+    framework loads in a few hundredths of a second, so that its forms may be tried while a Predictor is built.
     """
 
     adapter: str
@@ -24,6 +26,8 @@ class BackendInfo:
     framework: str
     install: str
     system: str | None = None
+    precisions: tuple[str, ...] | None = None
+    light: bool = False
 
     def missing(self) -> str | None:
         """Say why it cannot run here without importing its framework, or None if nothing is known against it."""
@@ -33,23 +37,37 @@ class BackendInfo:
             return f"it needs {self.framework}; install it with: {self.install}"
         return None
 
+    def devices(self) -> list[str]:
+        """Return the devices to try here, in the order of preference, without importing a heavy framework for it."""
+        if self.framework == "onnxruntime":
+            from lvm_runtime.backends.onnx import onnx_devices
+
+            return onnx_devices()
+        return ["auto"]
+
+
+_TORCH = "pip install 'lvm_runtime[torch]'"
+_ADAPTERS = "lvm_runtime.backends"
 
 BACKENDS: dict[str, BackendInfo] = {
-    "onnx": BackendInfo("lvm_runtime.backends.onnx:OnnxBackend", "onnx", "onnxruntime", "pip install onnxruntime"),
+    "onnx": BackendInfo(f"{_ADAPTERS}.onnx:OnnxBackend", "onnx", "onnxruntime", "pip install onnxruntime", light=True),
     "coreml": BackendInfo(
-        "lvm_runtime.backends.coreml:CoreMLBackend",
+        f"{_ADAPTERS}.coreml:CoreMLBackend",
         "coreml",
         "coremltools",
         "pip install 'lvm_runtime[coreml]'",
         system="Darwin",
     ),
-    "torchscript": BackendInfo(
-        "lvm_runtime.backends.torchscript:TorchScriptBackend",
-        "torchscript",
-        "torch",
-        "pip install 'lvm_runtime[torch]'",
+    "openvino": BackendInfo(
+        f"{_ADAPTERS}.openvino:OpenVinoBackend",
+        "onnx",
+        "openvino",
+        "pip install 'lvm_runtime[openvino]'",
+        precisions=("fp32", "bf16"),
     ),
-    "eager": BackendInfo("lvm_runtime.backends.eager:EagerBackend", None, "torch", "pip install 'lvm_runtime[torch]'"),
+    "torchscript": BackendInfo(f"{_ADAPTERS}.torchscript:TorchScriptBackend", "torchscript", "torch", _TORCH),
+    "eager": BackendInfo(f"{_ADAPTERS}.eager:EagerBackend", None, "torch", _TORCH),
+    "compiled": BackendInfo(f"{_ADAPTERS}.compiled:CompiledBackend", None, "torch", _TORCH),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.devices import import_torch, inference, torch_device
 from lvm_runtime.errors import ArtifactError
+from lvm_runtime.hardware import usable_cpus
 
 
 class TorchScriptBackend(Backend):
@@ -19,7 +20,7 @@ class TorchScriptBackend(Backend):
     def __init__(self, source: Path, *, device: str = "auto", threads: int | None = None, **options: Any) -> None:
         self._torch = import_torch()
         self.device = torch_device(device)
-        self.threads = threads
+        self.threads = threads or usable_cpus()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # torch deprecates TorchScript; files exist

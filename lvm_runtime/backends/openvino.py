@@ -1,0 +1,71 @@
+"""OpenVINO on Intel and AMD CPUs: reads the artifact's ONNX file, in fp32 or with bfloat16 arithmetic."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.hardware import usable_cpus
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoBackend(Backend):
+    """Run a full-precision ONNX file through OpenVINO's CPU plugin; `precision` is "fp32" or "bf16".
+
+    Each calling thread gets an inference request of its own; requests are not safe to share.
+    """
+
+    name: ClassVar[str] = "openvino"
+
+    def __init__(
+        self,
+        source: Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        precision: str = "fp32",
+        **options: Any,
+    ) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise BackendUnavailable(
+                "backend openvino needs OpenVINO; install it with: pip install 'lvm_runtime[openvino]'"
+            ) from error
+        if device not in ("auto", "cpu"):
+            raise BackendUnavailable(f"backend openvino runs on the cpu here, and device {device!r} was asked for")
+        core = openvino.Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise BackendUnavailable("OpenVINO finds no bfloat16 arithmetic in this CPU")
+        self.device = "cpu"
+        self.threads = threads or usable_cpus()
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_NUM_THREADS": self.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        try:
+            self._model: Any = core.compile_model(core.read_model(str(source)), "CPU", settings)
+        except RuntimeError as error:
+            raise ArtifactError(f"{source}: OpenVINO cannot load it: {' '.join(str(error).split())}") from error
+        self._local = threading.local()
+
+    def _infer(self, contexts: Array) -> Any:
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._model.create_infer_request()
+        request.infer({"context": contexts})
+        return request
+
+    def run(self, contexts: Array) -> Array:
+        """Return predictions `[b, D]`."""
+        return self._infer(contexts).get_tensor("prediction").data.copy()
+
+    def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
+        """Return predictions `[b, D]` and attention `[b, T]`."""
+        request = self._infer(contexts)
+        return request.get_tensor("prediction").data.copy(), request.get_tensor("attention").data.copy()
