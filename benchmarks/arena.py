@@ -34,13 +34,14 @@ class Effort:
     max_calls: int = 200
     slow_call: float = 0.15
     slow_rounds: int = 3
+    product_widths: tuple[int, ...] = (512, 1024)
 
     def rounds_for(self, slowest_call: float) -> int:
         """Return the rounds for a cell whose slowest call takes `slowest_call` seconds."""
         return self.rounds if slowest_call < self.slow_call else min(self.rounds, self.slow_rounds)
 
 
-EFFORTS = {"full": Effort(9, 0.06), "quick": Effort(3, 0.03), "smoke": Effort(2, 0.002)}
+EFFORTS = {"full": Effort(9, 0.06), "quick": Effort(3, 0.03), "smoke": Effort(2, 0.002, product_widths=(64,))}
 
 
 class WrongAnswers(AssertionError):

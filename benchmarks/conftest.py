@@ -11,13 +11,16 @@ import pytest
 
 from benchmarks import machine
 from benchmarks.arena import EFFORTS, Arena, Cell
+from benchmarks.ceilings import Ceilings, measure
 from benchmarks.contenders import available, contender, not_measured
 from benchmarks.record import cell_record
 from benchmarks.replay import recorded_clock, replay
 from benchmarks.workload import TINY, Workload
 from lvm_runtime.config import ARCHITECTURES
+from lvm_runtime.models import parameter_count
 
 FAILED_PEERS = pytest.StashKey[dict[str, str]]()
+CEILINGS = pytest.StashKey[Ceilings]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -100,6 +103,15 @@ def arena(request: pytest.FixtureRequest) -> Arena:
     return Arena(EFFORTS[request.config.getoption("--effort")])
 
 
+@pytest.fixture(scope="session")
+def ceilings(request: pytest.FixtureRequest) -> Ceilings:
+    """The product rates and read bandwidths that this machine reaches in this session."""
+    effort = EFFORTS[request.config.getoption("--effort")]
+    found = measure(effort.product_widths, seconds=min(effort.seconds, 0.03))
+    request.config.stash[CEILINGS] = found
+    return found
+
+
 @pytest.fixture
 def cell(workload: Workload, batch: int, arena: Arena, request: pytest.FixtureRequest) -> Cell:
     """The measured cell of this architecture and batch, with every contender that this session selected for it."""
@@ -114,7 +126,12 @@ def cell(workload: Workload, batch: int, arena: Arena, request: pytest.FixtureRe
 
 @pytest.fixture
 def measured(
-    benchmark: Any, cell: Cell, workload: Workload, contender_name: str, request: pytest.FixtureRequest
+    benchmark: Any,
+    ceilings: Ceilings,
+    cell: Cell,
+    workload: Workload,
+    contender_name: str,
+    request: pytest.FixtureRequest,
 ) -> dict[str, Any]:
     """The record of one contender; it goes into `extra_info`, its calls into pytest-benchmark's statistics."""
     if contender_name in cell.failed:
@@ -123,8 +140,9 @@ def measured(
             pytest.fail(reason, pytrace=False)
         request.config.stash[FAILED_PEERS][contender_name] = cell.failed[contender_name]
         pytest.skip(reason)
+    config, parameters = workload.artifact.config, parameter_count(workload.model)
     suite = request.module.__name__.rpartition("test_")[2]
-    record = {"suite": suite, **cell_record(cell, workload.artifact.config, contender_name)}
+    record = {"suite": suite, **cell_record(cell, ceilings, config, parameters, contender_name)}
     benchmark.group = f"{suite} {workload.architecture} batch {record['batch']}"
     benchmark.extra_info.update(record)
     replay(benchmark, cell.measured[contender_name].timing.calls)
@@ -142,3 +160,5 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
     for entry in output_json["benchmarks"]:
         entry["stats"].pop("data", None)
     output_json["not_measured"] = not_measured() | config.stash[FAILED_PEERS]
+    if CEILINGS in config.stash:
+        output_json["ceilings"] = config.stash[CEILINGS].to_dict()

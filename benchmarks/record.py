@@ -5,20 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.arena import Cell
+from benchmarks.ceilings import Ceilings
 from benchmarks.operations import BYTES_PER_WEIGHT, plain_macs, rewritten_macs
 from lvm_runtime.config import ModelConfig
 
 
-def cell_record(cell: Cell, config: ModelConfig, name: str) -> dict[str, Any]:
+def cell_record(cell: Cell, ceilings: Ceilings, config: ModelConfig, parameters: int, name: str) -> dict[str, Any]:
     """Return the measured figures of contender `name` as JSON values.
 
     Times in milliseconds; `noise` is relative, between interleaved rounds; `speedup` holds how many times as fast
-    it is as each other contender, from ratios within rounds.
+    it is as each other contender, from ratios within rounds. Shares are of the best rate that any library reached
+    in this run, for the multiply-adds that are left after exact rewriting, whoever does more of them.
     """
     mine = cell.measured[name]
     timing = mine.timing
     equal = cell.best_peer(mine.contender.precision)
     macs = rewritten_macs(config)
+    weight_bytes = parameters * BYTES_PER_WEIGHT[mine.contender.precision]
+    rate = ceilings.product_rate(mine.contender.device, mine.contender.precision)
+    bound = None if rate is None else max(macs * mine.batch / rate, weight_bytes / ceilings.bandwidth(weight_bytes))
     return {
         "model": config.architecture,
         "contender": name,
@@ -39,7 +44,9 @@ def cell_record(cell: Cell, config: ModelConfig, name: str) -> dict[str, Any]:
         "macs_plain": plain_macs(config),
         "macs_rewritten": macs,
         "giga_macs_per_second": macs * mine.per_second / 1e9,
-        "weight_bytes_per_mac": BYTES_PER_WEIGHT[mine.contender.precision],
+        "weight_bytes": weight_bytes,
+        "share_of_product_ceiling": None if rate is None else macs * mine.per_second / rate,
+        "share_of_roofline": None if bound is None else bound / timing.median,
         "speedup": {other: cell.speedup(name, other) for other in cell.measured if other != name},
         "best_peer_at_equal_precision": equal.contender.name if equal else None,
         "ratio_to_best_peer": cell.speedup(name, equal.contender.name) if equal else None,
