@@ -5,19 +5,24 @@ B batch, T context length, D vector.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.artifact import Artifact, resolve
 from lvm_runtime.candidates import AUTO, Request
-from lvm_runtime.contexts import Array, Contexts, is_finite
+from lvm_runtime.contexts import Array, Contexts, as_float_array, finite_float32, is_finite
 from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
 from lvm_runtime.explanation import Explanation
 from lvm_runtime.routes import Routes, open_routes
+from lvm_runtime.sequences import SequenceRunner
+
+if TYPE_CHECKING:
+    from lvm_runtime.batcher import Batcher
 
 PIECE = 256
 """Most contexts that run at once; larger inputs run in pieces, so memory stays bounded."""
@@ -58,6 +63,7 @@ class Predictor:
         self._shape = (self.config.context_length, self.config.dim)
         routes, self._refused = open_routes(self.artifact, request)
         self._routes: Routes | None = routes
+        self._sequences = SequenceRunner(self.artifact, routes.large)
 
     @overload
     def predict(self, contexts: Any, *, out: Array | None = ..., return_attention: Literal[False] = ...) -> Any: ...
@@ -97,7 +103,12 @@ class Predictor:
         session = routes.for_batch(batch)
         if return_attention and not session.has_attention:
             raise InvalidInput(f"return_attention: the {self.config.architecture} has no attention to return, only amn")
-        predictions = np.empty((batch, dim), np.float32) if out is None else _checked_out(out, contexts, dim)
+        if out is None:
+            predictions = np.empty((batch, dim), np.float32)
+        elif contexts.single:
+            predictions = checked_out(out, (dim,))[None]
+        else:
+            predictions = checked_out(out, (batch, dim))
         attention = np.empty((batch, length), np.float32)
         for start in range(0, batch, PIECE):
             stop = min(start + PIECE, batch)
@@ -109,17 +120,94 @@ class Predictor:
         result = contexts.give_back(predictions) if out is None else out
         return (result, contexts.give_back(attention)) if return_attention else result
 
+    def predict_sequence(self, vectors: Any, *, out: Array | None = None) -> Any:
+        """Predict after every window of a document: `[N, D]` to `[N − T + 1, D]`; nothing for fewer than T vectors.
+
+        Row i is the prediction for vectors i to i + T − 1, i.e. of vector i + T, and equals `predict` of that window.
+        Takes and returns the kinds that `predict` does, and raises what it raises.
+        """
+        self._open_routes()
+        array, wrap = as_float_array(vectors, "vectors")
+        length, dim = self._shape
+        if array.ndim != 2 or array.shape[1] != dim:
+            raise InvalidInput(f"vectors have shape {list(array.shape)}, expected [N, {dim}]")
+        count = max(0, len(array) - length + 1)
+        predictions = np.empty((count, dim), np.float32) if out is None else checked_out(out, (count, dim))
+        for start in range(0, count, PIECE):
+            stop = min(start + PIECE, count)
+            part = finite_float32(array[start : stop + length - 1], first_row=start)
+            predictions[start:stop] = self._sequences.run(part)
+        return wrap(predictions) if wrap is not None and out is None else predictions
+
+    def rollout(self, contexts: Any, steps: int) -> Any:
+        """Predict `steps` vectors ahead, feeding each prediction back in: `[B, T, D]` to `[B, steps, D]`.
+
+        One context `[T, D]` gives `[steps, D]`. Takes and returns the kinds that `predict` does.
+        """
+        if not isinstance(steps, int) or steps < 0:
+            raise InvalidInput(f"steps is {steps!r}, expected a whole number ≥ 0")
+        given = Contexts(contexts, *self._shape)
+        window = given.piece(0, len(given))
+        ahead = np.empty((len(given), steps, self.config.dim), np.float32)
+        for step in range(steps):
+            ahead[:, step] = prediction = self.predict(window)
+            window = np.concatenate([window[:, 1:], prediction[:, None]], axis=1)
+        return given.give_back(ahead)
+
+    def stream(self, contexts: Iterable[Any], *, batch_size: int = 32) -> Iterator[Array]:
+        """Yield a prediction `[D]` for each context `[T, D]` that comes, in order, running them in batches.
+
+        Raises InvalidInput with the number of the first bad one, after the predictions of those before it.
+        """
+        if batch_size < 1:
+            raise InvalidInput(f"batch_size is {batch_size!r}, expected a positive integer")
+        waiting: list[Array] = []
+        for number, context in enumerate(contexts):
+            try:
+                waiting.append(self._one_context(context))
+            except InvalidInput as error:
+                yield from self._predict_rows(waiting)
+                raise InvalidInput(f"context {number} of the stream: {error}") from error
+            if len(waiting) == batch_size:
+                yield from self._predict_rows(waiting)
+                waiting = []
+        yield from self._predict_rows(waiting)
+
+    def batcher(self, *, max_batch: int = 64, max_delay_ms: float = 2.0, max_pending: int | None = None) -> Batcher:
+        """Return a Batcher, which runs the requests of many threads or coroutines together.
+
+        A batch starts when it holds `max_batch` requests, or `max_delay_ms` after its first one came; `max_pending`
+        (4 · max_batch unless given) bounds how many wait.
+        """
+        from lvm_runtime.batcher import Batcher  # asyncio costs a sixth of the start-up time, and few need it
+
+        self._open_routes()
+        return Batcher(
+            self._one_context, self.predict, max_batch=max_batch, max_delay_ms=max_delay_ms, max_pending=max_pending
+        )
+
+    def _one_context(self, value: Any) -> Array:
+        contexts = Contexts(value, *self._shape)
+        if not contexts.single:
+            raise InvalidInput(f"got {len(contexts)} contexts, expected one of shape {list(self._shape)}")
+        return contexts.piece(0, 1)
+
+    def _predict_rows(self, rows: list[Array]) -> Iterator[Array]:
+        if rows:
+            yield from self.predict(np.concatenate(rows))
+
     def explain(self) -> Explanation:
         """Say what was asked for, what runs where with which drift, and what was ruled out and why."""
         routes = self._open_routes().describe()
-        path = str(self.artifact.path)
-        return Explanation(path, self.config.architecture, self.request, routes, tuple(self._refused))
+        refused = [*self._refused, self._sequences.refusal] if self._sequences.refusal else self._refused
+        return Explanation(str(self.artifact.path), self.config.architecture, self.request, routes, tuple(refused))
 
     def close(self) -> None:
         """Release the backends; predicting afterwards is an error. Closing twice is not."""
         routes, self._routes = self._routes, None
         if routes is not None:
             routes.close()
+            self._sequences.close()
 
     def _open_routes(self) -> Routes:
         if self._routes is None:
@@ -152,10 +240,9 @@ class Predictor:
         return f"Predictor({str(self.artifact.path)!r}: {self.config.architecture}, {running})"
 
 
-def _checked_out(out: Any, contexts: Contexts, dim: int) -> NDArray[np.float32]:
-    """Return `out` as `[B, D]` after checking that the result fits into it as it is."""
-    shape = (dim,) if contexts.single else (len(contexts), dim)
+def checked_out(out: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return `out` after checking that a result of `shape` fits into it as it is."""
     if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape or not out.flags.writeable:
         what = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
         raise InvalidInput(f"out is {what}, expected a writable float32 numpy array of shape {list(shape)}")
-    return out[None] if contexts.single else out
+    return out

@@ -26,11 +26,12 @@ class Session:
     machine.
     """
 
-    __slots__ = ("answers", "backend", "candidate", "drift", "has_attention")
+    __slots__ = ("answers", "backend", "candidate", "drift", "has_attention", "requested_threads")
 
     def __init__(self, candidate: Candidate, backend: Backend, fingerprint: Fingerprint, drift_limit: float) -> None:
         self.candidate = candidate
         self.backend = backend
+        self.requested_threads: int | None = None
         self.has_attention = fingerprint.attention is not None
         self.answers, self.drift = self._verify(fingerprint, drift_limit)
 
@@ -47,10 +48,12 @@ class Session:
         if backend.batch_sizes is None:
             backend.batch_sizes = candidate.batch_sizes
         try:
-            return cls(candidate, backend, fingerprint, request.drift_limit(candidate.precision))
+            session = cls(candidate, backend, fingerprint, request.drift_limit(candidate.precision))
         except BaseException:
             backend.close()
             raise
+        session.requested_threads = request.threads
+        return session
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1, padding where sizes are fixed."""

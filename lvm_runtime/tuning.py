@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,7 +103,7 @@ def time_together(sessions: Sequence[Session], contexts: Array, seconds: float) 
             time.sleep(_PAUSE)
             session.run(contexts)
             times.append(_timed(session, contexts, count))
-    return [statistics.median(each) for each in bursts]
+    return [float(np.median(each)) for each in bursts]
 
 
 def fastest(measured: Sequence[Measurement], typical_batch: int | None = None) -> tuple[Measurement, ...]:
