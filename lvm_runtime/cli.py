@@ -1,7 +1,9 @@
 """The `lvm` command.
 
-lvm info ARTIFACT     what is in an artifact, and whether it is whole
-lvm doctor            which backends work on this machine, and what the others need
+lvm info ARTIFACT                      what is in an artifact, and whether it is whole
+lvm doctor                             which backends work on this machine, and what the others need
+lvm tune ARTIFACT                      measure the forms of an artifact here, for later Predictors
+lvm predict ARTIFACT INPUT OUTPUT      predict for a file, however large
 """
 
 from __future__ import annotations
@@ -9,8 +11,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from lvm_runtime import console
+from lvm_runtime.candidates import AUTO, Request
+
+_ARTIFACT = "an artifact's folder, or an architecture's name for ./artifacts/NAME"
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -26,21 +32,101 @@ def _doctor(options: argparse.Namespace) -> None:
     print(describe_machine())
 
 
+def _tune(options: argparse.Namespace) -> None:
+    from lvm_runtime.report import describe_tuning
+    from lvm_runtime.tuning import tune
+
+    measured, refused = tune(options.artifact, _request(options), report=lambda line: print(line, file=sys.stderr))
+    print(describe_tuning(measured, refused, options.typical_batch))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from lvm_runtime.bulk import predict_file
+    from lvm_runtime.predictor import Predictor
+
+    request = _request(options)
+    with Predictor.from_request(options.artifact, request) as predictor:
+        print("\n".join(map(str, predictor.explain().routes)), file=sys.stderr)
+        result = predict_file(
+            predictor,
+            options.input,
+            options.output,
+            skip_bad=options.skip_bad,
+            restart=options.restart,
+            overwrite=options.overwrite,
+        )
+    taken_over = f", {result.resumed:,} of them by an interrupted run before" if result.resumed else ""
+    print(f"{options.output}: {result.predictions:,} predictions{taken_over}")
+    if result.bad:
+        print(f"{options.output}.bad.csv: {result.bad:,} rows that could not be predicted", file=sys.stderr)
+
+
+def _request(options: argparse.Namespace) -> Request:
+    return Request(
+        options.backend,
+        options.device,
+        options.precision,
+        options.max_drift,
+        options.threads,
+        options.typical_batch,
+    )
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the `lvm` command."""
     parser = argparse.ArgumentParser(
         prog="lvm", description="Serve latent vector models: predict the next vector of a document."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    artifact_help = "an artifact's folder, or an architecture's name for ./artifacts/NAME"
 
     info = commands.add_parser("info", help="show what is in an artifact, and check that it is whole")
-    info.add_argument("artifact", metavar="ARTIFACT", help=artifact_help)
+    info.add_argument("artifact", metavar="ARTIFACT", help=_ARTIFACT)
     info.set_defaults(action=_info)
 
     doctor = commands.add_parser("doctor", help="show which backends work on this machine, and what the others need")
     doctor.set_defaults(action=_doctor)
+
+    tune = commands.add_parser(
+        "tune",
+        help="measure which form of an artifact is fastest here",
+        description="Time every form of the artifact that this machine can run and that passes its known-answer test. "
+        "The result is kept in the user's cache folder, and Predictors on this machine choose by it from then on.",
+    )
+    tune.add_argument("artifact", metavar="ARTIFACT", help=_ARTIFACT)
+    _add_choice(tune, max_drift=1e-3)
+    tune.set_defaults(action=_tune)
+
+    predict = commands.add_parser(
+        "predict",
+        help="predict for a file, however large",
+        description="Predict the next vector for every context of INPUT, or for every window of its documents. Memory "
+        "stays flat. An interrupted run goes on where it was when the same command is given again.",
+        epilog="INPUT is .npy, .npz or .parquet: contexts [N, T, D], or vectors [N, D] with doc_ids [N] beside them if "
+        "they are of several documents. OUTPUT is .npy (predictions in order), or .npz or .parquet, which also "
+        "carry the row of the input that each prediction belongs to (for a corpus: of its window's last vector).",
+    )
+    predict.add_argument("artifact", metavar="ARTIFACT", help=_ARTIFACT)
+    predict.add_argument("input", metavar="INPUT", type=Path)
+    predict.add_argument("output", metavar="OUTPUT", type=Path)
+    predict.add_argument(
+        "--skip-bad", action="store_true", help="list rows with NaN or infinity in OUTPUT.bad.csv and go on"
+    )
+    predict.add_argument("--restart", action="store_true", help="drop what an interrupted run left")
+    predict.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    _add_choice(predict)
+    predict.set_defaults(action=_predict)
     return parser
+
+
+def _add_choice(parser: argparse.ArgumentParser, max_drift: float | None = None) -> None:
+    add = parser.add_argument_group("which form runs").add_argument
+    add("--backend", default=AUTO, help="auto, onnx, openvino, torchscript, eager, compiled or coreml (default: auto)")
+    add("--device", default=AUTO, help="auto, cpu, cuda, mps, gpu or ane, as the backend has it (default: auto)")
+    add("--precision", help="fp32, fp16, bf16 or int8 (default: any within --max-drift)")
+    shown = "1e-6, full precision" if max_drift is None else f"{max_drift:g}"
+    add("--max-drift", type=float, default=max_drift, help=f"largest 1 - cosine to the model's answers ({shown})")
+    add("--threads", type=int, help="threads for one run (default: all usable CPUs)")
+    add("--typical-batch", type=int, metavar="B", help="the batch size to be fastest at (default: weigh all)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -56,6 +56,13 @@ class Predictor:
         request = Request(backend, device, precision, max_drift, threads, typical_batch)
         self._load(resolve(artifact).absolute(), request)
 
+    @classmethod
+    def from_request(cls, artifact: str | Path, request: Request) -> Predictor:
+        """Build a Predictor for `request`, which holds the constructor's keyword arguments."""
+        self = cls.__new__(cls)
+        self._load(resolve(artifact).absolute(), request)
+        return self
+
     def _load(self, path: Path, request: Request) -> None:
         self.request = request
         self.artifact = Artifact.load(path)

@@ -8,7 +8,10 @@ from importlib import metadata
 
 from lvm_runtime.artifact import Artifact
 from lvm_runtime.backends.registry import BACKENDS, BackendInfo
+from lvm_runtime.candidates import Refusal
 from lvm_runtime.hardware import usable_cpus
+from lvm_runtime.measurements import BATCHES, Measurement
+from lvm_runtime.tuning import fastest
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -42,6 +45,24 @@ def describe_machine() -> str:
     rows = [("backend", "works", "with")]
     rows += [(name, *_backend_state(info)) for name, info in BACKENDS.items()]
     return f"{system}, {usable_cpus()} usable CPUs\n\n{table(rows)}"
+
+
+def describe_tuning(
+    measured: Sequence[Measurement], refused: Sequence[Refusal], typical_batch: int | None = None
+) -> str:
+    """Return the table that `lvm tune` prints: predictions per second by form, and which forms will be used."""
+    rows = [("form", "device", "drift", *(f"batch {batch}" for batch in BATCHES))]
+    usable = [m for m in measured if m.problem is None]
+    picks = fastest(usable, typical_batch) if usable else ()
+    for m in usable:
+        rates = [
+            f"{batch / seconds:,.0f}{' *' * (i < len(picks) and picks[i] is m)}"
+            for i, (batch, seconds) in enumerate(zip(BATCHES, m.seconds, strict=True))
+        ]
+        rows.append((f"{m.backend} {m.precision} ({m.file})", m.device, f"{m.drift:.1e}", *rates))
+    lines = ["predictions per second; * serves that batch size", "", table(rows)] if usable else ["nothing runs here"]
+    lines += [f"ruled out: {m.backend} {m.precision} ({m.file}): {m.problem}" for m in measured if m.problem]
+    return "\n".join([*lines, *(f"ruled out: {refusal}" for refusal in refused)])
 
 
 def _backend_state(info: BackendInfo) -> tuple[str, str]:
