@@ -1,0 +1,63 @@
+"""Deployment form of the AMN.
+
+Keys are never formed: query·keyᵢ = (W_kᵀ q)·xᵢ + q·b_k, and what is the same for every position drops out of
+the softmax. The mean feeds two products, the query and its half of the first layer, so these are one.
+
+B batch, T context length, D vector, A attention width, H hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from export.forms.base import Form, Window
+from export.forms.ops import Ops, Value
+from lvm_runtime.models.amn import AMN
+
+
+class AMNForm(Form):
+    """1.51 M instead of 2.29 M multiply-adds at D=768, T=5."""
+
+    outputs = ("prediction", "attention")
+
+    def __init__(self, model: AMN) -> None:
+        super().__init__(model.config)
+        net: Any = model.residual_net
+        dim = model.config.dim
+        first = net[0].weight.T  # [2D, H]: the mean's half, then the mixture's
+        scale = model.config.attention_dim**-0.5
+        self.keep("mean_weight", torch.cat([model.query_encoder.weight.T, first[:dim]], dim=1))  # [D, A+H]
+        self.keep("mean_bias", torch.cat([model.query_encoder.bias, net[0].bias]))
+        self.keep("key_weight", model.context_encoder.weight * scale)  # [A, D]
+        self.keep("mixture_weight", first[dim:])
+        for name, layer in (("norm1", net[2]), ("norm2", net[5])):
+            self.keep(f"{name}_weight", layer.weight)
+            self.keep(f"{name}_bias", layer.bias)
+        for name, layer in (("middle", net[3]), ("last", net[6])):
+            self.keep(f"{name}_weight", layer.weight.T)
+            self.keep(f"{name}_bias", layer.bias)
+        self.eps = float(net[2].eps)
+
+    def widths(self) -> tuple[int, ...]:
+        """The vectors themselves."""
+        return (self.config.dim,)
+
+    def project(self, ops: Ops, vectors: Value) -> list[Value]:
+        """Nothing depends on one vector alone."""
+        return [vectors]
+
+    def combine(self, ops: Ops, windows: list[Window]) -> tuple[Value, ...]:
+        """Return prediction `[B, D]` and attention `[B, T]`."""
+        contexts = ops.reshape(windows[0].flat(), -1, self.length, self.config.dim)
+        mean = ops.mean(contexts)  # [B, D]
+        sizes = [self.key_weight.shape[0], self.norm1_weight.shape[0]]
+        query, hidden = ops.split(ops.linear(mean, self.mean_weight, self.mean_bias), sizes)
+        mixture, attention = ops.mixture(ops.linear(query, self.key_weight), contexts)
+        hidden = ops.gelu(ops.add(hidden, ops.linear(mixture, self.mixture_weight)))
+        hidden = ops.layer_norm(hidden, self.norm1_weight, self.norm1_bias, self.eps)
+        hidden = ops.gelu(ops.linear(hidden, self.middle_weight, self.middle_bias))
+        hidden = ops.layer_norm(hidden, self.norm2_weight, self.norm2_bias, self.eps)
+        residual = ops.linear(hidden, self.last_weight, self.last_bias)
+        return ops.normalise(ops.add(mean, residual)), attention

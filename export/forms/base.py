@@ -1,0 +1,110 @@
+"""What every deployment form is: weights rewritten once, in float64, and one program over `Ops`.
+
+Each program has two halves, cut where windows begin to matter: `project` works on single vectors, `combine` on
+the windows of what it returned. The context form runs both on the T vectors of each context; the sequence form
+runs `project` once per vector of a document and shares the results between its overlapping windows.
+
+B batch, N vectors of a document, T context length, D vector, P width of a projection.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from export.forms.ops import CountingOps, Ops, TorchOps, Value
+from lvm_runtime.config import ModelConfig
+
+
+class Window:
+    """A projection over the T positions of each window, as one matrix or step by step, whichever is asked for."""
+
+    def __init__(self, ops: Ops, length: int, *, flat: Value = None, steps: list[Value] | None = None) -> None:
+        self._ops, self._length = ops, length
+        self._flat, self._steps = flat, steps
+
+    def flat(self) -> Value:
+        """Return `[B, T·P]`."""
+        if self._flat is None:
+            self._flat = self._ops.concat(self._steps) if self._length > 1 else self._steps[0]  # type: ignore[index,arg-type]
+        return self._flat
+
+    def steps(self, width: int) -> list[Value]:
+        """Return T values `[B, P]` for P = `width`."""
+        if self._steps is None:
+            single = self._length == 1
+            self._steps = [self._flat] if single else self._ops.split(self._flat, [width] * self._length)
+        return self._steps
+
+
+class Form(nn.Module, ABC):
+    """A deployment form: the same function as a training form, with fewer operations.
+
+    Weights are buffers in float64, `[in, out]`; `.float()` gives what is compiled. Calling the module runs the
+    context form in PyTorch: `[B, T, D]` to `[B, D]`, or to `([B, D], [B, T])` with attention for the AMN.
+    """
+
+    outputs: tuple[str, ...] = ("prediction",)
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.length = config.context_length
+
+    def keep(self, name: str, tensor: Tensor) -> None:
+        """Hold a rewritten weight under `name`."""
+        self.register_buffer(name, tensor.detach().clone().contiguous())
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Buffers are tensors; nn.Module's own annotation says tensor or module."""
+
+    @abstractmethod
+    def project(self, ops: Ops, vectors: Value) -> list[Value]:
+        """Compute from single vectors `[rows, D]` what windows need of them, each `[rows, P]`."""
+
+    @abstractmethod
+    def combine(self, ops: Ops, windows: list[Window]) -> tuple[Value, ...]:
+        """Compute the outputs from the windows of each projection."""
+
+    def contexts(self, ops: Ops, context: Value) -> tuple[Value, ...]:
+        """Run the context form on `[B, T, D]`."""
+        projected = self.project(ops, ops.reshape(context, -1, self.config.dim))
+        return self.combine(ops, [self._cut(ops, p, w) for p, w in zip(projected, self.widths(), strict=True)])
+
+    def sequence(self, ops: Ops, vectors: Value) -> tuple[Value, ...]:
+        """Run the sequence form on the vectors `[N, D]` of one document: N−T+1 windows."""
+        windows = []
+        for projection in self.project(ops, vectors):
+            stops = [t - self.length + 1 or None for t in range(self.length)]
+            steps = [ops.rows(projection, t, stop) for t, stop in enumerate(stops)]
+            windows.append(Window(ops, self.length, steps=steps))
+        return self.combine(ops, windows)
+
+    @abstractmethod
+    def widths(self) -> tuple[int, ...]:
+        """Return the width P of each projection."""
+
+    def forward(self, context: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run the context form in PyTorch."""
+        outputs = self.contexts(TorchOps(), context)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    def _cut(self, ops: Ops, projection: Value, width: int) -> Window:
+        return Window(ops, self.length, flat=ops.reshape(projection, -1, self.length * width))
+
+
+@torch.no_grad()
+def multiply_adds(form: Form, windows: int | None = None) -> int:
+    """Count the multiply-adds of one prediction; with `windows`, of a document of that many, by the sequence form."""
+    ops = CountingOps()
+    dtype = next(form.buffers()).dtype
+    if windows is None:
+        form.contexts(ops, torch.zeros(1, form.length, form.config.dim, dtype=dtype))
+    else:
+        form.sequence(ops, torch.zeros(windows + form.length - 1, form.config.dim, dtype=dtype))
+    return ops.multiply_adds

@@ -1,0 +1,73 @@
+"""Deployment form of the LSTM, unrolled.
+
+The input product of all T steps is one product; the two biases are one; the first step has no hidden state
+and so no recurrent product and no forget gate; gates lie in the order i, f, o, g, so the sigmoids are one call.
+
+B batch, T context length, D vector, H hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from export.forms.base import Form, Window
+from export.forms.ops import Ops, Value
+from lvm_runtime.models.lstm import LSTM
+
+
+def _reorder(gates: Tensor) -> Tensor:
+    """Put gate rows `[4H, …]` from i, f, g, o into the order i, f, o, g."""
+    i, f, g, o = gates.chunk(4)
+    return torch.cat([i, f, o, g])
+
+
+class LSTMForm(Form):
+    """21.9 M instead of 24.0 M multiply-adds at D=768, T=5."""
+
+    def __init__(self, model: LSTM) -> None:
+        super().__init__(model.config)
+        self.layers = model.config.num_layers
+        self.hidden = model.config.hidden_dim
+        for layer in range(self.layers):
+            w_ih, w_hh, b_ih, b_hh = (_reorder(w) for w in model.lstm.layer_weights(layer))
+            self.keep(f"input{layer}_weight", w_ih.T)  # [D or H, 4H]
+            self.keep(f"input{layer}_bias", b_ih + b_hh)
+            self.keep(f"hidden{layer}_weight", w_hh.T)  # [H, 4H]
+        self.keep("output_weight", model.output_proj.weight.T)
+        self.keep("output_bias", model.output_proj.bias)
+
+    def widths(self) -> tuple[int, ...]:
+        """The first layer's gates."""
+        return (4 * self.hidden,)
+
+    def project(self, ops: Ops, vectors: Value) -> list[Value]:
+        """Return the first layer's input products `[rows, 4H]`."""
+        return [ops.linear(vectors, self.input0_weight, self.input0_bias)]
+
+    def combine(self, ops: Ops, windows: list[Window]) -> tuple[Value, ...]:
+        """Return the prediction `[B, D]`."""
+        gates = windows[0].steps(4 * self.hidden)
+        for layer in range(self.layers):
+            states = self._run_layer(ops, gates, getattr(self, f"hidden{layer}_weight"))
+            if layer + 1 < self.layers:
+                inputs = ops.reshape(ops.concat(states), -1, self.hidden)  # [B·T, H]
+                name = f"input{layer + 1}"
+                product = ops.linear(inputs, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"))
+                flat = ops.reshape(product, -1, self.length * 4 * self.hidden)
+                gates = Window(ops, self.length, flat=flat).steps(4 * self.hidden)
+        return (ops.normalise(ops.linear(states[-1], self.output_weight, self.output_bias)),)
+
+    def _run_layer(self, ops: Ops, gates: list[Value], recurrent: Tensor) -> list[Value]:
+        """Return the hidden states `[B, H]` of all steps from their input products `[B, 4H]`."""
+        states: list[Value] = []
+        cell: Value = None
+        for step in gates:
+            if states:
+                step = ops.add(ops.linear(states[-1], recurrent), step)
+            sigmoids, candidate = ops.split(step, [3 * self.hidden, self.hidden])
+            i, f, o = ops.split(ops.sigmoid(sigmoids), [self.hidden] * 3)
+            fresh = ops.mul(i, ops.tanh(candidate))
+            cell = fresh if cell is None else ops.add(ops.mul(f, cell), fresh)
+            states.append(ops.mul(o, ops.tanh(cell)))
+        return states
