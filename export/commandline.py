@@ -18,7 +18,7 @@ def make_parser(command: str, description: str, epilog: str = "") -> argparse.Ar
     """Return a parser with the options of every export command."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {command}",
-        description=description,
+        description=description.partition("\n\nB batch")[0],
         epilog=f"example: python -m {command} --model amn\n{epilog}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -22,6 +22,7 @@ from export.source import Source
 from export.windows import BUNDLED, read_windows
 from lvm_runtime.backends import backend_class
 from lvm_runtime.backends.base import Array
+from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.drift import BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, drift
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.fingerprint import probe_contexts
@@ -43,6 +44,26 @@ class Runner(Protocol):
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
+
+
+class SequenceRunner:
+    """Run a sequence form on contexts, joined to one document; of its windows, those that are contexts count."""
+
+    def __init__(self, path: Path, context_length: int) -> None:
+        self._backend = OnnxBackend(path, device="cpu", graph_input="vectors")
+        self._length = context_length
+
+    def run(self, contexts: Array) -> Array:
+        """Return predictions `[b, D]`."""
+        return self._backend.run(self._document(contexts))[:: self._length].copy()
+
+    def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
+        """Return predictions `[b, D]` and attention `[b, T]`."""
+        predictions, attention = self._backend.run_with_attention(self._document(contexts))
+        return predictions[:: self._length].copy(), attention[:: self._length].copy()
+
+    def _document(self, contexts: Array) -> Array:
+        return np.ascontiguousarray(contexts).reshape(-1, contexts.shape[2])
 
 
 @dataclass(frozen=True, slots=True)
