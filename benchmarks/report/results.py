@@ -1,0 +1,156 @@
+"""Read a result file that `pytest benchmarks/ --benchmark-only --benchmark-json=FILE` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import ANCHOR
+from lvm_runtime.config import ARCHITECTURES
+from lvm_runtime.errors import InvalidInput
+
+COMPARED = ("latency", "throughput")
+"""Suites in which contenders were timed against each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One contender at one batch size; `record` is what `benchmarks.record` wrote."""
+
+    record: dict[str, Any]
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """Architecture, batch size and contender."""
+        return self.model, self.batch, self.contender
+
+    @property
+    def model(self) -> str:
+        """The architecture."""
+        return str(self.record["model"])
+
+    @property
+    def contender(self) -> str:
+        """The contender's name."""
+        return str(self.record["contender"])
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is a form of this project and not a peer."""
+        return bool(self.record["ours"])
+
+    @property
+    def precision(self) -> str:
+        """fp32, fp16, bf16 or int8."""
+        return str(self.record["precision"])
+
+    @property
+    def batch(self) -> int:
+        """Contexts per call."""
+        return int(self.record["batch"])
+
+    @property
+    def per_second(self) -> float:
+        """Predictions per second."""
+        return float(self.record["predictions_per_second"])
+
+    @property
+    def noise(self) -> float:
+        """Relative spread between the rounds."""
+        return float(self.record["noise"])
+
+    @property
+    def drift(self) -> float:
+        """Largest 1 − cosine against the known answers."""
+        return float(self.record["drift"])
+
+    @property
+    def over_anchor(self) -> float | None:
+        """Times as fast as the plain ONNX export in onnxruntime, fp32, in the same rounds."""
+        return 1.0 if self.contender == ANCHOR else self.record["speedup"].get(ANCHOR)
+
+    @property
+    def over_best_peer(self) -> float | None:
+        """Times as fast as the best peer of equal precision in the same rounds; None where there is none."""
+        ratio = self.record["ratio_to_best_peer"]
+        return None if ratio is None else float(ratio)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One result file: the machine, the compared rows, the other suites' entries, and what was not measured."""
+
+    name: str
+    machine: dict[str, Any]
+    rows: tuple[Row, ...]
+    others: tuple[dict[str, Any], ...]
+    ceilings: dict[str, Any] = field(default_factory=dict)
+    not_measured: dict[str, str] = field(default_factory=dict)
+    date: str = ""
+
+    @property
+    def models(self) -> list[str]:
+        """The architectures that were measured, in their usual order."""
+        present = {row.model for row in self.rows}
+        return [name for name in ARCHITECTURES if name in present]
+
+    def select(self, *, model: str | None = None, batch: int | None = None, contender: str | None = None) -> list[Row]:
+        """Return the rows that match."""
+        return [
+            row
+            for row in self.rows
+            if model in (None, row.model) and batch in (None, row.batch) and contender in (None, row.contender)
+        ]
+
+    def find(self, model: str, batch: int, contender: str) -> Row | None:
+        """Return one row, or None."""
+        return next(iter(self.select(model=model, batch=batch, contender=contender)), None)
+
+    def best_peer(self, model: str, batch: int, precision: str) -> Row | None:
+        """Return the fastest peer of one precision, or None."""
+        peers = [r for r in self.select(model=model, batch=batch) if not r.ours and r.precision == precision]
+        return max(peers, key=lambda r: r.per_second, default=None)
+
+
+def read(path: Path) -> Run:
+    """Read a result file; InvalidInput says what is wrong with it and how to make one."""
+    how = "make one with: pytest benchmarks/ --benchmark-only --benchmark-json=FILE"
+    try:
+        body = json.loads(path.read_text())
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror}); {how}") from error
+    except ValueError as error:
+        raise InvalidInput(f"{path}: not JSON ({error}); {how}") from error
+    if not isinstance(body, dict) or "benchmarks" not in body or "machine_info" not in body:
+        raise InvalidInput(f"{path}: not a pytest-benchmark result (no benchmarks or no machine_info); {how}")
+    if "processor" not in body["machine_info"]:
+        raise InvalidInput(f"{path}: a pytest-benchmark result of something else than benchmarks/; {how}")
+    compared = [b["extra_info"] for b in body["benchmarks"] if b["extra_info"].get("suite") in COMPARED]
+    others = [b for b in body["benchmarks"] if b["extra_info"].get("suite") not in COMPARED]
+    return Run(
+        name=path.stem,
+        machine=body["machine_info"],
+        rows=rows_of(compared),
+        others=tuple(others),
+        ceilings=body.get("ceilings", {}),
+        not_measured=body.get("not_measured", {}),
+        date=str(body.get("datetime", ""))[:10],
+    )
+
+
+def rows_of(records: Iterable[dict[str, Any]]) -> tuple[Row, ...]:
+    """Wrap records, sorted by architecture, batch and contender, ours first."""
+    order = {name: i for i, name in enumerate(ARCHITECTURES)}
+    rows = [Row(record) for record in records]
+    return tuple(sorted(rows, key=lambda r: (order.get(r.model, 99), r.batch, not r.ours, r.contender)))
+
+
+def describe(machine: dict[str, Any]) -> str:
+    """Return the hardware in one line."""
+    parts = [machine["processor"], f"{machine['cpus']} CPUs", f"{machine['memory_gib']} GiB"]
+    if wide := [f for f in machine["features"] if f not in ("avx2", "asimd")]:
+        parts.append(", ".join(wide))
+    return "; ".join([*parts, *machine["accelerators"]])
