@@ -127,13 +127,14 @@ class Arena:
         """Return the runner with the thread count that suits it, that count, and the seconds a call took."""
         cpus = usable_cpus()
         best: int | None = cpus if side.device == "cpu" else None
-        seconds = _quick_time(self._runner(workload, side, best), contexts)
+        seconds = _quick_time(self.runner(workload, side, best), contexts)
         if best is not None and best > 1 and seconds < TRIED_BELOW:
-            alone = _quick_time(self._runner(workload, side, 1), contexts)
+            alone = _quick_time(self.runner(workload, side, 1), contexts)
             seconds, best = min((seconds, best), (alone, 1))
-        return self._runner(workload, side, best), best, seconds
+        return self.runner(workload, side, best), best, seconds
 
-    def _runner(self, workload: Workload, side: Contender, threads: int | None) -> Runner:
+    def runner(self, workload: Workload, side: Contender, threads: int | None) -> Runner:
+        """Return the contender's runner with `threads` threads, built on first use."""
         key = (workload.architecture, side.name, threads)
         if key not in self._runners:
             self._runners[key] = side.build(workload, threads)

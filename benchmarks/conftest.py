@@ -73,7 +73,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let pytest-benchmark read the arena's recorded times instead of a clock, where a test replays them."""
     for item in items:
-        if "measured" in getattr(item, "fixturenames", ()):
+        if "recorded_benchmark" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.benchmark(timer=recorded_clock))
 
 
@@ -125,8 +125,14 @@ def cell(workload: Workload, batch: int, arena: Arena, request: pytest.FixtureRe
 
 
 @pytest.fixture
+def recorded_benchmark(benchmark: Any) -> Any:
+    """pytest-benchmark's fixture for times that were taken elsewhere; give them to it with `replay`."""
+    return benchmark
+
+
+@pytest.fixture
 def measured(
-    benchmark: Any,
+    recorded_benchmark: Any,
     ceilings: Ceilings,
     cell: Cell,
     workload: Workload,
@@ -143,9 +149,9 @@ def measured(
     config, parameters = workload.artifact.config, parameter_count(workload.model)
     suite = request.module.__name__.rpartition("test_")[2]
     record = {"suite": suite, **cell_record(cell, ceilings, config, parameters, contender_name)}
-    benchmark.group = f"{suite} {workload.architecture} batch {record['batch']}"
-    benchmark.extra_info.update(record)
-    replay(benchmark, cell.measured[contender_name].timing.calls)
+    recorded_benchmark.group = f"{suite} {workload.architecture} batch {record['batch']}"
+    recorded_benchmark.extra_info.update(record)
+    replay(recorded_benchmark, cell.measured[contender_name].timing.calls)
     return record
 
 

@@ -141,7 +141,7 @@ PEERS = (
         ANCHOR, "onnxruntime", "fp32", "cpu", _onnxruntime(plain_onnx), needs("onnxruntime", "onnx", "onnxscript")
     ),
     Contender(
-        "peer-onnxruntime-quantize-dynamic-int8",
+        "peer-onnxruntime-dynamic-int8",
         "onnxruntime",
         "int8",
         "cpu",

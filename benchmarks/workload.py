@@ -5,9 +5,8 @@ B batch, T context length, D vector.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.randomise import randomise
+from export.source import Source
+from export.verify import Sample, make_samples
 from lvm_runtime.artifact import Artifact
 from lvm_runtime.config import make_config
 from lvm_runtime.models import build_model, known_answers, save_model
@@ -44,6 +45,38 @@ def contexts(count: int, dim: int, context_length: int, seed: int = 0) -> Array:
     return (vectors / np.linalg.norm(vectors, axis=2, keepdims=True)).astype(np.float32)
 
 
+def _onnx(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
+    from export.onnx import export_onnx
+
+    return export_onnx(source, samples, precision)
+
+
+def _onnx_sequence(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
+    from export.onnx import export_sequence
+
+    return export_sequence(source, samples)
+
+
+def _torchscript(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
+    from export.torchscript import export_torchscript
+
+    return export_torchscript(source, samples)
+
+
+def _coreml(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
+    from export.coreml import export_coreml
+
+    return export_coreml(source, samples)
+
+
+_EXPORTERS = {
+    ("onnx", "context"): _onnx,
+    ("onnx", "sequence"): _onnx_sequence,
+    ("torchscript", "context"): _torchscript,
+    ("coreml", "context"): _coreml,
+}
+
+
 class Workload:
     """One architecture at one size: its artifact, its training form, and contexts with float64 answers."""
 
@@ -51,27 +84,24 @@ class Workload:
         self.architecture = architecture
         self.model = randomise(build_model(make_config(architecture, **config)), seed=seed)
         self.artifact: Artifact = save_model(self.model, folder / architecture)
-        self.export_seconds: dict[tuple[str, str], float] = {}
+        self.export_seconds: dict[str, float] = {}
+        self._samples: tuple[Sample, ...] = ()
         self.scratch = folder / f"{architecture}-peers"
         self.scratch.mkdir()
         size = self.artifact.config
         self._contexts = contexts(DISTINCT_CONTEXTS, size.dim, size.context_length, seed)
         self._answers = known_answers(self.model, self._contexts)[0]
 
-    def export(self, format: str, precision: str) -> None:
-        """Add a compiled form to the artifact, as the command line does, unless it is there already."""
+    def export(self, format: str, precision: str, form: str = "context") -> None:
+        """Add a verified compiled form to the artifact unless it is there already, and note how long that took."""
         self.artifact = Artifact.load(self.artifact.path)
-        if self.artifact.find(format, precision=precision):
+        if self.artifact.find(format, precision=precision, form=form):
             return
-        command = [sys.executable, "-m", f"export.{format}", "--model", str(self.artifact.path)]
-        if precision not in ("fp32", "fp16"):
-            command += ["--precision", precision]
+        source = Source(self.artifact, self.model)
+        self._samples = self._samples or make_samples(source)
         began = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
-        self.export_seconds[format, precision] = time.perf_counter() - began
-        self.artifact = Artifact.load(self.artifact.path)
+        self.artifact = _EXPORTERS[format, form](source, self._samples, precision)
+        self.export_seconds[self.artifact.manifest.compiled[-1].file.path] = time.perf_counter() - began
 
     def batch(self, size: int) -> Array:
         """Return contexts `[size, T, D]`."""

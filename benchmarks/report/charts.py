@@ -13,7 +13,7 @@ import matplotlib
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.report.results import Row, Run
 from benchmarks.report.tables import TITLES, count
@@ -34,7 +34,7 @@ SETTINGS = {
     "legend.fontsize": 8,
 }
 OURS = ("#0b6e99", "#d9480f", "#2b8a3e", "#7048e8", "#c2255c", "#1098ad", "#e67700", "#5c940d", "#862e9c")
-PEERS = ("#495057", "#868e96", "#a98467", "#7a8b99", "#b08968", "#6c757d", "#9a8c98", "#adb5bd")
+PEERS = ("#6c757d", "#b08968", "#7f9c6b", "#8d8fc0", "#c79a3b", "#b5838d", "#5f9ea0", "#343a40")
 MARKERS = "osD^vP*X<>hd"
 
 
@@ -120,6 +120,7 @@ def roofline(run: Run, styles: Styles) -> str:
 
     def panel(axes: Any, model: str) -> None:
         rows = run.select(model=model)
+        axes.set(xscale="log", yscale="log")
         for name, mine in _by_contender(rows).items():
             x = [r.record["macs_rewritten"] * r.batch / r.record["weight_bytes"] for r in mine]
             axes.plot(x, [r.record["giga_macs_per_second"] for r in mine], label=name, **styles.line(name))
@@ -186,10 +187,12 @@ def _panels(run: Run, draw: Callable[[Any, str], None], *, legend: bool = True, 
 
 
 def _counts(axis: Any) -> None:
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
 def _plain(axis: Any) -> None:
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
