@@ -5,6 +5,7 @@ One session measures everything in one process, because only what was measured s
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,17 @@ from benchmarks.arena import EFFORTS, Arena, Cell
 from benchmarks.ceilings import Ceilings, measure
 from benchmarks.contenders import available, contender, not_measured
 from benchmarks.record import cell_record
+from benchmarks.regression import Change, regressions
 from benchmarks.replay import recorded_clock, replay
+from benchmarks.report.results import read, rows_of
+from benchmarks.report.tables import count, times
 from benchmarks.workload import TINY, Workload
 from lvm_runtime.config import ARCHITECTURES
 from lvm_runtime.models import parameter_count
 
 FAILED_PEERS = pytest.StashKey[dict[str, str]]()
 CEILINGS = pytest.StashKey[Ceilings]()
+RECORDS = pytest.StashKey[list[dict[str, Any]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +39,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(f"--{name}", action="append", default=[], metavar="A,B", help=what)
     group.addoption("--effort", choices=EFFORTS, default="full", help="how long to measure (default: full)")
     group.addoption("--tiny", action="store_true", help="small models, to try the benchmarks out; no figures to quote")
+    group.addoption("--against", type=Path, metavar="STORED.json", help="an earlier result file to compare with")
+    group.addoption(
+        "--fail-below",
+        type=float,
+        metavar="RATIO",
+        help="fail if a form's speed over the plain export fell below RATIO of what --against holds",
+    )
 
 
 def _selected(config: pytest.Config, name: str) -> set[str]:
@@ -47,6 +59,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", f"ignore::{category}")
     config.option.showcapture = "no"
     config.stash[FAILED_PEERS] = {}
+    config.stash[RECORDS] = []
+    if (config.getoption("--against") is None) != (config.getoption("--fail-below") is None):
+        raise pytest.UsageError("--against and --fail-below belong together")
     for name, known in (
         ("model", set(ARCHITECTURES)),
         ("backend", {c.backend for c in available()}),
@@ -151,6 +166,7 @@ def measured(
     record = {"suite": suite, **cell_record(cell, ceilings, config, parameters, contender_name)}
     recorded_benchmark.group = f"{suite} {workload.architecture} batch {record['batch']}"
     recorded_benchmark.extra_info.update(record)
+    request.config.stash[RECORDS].append(record)
     replay(recorded_benchmark, cell.measured[contender_name].timing.calls)
     return record
 
@@ -168,3 +184,32 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
     output_json["not_measured"] = not_measured() | config.stash[FAILED_PEERS]
     if CEILINGS in config.stash:
         output_json["ceilings"] = config.stash[CEILINGS].to_dict()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Turn a regression against the stored result into a failed run."""
+    config = session.config
+    if config.getoption("--fail-below") is not None and session.exitstatus == pytest.ExitCode.OK and _slower(config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _slower(config: pytest.Config) -> list[Change]:
+    stored = read(config.getoption("--against"))
+    return regressions(rows_of(config.stash[RECORDS]), stored.rows, config.getoption("--fail-below"))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say how our forms stand against their peers, what could not be measured, and what became slower."""
+    ours = [row for row in rows_of(config.stash[RECORDS]) if row.ours]
+    if ours:
+        terminalreporter.section(
+            "predictions per second: ours, × plain onnxruntime fp32, × best peer of equal precision"
+        )
+    for row in ours:
+        figures = f"{count(row.per_second):>6} {times(row.over_anchor):>7} {times(row.over_best_peer):>7}"
+        terminalreporter.line(f"{row.model:12} batch {row.batch:<5} {row.contender:24} {figures}  ± {row.noise:.0%}")
+    if absent := not_measured() | config.stash[FAILED_PEERS]:
+        terminalreporter.line(f"not measured: {', '.join(sorted(absent))}; the result file says why")
+    if config.getoption("--fail-below") is not None and ours:
+        for change in _slower(config):
+            terminalreporter.line(f"slower: {change}", red=True)

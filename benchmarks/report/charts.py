@@ -13,7 +13,7 @@ import matplotlib
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from benchmarks.report.results import Row, Run
 from benchmarks.report.tables import TITLES, count
@@ -75,7 +75,7 @@ def throughput(run: Run, styles: Styles) -> str:
         batches = sorted({r.batch for r in run.select(model=model)})
         axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="predictions / s")
         axes.set_xticks(batches, [str(b) for b in batches])
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
         _counts(axes.yaxis)
 
     return _panels(run, panel)
@@ -188,7 +188,7 @@ def _panels(run: Run, draw: Callable[[Any, str], None], *, legend: bool = True, 
 
 def _counts(axis: Any) -> None:
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: count(value).replace(".00", "").replace(".0", "")))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -1,0 +1,194 @@
+"""The report: tables and page from a result file, and the errors for what is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.contenders import ANCHOR
+from benchmarks.report.__main__ import main, parse
+from benchmarks.report.page import render, table_html
+from benchmarks.report.reference import per_second
+from benchmarks.report.results import read
+from benchmarks.report.suites import seconds
+from benchmarks.report.tables import count, full_table, readme_section, write_readme
+from lvm_runtime.errors import InvalidInput
+
+MACHINE = {
+    "processor": "Testium <9000>",
+    "features": ["avx2", "avx512_vnni"],
+    "cpus": 2,
+    "memory_gib": 8.0,
+    "accelerators": [],
+    "versions": {"onnxruntime": "1.32.0"},
+}
+SPEEDS = {"lvm-onnx-fp32": 26_900.0, "lvm-onnx-int8": 80_000.0, ANCHOR: 17_700.0, "peer-openvino-fp32": 20_000.0}
+
+
+def entry(contender: str, batch: int) -> dict[str, Any]:
+    speed = SPEEDS[contender]
+    precision = contender.rpartition("-")[2]
+    peer = "peer-openvino-fp32" if precision == "fp32" else None
+    record = {
+        "suite": "latency" if batch == 1 else "throughput",
+        "model": "amn",
+        "contender": contender,
+        "ours": contender.startswith("lvm"),
+        "precision": precision,
+        "device": "cpu",
+        "threads": 2,
+        "batch": batch,
+        "predictions_per_second": speed,
+        "milliseconds": {"median": 1e3 * batch / speed, "p95": 1.1e3 * batch / speed, "p99": 1.3e3 * batch / speed},
+        "noise": 0.031,
+        "drift": 2e-13 if precision == "fp32" else 2e-4,
+        "macs_rewritten": 1_515_008,
+        "giga_macs_per_second": 1.515e-3 * speed,
+        "weight_bytes": 6_000_000,
+        "share_of_product_ceiling": 0.41,
+        "share_of_roofline": 0.5,
+        "speedup": {name: speed / other for name, other in SPEEDS.items() if name != contender},
+        "ratio_to_best_peer": speed / SPEEDS[peer] if peer else None,
+    }
+    return {"name": f"test[{contender}]", "extra_info": record, "stats": {"median": batch / speed}}
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    """A result file with four contenders at two batch sizes, and one entry of another suite."""
+    ceiling = {"device": "cpu", "precision": "fp32", "giga_macs_per_second": 90.0, "library": "numpy"}
+    other = {"name": "test_export[amn]", "extra_info": {"suite": "export", "bytes": 12345}, "stats": {"median": 0.25}}
+    body = {
+        "machine_info": MACHINE,
+        "datetime": "2026-01-02T03:04:05",
+        "benchmarks": [*(entry(name, batch) for name in SPEEDS for batch in (1, 32)), other],
+        "ceilings": {
+            "products": [ceiling | {"others": {"numpy": 90.0, "torch": 70.0}}],
+            "bandwidths": [{"bytes": 2**23, "giga_bytes_per_second": 50.0, "library": "numpy"}],
+        },
+        "not_measured": {"lvm-coreml-fp16-ane": "Core ML runs on macOS only"},
+    }
+    path = tmp_path / "here.json"
+    path.write_text(json.dumps(body))
+    return path
+
+
+def test_readme_table_quotes_the_file_and_names_the_hardware(result: Path) -> None:
+    text = readme_section([read(result)])
+    assert "**Testium <9000>; 2 CPUs; 8.0 GiB; avx512_vnni** (onnxruntime 1.32.0; 2026-01-02; noise" in text
+    [fp32] = [line for line in text.splitlines() if line.startswith("| AMN | ONNX fp32 |")]
+    assert "**26.9k** (1.52× / 1.34×)" in fp32
+    [peer] = [line for line in text.splitlines() if line.startswith("| AMN | best fp32 peer |")]
+    assert "20.0k (openvino)" in peer
+    [reference] = [line for line in text.splitlines() if line.startswith("| AMN | *M1 Max, reference* |")]
+    assert "*2.02k* | *34.5k* | *200k*" in reference
+    assert "not measured here" in text
+
+
+def test_readme_keeps_everything_outside_the_markers(result: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("top\n<!-- benchmarks -->\nold figures\n<!-- /benchmarks -->\nbottom\n")
+    write_readme(readme, [read(result)])
+    first = readme.read_text()
+    assert first.startswith("top\n<!-- benchmarks -->\n**Testium")
+    assert first.endswith("<!-- /benchmarks -->\nbottom\n")
+    assert "old figures" not in first
+    write_readme(readme, [read(result)])
+    assert readme.read_text() == first
+
+
+def test_readme_without_markers_is_refused(result: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("no markers\n")
+    with pytest.raises(InvalidInput, match="expected one line <!-- benchmarks -->"):
+        write_readme(readme, [read(result)])
+    assert readme.read_text() == "no markers\n"
+
+
+def test_page_stands_alone_and_shows_every_part(result: Path) -> None:
+    page = render([read(result), read(result)])
+    for title in ("Summary", "Throughput", "Latency", "Accuracy against speed", "Roofline", "Every figure", "Machine"):
+        assert f"<h2>{title}" in page
+    assert page.count("<svg") == 8
+    assert "Core ML runs on macOS only" in page
+    assert "Testium &lt;9000&gt;" in page
+    assert "Testium <9000>" not in page
+    for outside in ("<script", "<link", "src=", "@import"):
+        assert outside not in page
+
+
+def test_full_table_has_every_row_with_shares_and_drift(result: Path) -> None:
+    lines = full_table(read(result)).splitlines()[2:]
+    assert len(lines) == 8
+    assert all("41% | 50% |" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not a pytest-benchmark result"),
+        ('{"benchmarks": [], "machine_info": {}}', "of something else"),
+        (None, "cannot be read"),
+    ],
+    ids=["broken", "list", "foreign", "missing"],
+)
+def test_what_is_no_result_is_refused(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InvalidInput, match=message):
+        read(path)
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (0.5, 1)], ids=["same", "halved"])
+def test_fail_below_is_an_exit_code(
+    factor: float, status: int, result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = json.loads(result.read_text())
+    for benchmark in body["benchmarks"]:
+        info = benchmark["extra_info"]
+        if info.get("contender") == "lvm-onnx-int8":
+            info["speedup"][ANCHOR] *= factor
+    now = tmp_path / "now.json"
+    now.write_text(json.dumps(body))
+    assert main([str(now), "--against", str(result), "--fail-below", "0.9"]) == status
+    assert ("slower: amn batch 1 lvm-onnx-int8: 0.50" in capsys.readouterr().err) == bool(status)
+    assert now.with_suffix(".html").read_text().startswith("<!doctype html>")
+
+
+def test_against_needs_fail_below(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["a.json", "--against", "b.json"])
+    assert "belong together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.5, "0.50"), (7.4, "7"), (873.2, "873"), (1_970, "1.97k"), (26_900, "26.9k"), (1.25e6, "1.25M")],
+)
+def test_count(value: float | None, text: str) -> None:
+    assert count(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.2e-6, "4.2 µs"), (0.0, "0 s")])
+def test_seconds(value: float, text: str) -> None:
+    assert seconds(value) == text
+
+
+def test_reference_is_the_published_table() -> None:
+    assert per_second("lstm", 1) == 1797
+    assert per_second("lstm", 128) == pytest.approx(111_111, rel=1e-4)
+    assert per_second("amn", 1024) is None
+
+
+def test_table_html_escapes_and_marks_up() -> None:
+    text = table_html("a <b> `c`\n\n| x | y |\n| --- | ---: |\n| **1** | *2* |")
+    assert text == (
+        "<p class=note>a &lt;b&gt; <code>c</code></p>"
+        "<table><thead><tr><th class=text>x</th><th>y</th></tr></thead>"
+        "<tbody><tr><td class=text><b>1</b></td><td><i>2</i></td></tr></tbody></table>"
+    )
