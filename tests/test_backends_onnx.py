@@ -1,0 +1,23 @@
+"""The onnxruntime backend among other users of onnxruntime in the same process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from lvm_runtime.backends.onnx import OnnxBackend
+from tests.artifacts_for_tests import make_artifact, some_contexts
+
+
+@pytest.mark.parametrize("threads", [None, 1, 3], ids=["default", "one", "three"])
+def test_other_sessions_of_the_process_still_work(threads: int | None, tmp_path: Path) -> None:
+    file = make_artifact(tmp_path / "amn").path / "onnx/fp32.onnx"
+    backend = OnnxBackend(file, threads=threads)
+    theirs = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    contexts = some_contexts(4)
+    np.testing.assert_allclose(
+        backend.run(contexts), theirs.run(["prediction"], {"context": contexts})[0], atol=1e-6, rtol=0
+    )
