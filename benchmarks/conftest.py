@@ -194,13 +194,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _slower(config: pytest.Config) -> list[Change]:
-    stored = read(config.getoption("--against"))
-    return regressions(rows_of(config.stash[RECORDS]), stored.rows, config.getoption("--fail-below"))
+    records = config.stash[RECORDS]
+    return regressions(rows_of(records), read(config.getoption("--against")).rows, config.getoption("--fail-below"))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say how our forms stand against their peers, what could not be measured, and what became slower."""
-    ours = [row for row in rows_of(config.stash[RECORDS]) if row.ours]
+    records = config.stash[RECORDS]
+    ours = [row for row in rows_of(records) if row.ours]
     if ours:
         terminalreporter.section(
             "predictions per second: ours, × plain onnxruntime fp32, × best peer of equal precision"

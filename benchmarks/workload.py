@@ -64,7 +64,7 @@ def _torchscript(source: Source, samples: Sequence[Sample], precision: str) -> A
 
 
 def _coreml(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
-    from export.coreml import export_coreml
+    from export.coreml import export_coreml  # type: ignore[import-not-found]
 
     return export_coreml(source, samples)
 

@@ -91,14 +91,12 @@ def test_a_cell_is_measured_once_and_the_anchor_is_always_in_it(workload: Worklo
 
 def test_best_peer_is_of_equal_precision_and_never_ours(workload: Workload, contenders: None) -> None:
     cell = Arena(EFFORTS["smoke"]).cell(workload, 8, ["lvm-right", "peer-coarse-int8"])
-    assert [
-        getattr(cell.best_peer(p), "contender", None) and cell.best_peer(p).contender.name
-        for p in ("fp32", "int8", "bf16")
-    ] == [  # type: ignore[union-attr]
-        ANCHOR,
-        "peer-coarse-int8",
-        None,
-    ]
+    best = {precision: cell.best_peer(precision) for precision in ("fp32", "int8", "bf16")}
+    assert {p: m and m.contender.name for p, m in best.items()} == {
+        "fp32": ANCHOR,
+        "int8": "peer-coarse-int8",
+        "bf16": None,
+    }
 
 
 def test_slow_cells_take_fewer_rounds() -> None:
