@@ -1,0 +1,29 @@
+"""From a training form to its Core ML form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from export.coreml.forms.amn import ChannelAMN
+from export.coreml.forms.gru import ChannelGRU
+from export.coreml.forms.lstm import ChannelLSTM
+from export.coreml.forms.transformer import ChannelTransformer
+
+_FORMS: dict[str, Any] = {
+    "lstm": ChannelLSTM,
+    "gru": ChannelGRU,
+    "transformer": ChannelTransformer,
+    "amn": ChannelAMN,
+}
+
+
+def coreml_form(model: nn.Module) -> nn.Module:
+    """Return the Core ML form of a training form, in eval mode, with weights copied in the model's own precision.
+
+    It maps contexts `[B, T, D]` to predictions `[B, D]`, or to (prediction, attention `[B, T]`) for the AMN. T is
+    fixed, as the steps are unrolled and the masks are constants.
+    """
+    config: Any = model.config
+    return _FORMS[config.architecture](model).eval()
