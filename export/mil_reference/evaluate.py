@@ -97,4 +97,6 @@ def _checked(name: str, variable: Any, inputs: Mapping[str, NDArray[Any]]) -> ND
 
 def _require_known(function: Any) -> None:
     if unknown := sorted({op.op_type for op in block_operations(function)} - set(OPERATIONS)):
-        raise UnsupportedOperation(f"the program uses operations that the evaluator does not know: {', '.join(unknown)}")
+        raise UnsupportedOperation(
+            f"the program uses operations that the evaluator does not know: {', '.join(unknown)}"
+        )

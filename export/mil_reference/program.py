@@ -18,7 +18,9 @@ def import_coremltools() -> Any:
     try:
         import coremltools
     except ImportError as error:
-        raise BackendUnavailable("this needs coremltools; install it with: pip install 'lvm_runtime[coreml]'") from error
+        raise BackendUnavailable(
+            "this needs coremltools; install it with: pip install 'lvm_runtime[coreml]'"
+        ) from error
     finally:
         logger.setLevel(level)
     return coremltools

@@ -8,6 +8,7 @@ from torch import nn
 
 from export.coreml.forms.amn import ChannelAMN
 from export.coreml.forms.gru import ChannelGRU
+from export.coreml.forms.layers import ErfGELU
 from export.coreml.forms.lstm import ChannelLSTM
 from export.coreml.forms.transformer import ChannelTransformer
 
@@ -19,11 +20,18 @@ _FORMS: dict[str, Any] = {
 }
 
 
-def coreml_form(model: nn.Module) -> nn.Module:
+def coreml_form(model: nn.Module, *, gelu: str = "table") -> nn.Module:
     """Return the Core ML form of a training form, in eval mode, with weights copied in the model's own precision.
 
     It maps contexts `[B, T, D]` to predictions `[B, D]`, or to (prediction, attention `[B, T]`) for the AMN. T is
-    fixed, as the steps are unrolled and the masks are constants.
+    fixed, as the steps are unrolled and the masks are constants. With `gelu="erf"` GELU is spelled out by the error
+    function instead of left to Core ML's fused operation.
     """
     config: Any = model.config
-    return _FORMS[config.architecture](model).eval()
+    form: nn.Module = _FORMS[config.architecture](model)
+    if gelu == "erf":
+        for sequence in [m for m in form.modules() if isinstance(m, nn.Sequential)]:
+            for index, layer in enumerate(sequence):
+                if isinstance(layer, nn.GELU):
+                    sequence[index] = ErfGELU()
+    return form.eval()

@@ -66,6 +66,14 @@ class ChannelNorm(nn.Module):
         return (centred * (variance + self.eps).rsqrt() + self.shift) * self.scale
 
 
+class ErfGELU(nn.Module):
+    """GELU by the error function, for devices whose fused operation is a coarse table."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x·Φ(x)."""
+        return x * (torch.erf(x * 0.5**0.5) + 1.0) * 0.5
+
+
 def unit(y: Tensor) -> Tensor:
     """L2-normalise `y` `[B, C, 1, 1]` over its channels without leaving the range of fp16.
 

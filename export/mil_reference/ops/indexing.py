@@ -18,9 +18,7 @@ def slice_by_index(call: Call) -> Array:
     """Slice from begin to end by stride; masks leave an end open, or drop an axis."""
     x = call["x"]
     begin, end, stride = call.ints("begin"), call.ints("end"), call.ints("stride", [1] * x.ndim)
-    open_begin, open_end, drop = (
-        call.ints(name, [0] * x.ndim) for name in ("begin_mask", "end_mask", "squeeze_mask")
-    )
+    open_begin, open_end, drop = (call.ints(name, [0] * x.ndim) for name in ("begin_mask", "end_mask", "squeeze_mask"))
     index: list[Any] = []
     for axis in range(x.ndim):
         if drop[axis]:

@@ -1,0 +1,100 @@
+"""Command line of the Core ML export."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from export.commandline import main, make_parser, open_arguments, report_line
+from export.coreml.export import export_coreml
+from export.coreml.options import (
+    BATCH_SIZES,
+    COMPRESSIONS,
+    COMPUTE_UNITS,
+    GELUS,
+    PRECISIONS,
+    SHAPES,
+    TARGETS,
+    CoreMLOptions,
+)
+from export.coreml.stock import export_stock
+from lvm_runtime.errors import InvalidInput
+
+DESCRIPTION = """\
+Add a Core ML package to an artifact.
+
+The model is rewritten for the Neural Engine (1x1 convolutions, unrolled steps, constant masks), converted, and
+compared with its training form by an evaluator that runs on any machine, at every batch size; on macOS by Core ML
+itself as well. A package that fails is not kept. The defaults are what most people want."""
+EPILOG = """\
+         python -m export.coreml --model artifacts/lstm --compress palette8
+         python -m export.coreml --model gru --shapes enumerated --target macOS14
+         python -m export.ane_lint artifacts/amn/coreml/fp16.mlpackage
+         lvm explain artifacts/amn/coreml/fp16.mlpackage      (on a Mac: what runs where)"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = make_parser("export.coreml", DESCRIPTION, EPILOG)
+    default = CoreMLOptions()
+    add = parser.add_argument
+    add(
+        "--shapes",
+        choices=SHAPES,
+        default=default.shapes,
+        help="how several batch sizes get into the package: one static function each (multifunction, the default, "
+        "macOS 15 and later), one function for all (enumerated), or the first size only (static)",
+    )
+    add("--batch-sizes", type=_sizes, default=BATCH_SIZES, metavar="N,N,…", help="default: 1,8,32,128")
+    add("--precision", choices=PRECISIONS, default=default.precision, help="the Neural Engine takes fp16 only")
+    add("--compress", choices=COMPRESSIONS, default=default.compress, help="smaller weights; checked by --max-drift")
+    add(
+        "--max-drift",
+        type=float,
+        default=default.max_drift,
+        metavar="X",
+        help="largest drift (1 - cosine) at which a compressed package is kept "
+        f"(default: {default.max_drift:g}, the most that the runtime accepts)",
+    )
+    add("--target", choices=TARGETS, help="oldest system to support (default: macOS15; unless multifunction, macOS14)")
+    add("--compute-units", choices=COMPUTE_UNITS, default=default.compute_units, help="recorded for the runtime")
+    add("--gelu", choices=GELUS, default=default.gelu, help="erf: spell GELU out, for devices whose own is too coarse")
+    add(
+        "--stock",
+        action="store_true",
+        help="convert the unmodified module instead, as a baseline; the package goes beside the artifact, not into it",
+    )
+    return parser
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected integers such as 1,8,32,128") from error
+
+
+def run() -> int:
+    """Parse the command line and export."""
+    arguments = build_parser().parse_args()
+    chosen = {name: getattr(arguments, name) for name in CoreMLOptions.__slots__}
+    options = CoreMLOptions(**chosen)
+    if arguments.stock and options.compress != "none":
+        raise InvalidInput("--stock is a baseline without --compress; leave one of the two out")
+    source, samples = open_arguments(arguments)
+    if arguments.stock:
+        path, drift = export_stock(source, samples, options, Path(f"{source.artifact.path}-stock.mlpackage"))
+        print(f"{path}: the unmodified module, drift {drift:.1e}; compare with: python -m export.ane_lint {path}")
+        return 0
+    artifact = export_coreml(source, samples, options, say=_say)
+    print(report_line(artifact, f"coreml/{options.name}.mlpackage"))
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"coreml: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(run)

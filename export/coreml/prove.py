@@ -1,0 +1,201 @@
+"""Prove a package before it ever reaches a Mac: by the reference evaluator, and on macOS by Core ML as well.
+
+Two things are shown. That the *form* is the right function: an fp32 package of it, computed in float64, equals the
+training form to a few units of fp32, at inputs 1 and 30 times as large as usual, because some mistakes (an attention
+that is a little too sharp) hide at the usual size. And that the *shipped* package keeps its numbers: in float64, which
+shows what its rounded weights cost, and with every result rounded to fp16.
+
+b batch, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from export.coreml.options import CoreMLOptions
+from export.mil_reference import Evaluator, load_program
+from export.verify import ATTENTION_LIMITS, Sample
+from lvm_runtime.backends.base import Array
+from lvm_runtime.drift import DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, drift
+from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.models import known_answers
+
+FORM_LIMIT = 2e-6
+"""Largest difference of a component between an fp32 package, computed in float64, and the training form."""
+FORM_SCALES = (1, 30)
+WEIGHTS_LIMIT = 2e-4
+"""The same for a shipped fp16 package: what rounding its weights may cost."""
+ROUNDED_LIMIT = 5e-4
+"""The same with every result rounded to fp16."""
+COSINE_LIMIT = 0.9999
+LIMITS_AT = 768
+"""The D for which the two fp16 limits hold; components of a unit vector shrink as 1/√D, and errors with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Largest component differences by mode, and the drift (1 − cosine) with results rounded as declared."""
+
+    form_difference: float
+    exact_difference: float
+    largest_difference: float
+    narrow_difference: float
+    worst_drift: float
+    median_drift: float
+    verified_on: int
+    core_ml_drift: float | None = None
+
+    def details(self) -> dict[str, Any]:
+        """Return the figures as JSON values for the manifest."""
+        return {name: value for name, value in asdict(self).items() if name != "worst_drift" and value is not None}
+
+
+class PackageRunner:
+    """A package in the reference evaluator: it takes exactly the batch sizes that `functions` lists."""
+
+    def __init__(self, package: Path, functions: Mapping[int, str], *, mode: str) -> None:
+        program = load_program(package)
+        shared = {name: Evaluator(program, mode=mode, function=name) for name in set(functions.values())}
+        self._evaluators = {size: shared[name] for size, name in functions.items()}
+
+    def outputs(self, contexts: Array) -> dict[str, NDArray[Any]]:
+        """Return every output by name for contexts `[b, T, D]`."""
+        return self._evaluators[len(contexts)]({"context": contexts})
+
+    def run(self, contexts: Array) -> Array:
+        """Return predictions `[b, D]`."""
+        return self.outputs(contexts)["prediction"]
+
+    def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
+        """Return predictions `[b, D]` and attention `[b, T]`."""
+        outputs = self.outputs(contexts)
+        return outputs["prediction"], outputs["attention"]
+
+
+def prove_form(package: Path, functions: Mapping[int, str], model: nn.Module, contexts: Array) -> float:
+    """Compare an fp32 package with the training form in float64, at every batch size and scale.
+
+    `contexts` `[n, T, D]` are the usual ones. Returns the largest difference; raises VerificationFailed over 2e-6.
+    """
+    runner = PackageRunner(package, functions, mode="exact")
+    worst = 0.0
+    for scale in FORM_SCALES:
+        for size in functions:
+            batch = _cycled(contexts, size) * np.float32(scale)
+            outputs, (answers, attention) = runner.outputs(batch), known_answers(model, batch)
+            worst = max(worst, largest(outputs["prediction"], answers))
+            if attention is not None:
+                worst = max(worst, largest(outputs["attention"], attention))
+    _require(worst, FORM_LIMIT, "the fp32 package differs from the training form")
+    return worst
+
+
+def prove_package(package: Path, options: CoreMLOptions, samples: Sequence[Sample], *, form_difference: float) -> Proof:
+    """Compare the package to ship with the known answers of `samples`, at every batch size.
+
+    Raises VerificationFailed with the figure if it is too far off for its precision, or drifts more than
+    `options.max_drift` if it is compressed, or answers zeros with anything but finite numbers.
+    """
+    functions = options.functions
+    differences = dict.fromkeys(("exact", "fp16", "narrow"), 0.0)
+    for mode in differences:
+        runner = PackageRunner(package, functions, mode=mode)
+        for size in list(functions)[: 1 if mode == "narrow" else None]:
+            for sample in samples:
+                differences[mode] = max(differences[mode], _difference(runner, sample, size, options))
+            _require_finite(runner, samples[0].contexts.shape[1:], size, mode)
+    drifts = _drifts(package, options, samples)
+    proof = Proof(
+        form_difference=form_difference,
+        exact_difference=differences["exact"],
+        largest_difference=differences["fp16"],
+        narrow_difference=differences["narrow"],
+        worst_drift=float(drifts.max()),
+        median_drift=float(np.median(drifts)),
+        verified_on=len(drifts),
+        core_ml_drift=_by_core_ml(package, options, samples) if platform.system() == "Darwin" else None,
+    )
+    _judge(proof, options, max(1.0, (LIMITS_AT / samples[0].contexts.shape[2]) ** 0.5))
+    return proof
+
+
+def _judge(proof: Proof, options: CoreMLOptions, wider: float) -> None:
+    if options.compress != "none":
+        what = f"--compress {options.compress}: drift (1 - cosine) from the training form"
+        worst = max(proof.worst_drift, proof.core_ml_drift or 0.0)
+        _require(worst, options.max_drift, what, "use milder compression or a larger --max-drift")
+        return
+    half = options.precision == "fp16"
+    exact, rounded = (WEIGHTS_LIMIT * wider, ROUNDED_LIMIT * wider) if half else (FORM_LIMIT, FP32_ABSOLUTE_LIMIT)
+    _require(proof.exact_difference, exact, "the package in float64 is off")
+    _require(proof.largest_difference, rounded, "the package, rounded, is off")
+    _require(proof.worst_drift, 1.0 - COSINE_LIMIT, "drift (1 - cosine) from the training form")
+    if proof.core_ml_drift is not None:
+        _require(proof.core_ml_drift, DRIFT_LIMITS[options.precision], "drift (1 - cosine) in Core ML on this Mac")
+
+
+def _difference(runner: PackageRunner, sample: Sample, size: int, options: CoreMLOptions) -> float:
+    outputs = runner.outputs(_cycled(sample.contexts, size))
+    if sample.attention is not None:
+        off = largest(outputs["attention"], _cycled(sample.attention, size))
+        _require(off, ATTENTION_LIMITS[options.manifest_precision], "attention weights are off")
+    return largest(outputs["prediction"], _cycled(sample.predictions, size))
+
+
+def _require_finite(runner: PackageRunner, shape: tuple[int, ...], size: int, mode: str) -> None:
+    outputs = runner.outputs(np.zeros((size, *shape), np.float32))
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            raise VerificationFailed(
+                f"contexts of zeros make {name} NaN or infinite at batch {size} ({mode} arithmetic); nothing was kept"
+            )
+
+
+def _drifts(package: Path, options: CoreMLOptions, samples: Sequence[Sample]) -> NDArray[np.float64]:
+    """Return the drift of every row of every sample, run at the largest batch size with rounded results."""
+    size = max(options.functions)
+    runner = PackageRunner(package, {size: options.functions[size]}, mode="fp16")
+    return np.concatenate([_sample_drifts(runner.run, sample, size) for sample in samples])
+
+
+def _sample_drifts(run: Any, sample: Sample, size: int) -> NDArray[np.float64]:
+    parts = []
+    for start in range(0, len(sample.contexts), size):
+        rows = slice(start, start + size)
+        answers = sample.predictions[rows]
+        parts.append(drift(run(_cycled(sample.contexts[rows], size))[: len(answers)], answers))
+    return np.concatenate(parts)
+
+
+def _by_core_ml(package: Path, options: CoreMLOptions, samples: Sequence[Sample]) -> float:
+    """Return the largest drift that Core ML itself shows on this Mac, over every batch size."""
+    from lvm_runtime.backends.coreml import CoreMLBackend
+
+    backend = CoreMLBackend(package, device="cpu")
+    try:
+        return max(float(_sample_drifts(backend.run, s, size).max()) for s in samples for size in options.functions)
+    finally:
+        backend.close()
+
+
+def _cycled(rows: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return `count` rows, starting over where there are fewer."""
+    return rows[np.arange(count) % len(rows)]
+
+
+def largest(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Return the largest difference of a component; a NaN counts as infinite."""
+    return float(np.nan_to_num(np.abs(np.asarray(a, np.float64) - b), nan=np.inf).max(initial=0.0))
+
+
+def _require(value: float, limit: float, what: str, remedy: str = "report it with what `lvm doctor` prints") -> None:
+    if not value <= limit:
+        raise VerificationFailed(f"{what}: {value:.2e}, allowed {limit:.1e}; nothing was kept: {remedy}")

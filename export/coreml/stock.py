@@ -1,0 +1,77 @@
+"""The unmodified module in Core ML: what coremltools makes of it when left alone, as a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.coreml.convert import quiet, write_package
+from export.coreml.options import CoreMLOptions
+from export.mil_reference import Evaluator, load_program
+from export.mil_reference.program import import_coremltools
+from export.source import Source
+from export.verify import Sample
+from lvm_runtime import atomic
+from lvm_runtime.drift import DRIFT_LIMITS, drift
+from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.models.amn import AMN
+from lvm_runtime.models.transformer import Transformer
+
+
+class WithAttention(nn.Module):
+    """An AMN whose forward returns its attention as well."""
+
+    def __init__(self, model: AMN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return predictions `[B, D]` and attention `[B, T]`."""
+        return self.model.forward_with_attention(contexts)
+
+
+def export_stock(source: Source, samples: Sequence[Sample], options: CoreMLOptions, path: Path) -> tuple[Path, float]:
+    """Write the stock conversion to `path`; return it and its drift, checked like any other."""
+    model: nn.Module = WithAttention(source.model) if isinstance(source.model, AMN) else source.model
+    config = source.artifact.config
+    with atomic.replacing(path) as temporary:
+        if isinstance(source.model, Transformer):
+            _convert_exported(model, options, (config.context_length, config.dim), temporary)
+        else:
+            write_package(model, options, (config.context_length, config.dim), temporary)
+        worst = _drift(temporary, options, samples[0])
+        if not worst <= DRIFT_LIMITS[options.precision]:
+            raise VerificationFailed(f"the stock conversion drifts by {worst:.1e}; nothing was kept")
+    return path, worst
+
+
+def _convert_exported(model: nn.Module, options: CoreMLOptions, shape: tuple[int, int], path: Path) -> None:
+    """Convert through `torch.export`: the traced attention of torch does not convert under NumPy 2.4."""
+    ct = import_coremltools()
+    size = options.batch_sizes[0]
+    dtype = np.float16 if options.precision == "fp16" else np.float32
+    half = options.precision == "fp16"
+    with quiet(), torch.no_grad():
+        program: Any = torch.export.export(model, (torch.zeros(size, *shape),)).run_decompositions({})
+        ct.convert(
+            program,
+            inputs=[ct.TensorType("context", (size, *shape), dtype=dtype)],
+            outputs=[ct.TensorType("prediction", dtype=dtype)],
+            minimum_deployment_target=getattr(ct.target, str(options.target)),
+            compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
+            skip_model_load=True,
+        ).save(str(path))
+
+
+def _drift(package: Path, options: CoreMLOptions, sample: Sample) -> float:
+    program = load_program(package)
+    name = options.functions[options.batch_sizes[0]]
+    evaluate = Evaluator(program, mode="fp16", function=name if name in program.functions else None)
+    rows = options.batch_sizes[0]
+    (context,) = evaluate.inputs
+    return float(drift(evaluate({context: sample.contexts[:rows]})["prediction"], sample.predictions[:rows]).max())
