@@ -4,6 +4,8 @@ lvm info ARTIFACT                      what is in an artifact, and whether it is
 lvm doctor                             which backends work on this machine, and what the others need
 lvm tune ARTIFACT                      measure the forms of an artifact here, for later Predictors
 lvm predict ARTIFACT INPUT OUTPUT      predict for a file, however large
+lvm explain PACKAGE                    on a Mac: what Core ML means to run where
+lvm cache                              the compiled Core ML models that are kept
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lvm_runtime import console
+from lvm_runtime import console, coreml_commands
 from lvm_runtime.candidates import AUTO, Request
 
 _ARTIFACT = "an artifact's folder, or an architecture's name for ./artifacts/NAME"
@@ -115,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     _add_choice(predict)
     predict.set_defaults(action=_predict)
+    coreml_commands.add_commands(commands)
     return parser
 
 

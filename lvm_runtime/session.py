@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.registry import backend_class
+from lvm_runtime.batch_plan import plan_batches
 from lvm_runtime.candidates import Candidate, Request
 from lvm_runtime.drift import BATCH_INVARIANCE_LIMIT, FP32_ABSOLUTE_LIMIT, drift
 from lvm_runtime.errors import VerificationFailed
@@ -75,7 +76,7 @@ class Session:
         assert self.backend.batch_sizes is not None
         parts = []
         start = 0
-        for size, used in fitting_sizes(len(contexts), self.backend.batch_sizes):
+        for size, used in plan_batches(len(contexts), self.backend.batch_sizes):
             part = contexts[start : start + used]
             if used < size:
                 part = np.concatenate([part, np.repeat(part[-1:], size - used, axis=0)])
@@ -103,18 +104,6 @@ class Session:
 
     def _name(self) -> str:
         return f"{self.candidate} on {self.backend.device}"
-
-
-def fitting_sizes(rows: int, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Return (batch size, rows used) for each run that covers `rows` with the given fixed sizes.
-
-    The largest size as often as it is filled, then the smallest that holds the rest.
-    """
-    largest = max(sizes)
-    plan = [(largest, largest)] * (rows // largest)
-    if rest := rows % largest:
-        plan.append((min(size for size in sizes if size >= rest), rest))
-    return plan
 
 
 def _check_answers(predictions: Array, answers: NDArray[np.float64], limit: float, name: str) -> None:

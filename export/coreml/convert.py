@@ -19,7 +19,7 @@ from torch import nn
 
 from export.coreml.compress import compressed
 from export.coreml.options import CoreMLOptions
-from export.mil_reference.program import import_coremltools
+from lvm_runtime.coreml_package import import_coremltools
 from lvm_runtime.errors import LvmError
 
 
@@ -122,7 +122,7 @@ def _no_bars() -> Iterator[None]:
         tqdm.tqdm.__init__ = original  # type: ignore[method-assign]
 
 
-def _enumerated(shapes: list[tuple[int, ...]]) -> Any:
+def _enumerated(shapes: Sequence[tuple[int, ...]]) -> Any:
     ct = import_coremltools()
     return ct.EnumeratedShapes(shapes=shapes, default=shapes[0])
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from export.coreml.convert import quiet, write_package
 from export.coreml.options import CoreMLOptions
 from export.mil_reference import Evaluator, load_program
-from export.mil_reference.program import import_coremltools
 from export.source import Source
 from export.verify import Sample
 from lvm_runtime import atomic
+from lvm_runtime.coreml_package import import_coremltools
 from lvm_runtime.drift import DRIFT_LIMITS, drift
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models.amn import AMN

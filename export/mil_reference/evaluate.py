@@ -26,7 +26,7 @@ class Evaluator:
 
     def __init__(self, program: Any, *, mode: str = "exact", function: str | None = None) -> None:
         self.arithmetic = Arithmetic(mode)
-        self.function = function_named(program, function)
+        self.name, self.function = function_named(program, function)
         _require_known(self.function)
         self._constants: Values = {}
 
@@ -35,16 +35,20 @@ class Evaluator:
         """The function's inputs: name to MIL variable."""
         return self.function.inputs
 
+    def check(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        """Raise InvalidInput unless names and shapes are those that the function declares."""
+        for name, variable in self.inputs.items():
+            _check_input(name, variable, inputs)
+        if unknown := sorted(set(inputs) - set(self.inputs)):
+            raise InvalidInput(f"unknown input {unknown[0]!r}; the program takes {', '.join(self.inputs)}")
+
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return every output by name, floating ones in float64, for `inputs` by name.
 
         Raises InvalidInput if names or shapes are not those that the function declares.
         """
-        values: Values = {}
-        for name, variable in self.inputs.items():
-            values[variable] = self.arithmetic.rounded(_checked(name, variable, inputs), dtype_of(variable))
-        if unknown := sorted(set(inputs) - set(self.inputs)):
-            raise InvalidInput(f"unknown input {unknown[0]!r}; the program takes {', '.join(self.inputs)}")
+        self.check(inputs)
+        values: Values = {v: self.arithmetic.rounded(inputs[n], dtype_of(v)) for n, v in self.inputs.items()}
         with np.errstate(all="ignore"):  # infinities and NaN are results here, for the caller to judge
             self._run(self.function.operations, values)
         return {variable.name: values[variable] for variable in self.function.outputs}
@@ -82,17 +86,18 @@ def _resolve(value: Any, values: Values) -> Any:
     return values[value]
 
 
-def _checked(name: str, variable: Any, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+def _check_input(name: str, variable: Any, inputs: Mapping[str, NDArray[Any]]) -> None:
     if name not in inputs:
         raise InvalidInput(f"missing input {name!r}; got {', '.join(inputs) or 'none'}")
     array = np.asarray(inputs[name])
+    if array.dtype.kind not in "fiub":
+        raise InvalidInput(f"input {name!r} holds {array.dtype}, expected numbers")
     shape = variable.shape  # symbolic sizes are not integers
     fits = len(shape) == array.ndim and all(
         have == want for have, want in zip(array.shape, shape, strict=True) if isinstance(want, int | np.integer)
     )
     if not fits:
-        raise InvalidInput(f"input {name!r} has shape {array.shape}, the program takes {tuple(map(str, shape))}")
-    return array
+        raise InvalidInput(f"input {name!r} has shape {array.shape}, the program takes ({', '.join(map(str, shape))})")
 
 
 def _require_known(function: Any) -> None:

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime.errors import ArtifactError, BackendUnavailable, InvalidInput
-
-
-def import_coremltools() -> Any:
-    """Import coremltools without the warnings that it logs at import on anything but a Mac."""
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        import coremltools
-    except ImportError as error:
-        raise BackendUnavailable(
-            "this needs coremltools; install it with: pip install 'lvm_runtime[coreml]'"
-        ) from error
-    finally:
-        logger.setLevel(level)
-    return coremltools
+from lvm_runtime.coreml_package import import_coremltools
+from lvm_runtime.errors import ArtifactError, InvalidInput
 
 
 def load_program(package: str | Path) -> Any:
@@ -55,14 +39,14 @@ def operations(program: Any, function: str | None = None) -> Iterator[Any]:
             yield from block_operations(block)
 
 
-def function_named(program: Any, name: str | None) -> Any:
-    """Return a function of a program: the one called `name`, or the only one, or "main"."""
+def function_named(program: Any, name: str | None) -> tuple[str, Any]:
+    """Return the name and block of a function of a program: the one called `name`, or the only one, or "main"."""
     functions = program.functions
     if name is None:
         name = next(iter(functions)) if len(functions) == 1 else "main"
     if name not in functions:
         raise InvalidInput(f"the program has no function {name!r}; it has {', '.join(functions)}")
-    return functions[name]
+    return name, functions[name]
 
 
 def dtype_of(variable: Any) -> str:

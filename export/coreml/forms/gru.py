@@ -7,6 +7,8 @@ B batch, T context length, D vector, H hidden.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ class ChannelGRUBlock(nn.Module):
 
     def __init__(self, block: GRUBlock, *, last: bool) -> None:
         super().__init__()
-        gru = block.gru
+        gru: Any = block.gru
         self.hidden = gru.hidden_size
         self.last = last
         b_ih, b_hh = gru.bias_ih_l0.detach(), gru.bias_hh_l0.detach()

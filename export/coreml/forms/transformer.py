@@ -21,7 +21,7 @@ from export.coreml.forms.layers import ChannelNorm, flat, pointwise, pointwise_o
 from lvm_runtime.models.transformer import Transformer
 
 BARRED = -3e4
-"""Score added at a barred position: its exponential is zero in every precision, where −inf can become NaN in fp16."""
+"""Added to the score of a barred position: its exponential is zero in every precision; infinity can become NaN."""
 
 
 class Projections:

@@ -56,7 +56,8 @@ def constexpr_lut_to_dense(call: Call) -> Array:
         return lut[_unpack(indices, int(math.log2(lut.size)), math.prod(shape))].reshape(shape)
     groups = lut.shape[:-2]
     places = [np.arange(size) * count // size for size, count in zip(indices.shape, groups, strict=True)]
-    found = lut[(*np.ix_(*places), indices.astype(np.int64))]  # [..., vector]
+    where: tuple[Any, ...] = (*np.ix_(*places), indices.astype(np.int64))
+    found = lut[where]  # [..., vector]
     if found.shape[-1] == 1:
         return found[..., 0]
     axis = int(call["vector_axis"]) % indices.ndim

@@ -60,7 +60,7 @@ def _windowed_conv(call: Call, x: Array, weight: Array, groups: int) -> Array:
     reach = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations, strict=True)]
     x = np.pad(x, [(0, 0), (0, 0), *_padding(call, x.shape[2:], reach, strides)])
     windows = _windows(x, reach, strides)
-    windows = windows[(..., *(slice(None, None, d) for d in dilations))]  # [B, C, *out, *K]
+    windows = windows[_steps(x.ndim, dilations)]  # [B, C, *out, *K]
     out = windows.shape[2 : 2 + spatial]
     rows = np.moveaxis(windows, 1, 1 + spatial)  # [B, *out, C, *K]
     rows = rows.reshape(x.shape[0], math.prod(out), groups, -1)
@@ -83,7 +83,12 @@ def _windows(x: Array, sizes: list[int], strides: list[int]) -> Array:
     """Return `[B, C, *out, *sizes]`."""
     axes = tuple(range(2, x.ndim))
     windows = sliding_window_view(x, tuple(sizes), axis=axes)  # type: ignore[call-overload]
-    return windows[(slice(None), slice(None), *(slice(None, None, stride) for stride in strides))]
+    return windows[_steps(2, strides)]
+
+
+def _steps(leading: int, steps: list[int]) -> tuple[slice, ...]:
+    """Index that takes every n-th element of the axes after the `leading` ones."""
+    return (slice(None),) * leading + tuple(slice(None, None, step) for step in steps)
 
 
 def _padding(call: Call, sizes: tuple[int, ...], reach: list[int], strides: list[int]) -> Pairs:
