@@ -1,0 +1,119 @@
+"""`python -m train --model amn`: train one model and write its artifact."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from lvm_runtime import console
+from lvm_runtime.config import ARCHITECTURES
+from lvm_runtime.errors import InvalidInput
+from train.losses import LOSSES
+from train.options import PRECISIONS, RECIPES, SCHEDULES, TUNED, TrainOptions
+from train.windows import SPLITS
+
+EXAMPLES = """examples:
+  python -m train --model amn                                  the bundled corpus, to artifacts/amn
+  python -m train --model lstm --data corpus.npz --test 0.1    your vectors; a tenth of the documents kept for a test
+  python -m train --model amn --data synthetic                 80,000 windows whose best possible cosine is known
+  python -m train --model gru --recipe tuned --set dropout=0.3 named settings, and a change to the model's config
+  python -m train --model amn --resume                         take up a run that was stopped or killed
+  torchrun --nproc-per-node 2 -m train --model amn             two processes, same global batch
+
+A corpus is an .npz with vectors [N, D] and doc_ids [N], an .npy with a .ids.npy beside it (memory-mapped), a
+.parquet with columns vector and doc_id, or an .npz of ready-cut contexts [n, T, D] and targets [n, D].
+`python -m train.embed FILES` makes one from text."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m train`."""
+    result = argparse.ArgumentParser(
+        prog="python -m train",
+        description="Train a latent vector model and write it as an artifact.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--model", required=True, choices=ARCHITECTURES)
+    result.add_argument("--out", type=Path, help="the artifact's folder (default artifacts/MODEL)")
+    add_shared_arguments(result)
+    return result
+
+
+def add_shared_arguments(result: argparse.ArgumentParser) -> None:
+    """Add every option that does not name one model; unset ones are left to the recipe."""
+    defaults = {f.name: f.default for f in fields(TrainOptions)}
+
+    def add(group: Any, name: str, text: str, **how: Any) -> None:
+        default = defaults[name.replace("-", "_")]
+        note = f" (default {default})" if default not in (False, None, "") else ""
+        if how.get("action") is None and "choices" not in how:
+            how.setdefault("type", type(default))
+        group.add_argument(f"--{name}", help=text + note, default=None, **how)
+
+    data = result.add_argument_group("data")
+    add(data, "data", "bundled, synthetic, or the path of a corpus", type=str)
+    add(data, "validation", "share of the documents to validate on")
+    add(data, "test", "share of the documents kept for a test that no choice has seen")
+    add(data, "split", "which documents: the last of the corpus, or random ones", choices=SPLITS)
+    add(data, "context-length", "vectors in a context")
+    add(data, "normalize", "divide every vector by its length", action="store_true")
+    add(data, "windows", "size of the synthetic corpus, in training and held-out windows")
+    add(data, "dim", "vector size of the synthetic corpus")
+    add(data, "trust-pickle", "allow object arrays: reading them runs code of the file's maker", action="store_true")
+
+    recipe = result.add_argument_group("recipe")
+    recipe.add_argument("--recipe", choices=RECIPES, default="reference", help="named settings (default reference)")
+    recipe.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the model's config")
+    add(recipe, "epochs", "passes over the training windows; the best epoch is kept")
+    add(recipe, "batch-size", "windows per step, over all processes")
+    add(recipe, "learning-rate", "AdamW's rate")
+    add(recipe, "weight-decay", "AdamW's decay")
+    add(recipe, "grad-clip", "largest length of the gradient")
+    add(recipe, "schedule", "halve the rate after 3 epochs without progress, or warm up and follow a cosine",
+        choices=SCHEDULES)  # fmt: skip
+    add(recipe, "loss", "mse, or infonce to see that it is the wrong loss here", choices=LOSSES)
+    add(recipe, "temperature", "of infonce")
+    add(recipe, "input-noise", "length of the noise added to each context vector while training")
+    add(recipe, "ema", "decay of a running average of the weights, which is then judged and kept")
+
+    machine = result.add_argument_group("machine")
+    add(machine, "device", "where to train", choices=("auto", "mps", "cuda", "cpu"))
+    add(machine, "precision", "of the forward pass; weights stay fp32", choices=PRECISIONS)
+    add(machine, "compile", "run the model through torch.compile", action="store_true")
+    add(machine, "seed", "of weights, order, dropout and the synthetic corpus")
+    add(machine, "resume", "continue from the last checkpoint", action="store_true")
+    add(machine, "checkpoint-every", "steps between checkpoints within an epoch; 0: after each epoch only")
+
+
+def options_from(arguments: argparse.Namespace, **fixed: Any) -> TrainOptions:
+    """Build the options: the recipe's, then what the command line says, then `fixed`."""
+    model = fixed.get("model") or arguments.model
+    names = {f.name for f in fields(TrainOptions)}
+    given = {k: v for k, v in vars(arguments).items() if k in names and v not in (None, False)}
+    named = TUNED[model] if arguments.recipe == "tuned" else {}
+    sizes = dict(named.get("sizes", {})) | dict(_size(text) for text in arguments.set)
+    return TrainOptions(**(named | given | fixed | {"sizes": sizes}))
+
+
+def _size(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, int(value) if value.lstrip("-").isdigit() else float(value)
+    except ValueError:
+        raise InvalidInput(f"--set {text}: expected FIELD=NUMBER, such as hidden_dim=256 or dropout=0.3") from None
+
+
+def main() -> int:
+    """Parse the command line and train."""
+    arguments = parser().parse_args()
+    options = options_from(arguments)
+    from train.run import train  # torch takes a second or two to load; --help and slips should not wait for it
+
+    train(options, lambda line: print(line, flush=True))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main))

@@ -1,0 +1,124 @@
+"""Checkpoints from which a run continues to the same weights, bit for bit on the CPU.
+
+A checkpoint holds all that the rest of the run depends on: weights, optimizer, schedule, the place in the
+epoch, random states, the best weights so far and the history. It is written under a temporary name and
+renamed, so that a run killed at any moment leaves the previous one; it is read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lvm_runtime import atomic
+from lvm_runtime.errors import ArtifactError, InvalidInput
+from train.loop import Trainer
+
+FILE = "checkpoint.pt"
+SCHEMA = 1
+
+FREE = frozenset({"out", "epochs", "resume", "checkpoint_every", "device", "compile", "resident_bytes", "trust_pickle"})
+"""Options that may differ between a run and its continuation. More epochs is how a finished run is extended."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run has found out so far: one record per epoch, the best weights, seconds spent training."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_cosine: float = float("-inf")
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, corpus: str) -> None:
+    """Replace the checkpoint at `path` in one step; `corpus` is the digest of the data."""
+    state = {
+        "schema": SCHEMA,
+        "options": trainer.options.to_dict(),
+        "corpus": corpus,
+        "model": trainer.model.state_dict(),
+        "average": None if trainer.average is None else trainer.average.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "plateau": trainer.plateau.state_dict(),
+        "epoch": trainer.epoch,
+        "step": trainer.step,
+        "losses": trainer.losses,
+        "random": _random_state(trainer.device),
+        "history": progress.history,
+        "best_epoch": progress.best_epoch,
+        "best_cosine": progress.best_cosine,
+        "best_weights": progress.best_weights,
+        "seconds": progress.seconds,
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    atomic.write_bytes(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, trainer: Trainer, corpus: str) -> Progress:
+    """Put `trainer` where the checkpoint at `path` was, and return the progress until then.
+
+    Raises ArtifactError for a file that is none, and InvalidInput where options or data differ from the run's.
+    """
+    state = _read(path)
+    _compare_options(path, state["options"], trainer.options.to_dict())
+    if state["corpus"] != corpus:
+        raise InvalidInput(f"{path}: was made on other data (digest {state['corpus']}, now {corpus}); drop --resume")
+    trainer.model.load_state_dict(state["model"])
+    if trainer.average is not None:
+        trainer.average.load_state_dict(state["average"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.plateau.load_state_dict(state["plateau"])
+    trainer.epoch, trainer.step = state["epoch"], state["step"]
+    trainer.losses.copy_(state["losses"])
+    _set_random_state(state["random"], trainer.device)
+    return Progress(
+        state["history"], state["best_epoch"], state["best_cosine"], state["best_weights"], state["seconds"]
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ArtifactError(f"{path}: no checkpoint to resume from; drop --resume to start a run")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        raise ArtifactError(f"{path}: not a readable checkpoint; drop --resume to start afresh") from error
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        raise ArtifactError(f"{path}: not a checkpoint of this version (schema {SCHEMA}); drop --resume")
+    return state
+
+
+def _compare_options(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name, value in now.items():
+        if name not in FREE and before.get(name) != value:
+            raise InvalidInput(
+                f"{path}: was made with {name} = {before.get(name)!r}, this run has {value!r}; "
+                "give the same options to continue it, or drop --resume"
+            )
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    if device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])

@@ -1,0 +1,1 @@
+"""The bundled corpus and the tool that cut it."""

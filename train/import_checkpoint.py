@@ -1,0 +1,182 @@
+"""`python -m train.import_checkpoint best_model.pt --out artifacts/amn`: from a reference checkpoint to an artifact.
+
+A reference checkpoint is a `torch.save` dict with model_type, model_state_dict, model_config, val_cosine and
+more. It is read with `weights_only=True`. Keys and shapes cannot tell a model from a look-alike with another
+forward pass, so with `--data` the validation cosine is computed again and compared with the stored one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from lvm_runtime import console
+from lvm_runtime.artifact import Artifact
+from lvm_runtime.backends.devices import import_torch
+from lvm_runtime.config import CONFIGS, ModelConfig, make_config
+from lvm_runtime.errors import ArtifactError, InvalidInput, VerificationFailed
+
+COSINE_TOLERANCE = 0.01
+POSITION_DIM = 769  # 768 and a position scalar that some reference runs appended
+
+_ARCHITECTURE_NAMES = {
+    "lstm": "lstm",
+    "lstm_baseline": "lstm",
+    "gru": "gru",
+    "gru_stack": "gru",
+    "transformer": "transformer",
+    "transformer_optimized": "transformer",
+    "amn": "amn",
+    "attention_mixture_network": "amn",
+}
+_FIELD_NAMES = {name: name for name in ("num_layers", "dropout", "context_length")} | {"nhead": "num_heads"}
+_PLAIN_FIELDS = ("ffn_dim", "max_positions", "attention_dim", "bottleneck_dim")
+
+
+def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: Any) -> tuple[Artifact, float | None]:
+    """Write the checkpoint at `path` as an artifact at `out`; return it and the recomputed cosine, if `data` is given.
+
+    `corpus` goes to `TrainOptions` (`validation`, `split`, …) and must cut the windows as the checkpoint's run did.
+    Raises ArtifactError for a file that is no checkpoint, InvalidInput for one that cannot be used here, and
+    VerificationFailed where the cosine on `data` is more than 0.01 from the stored one; nothing is written then.
+    """
+    from lvm_runtime.models import build_model, save_model
+
+    checkpoint = _read(path)
+    config = reference_config(checkpoint["model_type"], checkpoint["model_config"])
+    model = build_model(config)
+    try:
+        model.load_state_dict(checkpoint["model_state_dict"], strict=True)
+    except RuntimeError as error:
+        raise ArtifactError(f"{path}: its weights do not fit a {config.architecture} of its config: {error}") from error
+    stored = checkpoint.get("val_cosine")
+    measured, contexts = None, None
+    if data is not None:
+        if not isinstance(stored, int | float):
+            raise InvalidInput(f"{path}: stores no val_cosine, so --data has nothing to compare with")
+        measured, contexts = _validate(model.eval(), config, data, corpus)
+        if not abs(measured - stored) <= COSINE_TOLERANCE:
+            raise VerificationFailed(
+                f"{path}: val_cosine is {stored:.4f} in the checkpoint and {measured:.4f} on {data}; expected at most "
+                f"{COSINE_TOLERANCE} between them. Either the validation windows are others, or this is a look-alike "
+                "of the model with another forward pass"
+            )
+    metrics = {"stored_val_cosine": stored, "val_cosine": measured if measured is not None else stored}
+    provenance = {
+        "data": {"name": None if data is None else Path(data).name},
+        "metrics": metrics,
+        "training": {"imported_from": path.name, "epoch": checkpoint.get("epoch")},
+    }
+    return save_model(model, out, real_contexts=contexts, provenance=provenance), measured
+
+
+def reference_config(model_type: Any, values: Any) -> ModelConfig:
+    """Map a reference `model_type` and `model_config` to this project's config.
+
+    Raises InvalidInput for an unknown type or key, and for vectors with a position scalar appended.
+    """
+    architecture = _ARCHITECTURE_NAMES.get(str(model_type).lower())
+    if architecture is None:
+        raise InvalidInput(f"model_type is {model_type!r}, expected one of {', '.join(sorted(CONFIGS))}")
+    if not isinstance(values, Mapping):
+        raise InvalidInput(f"model_config is {type(values).__name__}, expected a mapping")
+    values = dict(values)
+    dim = values.pop("input_dim", 768)
+    output = values.pop("output_dim", dim)
+    if dim == POSITION_DIM or dim == output + 1:
+        raise InvalidInput(
+            f"input_dim is {dim}: this model was trained with a position scalar appended to each vector, which is "
+            "not supported; train one on the plain vectors"
+        )
+    if output != dim:
+        raise InvalidInput(f"output_dim is {output} and input_dim {dim}; expected them to be equal")
+    known = {f.name for f in fields(CONFIGS[architecture])}
+    sizes: dict[str, Any] = {"dim": dim}
+    for key, value in values.items():
+        name = _field_name(architecture, key)
+        if name is None:
+            raise InvalidInput(f"model_config has the key {key!r}, which is not known for a {architecture}")
+        if name in known:
+            sizes[name] = value
+        elif value:  # a zero or None says that there is none, which is so
+            raise InvalidInput(f"model_config has {key} = {value!r}, and a {architecture} has no {name}")
+    return make_config(architecture, **sizes)
+
+
+def _field_name(architecture: str, key: str) -> str | None:
+    if key in ("d_model", "hidden_dim"):
+        # the reference AMN calls its attention width d_model and its MLP width hidden_dim
+        return "attention_dim" if architecture == "amn" and key == "d_model" else "hidden_dim"
+    return _FIELD_NAMES.get(key, key if key in _PLAIN_FIELDS else None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    torch = import_torch()
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; expected a checkpoint such as best_model.pt")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{path}: holds objects beyond weights, which would run code when read, or is no checkpoint ({reason})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{path}: not a readable checkpoint ({error}); expected one made by torch.save") from error
+    needed = ("model_type", "model_state_dict", "model_config")
+    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in needed):
+        found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise ArtifactError(f"{path}: has {found or 'nothing'}; expected a dict with {', '.join(needed)}")
+    return checkpoint
+
+
+def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, Any]) -> tuple[float, Any]:
+    from train.metrics import score_rows
+    from train.options import TrainOptions
+    from train.run import REAL_CONTEXTS, prepare
+
+    options = TrainOptions(
+        model=config.architecture, data=data, dim=config.dim, context_length=config.context_length, **corpus
+    )
+    material = prepare(options, "cpu", lambda line: None)
+    if material.corpus.dim != config.dim:
+        raise InvalidInput(f"{data}: vectors have D={material.corpus.dim}, and the checkpoint D={config.dim}")
+    validation = material.split.validation
+    sample = validation.sample(REAL_CONTEXTS)
+    cosine = float(score_rows(model, validation).cosine.mean())
+    return cosine, sample.batch(sample.starts)[0].numpy()
+
+
+def main() -> int:
+    """Parse the command line and import."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.import_checkpoint",
+        description="Turn a checkpoint of the reference implementation into an artifact.",
+        epilog="With --data the validation cosine is computed again; a difference over 0.01 is an error.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="a torch.save file, such as best_model.pt")
+    parser.add_argument("--out", type=Path, required=True, help="the artifact's folder, such as artifacts/amn")
+    parser.add_argument("--data", help="the corpus to check the stored val_cosine on")
+    parser.add_argument("--validation", type=float, default=0.1, help="share of documents validated on (default 0.1)")
+    parser.add_argument("--split", choices=("last", "random"), default="last")
+    parser.add_argument("--seed", type=int, default=0, help="of a random split")
+    options = parser.parse_args()
+    artifact, cosine = import_checkpoint(
+        options.checkpoint,
+        options.out,
+        options.data,
+        validation=options.validation,
+        split=options.split,
+        seed=options.seed,
+    )
+    checked = "not checked against data" if cosine is None else f"validation cosine {cosine:.4f}, as stored"
+    print(f"{artifact.path}: {artifact.config.architecture}, {checked}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main))

@@ -1,0 +1,157 @@
+"""The training loop: gather a batch on the device, step, and never ask the device a question in between.
+
+Losses go into a buffer on the device and are looked at every `INTERVAL` steps, for the progress bar, for
+NaN and for a request to stop. The order of an epoch depends on the seed and the epoch alone, so a run can
+be taken up in the middle of one.
+
+b batch, n windows, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lvm_runtime.errors import LvmError
+from train.losses import row_losses
+from train.options import TrainOptions
+from train.processes import Processes
+from train.windows import WindowSet
+
+INTERVAL = 50
+WARMUP_STEPS = 200  # of the cosine schedule
+
+Watch = Callable[[int, int], None]
+
+
+class TrainingDiverged(LvmError):
+    """The loss became NaN or infinite."""
+
+
+class Trainer:
+    """A model with its optimizer and its place in the run: `epoch`, and `step` within it."""
+
+    def __init__(self, model: nn.Module, windows: WindowSet, options: TrainOptions, processes: Processes) -> None:
+        self.device = windows.starts.device
+        self.model = model.to(self.device)
+        self.windows = windows
+        self.options = options
+        self.processes = processes
+        wrapped = processes.wrap(self.model)
+        self.forward: Any = torch.compile(wrapped) if options.compile else wrapped
+        self.average = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
+        self._parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self._parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+        )
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, mode="max", factor=0.5, patience=3)
+        self.epoch = self.step = 0
+        self.steps = math.ceil(len(windows) / options.batch_size)
+        self.losses = torch.zeros(self.steps, device=self.device)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The module to judge and to keep: the running average of the weights if there is one."""
+        return self.model if self.average is None else self.average
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the latest step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def train_epoch(self, watch: Watch = lambda step, windows: None) -> float:
+        """Train from `step` to the end of the epoch and return its mean loss.
+
+        `watch(step, windows)` is called every `INTERVAL` steps and at the end, with the number of windows seen
+        since its last call; it may raise to stop. Raises TrainingDiverged with the step and the batch.
+        """
+        order = self._order()
+        self.model.train()
+        seen = 0
+        checked = self.step
+        while self.step < self.steps:
+            batch = order[self.step * self.options.batch_size : (self.step + 1) * self.options.batch_size]
+            self._step(batch)
+            self.step += 1
+            seen += len(batch)
+            if self.step % INTERVAL == 0 or self.step == self.steps:
+                self._check(checked, order)
+                watch(self.step, seen)
+                checked, seen = self.step, 0
+        self.epoch, self.step = self.epoch + 1, 0
+        return float(self.processes.mean(self.losses).double().mean())
+
+    def end_epoch(self, cosine: float) -> None:
+        """Tell the schedule how the epoch went."""
+        if self.options.schedule == "plateau":
+            self.plateau.step(cosine)
+
+    def _order(self) -> Tensor:
+        """Return the starts of this epoch's windows in its order `[n]`, on the device."""
+        generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.epoch)
+        return self.windows.starts[torch.randperm(len(self.windows), generator=generator).to(self.device)]
+
+    def _step(self, batch: Tensor) -> None:
+        options = self.options
+        starts, weight = self.processes.share(batch)
+        contexts, targets = self.windows.batch(starts)
+        if options.input_noise:
+            contexts = contexts + torch.randn_like(contexts) * (options.input_noise / contexts.shape[2] ** 0.5)
+        with autocast(options.precision, self.device):
+            predictions = self.forward(contexts)
+        loss = row_losses(options.loss, predictions, targets, options.temperature).mean()
+        if weight != 1.0:
+            loss = loss * weight
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, options.grad_clip)
+        if options.schedule == "cosine":
+            self._set_rate()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.losses[self.step] = loss.detach()
+        if self.average is not None:
+            self._update_average()
+
+    def _set_rate(self) -> None:
+        """Warm up linearly, then follow half a cosine down to zero at the last step of the last epoch."""
+        now = self.epoch * self.steps + self.step
+        share = min(1.0, now / (self.options.epochs * self.steps))
+        rate = self.options.learning_rate * min(1.0, (now + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * share)) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Move the average towards the weights; early on faster, so that the start is forgotten."""
+        assert self.average is not None
+        now = self.epoch * self.steps + self.step
+        decay = min(self.options.ema, (1 + now) / (10 + now))
+        for kept, current in zip(self.average.parameters(), self._parameters, strict=True):
+            kept.lerp_(current, 1 - decay)
+
+    def _check(self, begin: int, order: Tensor) -> None:
+        """Raise TrainingDiverged if a loss since step `begin` is not finite: the one look at the device."""
+        finite = torch.isfinite(self.losses[begin : self.step]).cpu()
+        if bool(finite.all()):
+            return
+        step = begin + int((~finite).nonzero()[0])
+        size = self.options.batch_size
+        rows = order[step * size : (step + 1) * size][:4].tolist()
+        raise TrainingDiverged(
+            f"the loss became {self.losses[step].item()} in epoch {self.epoch + 1} at step {step + 1} of {self.steps}; "
+            f"its batch is windows {step * size} to {step * size + size - 1} of that epoch's order "
+            f"(corpus rows {', '.join(map(str, rows))}, …)"
+        )
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which the forward pass runs in `precision` (weights stay float32)."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,0 +1,120 @@
+"""What a training run can be told. The defaults are the recipe that all four architectures share.
+
+The recipe: AdamW, learning rate 0.0005, weight decay 0.01, batch 32, 20 epochs, gradient clipping at 1.0,
+the rate halved after three epochs without progress, MSE on the normalised prediction. Departures from it
+are named, either one by one or as the `tuned` recipe of an architecture, and end up in the artifact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lvm_runtime.config import ModelConfig, make_config
+from lvm_runtime.errors import InvalidInput
+from train.losses import LOSSES
+from train.windows import SPLITS
+
+SCHEDULES = ("plateau", "cosine")
+PRECISIONS = ("fp32", "bf16")
+
+TUNED: dict[str, dict[str, Any]] = {
+    "amn": {},
+    "lstm": {},
+    "gru": {},
+    "transformer": {},
+}
+"""Departures from the recipe that did better on real documents; LOG.md has the figures."""
+
+RECIPES = ("reference", "tuned")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """Everything that determines a run. Checked here, so that a slip costs seconds and not an epoch.
+
+    Fractions are of documents. `sizes` overrides fields of the model's config (`hidden_dim`, `dropout`, …).
+    `resident_bytes` is the size up to which vectors are copied to the device.
+    """
+
+    model: str
+    data: str = "bundled"
+    out: Path | None = None
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0
+    schedule: str = "plateau"
+    loss: str = "mse"
+    temperature: float = 0.07
+    input_noise: float = 0.0
+    ema: float = 0.0
+    precision: str = "fp32"
+    compile: bool = False
+    device: str = "auto"
+    seed: int = 0
+    context_length: int = 5
+    validation: float = 0.1
+    test: float = 0.0
+    split: str = "last"
+    normalize: bool = False
+    windows: int = 80_000
+    dim: int = 768
+    trust_pickle: bool = False
+    resume: bool = False
+    checkpoint_every: int = 0
+    resident_bytes: int = 4 << 30
+    sizes: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "context_length", "windows", "dim"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("learning_rate", "grad_clip", "temperature"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        for name in ("weight_decay", "input_noise", "checkpoint_every", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "not negative")
+        _require(0 <= self.ema < 1, "ema", self.ema, "a number in [0, 1)")
+        _require(0 < self.validation < 1, "validation", self.validation, "a share between 0 and 1")
+        _require(0 <= self.test < 1 - self.validation, "test", self.test, "a share that leaves training documents")
+        for name, known in (
+            ("loss", LOSSES),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("split", SPLITS),
+        ):
+            _require(getattr(self, name) in known, name, getattr(self, name), f"one of {', '.join(known)}")
+        if self.loss == "infonce":
+            _require(self.batch_size > 1, "batch_size", self.batch_size, "more than 1: InfoNCE's negatives are there")
+        self.config(dim=self.dim)
+
+    def config(self, dim: int) -> ModelConfig:
+        """Return the model's config for vectors of size `dim`. Raises InvalidInput for unknown sizes."""
+        return make_config(self.model, dim=dim, context_length=self.context_length, **self.sizes)
+
+    @property
+    def artifact_path(self) -> Path:
+        """Where the artifact goes: `out`, or artifacts/MODEL."""
+        return self.out or Path("artifacts") / self.model
+
+    @property
+    def run_path(self) -> Path:
+        """Where the checkpoint and the figures of the run go: beside the artifact, with `.run` appended."""
+        return self.artifact_path.with_name(self.artifact_path.name + ".run")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        values = asdict(self)
+        return values | {"out": str(self.artifact_path), "sizes": dict(self.sizes)}
+
+
+def tuned(options: TrainOptions) -> TrainOptions:
+    """Return `options` with the architecture's tuned settings in place of the recipe's."""
+    return replace(options, **TUNED[options.model])
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise InvalidInput(f"{name} is {value!r}, expected {expected}")

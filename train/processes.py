@@ -1,0 +1,76 @@
+"""One process or several, through Hugging Face Accelerate.
+
+Under a launcher (`torchrun` or `accelerate launch`) every process holds the whole corpus, takes its share
+of each global batch, and gradients are averaged. Without a launcher nothing of this is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lvm_runtime.errors import BackendUnavailable
+
+
+class Processes:
+    """This process among its peers: `rank` of `count`."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.rank, self.count = 0, int(os.environ.get("WORLD_SIZE", "1"))
+        self._accelerator: Any = None
+        if self.count > 1:
+            try:
+                from accelerate import Accelerator
+            except ImportError as error:
+                raise BackendUnavailable("several processes need: pip install 'lvm_runtime[train]'") from error
+            self._accelerator = Accelerator(cpu=device == "cpu")
+            self.rank = int(self._accelerator.process_index)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process prints and writes."""
+        return self.rank == 0
+
+    def device(self, name: str) -> str:
+        """Return this process's device: with several GPUs, its own one."""
+        return str(self._accelerator.device) if self._accelerator and name == "cuda" else name
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return `model` so that its backward pass averages gradients over the processes."""
+        return model if self._accelerator is None else self._accelerator.prepare_model(model)
+
+    def share(self, batch: Tensor) -> tuple[Tensor, float]:
+        """Return this process's rows of a global batch `[b]`, and their weight in its mean loss.
+
+        Gradients are averaged over processes afterwards, so the weight is rows · count / b; a process that the
+        last, short batch leaves without rows computes one with weight zero, to keep in step with the others.
+        """
+        if self.count == 1:
+            return batch, 1.0
+        mine = batch[self.rank :: self.count]
+        return (mine, len(mine) * self.count / len(batch)) if len(mine) else (batch[:1], 0.0)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return `values` averaged over the processes."""
+        if self._accelerator is None:
+            return values
+        return self._accelerator.reduce(values, reduction="mean")
+
+    def any(self, flag: bool) -> bool:
+        """Return whether `flag` is set in any process."""
+        return flag if self._accelerator is None else bool(self.mean(torch.tensor([float(flag)])).item() > 0)
+
+    def wait(self) -> None:
+        """Wait for the others."""
+        if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Leave the group of processes."""
+        if self._accelerator is not None:
+            self._accelerator.end_training()
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()

@@ -1,0 +1,49 @@
+"""Progress bars on stderr, for people only, and a Ctrl-C that waits for the end of the step."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress_bar(total: int, name: str, unit: str, *, initial: int = 0) -> Any:
+    """Return a bar with rate and ETA; silent where stderr is no terminal and for work of a second or so."""
+    return tqdm(
+        total=total,
+        desc=name,
+        unit=unit,
+        unit_scale=True,
+        initial=initial,
+        delay=1.0,
+        leave=False,
+        dynamic_ncols=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+class Interruption:
+    """Turns the first Ctrl-C (or SIGTERM) into a request that the loop looks at; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,0 +1,361 @@
+"""One training run from options to an artifact, as a function: `train(options)` is all that `python -m train` does.
+
+The run reads like its steps: load and check the corpus, split it by documents, score the baselines, train
+and judge each epoch, keep the best, pass the gate, measure, write.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lvm_runtime.artifact import Artifact
+from lvm_runtime.backends.devices import torch_device
+from lvm_runtime.config import ModelConfig
+from lvm_runtime.models import build_model, parameter_count, save_model
+from train.baselines import LINEAR_AVERAGE, baseline_scores
+from train.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
+from train.corpus import Corpus, check_corpus, load_corpus
+from train.gate import ROWS, GateReading, check_agreement, compare_step
+from train.loop import Trainer, TrainingDiverged
+from train.metrics import Estimate, Metrics, RowScores, bootstrap, score_rows, summarise, with_retrieval
+from train.options import TrainOptions
+from train.processes import Processes
+from train.progress import Interruption, progress_bar
+from train.results import write_results
+from train.windows import Split, VectorStore, WindowSet, split_windows
+
+REAL_CONTEXTS = 64
+"""Held-out windows offered to the artifact's fingerprint."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A model beside the baselines on one set of windows; `gain` is its cosine minus the linear average's."""
+
+    metrics: Metrics
+    gain: Estimate
+    baselines: dict[str, Estimate]
+    scores: RowScores
+    baseline_scores: dict[str, RowScores]
+    groups: np.ndarray
+
+    @property
+    def linear_average(self) -> Estimate:
+        """The baseline that counts."""
+        return self.baselines[LINEAR_AVERAGE]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a run produced; `ceiling` is the best possible cosine where it is known."""
+
+    options: TrainOptions
+    config: ModelConfig
+    artifact: Artifact
+    history: list[dict[str, float]]
+    best_epoch: int
+    validation: Evaluation
+    test: Evaluation | None
+    ceiling: float | None
+    parameters: int
+    seconds: float
+    gate: list[GateReading]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The data of a run, ready to train on."""
+
+    corpus: Corpus
+    split: Split
+    digest: str
+    baselines: dict[str, RowScores]
+
+
+def train(options: TrainOptions, say: Say = print) -> TrainResult:
+    """Train one model and write its artifact; `say` receives each line of the report.
+
+    Raises children of LvmError for anything wrong with options, data, device or the trained model, and
+    KeyboardInterrupt after Ctrl-C, with a checkpoint written from which `resume` continues.
+    """
+    device = torch_device(options.device)
+    processes = Processes(device)
+    device = processes.device(device)
+    report: Say = say if processes.main else (lambda line: None)
+    try:
+        material = prepare(options, device, report)
+        trainer = _trainer(options, material, processes, report)
+        progress = _start(options, trainer, material, report)
+        with deterministic_order(trainer), Interruption() as interruption:
+            _epochs(trainer, progress, material, interruption, report)
+        return _finish(trainer, progress, material, report)
+    finally:
+        processes.close()
+
+
+def prepare(options: TrainOptions, device: str, say: Say) -> Material:
+    """Load, check and split the corpus, and print the baselines on its validation windows."""
+    corpus = load_corpus(
+        options.data,
+        windows=options.windows,
+        dim=options.dim,
+        seed=options.seed,
+        context_length=options.context_length,
+        trust_pickle=options.trust_pickle,
+    )
+    with progress_bar(len(corpus.vectors), "checking", "row") as bar:
+        found, usable = check_corpus(corpus, options.context_length, bar.update)
+    store = VectorStore(corpus.vectors, device, normalize=options.normalize, resident_bytes=options.resident_bytes)
+    split = split_windows(
+        corpus,
+        usable,
+        store,
+        context_length=options.context_length,
+        validation=options.validation,
+        test=options.test,
+        how=options.split,
+        seed=options.seed,
+    )
+    for line in (*found.lines(options.context_length), *split.remarks):
+        say(line)
+    say(
+        f"data {corpus.name}: D={corpus.dim}, windows {len(split.train):,} to train, "
+        f"{len(split.validation):,} to validate" + (f", {len(split.test):,} to test" if len(split.test) else "")
+    )
+    baselines = baseline_scores(split.train, split.validation, seed=options.seed)
+    for name, scores in baselines.items():
+        say(f"  {name:<15} {bootstrap(scores.cosine, split.validation.groups)}")
+    if corpus.ceiling is not None:
+        say(f"  {'ceiling':<15} {corpus.ceiling:.4f} (closed form)")
+    return Material(corpus, split, corpus.digest(), baselines)
+
+
+def _trainer(options: TrainOptions, material: Material, processes: Processes, say: Say) -> Trainer:
+    config = options.config(material.corpus.dim)
+    model = build_model(config, seed=options.seed)
+    train_windows = material.split.train
+    device = train_windows.starts.device
+    say(f"{options.model}: {parameter_count(model):,} parameters, training on {device} in {options.precision}")
+    if device.type != "cpu":
+        contexts, targets = train_windows.batch(train_windows.starts[: options.batch_size])
+        say(f"first step against the CPU: {compare_step(model, contexts, targets, str(device))}")
+    torch.manual_seed(options.seed + processes.rank)  # dropout; the order of windows has its own generator
+    return Trainer(model, train_windows, options, processes)
+
+
+def _start(options: TrainOptions, trainer: Trainer, material: Material, say: Say) -> Progress:
+    path = options.run_path / FILE
+    if options.resume:
+        progress = load_checkpoint(path, trainer, material.digest)
+        say(f"resuming at epoch {trainer.epoch + 1}, step {trainer.step} of {trainer.steps}")
+        return progress
+    if path.exists() and trainer.processes.main:
+        say(f"starting afresh over {path} (--resume would continue it)")
+        path.unlink()
+    return Progress()
+
+
+def _epochs(trainer: Trainer, progress: Progress, material: Material, interruption: Interruption, say: Say) -> None:
+    """Train and judge epoch after epoch, with a checkpoint after each."""
+    options, processes = trainer.options, trainer.processes
+    path = options.run_path / FILE
+    validation = material.split.validation
+    done = (trainer.epoch * trainer.steps + trainer.step) * options.batch_size
+    total = options.epochs * len(trainer.windows)
+    saved_at = trainer.step
+
+    def keep() -> None:
+        if processes.main:
+            save_checkpoint(path, trainer, progress, material.digest)
+
+    with progress_bar(total, options.model, "window", initial=min(done, total)) as bar:
+
+        def watch(step: int, windows: int) -> None:
+            nonlocal saved_at
+            bar.update(windows)
+            if step == trainer.steps:
+                return  # the epoch's own checkpoint follows at once
+            stop = processes.any(interruption.requested)
+            if stop or (options.checkpoint_every and step - saved_at >= options.checkpoint_every):
+                keep()
+                saved_at = step
+            if stop:
+                say(f"stopped in epoch {trainer.epoch + 1} after step {step}; --resume continues from {path}")
+                raise KeyboardInterrupt
+
+        while trainer.epoch < options.epochs:
+            began = time.perf_counter()
+            rate = trainer.learning_rate
+            try:
+                loss = trainer.train_epoch(watch)
+            except TrainingDiverged as error:
+                kept = f"last good checkpoint: {path}" if path.exists() else "there is no checkpoint yet"
+                raise TrainingDiverged(f"{error}; {kept}; try a lower --learning-rate") from None
+            progress.seconds += time.perf_counter() - began
+            saved_at = 0
+            cosine = float(score_rows(_predictor(trainer.evaluated), validation).cosine.mean())
+            _record(progress, trainer, loss, cosine, rate)
+            trainer.end_epoch(cosine)
+            keep()
+            say(_epoch_line(progress, options.epochs, material))
+            if processes.any(interruption.requested) and trainer.epoch < options.epochs:
+                say(f"stopped after epoch {trainer.epoch}; --resume continues from {path}")
+                raise KeyboardInterrupt
+
+
+def _record(progress: Progress, trainer: Trainer, loss: float, cosine: float, rate: float) -> None:
+    progress.history.append(
+        {
+            "epoch": trainer.epoch,
+            "loss": loss,
+            "val_cosine": cosine,
+            "learning_rate": rate,
+            "seconds": progress.seconds,
+        }
+    )
+    if cosine > progress.best_cosine:
+        progress.best_epoch, progress.best_cosine = trainer.epoch, cosine
+        progress.best_weights = {k: v.detach().cpu().clone() for k, v in trainer.evaluated.state_dict().items()}
+
+
+def _epoch_line(progress: Progress, epochs: int, material: Material) -> str:
+    last = progress.history[-1]
+    before = progress.history[-2]["seconds"] if len(progress.history) > 1 else 0.0
+    average = float(material.baselines[LINEAR_AVERAGE].cosine.mean())
+    rate = len(material.split.train) / max(last["seconds"] - before, 1e-9)
+    best = "  best" if progress.best_epoch == last["epoch"] else ""
+    return (
+        f"epoch {last['epoch']:.0f}/{epochs}  loss {last['loss']:.6f}  val cosine {last['val_cosine']:.4f} "
+        f"({last['val_cosine'] - average:+.4f} to the linear average)  lr {last['learning_rate']:.1e}  "
+        f"{rate:,.0f} windows/s{best}"
+    )
+
+
+def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) -> TrainResult:
+    """Judge the best epoch's weights, pass the gate and write the artifact and the run's figures."""
+    options = trainer.options
+    split = material.split
+    model = build_model(options.config(material.corpus.dim))
+    model.load_state_dict(progress.best_weights)
+    model = model.to(trainer.device).eval()
+    probes, _ = split.validation.batch(split.validation.sample(ROWS).starts)
+    gate = check_agreement(model, probes, str(trainer.device))
+    say(f"gate: {max(gate, key=lambda g: g.drift)} at worst, over {len(probes)} windows")
+    validation = evaluate(model, split.validation, material.baselines)
+    test = None
+    if len(split.test):
+        test = evaluate(model, split.test, baseline_scores(split.train, split.test, seed=options.seed))
+    say(f"best epoch {progress.best_epoch}: {_verdict('validation', validation)}")
+    if test is not None:
+        say(_verdict("test documents, not used to choose the epoch", test))
+    result = TrainResult(
+        options=options,
+        config=options.config(material.corpus.dim),
+        artifact=_write(model, trainer, progress, material, validation, test),
+        history=progress.history,
+        best_epoch=progress.best_epoch,
+        validation=validation,
+        test=test,
+        ceiling=material.corpus.ceiling,
+        parameters=parameter_count(model),
+        seconds=progress.seconds,
+        gate=gate,
+    )
+    if trainer.processes.main:
+        write_results(options.run_path, result, model, split.validation)
+        say(f"artifact: {result.artifact.path}")
+    return result
+
+
+def evaluate(model: nn.Module, windows: WindowSet, baselines: dict[str, RowScores]) -> Evaluation:
+    """Return the metrics of `model` on `windows`, beside those of the baselines there."""
+    predict = _predictor(model)
+    scores = score_rows(predict, windows)
+    metrics = with_retrieval(summarise(scores, windows), predict, windows)
+    gain = bootstrap(scores.cosine - baselines[LINEAR_AVERAGE].cosine, windows.groups)
+    estimates = {name: bootstrap(s.cosine, windows.groups) for name, s in baselines.items()}
+    return Evaluation(metrics, gain, estimates, scores, baselines, windows.groups)
+
+
+def _verdict(name: str, evaluation: Evaluation) -> str:
+    metrics, gain = evaluation.metrics, evaluation.gain
+    word = "above" if gain.low > 0 else "BELOW" if gain.high < 0 else "not clear of"
+    hits = ", ".join(f"{k} {v:.3f}" for k, v in metrics.hits.items())
+    return (
+        f"{name}: cosine {metrics.cosine}, {word} the linear average by {gain}; "
+        f"{hits}, MRR {metrics.mrr:.3f}, margin {metrics.margin.value:+.3f}"
+    )
+
+
+def _write(
+    model: nn.Module,
+    trainer: Trainer,
+    progress: Progress,
+    material: Material,
+    validation: Evaluation,
+    test: Evaluation | None,
+) -> Artifact:
+    options, corpus = trainer.options, material.corpus
+    path = options.artifact_path
+    if not trainer.processes.main:
+        trainer.processes.wait()
+        return Artifact.load(path)
+    held_out = material.split.validation.sample(REAL_CONTEXTS)
+    contexts = held_out.batch(held_out.starts)[0].cpu().numpy()
+    metrics: dict[str, Any] = {
+        "val_cosine": validation.metrics.cosine.value,
+        "linear_average": validation.linear_average.value,
+        "gain": validation.gain.to_dict(),
+        "validation": validation.metrics.to_dict(),
+        "ceiling": corpus.ceiling,
+    }
+    if test is not None:
+        metrics |= {"test": test.metrics.to_dict(), "test_gain": test.gain.to_dict()}
+    provenance = {
+        "data": {
+            "name": Path(corpus.name).name,
+            "vectors": len(corpus.vectors),
+            "digest": material.digest,
+            "windows": {"train": len(material.split.train), "validation": len(material.split.validation)},
+        },
+        "metrics": metrics,
+        "training": {
+            "options": options.to_dict() | {"data": Path(options.data).name, "out": path.name},
+            "best_epoch": progress.best_epoch,
+            "epochs": len(progress.history),
+            "seconds": round(progress.seconds, 2),
+            "device": str(trainer.device),
+            "processes": trainer.processes.count,
+        },
+    }
+    artifact = save_model(model.cpu(), path, real_contexts=contexts, provenance=provenance)
+    model.to(trainer.device)
+    trainer.processes.wait()
+    return artifact
+
+
+def _predictor(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    model.eval()
+    return lambda contexts: model(contexts)
+
+
+@contextmanager
+def deterministic_order(trainer: Trainer) -> Iterator[None]:
+    """Ask cuDNN for deterministic kernels while training, so that the same seed gives the same result."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = trainer.device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
