@@ -1,0 +1,29 @@
+"""The demo, as a user runs it: every step of the project's main job in one process."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from lvm_runtime import Predictor
+from lvm_runtime.artifact import Artifact
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_demo_ends_with_its_table_and_an_artifact_that_serves(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    command = [sys.executable, "-m", "demo", "--out", str(out), "--epochs", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    table = re.findall(r"^  (eager|torchscript|onnx|coreml) +(\w+) ", done.stdout, re.MULTILINE)
+    served = {(c.format, c.precision) for c in Artifact.load(out).manifest.compiled if c.form == "context"}
+    assert set(table) == {("eager", "fp32"), *served}
+    assert {format for format, _ in served} == {"torchscript", "onnx", "coreml"}
+    gain = re.search(r"above the linear average by (-?\d\.\d+) \[(-?\d\.\d+),", done.stdout)
+    assert gain is not None, done.stdout
+    assert float(gain[2]) > 0, "the interval of the gain over the linear average is not clear of zero"
+    with Predictor(out) as predictor:
+        assert predictor.config.architecture == "amn"
