@@ -81,11 +81,15 @@ class GraphOps:
         """Return the name of a node's output or of a constant weight."""
         return value.name if isinstance(value, Node) else self.weight(value)
 
-    def linear(self, x: Node, weight: Tensor, bias: Tensor | None = None) -> Node:
+    def linear(self, x: Node, weight: Tensor, bias: Node | Tensor | None = None) -> Node:
         inputs = [x.name, self.weight(weight)]
         if bias is None:
             return self.node("MatMul", inputs, (-1, weight.shape[1]))
-        return self.node("Gemm", [*inputs, self.weight(bias)], (-1, weight.shape[1]))
+        return self.node("Gemm", [*inputs, self.operand(bias)], (-1, weight.shape[1]))
+
+    def feed_forward(self, x: Node, wide: Tensor, bias: Tensor, narrow: Tensor) -> Node:
+        hidden = self.linear(x, wide, bias)
+        return self.linear(self.node("Relu", [hidden.name], hidden.shape), narrow)
 
     def reshape(self, x: Node, *shape: int) -> Node:
         if x.shape == shape:
@@ -99,6 +103,8 @@ class GraphOps:
         return self.nodes_out("Split", [x.name, self.integers(*sizes)], shapes, axis=-1)
 
     def concat(self, parts: Sequence[Node]) -> Node:
+        if len(parts) == 1:
+            return parts[0]
         shape = (*parts[0].shape[:-1], sum(p.width for p in parts))
         return self.node("Concat", [p.name for p in parts], shape, axis=-1)
 
@@ -122,9 +128,6 @@ class GraphOps:
 
     def tanh(self, x: Node) -> Node:
         return self.node("Tanh", [x.name], x.shape)
-
-    def relu(self, x: Node) -> Node:
-        return self.node("Relu", [x.name], x.shape)
 
     def gelu(self, x: Node) -> Node:
         return self.node("Gelu", [x.name], x.shape)

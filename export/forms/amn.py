@@ -1,7 +1,8 @@
 """Deployment form of the AMN.
 
 Keys are never formed: query·keyᵢ = (W_kᵀ q)·xᵢ + q·b_k, and what is the same for every position drops out of
-the softmax. The mean feeds two products, the query and its half of the first layer, so these are one.
+the softmax. The first layer's two halves stay two products, so nothing is concatenated and the mean, which
+also makes the query, is quantised once.
 
 B batch, T context length, D vector, A attention width, H hidden.
 """
@@ -9,8 +10,6 @@ B batch, T context length, D vector, A attention width, H hidden.
 from __future__ import annotations
 
 from typing import Any
-
-import torch
 
 from export.forms.base import Form, Window
 from export.forms.ops import Ops, Value
@@ -28,8 +27,10 @@ class AMNForm(Form):
         dim = model.config.dim
         first = net[0].weight.T  # [2D, H]: the mean's half, then the mixture's
         scale = model.config.attention_dim**-0.5
-        self.keep("mean_weight", torch.cat([model.query_encoder.weight.T, first[:dim]], dim=1))  # [D, A+H]
-        self.keep("mean_bias", torch.cat([model.query_encoder.bias, net[0].bias]))
+        self.keep("query_weight", model.query_encoder.weight.T)
+        self.keep("query_bias", model.query_encoder.bias)
+        self.keep("mean_weight", first[:dim])
+        self.keep("mean_bias", net[0].bias)
         self.keep("key_weight", model.context_encoder.weight * scale)  # [A, D]
         self.keep("mixture_weight", first[dim:])
         for name, layer in (("norm1", net[2]), ("norm2", net[5])):
@@ -52,10 +53,10 @@ class AMNForm(Form):
         """Return prediction `[B, D]` and attention `[B, T]`."""
         contexts = ops.reshape(windows[0].flat(), -1, self.length, self.config.dim)
         mean = ops.mean(contexts)  # [B, D]
-        sizes = [self.key_weight.shape[0], self.norm1_weight.shape[0]]
-        query, hidden = ops.split(ops.linear(mean, self.mean_weight, self.mean_bias), sizes)
+        query = ops.linear(mean, self.query_weight, self.query_bias)  # [B, A]
         mixture, attention = ops.mixture(ops.linear(query, self.key_weight), contexts)
-        hidden = ops.gelu(ops.add(hidden, ops.linear(mixture, self.mixture_weight)))
+        hidden = ops.linear(mean, self.mean_weight, self.mean_bias)  # [B, H]
+        hidden = ops.gelu(ops.linear(mixture, self.mixture_weight, hidden))
         hidden = ops.layer_norm(hidden, self.norm1_weight, self.norm1_bias, self.eps)
         hidden = ops.gelu(ops.linear(hidden, self.middle_weight, self.middle_bias))
         hidden = ops.layer_norm(hidden, self.norm2_weight, self.norm2_bias, self.eps)

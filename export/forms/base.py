@@ -29,15 +29,22 @@ class Window:
     def flat(self) -> Value:
         """Return `[B, T·P]`."""
         if self._flat is None:
-            self._flat = self._ops.concat(self._steps) if self._length > 1 else self._steps[0]  # type: ignore[index,arg-type]
+            assert self._steps is not None
+            self._flat = self._ops.concat(self._steps)
         return self._flat
 
     def steps(self, width: int) -> list[Value]:
         """Return T values `[B, P]` for P = `width`."""
         if self._steps is None:
-            single = self._length == 1
-            self._steps = [self._flat] if single else self._ops.split(self._flat, [width] * self._length)
+            self._steps = self._ops.split(self._flat, [width] * self._length)
         return self._steps
+
+    def step_parts(self, *widths: int) -> list[list[Value]]:
+        """Return per step its values `[B, width]`, one per part that P is cut into; all in one cut where possible."""
+        if self._steps is not None:
+            return [self._ops.split(step, widths) for step in self._steps]
+        parts = self._ops.split(self._flat, list(widths) * self._length)
+        return [parts[start : start + len(widths)] for start in range(0, len(parts), len(widths))]
 
 
 class Form(nn.Module, ABC):

@@ -33,7 +33,8 @@ class GRUForm(Form):
             merged = gru.bias_ih_l0 + gru.bias_hh_l0
             self.keep(f"input{index}_weight", gru.weight_ih_l0.T)  # [H, 3H], gates r, z, n
             self.keep(f"input{index}_bias", torch.cat([merged[: 2 * hidden], gru.bias_ih_l0[2 * hidden :]]))
-            self.keep(f"hidden{index}_weight", gru.weight_hh_l0.T)
+            self.keep(f"switches{index}_weight", gru.weight_hh_l0.T[:, : 2 * hidden])  # r, z
+            self.keep(f"candidate{index}_weight", gru.weight_hh_l0.T[:, 2 * hidden :])  # n
             self.keep(f"candidate{index}_bias", gru.bias_hh_l0[2 * hidden :])
             self.keep(f"norm{index}_weight", norm.weight)
             self.keep(f"norm{index}_bias", norm.bias)
@@ -70,15 +71,14 @@ class GRUForm(Form):
     def _run_block(self, ops: Ops, gates: Window, index: int) -> list[Value]:
         """Return the hidden states `[B, H]` of all steps of a block from its input products."""
         hidden = self.hidden
-        recurrent, bias = getattr(self, f"hidden{index}_weight"), getattr(self, f"candidate{index}_bias")
+        weight, bias = getattr(self, f"candidate{index}_weight"), getattr(self, f"candidate{index}_bias")
         states: list[Value] = []
-        for step in gates.steps(3 * hidden):
-            both, candidate = ops.split(step, [2 * hidden, hidden])
+        for switches, candidate in gates.step_parts(2 * hidden, hidden):
             inner: Value = bias
             if states:
-                own, inner = ops.split(ops.linear(states[-1], recurrent), [2 * hidden, hidden])
-                both, inner = ops.add(own, both), ops.add(inner, bias)
-            reset, update = ops.split(ops.sigmoid(both), [hidden, hidden])
+                switches = ops.linear(states[-1], getattr(self, f"switches{index}_weight"), switches)
+                inner = ops.linear(states[-1], weight, bias)
+            reset, update = ops.split(ops.sigmoid(switches), [hidden, hidden])
             fresh = ops.tanh(ops.add(ops.mul(reset, inner), candidate))
             change = ops.mul(update, ops.sub(states[-1], fresh) if states else fresh)
             states.append(ops.add(fresh, change) if states else ops.sub(fresh, change))

@@ -33,7 +33,8 @@ class LSTMForm(Form):
             w_ih, w_hh, b_ih, b_hh = (_reorder(w) for w in model.lstm.layer_weights(layer))
             self.keep(f"input{layer}_weight", w_ih.T)  # [D or H, 4H]
             self.keep(f"input{layer}_bias", b_ih + b_hh)
-            self.keep(f"hidden{layer}_weight", w_hh.T)  # [H, 4H]
+            self.keep(f"sigmoids{layer}_weight", w_hh.T[:, : 3 * self.hidden])  # i, f, o
+            self.keep(f"candidate{layer}_weight", w_hh.T[:, 3 * self.hidden :])  # g
         self.keep("output_weight", model.output_proj.weight.T)
         self.keep("output_bias", model.output_proj.bias)
 
@@ -47,25 +48,26 @@ class LSTMForm(Form):
 
     def combine(self, ops: Ops, windows: list[Window]) -> tuple[Value, ...]:
         """Return the prediction `[B, D]`."""
-        gates = windows[0].steps(4 * self.hidden)
+        gates = windows[0]
         for layer in range(self.layers):
-            states = self._run_layer(ops, gates, getattr(self, f"hidden{layer}_weight"))
+            states = self._run_layer(ops, gates, layer)
             if layer + 1 < self.layers:
                 inputs = ops.reshape(ops.concat(states), -1, self.hidden)  # [B·T, H]
                 name = f"input{layer + 1}"
                 product = ops.linear(inputs, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"))
                 flat = ops.reshape(product, -1, self.length * 4 * self.hidden)
-                gates = Window(ops, self.length, flat=flat).steps(4 * self.hidden)
+                gates = Window(ops, self.length, flat=flat)
         return (ops.normalise(ops.linear(states[-1], self.output_weight, self.output_bias)),)
 
-    def _run_layer(self, ops: Ops, gates: list[Value], recurrent: Tensor) -> list[Value]:
+    def _run_layer(self, ops: Ops, gates: Window, layer: int) -> list[Value]:
         """Return the hidden states `[B, H]` of all steps from their input products `[B, 4H]`."""
+        recurrent = getattr(self, f"sigmoids{layer}_weight"), getattr(self, f"candidate{layer}_weight")
         states: list[Value] = []
         cell: Value = None
-        for step in gates:
+        for sigmoids, candidate in gates.step_parts(3 * self.hidden, self.hidden):
             if states:
-                step = ops.add(ops.linear(states[-1], recurrent), step)
-            sigmoids, candidate = ops.split(step, [3 * self.hidden, self.hidden])
+                sigmoids = ops.linear(states[-1], recurrent[0], sigmoids)
+                candidate = ops.linear(states[-1], recurrent[1], candidate)
             i, f, o = ops.split(ops.sigmoid(sigmoids), [self.hidden] * 3)
             fresh = ops.mul(i, ops.tanh(candidate))
             cell = fresh if cell is None else ops.add(ops.mul(f, cell), fresh)

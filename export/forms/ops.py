@@ -23,8 +23,11 @@ Value = Any
 class Ops(Protocol):
     """What a deployment form may use. `rows` means any number of rows; negative positions count from the end."""
 
-    def linear(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
-        """Return `x @ weight + bias`: `[rows, in]` to `[rows, out]`."""
+    def linear(self, x: Value, weight: Tensor, bias: Value | Tensor | None = None) -> Value:
+        """Return `x @ weight + bias`: `[rows, in]` to `[rows, out]`; `bias` is `[out]`, or a value `[rows, out]`."""
+
+    def feed_forward(self, x: Value, wide: Tensor, bias: Tensor, narrow: Tensor) -> Value:
+        """Return `relu(x @ wide + bias) @ narrow`."""
 
     def reshape(self, x: Value, *shape: int) -> Value:
         """Return `x` in another shape without moving values; −1 stands for the rows."""
@@ -52,9 +55,6 @@ class Ops(Protocol):
 
     def tanh(self, x: Value) -> Value:
         """Return the hyperbolic tangent of each element."""
-
-    def relu(self, x: Value) -> Value:
-        """Return max(x, 0) of each element."""
 
     def gelu(self, x: Value) -> Value:
         """Return the exact (erf) GELU of each element."""
@@ -85,6 +85,9 @@ class TorchOps:
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return x @ weight if bias is None else torch.addmm(bias, x, weight)
 
+    def feed_forward(self, x: Tensor, wide: Tensor, bias: Tensor, narrow: Tensor) -> Tensor:
+        return self.linear(self.linear(x, wide, bias).relu(), narrow)
+
     def reshape(self, x: Tensor, *shape: int) -> Tensor:
         return x.reshape(shape)
 
@@ -111,9 +114,6 @@ class TorchOps:
 
     def tanh(self, x: Tensor) -> Tensor:
         return x.tanh()
-
-    def relu(self, x: Tensor) -> Tensor:
-        return x.relu()
 
     def gelu(self, x: Tensor) -> Tensor:
         return F.gelu(x)
