@@ -17,15 +17,18 @@ from benchmarks.contenders import available, contender, not_measured
 from benchmarks.record import cell_record
 from benchmarks.regression import Change, regressions
 from benchmarks.replay import recorded_clock, replay
-from benchmarks.report.results import read, rows_of
+from benchmarks.report.results import Row, read, rows_of
 from benchmarks.report.tables import count, times
 from benchmarks.workload import TINY, Workload
 from lvm_runtime.config import ARCHITECTURES
+from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import parameter_count
 
 FAILED_PEERS = pytest.StashKey[dict[str, str]]()
 CEILINGS = pytest.StashKey[Ceilings]()
 RECORDS = pytest.StashKey[list[dict[str, Any]]]()
+
+STORED = pytest.StashKey[tuple[Row, ...]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,6 +65,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORDS] = []
     if (config.getoption("--against") is None) != (config.getoption("--fail-below") is None):
         raise pytest.UsageError("--against and --fail-below belong together")
+    if (against := config.getoption("--against")) is not None:
+        try:
+            config.stash[STORED] = read(against).rows
+        except InvalidInput as error:
+            raise pytest.UsageError(str(error)) from error
     for name, known in (
         ("model", set(ARCHITECTURES)),
         ("backend", {c.backend for c in available()}),
@@ -195,7 +203,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def _slower(config: pytest.Config) -> list[Change]:
     records = config.stash[RECORDS]
-    return regressions(rows_of(records), read(config.getoption("--against")).rows, config.getoption("--fail-below"))
+    return regressions(rows_of(records), config.stash[STORED], config.getoption("--fail-below"))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
