@@ -22,7 +22,6 @@ from benchmarks.report.tables import count, times
 from benchmarks.workload import TINY, Workload
 from lvm_runtime.config import ARCHITECTURES
 from lvm_runtime.errors import InvalidInput
-from lvm_runtime.models import parameter_count
 
 FAILED_PEERS = pytest.StashKey[dict[str, str]]()
 CEILINGS = pytest.StashKey[Ceilings]()
@@ -169,9 +168,8 @@ def measured(
             pytest.fail(reason, pytrace=False)
         request.config.stash[FAILED_PEERS][contender_name] = cell.failed[contender_name]
         pytest.skip(reason)
-    config, parameters = workload.artifact.config, parameter_count(workload.model)
     suite = request.module.__name__.rpartition("test_")[2]
-    record = {"suite": suite, **cell_record(cell, ceilings, config, parameters, contender_name)}
+    record = {"suite": suite, **cell_record(cell, ceilings, workload, contender_name)}
     recorded_benchmark.group = f"{suite} {workload.architecture} batch {record['batch']}"
     recorded_benchmark.extra_info.update(record)
     request.config.stash[RECORDS].append(record)
@@ -202,8 +200,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _slower(config: pytest.Config) -> list[Change]:
-    records = config.stash[RECORDS]
-    return regressions(rows_of(records), config.stash[STORED], config.getoption("--fail-below"))
+    records, stored = config.stash[RECORDS], config.stash[STORED]
+    return regressions(rows_of(records), stored, config.getoption("--fail-below"))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -1,7 +1,7 @@
-"""Multiply-adds (MAC) and weight bytes of one prediction: what a result is held against.
+"""Multiply-adds (MAC) of one prediction by the training form, in closed form.
 
-Counted from the matrix products alone; activations, norms and the attention's few dot products over T
-positions are left out where they are under a percent.
+Counted from the products alone, without activations and norms. What is left after rewriting is counted by
+`export.forms.multiply_adds`, by running the deployment form.
 
 B batch, T context length, D vector, H hidden width.
 """
@@ -27,26 +27,6 @@ def plain_macs(config: ModelConfig) -> int:
         return t * config.dim * h + config.num_layers * layer + h * h + h * config.dim
     assert isinstance(config, AMNConfig)
     return (t + 1) * config.dim * config.attention_dim + 2 * t * config.dim + _amn_residual(config)
-
-
-def rewritten_macs(config: ModelConfig) -> int:
-    """Return the multiply-adds of one prediction after exact rewriting.
-
-    The recurrent nets' first step has no hidden state to multiply; the Transformer's last layer is needed at the
-    last position only (its keys and values at all); the AMN's keys are never formed, since
-    query·(W x) = (Wᵀ query)·x, and Wᵀ query itself is one product with the mean, D → A → D.
-    """
-    t = config.context_length
-    if isinstance(config, LSTMConfig):
-        return plain_macs(config) - config.num_layers * 4 * config.hidden_dim**2
-    if isinstance(config, GRUConfig):
-        return plain_macs(config) - config.num_layers * 3 * config.hidden_dim**2
-    if isinstance(config, TransformerConfig):
-        h = config.hidden_dim
-        # queries, outputs (both attentions) and the FFN at T − 1 positions that nothing reads
-        return plain_macs(config) - (t - 1) * (4 * h * h + 2 * h * config.ffn_dim + 4 * t * h)
-    assert isinstance(config, AMNConfig)
-    return 2 * config.dim * config.attention_dim + 2 * t * config.dim + _amn_residual(config)
 
 
 def _recurrent(inputs: int, hidden: int, layers: int, gates: int) -> int:

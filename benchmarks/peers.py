@@ -20,34 +20,15 @@ import torch
 
 from benchmarks.contenders import ANCHOR, Array, Contender, Runner, needs, onnxruntime_on, torch_on
 from benchmarks.workload import Workload
+from export.onnx import export_plain
 from lvm_runtime.backends.devices import inference
 
 
 def plain_onnx(workload: Workload) -> Path:
     """Export the training form to ONNX as it is, once per workload, and return the file."""
     path = workload.scratch / "plain.onnx"
-    if path.exists():
-        return path
-    example = torch.from_numpy(workload.batch(4))
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it reports every torchvision operator that is not installed
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter uses torch's own deprecated interfaces
-            torch.onnx.export(
-                workload.model,
-                (example,),
-                str(path),
-                dynamo=True,
-                input_names=["context"],
-                output_names=["prediction"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        logger.setLevel(level)
+    if not path.exists():
+        export_plain(workload.model, path)
     return path
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from benchmarks.arena import Cell
 from benchmarks.ceilings import Ceilings
-from benchmarks.operations import BYTES_PER_WEIGHT, plain_macs, rewritten_macs
-from lvm_runtime.config import ModelConfig
+from benchmarks.operations import BYTES_PER_WEIGHT, plain_macs
+from benchmarks.workload import Workload
 
 
-def cell_record(cell: Cell, ceilings: Ceilings, config: ModelConfig, parameters: int, name: str) -> dict[str, Any]:
+def cell_record(cell: Cell, ceilings: Ceilings, workload: Workload, name: str) -> dict[str, Any]:
     """Return the measured figures of contender `name` as JSON values.
 
     Times in milliseconds; `noise` is relative, between interleaved rounds; `speedup` holds how many times as fast
@@ -20,8 +20,8 @@ def cell_record(cell: Cell, ceilings: Ceilings, config: ModelConfig, parameters:
     mine = cell.measured[name]
     timing = mine.timing
     equal = cell.best_peer(mine.contender.precision)
-    macs = rewritten_macs(config)
-    weight_bytes = parameters * BYTES_PER_WEIGHT[mine.contender.precision]
+    config, macs = workload.artifact.config, workload.macs_rewritten
+    weight_bytes = workload.parameters * BYTES_PER_WEIGHT[mine.contender.precision]
     rate = ceilings.product_rate(mine.contender.device, mine.contender.precision)
     bound = None if rate is None else max(macs * mine.batch / rate, weight_bytes / ceilings.bandwidth(weight_bytes))
     return {

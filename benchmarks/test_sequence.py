@@ -65,7 +65,7 @@ class DocumentRace:
         self.drifts = {name: max_drift(side()[ends], answers) for name, side in sides.items()}
         self.windows = len(windows)
         effort = arena.effort
-        self.timings: dict[str, Timing] = interleave(sides, rounds=effort.rounds, seconds=effort.seconds)
+        self.timings: dict[str, Timing] = interleave(sides, rounds=effort.slow_rounds, seconds=effort.seconds)
 
 
 @pytest.fixture(scope="session")

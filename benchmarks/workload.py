@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.forms import build_form, multiply_adds
 from export.randomise import randomise
 from export.source import Source
 from export.verify import Sample, make_samples
 from lvm_runtime.artifact import Artifact
 from lvm_runtime.config import make_config
-from lvm_runtime.models import build_model, known_answers, save_model
+from lvm_runtime.models import build_model, known_answers, parameter_count, save_model
 
 DISTINCT_CONTEXTS = 256
 """Contexts with known answers; larger batches repeat them, so that every row that is timed is also checked."""
@@ -64,7 +65,7 @@ def _torchscript(source: Source, samples: Sequence[Sample], precision: str) -> A
 
 
 def _coreml(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
-    from export.coreml import export_coreml  # type: ignore[import-not-found]
+    from export.coreml import export_coreml
 
     return export_coreml(source, samples)
 
@@ -84,6 +85,8 @@ class Workload:
         self.architecture = architecture
         self.model = randomise(build_model(make_config(architecture, **config)), seed=seed)
         self.artifact: Artifact = save_model(self.model, folder / architecture)
+        self.parameters = parameter_count(self.model)
+        self.macs_rewritten = multiply_adds(build_form(self.model))
         self.export_seconds: dict[str, float] = {}
         self._samples: tuple[Sample, ...] = ()
         self.scratch = folder / f"{architecture}-peers"

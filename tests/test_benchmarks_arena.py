@@ -16,7 +16,6 @@ from benchmarks.contenders import ANCHOR, Array, Build, Contender, Runner, all_c
 from benchmarks.record import cell_record
 from benchmarks.replay import recorded_clock, replay
 from benchmarks.workload import TINY, Workload
-from lvm_runtime.models import parameter_count
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +107,14 @@ def test_slow_cells_take_fewer_rounds() -> None:
 def test_record_follows_from_the_cell_and_the_ceilings(workload: Workload, contenders: None) -> None:
     cell = Arena(EFFORTS["smoke"]).cell(workload, 8, ["lvm-right", "peer-coarse-int8"])
     ceilings = Ceilings((Product("cpu", "fp32", 1.0, "numpy", {}),), (Bandwidth(2**20, 10.0, "numpy"),))
-    config, parameters = workload.artifact.config, parameter_count(workload.model)
-    record = cell_record(cell, ceilings, config, parameters, "lvm-right")
+    record = cell_record(cell, ceilings, workload, "lvm-right")
     rate = record["predictions_per_second"]
     assert rate == pytest.approx(8 / cell.measured["lvm-right"].timing.median)
     assert record["share_of_product_ceiling"] == pytest.approx(record["macs_rewritten"] * rate / 1e9)
-    bound = max(record["macs_rewritten"] * 8 / 1e9, parameters * 4 / 10e9)
+    bound = max(record["macs_rewritten"] * 8 / 1e9, workload.parameters * 4 / 10e9)
     assert record["share_of_roofline"] == pytest.approx(bound * rate / 8)
     assert record["best_peer_at_equal_precision"] == ANCHOR
-    assert cell_record(cell, ceilings, config, parameters, "peer-coarse-int8")["share_of_roofline"] is None
+    assert cell_record(cell, ceilings, workload, "peer-coarse-int8")["share_of_roofline"] is None
 
 
 def test_workload_repeats_contexts_together_with_their_answers(workload: Workload) -> None:

@@ -1,4 +1,4 @@
-"""The count of multiply-adds, against figures worked out by hand and against PyTorch's own counter."""
+"""The count of the training form's multiply-adds, against figures worked out by hand and PyTorch's own counter."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.operations import plain_macs, rewritten_macs
+from benchmarks.operations import plain_macs
 from lvm_runtime.config import ARCHITECTURES, make_config
 from lvm_runtime.models import build_model
 
 PLAIN = {"lstm": 23_986_176, "gru": 33_816_576, "transformer": 86_712_320, "amn": 2_301_440}
-REWRITTEN = {"lstm": 21_889_024, "gru": 30_670_848, "transformer": 74_088_448, "amn": 1_515_008}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_counts_at_full_size(architecture: str) -> None:
     config = make_config(architecture)
     assert plain_macs(config) == PLAIN[architecture]
-    assert rewritten_macs(config) == REWRITTEN[architecture]
 
 
 @pytest.mark.parametrize("architecture", ["transformer", "amn"])  # the counter does not see into recurrent layers
@@ -33,9 +31,7 @@ def test_plain_count_is_what_pytorch_counts(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_longer_contexts_cost_more_and_rewriting_never_adds(architecture: str) -> None:
+def test_longer_contexts_cost_more(architecture: str) -> None:
     for length in (1, 2, 5, 9):
         short, long = (make_config(architecture, context_length=n) for n in (length, length + 1))
         assert plain_macs(short) < plain_macs(long)
-        if length > 1:
-            assert rewritten_macs(short) < plain_macs(short)

@@ -46,15 +46,16 @@ def test_sides_take_turns_and_the_first_changes() -> None:
 
 def test_warm_up_calls_are_not_counted() -> None:
     time = FakeTime()
-    slow_start = time.side("a", 9.0, 1.0, 1.0, 1.0, 1.0)
+    slow_start = time.side("a", 3.5, 1.0, 1.0, 1.0, 1.0)
     timing = interleave({"a": slow_start}, rounds=1, seconds=4.0, clock=time)["a"]
     assert timing.rounds == ((1.0, 1.0, 1.0, 1.0),)
 
 
-def test_a_call_longer_than_the_burst_still_counts_once() -> None:
+def test_a_call_longer_than_the_burst_runs_once_and_counts() -> None:
     time = FakeTime()
-    timing = interleave({"a": time.side("a", 10.0)}, rounds=2, seconds=0.1, clock=time)["a"]
-    assert timing.rounds == ((10.0,), (10.0,))
+    timing = interleave({"a": time.side("a", 10.0, 20.0)}, rounds=2, seconds=0.1, clock=time)["a"]
+    assert timing.rounds == ((10.0,), (20.0,))
+    assert len(time.log) == 2
 
 
 def test_max_calls_bounds_a_burst() -> None:
