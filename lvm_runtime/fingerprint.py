@@ -9,6 +9,7 @@ n probes, T context length, D vector.
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ class Fingerprint:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 attention = arrays.get("attention", None)
                 return cls(arrays["contexts"], arrays["predictions"], attention)
-        except (ValueError, KeyError, OSError, EOFError) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{source}: not a fingerprint ({error}); expected contexts and predictions") from error
 
 

@@ -6,9 +6,11 @@ the promise such tests are skipped, and the summary says so.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,38 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if name in _promised():
                 pytest.fail(f"this run promised {name}, and it is not available here", pytrace=False)
             pytest.skip(f"{name} is not available here")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what is measured in tests out of the user's cache folder."""
+    monkeypatch.setenv("LVM_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def small_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from an architecture to a small artifact with ONNX and TorchScript forms; not to be changed.
+
+    Exporting takes seconds, so all workers of a run share the artifacts, and one of them makes each.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "small-artifacts"
+    root.mkdir(exist_ok=True)
+
+    def get(architecture: str) -> Path:
+        from lvm_runtime.models import save_model
+        from tests.artifacts_for_tests import add_onnx, add_torchscript, randomised
+
+        ready, path = root / f"{architecture}.ready", root / architecture
+        with (root / f"{architecture}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not ready.exists():
+                model = randomised(architecture)
+                add_torchscript(add_onnx(save_model(model, path), model), model)
+                ready.touch()
+        return path
+
+    return get
 
 
 def _promised() -> set[str]:
