@@ -5,15 +5,17 @@ What is asked for by name is used or is an error. What is left open goes to the 
 1. One light form fits (the usual case: fp32 over onnxruntime): it is opened, nothing is timed.
 2. Several light forms fit: they are timed once per machine, a few hundredths of a second each, and the result is kept.
 3. Heavy frameworks (torch, OpenVINO, coremltools) are not loaded just to find out. They join once `lvm tune` has
-   measured them, or when no light form fits.
+   measured them, or when no light form fits (torch.compile only in the first case: building it takes too long).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from lvm_runtime import measurements
 from lvm_runtime.artifact import Artifact
+from lvm_runtime.backends.registry import BACKENDS
 from lvm_runtime.candidates import AUTO, Candidate, Refusal, Request, list_candidates
 from lvm_runtime.drift import BATCH_INVARIANCE_LIMIT
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError, VerificationFailed
@@ -66,7 +68,7 @@ def open_routes(artifact: Artifact, request: Request) -> tuple[Routes, list[Refu
     fingerprint = artifact.read_fingerprint()
     failure: LvmError | None = None
     first, later = _tiers(candidates, request, known)
-    for tier in filter(None, (first, later)):
+    for tier in filter(None, (first, [c for c in later if not BACKENDS[c.backend].slow_to_build])):
         if len(tier) > 1 and any(c.identity not in known for c in tier):
             known |= {m.identity: m for m in measure(artifact, request, tier)}
         for candidate in list(tier):
@@ -81,6 +83,8 @@ def open_routes(artifact: Artifact, request: Request) -> tuple[Routes, list[Refu
                 refused.append(Refusal(str(failed.candidate), str(failed.error)))
                 tier.remove(failed.candidate)
                 failure = failed.error
+                if request.backend == AUTO and isinstance(failure, VerificationFailed):
+                    warnings.warn(f"not used, because it is not the model that it should be: {failure}", stacklevel=4)
             else:
                 slower = [Refusal(str(c), _slower(known[c.identity])) for c in tier if c not in picks]
                 untried = [Refusal(str(c), _UNTRIED) for c in later if tier is first]

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from export.forms import build_form
+from export.onnx import write_graph
 from lvm_runtime.artifact import Artifact
 from lvm_runtime.config import make_config
 from lvm_runtime.drift import max_drift
@@ -46,25 +48,14 @@ class _WithAttention(nn.Module):
         return self.model.forward_with_attention(context)
 
 
-def add_onnx(artifact: Artifact, model: nn.Module, relative: str = "onnx/fp32.onnx", **listed: Any) -> Artifact:
-    """Export the training form to ONNX as it is and list it in the artifact."""
-    has_attention = artifact.config.architecture == "amn"
-    names = ["prediction", "attention"] if has_attention else ["prediction"]
-    probes = torch.from_numpy(artifact.read_fingerprint().contexts)
-    with artifact.adding(relative) as path, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter uses its own deprecated interfaces
-        torch.onnx.export(
-            _WithAttention(model).eval() if has_attention else model,
-            (probes,),
-            str(path),
-            input_names=["context"],
-            output_names=names,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        return artifact.commit(path, relative, **{"format": "onnx", "precision": "fp32", "drift": 1e-13} | listed)
+def add_onnx(
+    artifact: Artifact, model: nn.Module, relative: str = "onnx/fp32.onnx", *, kind: str = "context", **listed: Any
+) -> Artifact:
+    """Write the model's deployment form as ONNX, unverified, and list it in the artifact."""
+    details: dict[str, Any] = {"format": "onnx", "precision": "fp32", "drift": 1e-12, "form": kind} | listed
+    with artifact.adding(relative) as path:
+        write_graph(build_form(model), path, details["precision"], kind)
+        return artifact.commit(path, relative, **details)
 
 
 def add_torchscript(artifact: Artifact, model: nn.Module) -> Artifact:

@@ -57,7 +57,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="session")
 def small_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function from an architecture to a small artifact with ONNX and TorchScript forms; not to be changed.
+    """Return a function from an architecture to a small artifact with ONNX (windows and documents) and
+    TorchScript forms; not to be changed.
 
     Exporting takes seconds, so all workers of a run share the artifacts, and one of them makes each.
     """
@@ -74,7 +75,8 @@ def small_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not ready.exists():
                 model = randomised(architecture)
-                add_torchscript(add_onnx(save_model(model, path), model), model)
+                artifact = add_torchscript(add_onnx(save_model(model, path), model), model)
+                add_onnx(artifact, model, "onnx/sequence-fp32.onnx", kind="sequence")
                 ready.touch()
         return path
 

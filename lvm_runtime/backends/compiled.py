@@ -6,6 +6,7 @@ Building takes seconds to minutes and a C++ compiler, so it is a peer to measure
 from __future__ import annotations
 
 import threading
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,8 +37,10 @@ class CompiledBackend(Backend):
         self._attend = self._torch.compile(getattr(model, "forward_with_attention", None), dynamic=True)
         config = artifact.config
         try:
-            for batch in (8, 1):  # torch compiles batch 1 by itself
-                self.run(np.zeros((batch, config.context_length, config.dim), np.float32))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler warns of its own deprecated interfaces
+                for batch in (8, 1):  # torch compiles batch 1 by itself
+                    self.run(np.zeros((batch, config.context_length, config.dim), np.float32))
         except Exception as error:  # whatever the compiler's tool chain raises
             problem = str(error).strip().splitlines()[0]
             raise BackendUnavailable(f"torch.compile does not work here: {problem}") from error

@@ -18,7 +18,8 @@ class BackendInfo:
     `format` is the kind of compiled file that it reads, None for the training weights themselves; `system` is the
     only operating system that it runs on (as `platform.system()` says it), None for all. `precisions` are what it
     makes of a full-precision file; None means that a file runs in the precision that it was made in. A `light`
-    framework loads in a few hundredths of a second, so that its forms may be tried while a Predictor is built.
+    framework loads in a few hundredths of a second, so that its forms may be tried while a Predictor is built;
+    one that is `slow_to_build` takes so long that it is used only when it is asked for by name or was tuned.
     """
 
     adapter: str
@@ -28,6 +29,7 @@ class BackendInfo:
     system: str | None = None
     precisions: tuple[str, ...] | None = None
     light: bool = False
+    slow_to_build: bool = False
 
     def missing(self) -> str | None:
         """Say why it cannot run here without importing its framework, or None if nothing is known against it."""
@@ -67,7 +69,7 @@ BACKENDS: dict[str, BackendInfo] = {
     ),
     "torchscript": BackendInfo(f"{_ADAPTERS}.torchscript:TorchScriptBackend", "torchscript", "torch", _TORCH),
     "eager": BackendInfo(f"{_ADAPTERS}.eager:EagerBackend", None, "torch", _TORCH),
-    "compiled": BackendInfo(f"{_ADAPTERS}.compiled:CompiledBackend", None, "torch", _TORCH),
+    "compiled": BackendInfo(f"{_ADAPTERS}.compiled:CompiledBackend", None, "torch", _TORCH, slow_to_build=True),
 }
 
 
