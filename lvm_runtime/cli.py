@@ -85,7 +85,12 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("artifact", metavar="ARTIFACT", help=_ARTIFACT)
     info.set_defaults(action=_info)
 
-    doctor = commands.add_parser("doctor", help="show which backends work on this machine, and what the others need")
+    doctor = commands.add_parser(
+        "doctor",
+        help="show which backends work on this machine, and what the others need",
+        description="Import every framework that is installed here and show which backends can run, on which devices, "
+        "with how many CPUs, and what to install for the others.",
+    )
     doctor.set_defaults(action=_doctor)
 
     tune = commands.add_parser(

@@ -14,7 +14,7 @@ import numpy as np
 
 from lvm_runtime.artifact import Artifact
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.devices import import_torch, inference, torch_device
+from lvm_runtime.backends.devices import import_torch, inference, to_tensor, torch_device
 from lvm_runtime.errors import BackendUnavailable
 from lvm_runtime.hardware import usable_cpus
 
@@ -33,12 +33,12 @@ class CompiledBackend(Backend):
         self._lock = threading.Lock()  # a first run of a new shape compiles, and must do so once
         artifact = Artifact.load(source)
         model: Any = load_model(artifact).to(self.device)
-        self._forward = self._torch.compile(model, dynamic=True)
-        self._attend = self._torch.compile(getattr(model, "forward_with_attention", None), dynamic=True)
         config = artifact.config
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler warns of its own deprecated interfaces
+                self._forward = self._torch.compile(model, dynamic=True)
+                self._attend = self._torch.compile(getattr(model, "forward_with_attention", None), dynamic=True)
                 for batch in (8, 1):  # torch compiles batch 1 by itself
                     self.run(np.zeros((batch, config.context_length, config.dim), np.float32))
         except Exception as error:  # whatever the compiler's tool chain raises
@@ -48,10 +48,10 @@ class CompiledBackend(Backend):
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]`."""
         with self._lock, inference(self.device, self.threads):
-            return self._forward(self._torch.from_numpy(contexts).to(self.device)).cpu().numpy()
+            return self._forward(to_tensor(contexts, self.device)).cpu().numpy()
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
         with self._lock, inference(self.device, self.threads):
-            prediction, attention = self._attend(self._torch.from_numpy(contexts).to(self.device))
+            prediction, attention = self._attend(to_tensor(contexts, self.device))
             return prediction.cpu().numpy(), attention.cpu().numpy()

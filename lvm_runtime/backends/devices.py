@@ -6,6 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lvm_runtime.errors import BackendUnavailable
 
 
@@ -31,6 +34,12 @@ def torch_device(name: str) -> str:
         present = ", ".join(device for device, available in here.items() if available)
         raise BackendUnavailable(f"device {name!r} is not available to PyTorch here; available: {present}")
     return name
+
+
+def to_tensor(contexts: NDArray[np.float32], device: str) -> Any:
+    """Return `contexts` as a tensor on `device`; read-only arrays, which torch cannot share, are copied."""
+    shared = contexts if contexts.flags.writeable else contexts.copy()
+    return import_torch().from_numpy(shared).to(device)
 
 
 @contextlib.contextmanager

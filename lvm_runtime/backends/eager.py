@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from lvm_runtime.artifact import Artifact
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.devices import import_torch, inference, torch_device
+from lvm_runtime.backends.devices import import_torch, inference, to_tensor, torch_device
 from lvm_runtime.hardware import usable_cpus
 
 
@@ -17,7 +17,7 @@ class EagerBackend(Backend):
     name: ClassVar[str] = "eager"
 
     def __init__(self, source: Path, *, device: str = "auto", threads: int | None = None, **options: Any) -> None:
-        self._torch = import_torch()
+        import_torch()
         from lvm_runtime.models import load_model
 
         self.device = torch_device(device)
@@ -27,10 +27,10 @@ class EagerBackend(Backend):
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]`."""
         with inference(self.device, self.threads):
-            return self._model(self._torch.from_numpy(contexts).to(self.device)).cpu().numpy()
+            return self._model(to_tensor(contexts, self.device)).cpu().numpy()
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
         with inference(self.device, self.threads):
-            prediction, attention = self._model.forward_with_attention(self._torch.from_numpy(contexts).to(self.device))
+            prediction, attention = self._model.forward_with_attention(to_tensor(contexts, self.device))
             return prediction.cpu().numpy(), attention.cpu().numpy()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.devices import import_torch, inference, torch_device
+from lvm_runtime.backends.devices import import_torch, inference, to_tensor, torch_device
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.hardware import usable_cpus
 
@@ -30,7 +30,7 @@ class TorchScriptBackend(Backend):
 
     def _outputs(self, contexts: Array) -> list[Array]:
         with inference(self.device, self.threads):
-            outputs = self._module(self._torch.from_numpy(contexts).to(self.device))
+            outputs = self._module(to_tensor(contexts, self.device))
             return [o.cpu().numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
     def run(self, contexts: Array) -> Array:
