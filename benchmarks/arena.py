@@ -41,7 +41,7 @@ class Effort:
         return self.rounds if slowest_call < self.slow_call else min(self.rounds, self.slow_rounds)
 
 
-EFFORTS = {"full": Effort(7, 0.05), "quick": Effort(3, 0.03), "smoke": Effort(2, 0.002, product_widths=(64,))}
+EFFORTS = {"full": Effort(5, 0.04), "quick": Effort(3, 0.02), "smoke": Effort(2, 0.002, product_widths=(64,))}
 
 
 class WrongAnswers(AssertionError):
