@@ -13,6 +13,7 @@ PROCESS = SyntheticProcess()
 def test_closed_forms() -> None:
     assert PROCESS.ceiling() == pytest.approx(0.5666, abs=5e-5)
     assert PROCESS.linear_average() == pytest.approx(0.5462, abs=5e-5)
+    assert PROCESS.linear_average() < PROCESS.unordered_ceiling() == pytest.approx(0.5616, abs=5e-5)
 
 
 def test_sample_reaches_baselines_and_ceiling() -> None:
@@ -31,6 +32,8 @@ def test_sample_reaches_baselines_and_ceiling() -> None:
     assert cosine(contexts.mean(-1)) == pytest.approx(0.5462, abs=4e-3)
     assert cosine(contexts[..., -1]) == pytest.approx(0.4383, abs=4e-3)
     assert cosine(np.broadcast_to(mean, targets.shape)) == pytest.approx(0.4218, abs=4e-3)
+    unordered = mean + (contexts.mean(-1) - mean) * np.float32(PROCESS.wiener_weights().sum())
+    assert cosine(unordered) == pytest.approx(PROCESS.unordered_ceiling(), abs=4e-3)
     assert cosine(wiener) == pytest.approx(PROCESS.ceiling(), abs=4e-3)
 
 

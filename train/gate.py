@@ -114,4 +114,4 @@ def _gradients(model: nn.Module, contexts: Tensor, targets: Tensor, device: str)
     loss = row_losses("mse", copied(contexts.to(device)), targets.to(device), 1.0).mean()
     loss.backward()
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in copied.parameters()]
-    return float(loss), torch.cat([g.detach().cpu().double().reshape(-1) for g in gradients])
+    return loss.item(), torch.cat([g.detach().cpu().double().reshape(-1) for g in gradients])

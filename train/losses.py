@@ -35,5 +35,5 @@ def info_nce(predictions: Tensor, targets: Tensor, temperature: float) -> Tensor
 
 def row_losses(name: str, predictions: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Return the loss `name` per row `[b]` in float32, whatever autocast made the predictions."""
-    predictions = predictions.float()
+    predictions, targets = predictions.float(), targets.float()
     return mse(predictions, targets) if name == "mse" else info_nce(predictions, targets, temperature)

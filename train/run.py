@@ -290,10 +290,10 @@ def evaluate(model: nn.Module, windows: WindowSet, baselines: dict[str, RowScore
 
 def _verdict(name: str, evaluation: Evaluation) -> str:
     metrics, gain = evaluation.metrics, evaluation.gain
-    word = "above" if gain.low > 0 else "BELOW" if gain.high < 0 else "not clear of"
+    word = "clear of zero" if gain.low > 0 else "BELOW zero" if gain.high < 0 else "not clear of zero"
     hits = ", ".join(f"{k} {v:.3f}" for k, v in metrics.hits.items())
     return (
-        f"{name}: cosine {metrics.cosine}, {word} the linear average by {gain}; "
+        f"{name}: cosine {metrics.cosine}; gain over the linear average {gain}, {word}; "
         f"{hits}, MRR {metrics.mrr:.3f}, margin {metrics.margin.value:+.3f}"
     )
 

@@ -67,6 +67,15 @@ class SyntheticProcess:
         explained = float(cross @ np.linalg.solve(covariance, cross))
         return float(np.sqrt(self.mean_norm**2 + explained))
 
+    def unordered_ceiling(self, context_length: int = 5) -> float:
+        """Return the cosine of the best linear predictor that does not know the order of its context.
+
+        An AMN takes a mean and content-based attention without positions, so it is such a predictor; what lies
+        between this and `ceiling` is for models that see the order.
+        """
+        covariance, cross = self._covariances(context_length)
+        return float(np.sqrt(self.mean_norm**2 + cross.mean() ** 2 / covariance.mean()))
+
     def linear_average(self, context_length: int = 5) -> float:
         """Return the cosine of the mean of the context with the next vector, for large D."""
         covariance, cross = self._covariances(context_length)

@@ -1,0 +1,112 @@
+"""The training loop against the obvious one: Dataset, DataLoader, default AdamW and `.item()` in every step.
+
+Both sides train the same model on the same windows in interleaved bursts. `extra_info` holds windows per
+second of both and their ratio. That the two compute the same numbers is shown by an epoch of each in
+tests/test_train_loop.py; here both losses have to end near each other.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lvm_runtime.config import ARCHITECTURES, make_config
+from lvm_runtime.models import build_model
+from train.corpus import Corpus, load_corpus
+from train.loop import Trainer
+from train.options import TrainOptions
+from train.processes import Processes
+from train.windows import VectorStore, WindowSet, split_windows
+
+BATCH = 32
+STEPS = {"amn": 40, "lstm": 6, "gru": 5, "transformer": 4}
+ROUNDS = 5
+
+
+class Samples(Dataset):
+    """Windows one by one, as tensors: what a first version of a training script has."""
+
+    def __init__(self, corpus: Corpus, windows: WindowSet) -> None:
+        self.vectors = torch.from_numpy(corpus.vectors)
+        self.starts = windows.starts.tolist()
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        start = self.starts[index]
+        return self.vectors[start : start + 5], self.vectors[start + 5]
+
+
+def obvious_loop(architecture: str, corpus: Corpus, windows: WindowSet) -> Iterator[float]:
+    """Yield the loss of one step after another, epoch after epoch."""
+    model = build_model(make_config(architecture, dim=corpus.dim), seed=0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.01)
+    loader = DataLoader(Samples(corpus, windows), batch_size=BATCH, shuffle=True)
+    while True:
+        for contexts, targets in loader:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(model(contexts), targets)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            yield loss.item()
+
+
+def our_loop(architecture: str, corpus: Corpus, windows: WindowSet) -> Iterator[Tensor]:
+    """Yield after each step of the project's trainer; a loss is read once per burst, as the trainer does."""
+    options = TrainOptions(model=architecture)
+    model = build_model(make_config(architecture, dim=corpus.dim), seed=0)
+    trainer = Trainer(model, windows, options, Processes())
+    trainer.model.train()
+    while True:
+        for batch in trainer._order().split(BATCH):
+            trainer._step(batch)
+            yield trainer.losses[trainer.step]
+        trainer.epoch += 1
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_loop_against_the_obvious_one(benchmark: BenchmarkFixture, architecture: str) -> None:
+    corpus = load_corpus("synthetic", windows=4000)
+    store = VectorStore(corpus.vectors, "cpu")
+    windows = split_windows(corpus, np.ones(len(corpus.vectors), bool), store).train
+    sides: dict[str, Iterator[Any]] = {
+        "ours": our_loop(architecture, corpus, windows),
+        "obvious": obvious_loop(architecture, corpus, windows),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    steps = STEPS[architecture]
+    for loop in sides.values():
+        next(loop)
+        next(loop)
+    for _ in range(ROUNDS):
+        for name, loop in sides.items():
+            began = time.perf_counter()
+            _advance(loop, steps)
+            seconds[name].append((time.perf_counter() - began) / steps)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    benchmark.extra_info |= {
+        "threads": torch.get_num_threads(),
+        "windows_per_second": {name: BATCH / value for name, value in medians.items()},
+        "ratio": medians["obvious"] / medians["ours"],
+    }
+    benchmark.pedantic(_advance, args=(sides["ours"], steps), rounds=1)
+    ours, obvious = (_advance(loop, steps) for loop in sides.values())
+    assert ours == pytest.approx(obvious, rel=0.1)
+
+
+def _advance(loop: Iterator[Any], steps: int) -> float:
+    """Take `steps` steps and return the loss of the last."""
+    for _ in range(steps):
+        loss = next(loop)
+    return float(loss)

@@ -1,0 +1,37 @@
+"""`python -m train.all`: train the four architectures in turn under one config, then compare them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lvm_runtime import console
+from lvm_runtime.config import ARCHITECTURES
+from train.__main__ import add_shared_arguments, options_from
+
+
+def main() -> int:
+    """Parse the command line, train each model and write the comparison."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.all",
+        description="Train the four architectures in turn under one config, then compare them.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("artifacts"), help="folder of the artifacts")
+    parser.add_argument("--report", type=Path, help="folder of the comparison (default OUT/comparison)")
+    parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
+    add_shared_arguments(parser)
+    arguments = parser.parse_args()
+    # every config is checked before the first model spends its time
+    runs = [options_from(arguments, model=name, out=arguments.out / name) for name in arguments.models]
+    from train.compare import compare
+    from train.run import train
+
+    for options in runs:
+        print(f"== {options.model}", flush=True)
+        train(options, lambda line: print(line, flush=True))
+    print(compare([options.run_path for options in runs], arguments.report or arguments.out / "comparison"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main))

@@ -1,0 +1,168 @@
+"""`python -m train.embed FILES… --out corpus.npz`: from text files to a corpus of vectors.
+
+Each file (.txt, .md, .html) is a document. It is cut at paragraph and sentence borders into chunks of about
+`--words` words, and each chunk is embedded and divided by its length. Order within a document is kept:
+that is what a latent vector model learns from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_runtime import atomic, console
+from lvm_runtime.errors import BackendUnavailable, InvalidInput
+from train.progress import progress_bar
+
+DEFAULT_ENCODER = "sentence-transformers/gtr-t5-base"
+SUFFIXES = (".txt", ".md", ".html")
+WORDS = 90
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_BLOCKS = frozenset(
+    """p div br li tr h1 h2 h3 h4 h5 h6 pre section article table ul ol dt dd blockquote""".split()  # noqa: SIM905
+)
+_SILENT = frozenset({"script", "style", "head", "nav"})
+
+
+class _TextOfHtml(HTMLParser):
+    """Collects the visible text; block elements become paragraph borders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+        self._silent = 0
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self._silent += tag in _SILENT
+        if tag in _BLOCKS:
+            self.parts.append("\n\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent = max(0, self._silent - (tag in _SILENT))
+        if tag in _BLOCKS:
+            self.parts.append("\n\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self.parts.append(data)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a .txt, .md or .html file. Raises InvalidInput for another suffix or no UTF-8."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise InvalidInput(f"{path}: suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    if path.suffix.lower() == ".html":
+        parser = _TextOfHtml()
+        parser.feed(text)
+        text = "".join(parser.parts)
+    return text
+
+
+def chunks(text: str, words: int = WORDS) -> list[str]:
+    """Cut `text` into chunks of about `words` words, at sentence borders where there are some.
+
+    A sentence longer than two chunks is cut by words; a tail shorter than a third of a chunk joins the last one.
+    """
+    result: list[list[str]] = []
+    current: list[str] = []
+    for piece in _pieces(text, words):
+        if current and len(current) + len(piece) > words * 1.2:
+            result.append(current)
+            current = []
+        current = current + piece
+    if current:
+        if result and len(current) < words / 3:
+            result[-1] = result[-1] + current
+        else:
+            result.append(current)
+    return [" ".join(chunk) for chunk in result]
+
+
+def _pieces(text: str, words: int) -> Iterator[list[str]]:
+    for paragraph in re.split(r"\n\s*\n", text):
+        for sentence in _SENTENCE_END.split(paragraph):
+            found = sentence.split()
+            limit = len(found) if len(found) <= 2 * words else words
+            for begin in range(0, len(found), max(limit, 1)):
+                yield found[begin : begin + limit]
+
+
+def embed(
+    files: list[Path], encoder: str = DEFAULT_ENCODER, *, words: int = WORDS, batch_size: int = 32, device: str = "cpu"
+) -> tuple[NDArray[np.float16], NDArray[np.int32], list[Path]]:
+    """Return unit vectors `[N, D]`, document ids `[N]` and the files that gave at least one chunk.
+
+    `encoder` is a sentence-transformers name or a local folder. Raises BackendUnavailable where the library is
+    missing and InvalidInput where a file or the encoder cannot be read.
+    """
+    documents = [(path, chunks(read_text(path), words)) for path in files]
+    documents = [(path, found) for path, found in documents if found]
+    if not documents:
+        raise InvalidInput("the files hold no text; expected .txt, .md or .html files with some")
+    model = _load_encoder(encoder, device)
+    texts = [chunk for _, found in documents for chunk in found]
+    parts = []
+    with progress_bar(len(texts), "embedding", "chunk") as bar:
+        for begin in range(0, len(texts), batch_size):
+            batch = texts[begin : begin + batch_size]
+            parts.append(model.encode(batch, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False))
+            bar.update(len(batch))
+    ids = np.repeat(np.arange(len(documents), dtype=np.int32), [len(found) for _, found in documents])
+    return np.concatenate(parts).astype(np.float16), ids, [path for path, _ in documents]
+
+
+def _load_encoder(encoder: str, device: str) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise BackendUnavailable("embedding text needs: pip install 'lvm_runtime[text]'") from error
+    try:
+        return SentenceTransformer(encoder, device=device)
+    except Exception as error:  # the library raises whatever its downloader and parsers raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InvalidInput(
+            f"encoder {encoder!r} cannot be loaded ({reason}); expected a sentence-transformers name or its folder"
+        ) from error
+
+
+def main() -> int:
+    """Parse the command line and write a corpus."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.embed",
+        description="Make a corpus from text: each file is a document, each chunk of it a vector.",
+        epilog="Then: python -m train --model amn --data corpus.npz",
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a .txt, .md or .html file")
+    parser.add_argument("--out", type=Path, required=True, help="the corpus to write, such as corpus.npz")
+    parser.add_argument("--encoder", default=DEFAULT_ENCODER, help=f"name or folder (default {DEFAULT_ENCODER})")
+    parser.add_argument("--words", type=int, default=WORDS, help=f"words per chunk (default {WORDS})")
+    parser.add_argument("--device", default="auto", choices=("auto", "mps", "cuda", "cpu"))
+    options = parser.parse_args()
+    if options.out.suffix != ".npz":
+        raise InvalidInput(f"--out {options.out}: expected a name that ends in .npz")
+    from lvm_runtime.backends.devices import torch_device
+
+    device = torch_device(options.device)
+    vectors, ids, files = embed(options.files, options.encoder, words=options.words, device=device)
+    buffer = io.BytesIO()
+    np.savez(buffer, vectors=vectors, doc_ids=ids, files=np.array([str(f) for f in files]))
+    atomic.write_bytes(options.out, buffer.getvalue())
+    print(f"{options.out}: {len(vectors):,} vectors of {len(files):,} documents, D={vectors.shape[1]}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main))
