@@ -18,14 +18,20 @@ from lvm_runtime.candidates import AUTO, Request
 from lvm_runtime.contexts import Array, Contexts, as_float_array, finite_float32, is_finite
 from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
 from lvm_runtime.explanation import Explanation
+from lvm_runtime.mapped import mapping_of, release
 from lvm_runtime.routes import Routes, open_routes
 from lvm_runtime.sequences import SequenceRunner
 
 if TYPE_CHECKING:
+    import mmap
+
     from lvm_runtime.batcher import Batcher
 
 PIECE = 256
 """Most contexts that run at once; larger inputs run in pieces, so memory stays bounded."""
+
+RELEASE_EVERY = 8
+"""Pieces after which the pages of memory-mapped inputs and outputs are handed back."""
 
 
 class Predictor:
@@ -117,7 +123,9 @@ class Predictor:
         else:
             predictions = checked_out(out, (batch, dim))
         attention = np.empty((batch, length), np.float32)
+        mappings = mapping_of(contexts.array), mapping_of(predictions)
         for start in range(0, batch, PIECE):
+            _release_now_and_then(start, mappings)
             stop = min(start + PIECE, batch)
             piece = contexts.piece(start, stop)
             if return_attention:
@@ -140,7 +148,9 @@ class Predictor:
             raise InvalidInput(f"vectors have shape {list(array.shape)}, expected [N, {dim}]")
         count = max(0, len(array) - length + 1)
         predictions = np.empty((count, dim), np.float32) if out is None else checked_out(out, (count, dim))
+        mappings = mapping_of(array), mapping_of(predictions)
         for start in range(0, count, PIECE):
+            _release_now_and_then(start, mappings)
             stop = min(start + PIECE, count)
             part = finite_float32(array[start : stop + length - 1], first_row=start)
             predictions[start:stop] = self._sequences.run(part)
@@ -253,3 +263,9 @@ def checked_out(out: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
         what = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
         raise InvalidInput(f"out is {what}, expected a writable float32 numpy array of shape {list(shape)}")
     return out
+
+
+def _release_now_and_then(start: int, mappings: tuple[mmap.mmap | None, ...]) -> None:
+    if start % (RELEASE_EVERY * PIECE) == 0 and start:
+        for mapping in mappings:
+            release(mapping)

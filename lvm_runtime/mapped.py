@@ -1,0 +1,34 @@
+"""Memory-mapped arrays that are used once, from front to back.
+
+Their pages count as this process's memory until something else needs it, so that a file of 15 GB seems to take
+15 GB. Pages that are done with are handed back; what was written to them is in the system's cache by then.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SHARED = ("r", "r+", "w+")
+
+
+def mapping_of(array: NDArray[Any]) -> mmap.mmap | None:
+    """Return the file mapping that `array` is a view of, None if it is none or a private one.
+
+    A private mapping (mode "c") keeps changes in its pages only, and would lose them.
+    """
+    mode = None
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        mode = getattr(owner, "mode", mode)
+        owner = owner.base
+    return owner if isinstance(owner, mmap.mmap) and mode in _SHARED else None
+
+
+def release(mapping: mmap.mmap | None) -> None:
+    """Hand the pages of a mapping back to the system; they are read again if they are used again."""
+    if mapping is not None and hasattr(mapping, "madvise"):
+        mapping.madvise(mmap.MADV_DONTNEED)

@@ -1,0 +1,74 @@
+"""Handing back the pages of mapped files, and never those that hold the only copy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lvm_runtime import Predictor
+from lvm_runtime.mapped import mapping_of, release
+from tests.artifacts_for_tests import some_contexts
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_only_shared_mappings_are_released(tmp_path: Path, mode: Any) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((100, 5, 16), np.float32))
+    array = np.load(tmp_path / "a.npy", mmap_mode=mode)
+    for one in (array, array[7:], array.transpose(1, 0, 2), np.asarray(array)[None]):
+        assert (mapping_of(one) is None) == (mode == "c")
+    assert mapping_of(np.zeros(3)) is None
+
+
+def test_what_was_written_stays(tmp_path: Path) -> None:
+    out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", np.float32, (5000, 16))
+    out[:] = 7
+    release(mapping_of(out))
+    assert (out == 7).all()
+    out[10] = 8
+    release(mapping_of(out))
+    out.flush()
+    assert np.load(tmp_path / "out.npy")[9:12, 0].tolist() == [7, 8, 7]
+
+
+@pytest.mark.parametrize("kind", ["contexts", "document"])
+def test_from_mapping_to_mapping(small_artifacts: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
+    values = some_contexts(9000) if kind == "contexts" else some_contexts(1, length=9000)[0]
+    np.save(tmp_path / "in.npy", values)
+    source = np.load(tmp_path / "in.npy", mmap_mode="r")
+    count = 9000 if kind == "contexts" else 8996
+    out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", np.float32, (count, 16))
+    with Predictor(small_artifacts("amn")) as predictor:
+        call = predictor.predict if kind == "contexts" else predictor.predict_sequence
+        assert call(source, out=out) is out
+        np.testing.assert_array_equal(out, call(values))
+
+
+PEAK = """
+import resource, sys
+import numpy as np
+from lvm_runtime import Predictor
+source = np.load(sys.argv[2], mmap_mode="r")
+out = np.lib.format.open_memmap(sys.argv[3], "w+", np.float32, (len(source), 16))
+with Predictor(sys.argv[1], threads=1) as p:
+    p.predict(source[:5000], out=out[:5000])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    p.predict(source, out=out)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take the hint when they please")
+def test_memory_does_not_grow_with_the_file(small_artifacts: Callable[[str], Path], tmp_path: Path) -> None:
+    np.save(tmp_path / "in.npy", np.broadcast_to(some_contexts(1000), (300, 1000, 5, 16)).reshape(-1, 5, 16))  # 96 MB
+    command = [sys.executable, "-c", PEAK, str(small_artifacts("amn")), "in.npy", "out.npy"]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 24_000  # KiB, where files and results together are 115 MB
