@@ -89,6 +89,7 @@ class Arena:
     def __init__(self, effort: Effort) -> None:
         self.effort = effort
         self._runners: dict[tuple[str, str, int | None], Runner] = {}
+        self._broken: dict[tuple[str, str], str] = {}
         self._cells: dict[tuple[str, int], Cell] = {}
 
     def cell(self, workload: Workload, batch: int, names: list[str]) -> Cell:
@@ -103,12 +104,15 @@ class Arena:
         ready: dict[str, tuple[Runner, int | None, float, float]] = {}
         failed: dict[str, str] = {}
         for name in names:
-            side = contender(name)
+            side, key = contender(name), (workload.architecture, name)
+            if key in self._broken:  # an export that was refused takes as long to be refused again
+                failed[name] = self._broken[key]
+                continue
             try:
                 runner, threads, seconds = self._at_its_best(workload, side, contexts)
                 ready[name] = (runner, threads, check(side, workload, runner, batch), seconds)
             except Exception as error:  # reported by the test of this contender; the others are still compared
-                failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+                failed[name] = self._broken[key] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         if not ready:
             return Cell({}, failed)
         timings = interleave(
