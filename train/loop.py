@@ -85,7 +85,7 @@ class Trainer:
                 watch(self.step, seen)
                 checked, seen = self.step, 0
         self.epoch, self.step = self.epoch + 1, 0
-        return float(self.processes.mean(self.losses).double().mean())
+        return float(self.processes.mean(self.losses).cpu().double().mean())
 
     def end_epoch(self, cosine: float) -> None:
         """Tell the schedule how the epoch went."""
