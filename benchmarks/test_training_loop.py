@@ -19,7 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lvm_runtime.config import ARCHITECTURES, make_config
+from lvm_runtime.config import make_config
 from lvm_runtime.models import build_model
 from train.corpus import Corpus, load_corpus
 from train.loop import Trainer
@@ -75,7 +75,6 @@ def our_loop(architecture: str, corpus: Corpus, windows: WindowSet) -> Iterator[
         trainer.epoch += 1
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_loop_against_the_obvious_one(benchmark: BenchmarkFixture, architecture: str) -> None:
     corpus = load_corpus("synthetic", windows=4000)
     store = VectorStore(corpus.vectors, "cpu")
