@@ -13,7 +13,7 @@ from benchmarks.workload import Workload
 
 FIRST_PREDICTION = """
 import time; started = time.perf_counter()
-import json, resource, sys
+import json, sys
 import numpy as np
 from lvm_runtime import Predictor
 imported = time.perf_counter()
@@ -22,7 +22,11 @@ built = time.perf_counter()
 x = np.random.default_rng(0).standard_normal((1, predictor.config.context_length, predictor.config.dim), np.float32)
 norm = float(np.linalg.norm(predictor.predict(x)))
 done = time.perf_counter()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+if sys.platform == "linux":  # getrusage would count what the parent held when it forked
+    peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
+else:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"seconds": done - started, "import": imported - started, "build": built - imported,
                   "peak_megabytes": peak / 1e6, "norm": norm, "torch": "torch" in sys.modules}))
 """
