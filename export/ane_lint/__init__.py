@@ -1,0 +1,12 @@
+"""What would keep a Core ML program off the Neural Engine, told before it reaches a device.
+
+    python -m export.ane_lint PACKAGE
+
+Errors keep operations off the engine, warnings may do so or may cost digits, notes are worth a look on the device.
+Core ML decides in the end; `lvm explain PACKAGE` on a Mac shows what it decided.
+"""
+
+from export.ane_lint.findings import Finding, Level
+from export.ane_lint.lint import lint_package, report
+
+__all__ = ["Finding", "Level", "lint_package", "report"]
