@@ -73,13 +73,7 @@ def unavailable(op: Any) -> Finding | None:
 def full_precision(op: Any) -> Finding | None:
     """Results in fp32: the engine computes in fp16 only."""
     if any(dtype_of(output) == "fp32" for output in op.outputs):
-        return Finding(
-            Level.ERROR,
-            "fp32",
-            _at(op),
-            "fp32 results are computed on the CPU or GPU",
-            "convert with fp16 and fp16 inputs",
-        )
+        return _error(op, "fp32", "fp32 results are computed on the CPU or GPU", "convert in fp16, inputs too")
     return None
 
 
@@ -112,7 +106,7 @@ def tiny_constant(op: Any) -> Finding | None:
         return _warning(
             op,
             "epsilon",
-            "its constant is below fp16's normal numbers (6e-5) and may be flushed to zero: zeros then give NaN",
+            "its constant is below fp16's normal numbers (6e-5): flushed to zero, zeros give NaN",
             "scale by the largest magnitude first, and use a larger constant",
         )
     return None
