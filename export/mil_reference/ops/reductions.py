@@ -87,7 +87,7 @@ def layer_norm(call: Call) -> Array:
     x = call["x"]
     axes = call.axes(x.ndim)
     shape = [x.shape[axis] if axis in axes else 1 for axis in range(x.ndim)]
-    normal = _standardised(x, axes, call.get("epsilon", 1e-5))
+    normal = _standardised(x, axes, _epsilon(call))
     gamma, beta = call.get("gamma"), call.get("beta")
     normal = normal if gamma is None else normal * np.reshape(gamma, shape)
     return normal if beta is None else normal + np.reshape(beta, shape)
@@ -97,14 +97,14 @@ def layer_norm(call: Call) -> Array:
 def instance_norm(call: Call) -> Array:
     """Normalise each channel of each example over its spatial axes."""
     x = call["x"]
-    normal = _standardised(x, tuple(range(2, x.ndim)), call.get("epsilon", 1e-5))
+    normal = _standardised(x, tuple(range(2, x.ndim)), _epsilon(call))
     return normal * _channels(call, "gamma", 1.0) + _channels(call, "beta", 0.0)
 
 
 @operation("batch_norm")
 def batch_norm(call: Call) -> Array:
     """Normalise each channel with stored mean and variance."""
-    deviation = np.sqrt(_channels(call, "variance", 1.0) + call.get("epsilon", 1e-5))
+    deviation = np.sqrt(_channels(call, "variance", 1.0) + _epsilon(call))
     normal = (call["x"] - _channels(call, "mean", 0.0)) / deviation
     return normal * _channels(call, "gamma", 1.0) + _channels(call, "beta", 0.0)
 
@@ -115,6 +115,12 @@ def l2_norm(call: Call) -> Array:
     x = call["x"]
     total = call.arithmetic.sum(np.square(x), (x.ndim - 3, x.ndim - 2, x.ndim - 1), True, call.dtype)
     return x / np.sqrt(total + call.get("epsilon", 1e-6))
+
+
+def _epsilon(call: Call) -> float:
+    """Return the epsilon of a fused normalisation as it was declared: it is no fp16 tensor that could be flushed."""
+    variable = call.op.inputs.get("epsilon")
+    return 1e-5 if variable is None or variable.val is None else float(variable.val)
 
 
 def _standardised(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
