@@ -33,7 +33,7 @@ from lvm_runtime.coreml_package import FUNCTIONS, import_coremltools, read_packa
 from lvm_runtime.errors import InvalidInput, VerificationFailed
 from lvm_runtime.models import build_model, save_model
 
-DIM = 64
+DIM, LENGTH = 64, 3
 SMALL = {
     "lstm": {"hidden_dim": 32},
     "gru": {"hidden_dim": 32, "num_layers": 2},
@@ -46,7 +46,7 @@ DRIFT = {"none": 1e-4, "palette8": 1e-4, "int8": 1e-3, "palette6": 3e-3, "palett
 
 def small_source(architecture: str, folder: Path) -> Source:
     """Return an artifact of a small model with every parameter random."""
-    model = randomise(build_model(make_config(architecture, dim=DIM, **SMALL[architecture])))
+    model = randomise(build_model(make_config(architecture, dim=DIM, context_length=LENGTH, **SMALL[architecture])))
     return Source(save_model(model, folder / architecture), model)
 
 
@@ -82,7 +82,7 @@ def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     source = small_source(request.param, tmp_path_factory.mktemp("converted"))
     form = coreml_form(source.model)
     old, new = (
-        convert(form, CoreMLOptions(shapes="static", batch_sizes=(2,), target=target), (5, DIM), (2,))
+        convert(form, CoreMLOptions(shapes="static", batch_sizes=(2,), target=target), (LENGTH, DIM), (2,))
         for target in ("macOS13", "macOS15")
     )
     return source, old, new
@@ -209,8 +209,8 @@ def test_zero_contexts_that_give_nan_are_caught(tmp_path: Path) -> None:
 
     options = CoreMLOptions(shapes="static", batch_sizes=(2,))
     package = tmp_path / "plain.mlpackage"
-    write_package(Plain().eval(), options, (5, DIM), package)
-    contexts = random_contexts(4, 5, DIM)
+    write_package(Plain().eval(), options, (LENGTH, DIM), package)
+    contexts = random_contexts(4, LENGTH, DIM)
     mean = contexts.astype(np.float64).mean(1)
     sample = Sample("random", contexts, mean / np.linalg.norm(mean, axis=1, keepdims=True), None)
     with pytest.raises(VerificationFailed, match="zeros make prediction NaN"):
@@ -227,7 +227,7 @@ def test_mistake_in_one_batch_size_is_caught(tmp_path: Path) -> None:
     description = ct.utils.MultiFunctionDescriptor()
     for size, form in ((1, coreml_form(source.model)), (3, wrong)):
         single = tmp_path / f"{size}.mlpackage"
-        save(convert(form, options, (5, DIM), (size,)), single)
+        save(convert(form, options, (LENGTH, DIM), (size,)), single)
         description.add_function(str(single), "main", options.functions[size])
     description.default_function_name = "batch1"
     package = tmp_path / "both.mlpackage"
@@ -278,7 +278,7 @@ def test_metadata_says_what_the_package_is(tmp_path: Path) -> None:
     assert float(metadata.userDefined["lvm.form_difference"]) <= 2e-6
     texts = {f.name: f.shortDescription for f in (*spec.description.input, *spec.description.output)}
     assert set(texts) == {"context", "prediction", "attention"}
-    assert "[batch, 5, 64]" in texts["context"]
+    assert "[batch, 3, 64]" in texts["context"]
 
 
 def test_samples_of_a_real_artifact_are_used(tmp_path: Path) -> None:

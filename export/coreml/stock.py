@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,10 @@ def export_stock(source: Source, samples: Sequence[Sample], options: CoreMLOptio
     """Write the stock conversion to `path`; return it and its drift, checked like any other."""
     model: nn.Module = WithAttention(source.model) if isinstance(source.model, AMN) else source.model
     config = source.artifact.config
-    with atomic.replacing(path) as temporary:
+    with atomic.replacing(path) as temporary, warnings.catch_warnings():
+        # stock modules branch on their inputs' shapes, and torch.export deprecates parts of itself
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         if isinstance(source.model, Transformer):
             _convert_exported(model, options, (config.context_length, config.dim), temporary)
         else:
@@ -56,7 +60,7 @@ def _convert_exported(model: nn.Module, options: CoreMLOptions, shape: tuple[int
     size = options.batch_sizes[0]
     dtype = np.float16 if options.precision == "fp16" else np.float32
     half = options.precision == "fp16"
-    with quiet(), torch.no_grad():
+    with quiet():  # with gradients: without, torch takes a fast path whose conversion was wrong (drift 1e-3)
         program: Any = torch.export.export(model, (torch.zeros(size, *shape),)).run_decompositions({})
         ct.convert(
             program,

@@ -1,0 +1,177 @@
+"""A report on this Mac, in one Markdown file to send in: `python -m export.mac_report`.
+
+It runs what cannot be run anywhere else: Core ML's own answers, where Core ML places each operation, latency and
+throughput per device and batch size, how exact a device's GELU is, and one training step on the CPU and on MPS. A
+section that fails says so in the report and leaves the others to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from export.coreml import CoreMLOptions, export_coreml
+from export.coreml.convert import convert, save
+from export.coreml.forms.layers import ErfGELU
+from export.randomise import randomise
+from export.source import Source
+from export.verify import Sample, random_contexts
+from lvm_runtime import console
+from lvm_runtime.config import ARCHITECTURES, make_config
+from lvm_runtime.coreml_package import UNITS, import_coremltools, require_macos
+from lvm_runtime.drift import drift
+from lvm_runtime.models import build_model, save_model
+
+DEVICES = tuple(UNITS)
+REPEATS = 30
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, measure and write the report."""
+    parser = argparse.ArgumentParser(prog="python -m export.mac_report", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("mac-report.md"), help="default: mac-report.md")
+    parser.add_argument("--dim", type=int, default=768, help="vector size D (default: 768)")
+    parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
+    arguments = parser.parse_args(argv)
+    require_macos("the Mac report", least=15)
+    with tempfile.TemporaryDirectory() as folder:
+        text = write_report(Path(folder), arguments.models, arguments.dim)
+    arguments.out.write_text(text)
+    print(f"{arguments.out}: written; please send it in")
+    return 0
+
+
+def write_report(folder: Path, models: Sequence[str], dim: int) -> str:
+    """Return the report; packages of random weights are made in `folder`."""
+    parts = ["# Report of a Mac\n", machine()]
+    for name in models:
+        parts.append(section(f"{name}: packages against known answers", lambda n=name: verification(folder, n, dim)))
+        parts.append(section(f"{name}: placement", lambda n=name: placement(folder, n)))
+        parts.append(section(f"{name}: speed", lambda n=name: speed(folder, n, dim)))
+        parts.append(section(f"{name}: a training step on MPS", lambda n=name: training_parity(n, dim)))
+    parts.append(section("GELU", lambda: gelu_accuracy(folder)))
+    return "\n".join(parts)
+
+
+def section(title: str, body: Callable[[], str]) -> str:
+    """Return a section of the report, with the error in place of its body if it fails."""
+    print(f"mac report: {title}", file=sys.stderr, flush=True)
+    try:
+        text = body()
+    except Exception as error:  # whatever fails on a device nobody has seen yet belongs into the report
+        text = f"FAILED: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"## {title}\n\n{text}\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def machine() -> str:
+    """Return what the figures depend on."""
+    versions = f"coremltools {import_coremltools().__version__}, torch {torch.__version__}, numpy {np.__version__}"
+    return f"{platform.platform()}, macOS {platform.mac_ver()[0]}, {platform.processor()}; {versions}\n"
+
+
+def verification(folder: Path, name: str, dim: int) -> str:
+    """Export the architecture, which verifies it by Core ML on the CPU as well, and compare every device."""
+    from lvm_runtime.backends.coreml import CoreMLBackend
+
+    model = randomise(build_model(make_config(name, dim=dim)))
+    source = Source(save_model(model, folder / name), model)
+    sample = Sample.of("random", model, random_contexts(128, 5, dim))
+    artifact = export_coreml(source, [sample], CoreMLOptions())
+    rows = []
+    for device in DEVICES:
+        backend = CoreMLBackend(artifact.file(artifact.find("coreml")[0]), device=device)
+        whole = drift(backend.run(sample.contexts), sample.predictions)
+        alone = np.concatenate([backend.run(sample.contexts[i : i + 1]) for i in range(8)])
+        change = np.abs(alone - backend.run(sample.contexts[:8])).max()
+        finite = np.isfinite(backend.run(np.zeros_like(sample.contexts[:1]))).all()
+        rows.append((device, f"{whole.max():.1e}", f"{np.median(whole):.1e}", f"{change:.1e}", finite))
+        backend.close()
+    return table(("device", "worst drift", "median drift", "batch 1 against 8", "zeros finite"), rows)
+
+
+def placement(folder: Path, name: str) -> str:
+    """Return what Core ML's compute plan says when asked for the Neural Engine."""
+    from lvm_runtime.coreml_commands import explain_package
+
+    return f"```\n{explain_package(folder / name / 'coreml' / 'fp16.mlpackage', 'ane')}\n```"
+
+
+def speed(folder: Path, name: str, dim: int) -> str:
+    """Time each device at each batch size of the package."""
+    from lvm_runtime.backends.coreml import CoreMLBackend
+
+    rows = []
+    for device in DEVICES:
+        backend = CoreMLBackend(folder / name / "coreml" / "fp16.mlpackage", device=device)
+        for size in backend.batch_sizes or ():
+            times = timed(lambda c, b=backend: b.run(c), random_contexts(size, 5, dim))
+            middle = statistics.median(times)
+            p95 = sorted(times)[int(0.95 * len(times))]
+            rows.append((device, size, f"{middle * 1e3:.3f}", f"{p95 * 1e3:.3f}", f"{size / middle:,.0f}"))
+        backend.close()
+    return table(("device", "batch", "median ms", "p95 ms", "predictions/s"), rows)
+
+
+def timed(call: Callable[[Any], Any], contexts: Any) -> list[float]:
+    """Return the seconds of each of 30 calls, after 5 that warm up."""
+    seconds = []
+    for _ in range(REPEATS + 5):
+        start = time.perf_counter()
+        call(contexts)
+        seconds.append(time.perf_counter() - start)
+    return seconds[5:]
+
+
+def training_parity(name: str, dim: int) -> str:
+    """Compare loss and gradients of one step on the CPU and on MPS."""
+    contexts = torch.from_numpy(random_contexts(32, 5, dim))
+    target = torch.from_numpy(random_contexts(32, 1, dim, seed=2))[:, 0]
+    results = {}
+    for device in ("cpu", "mps"):
+        model = randomise(build_model(make_config(name, dim=dim))).to(device)
+        loss = torch.nn.functional.mse_loss(model(contexts.to(device)), target.to(device))
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
+        results[device] = loss.item(), gradient
+    (cpu_loss, cpu), (mps_loss, mps) = results["cpu"], results["mps"]
+    error = ((cpu - mps).norm() / cpu.norm()).item()
+    return f"loss {cpu_loss:.8f} on the CPU, {mps_loss:.8f} on MPS; gradients differ by {error:.1e} of their norm"
+
+
+def gelu_accuracy(folder: Path) -> str:
+    """Compare both spellings of GELU on every device with its exact values between −8 and 8."""
+    ct = import_coremltools()
+    x = torch.linspace(-8.0, 8.0, 4096).half().float().reshape(1, 8, 512)
+    exact = torch.nn.functional.gelu(x.double()).numpy()
+    rows = []
+    for kind, module in (("table", torch.nn.GELU()), ("erf", ErfGELU())):
+        options = CoreMLOptions(shapes="static", batch_sizes=(1,), gelu=kind)
+        path = folder / f"gelu-{kind}.mlpackage"
+        save(convert(module.eval(), options, (8, 512), (1,)), path)
+        for device in DEVICES:
+            model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[UNITS[device]])
+            answer = np.asarray(model.predict({"context": x.numpy()})["prediction"], dtype=np.float64)
+            error = np.abs(answer - exact)
+            relative = (error / np.maximum(np.abs(exact), 1e-3)).max()
+            rows.append((kind, device, f"{error.max():.1e}", f"{relative:.1e}"))
+    return table(("form", "device", "largest error", "largest relative error"), rows)
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(run))
