@@ -254,7 +254,7 @@ def test_full_size_export(architecture: str, tmp_path: Path) -> None:
     assert [f for f in lint_package(artifact.file(compiled)) if f.level is not Level.NOTE] == []
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["amn", "lstm", "gru"])
 def test_stock_conversion_is_right_and_lights_up(architecture: str, tmp_path: Path) -> None:
     source = small_source(architecture, tmp_path)
     options = CoreMLOptions(shapes="static", batch_sizes=(2,))

@@ -60,7 +60,7 @@ def _convert_exported(model: nn.Module, options: CoreMLOptions, shape: tuple[int
     size = options.batch_sizes[0]
     dtype = np.float16 if options.precision == "fp16" else np.float32
     half = options.precision == "fp16"
-    with quiet():  # with gradients: without, torch takes a fast path whose conversion was wrong (drift 1e-3)
+    with quiet():
         program: Any = torch.export.export(model, (torch.zeros(size, *shape),)).run_decompositions({})
         ct.convert(
             program,
