@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,10 @@ def write_report(folder: Path, models: Sequence[str], dim: int) -> str:
     """Return the report; packages of random weights are made in `folder`."""
     parts = ["# Report of a Mac\n", machine()]
     for name in models:
-        parts.append(section(f"{name}: packages against known answers", lambda n=name: verification(folder, n, dim)))
-        parts.append(section(f"{name}: placement", lambda n=name: placement(folder, n)))
-        parts.append(section(f"{name}: speed", lambda n=name: speed(folder, n, dim)))
-        parts.append(section(f"{name}: a training step on MPS", lambda n=name: training_parity(n, dim)))
+        parts.append(section(f"{name}: packages against known answers", partial(verification, folder, name, dim)))
+        parts.append(section(f"{name}: placement", partial(placement, folder, name)))
+        parts.append(section(f"{name}: speed", partial(speed, folder, name, dim)))
+        parts.append(section(f"{name}: a training step on MPS", partial(training_parity, name, dim)))
     parts.append(section("GELU", lambda: gelu_accuracy(folder)))
     return "\n".join(parts)
 
@@ -120,7 +121,7 @@ def speed(folder: Path, name: str, dim: int) -> str:
     for device in DEVICES:
         backend = CoreMLBackend(folder / name / "coreml" / "fp16.mlpackage", device=device)
         for size in backend.batch_sizes or ():
-            times = timed(lambda c, b=backend: b.run(c), random_contexts(size, 5, dim))
+            times = timed(backend.run, random_contexts(size, 5, dim))
             middle = statistics.median(times)
             p95 = sorted(times)[int(0.95 * len(times))]
             rows.append((device, size, f"{middle * 1e3:.3f}", f"{p95 * 1e3:.3f}", f"{size / middle:,.0f}"))

@@ -42,7 +42,7 @@ def export_stock(source: Source, samples: Sequence[Sample], options: CoreMLOptio
     config = source.artifact.config
     with atomic.replacing(path) as temporary, warnings.catch_warnings():
         # stock modules branch on their inputs' shapes, and torch.export deprecates parts of itself
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", message="Converting a tensor to a Python")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         if isinstance(source.model, Transformer):
             _convert_exported(model, options, (config.context_length, config.dim), temporary)
