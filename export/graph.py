@@ -8,7 +8,6 @@ B batch, T context length, D vector, H hidden.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +45,7 @@ class GraphOps:
     def __init__(self, form: Form) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initialisers: dict[str, onnx.TensorProto] = {}
+        self._unshaped: dict[str, Node] = {}
         self._names = {id(buffer): name for name, buffer in form.named_buffers()}
 
     def node(
@@ -92,9 +92,12 @@ class GraphOps:
         return self.linear(self.node("Relu", [hidden.name], hidden.shape), narrow)
 
     def reshape(self, x: Node, *shape: int) -> Node:
-        if x.shape == shape:
-            return x
-        return self.node("Reshape", [x.name, self.integers(*shape)], shape)
+        source = self._unshaped.get(x.name, x)  # of two reshapes in a row the first is for nothing
+        if source.shape == shape:
+            return source
+        result = self.node("Reshape", [source.name, self.integers(*shape)], shape)
+        self._unshaped[result.name] = source
+        return result
 
     def split(self, x: Node, sizes: Sequence[int]) -> list[Node]:
         if len(sizes) == 1:
@@ -137,10 +140,20 @@ class GraphOps:
         return self.node("LayerNormalization", inputs, x.shape, axis=-1, epsilon=eps)
 
     def normalise(self, x: Node) -> Node:
-        return self.node("LpNormalization", [x.name], x.shape, axis=-1, p=2)
+        """Divide by the norm, spelled out: onnxruntime's LpNormalization is several times slower than these nodes.
+
+        The smallest normal number under the root keeps a row of zeros at zero.
+        """
+        square = self.node("ReduceSum", [self.mul(x, x).name, self.integers(-1)], (*x.shape[:-1], 1), keepdims=1)
+        tiny = self.constant("tiny", np.array(np.finfo(np.float32).tiny))
+        norm = self.node("Sqrt", [self.node("Max", [square.name, tiny], square.shape).name], square.shape)
+        return self.mul(x, self.node("Reciprocal", [norm.name], norm.shape))
 
     def mean(self, x: Node) -> Node:
-        return self.node("ReduceMean", [x.name, self.integers(1)], (-1, x.width), keepdims=0)
+        """Multiply by a row of 1/T: half the time of ReduceMean over the middle axis."""
+        length, dim = x.shape[1:]
+        row = self.constant("average", np.full((1, 1, length), 1 / length, np.float32))
+        return self.reshape(self.node("MatMul", [row, x.name], (-1, 1, dim)), -1, dim)
 
     def mixture(self, query: Node, contexts: Node) -> tuple[Node, Node]:
         length, dim = contexts.shape[1:]
@@ -177,12 +190,18 @@ def build_graph(form: Form, ops: GraphOps, kind: str = "context") -> onnx.ModelP
         source = helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["vectors", dim])
         results = form.sequence(ops, Node("vectors", (-1, dim)))
     rows = "batch" if kind == "context" else "windows"
+    ops.nodes = _needed(ops.nodes, {result.name for result in results})
     targets = []
     for name, result in zip(form.outputs, results, strict=True):
         _rename(ops.nodes, result.name, name)
         targets.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [rows, *result.shape[1:]]))
+    used = {name for node in ops.nodes for name in node.input}
     graph = helper.make_graph(
-        ops.nodes, f"{form.config.architecture}_{kind}", [source], targets, list(ops.initialisers.values())
+        ops.nodes,
+        f"{form.config.architecture}_{kind}",
+        [source],
+        targets,
+        [tensor for name, tensor in ops.initialisers.items() if name in used],
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=PRODUCER)
@@ -193,6 +212,16 @@ def build_graph(form: Form, ops: GraphOps, kind: str = "context") -> onnx.ModelP
     return model
 
 
+def _needed(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that the outputs `wanted` depend on, in order."""
+    kept = []
+    for node in reversed(nodes):
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted = wanted | set(node.input)
+    return kept[::-1]
+
+
 def _rename(nodes: Sequence[onnx.NodeProto], old: str, new: str) -> None:
     """Give the output `old` the name `new` everywhere."""
     for node in nodes:
@@ -200,9 +229,3 @@ def _rename(nodes: Sequence[onnx.NodeProto], old: str, new: str) -> None:
             for index, name in enumerate(names):
                 if name == old:
                     names[index] = new
-
-
-def model_bytes(model: onnx.ModelProto) -> int:
-    """Return the bytes of a model's weights."""
-    sizes = {TensorProto.FLOAT: 4, TensorProto.INT8: 1, TensorProto.UINT8: 1, TensorProto.INT64: 8}
-    return sum(math.prod(t.dims) * sizes[t.data_type] for t in model.graph.initializer)

@@ -1,0 +1,122 @@
+"""Plain and rewritten forms side by side: what rewriting and int8 bring, against the targets that were set.
+
+The plain side is the training form as PyTorch's own exporter writes it; both sides run in onnxruntime alone,
+without the predictor around them, each on the same number of threads, in turns, and every answer is checked
+first. The sides of one architecture and batch size are timed together.
+
+B batch, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.arena import Arena
+from benchmarks.peers import plain_onnx
+from benchmarks.replay import replay
+from benchmarks.timing import Timing, interleave, speedup
+from benchmarks.workload import Workload
+from lvm_runtime.backends.onnx import OnnxBackend
+from lvm_runtime.drift import BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, max_drift
+
+BATCHES = (1, 8, 32, 128, 1024)
+THREADS = 1
+SIDES = ("plain-fp32", "form-fp32", "form-int8")
+
+MINIMUM = {  # times the plain side's speed: fp32 at batch ≥ 32, int8 at batch ≥ 32, int8 at batch 1
+    "amn": (1.4, 3.0, 1.5),
+    "lstm": (1.05, 2.7, 3.0),
+    "gru": (1.0, 2.3, 2.0),
+    "transformer": (1.15, 2.7, 3.0),
+}
+AIM = {"amn": (1.4, 5.0, 3.0), "lstm": (1.05, 4.5, 4.0), "gru": (1.0, 4.5, 4.0), "transformer": (1.15, 4.5, 4.0)}
+
+
+def target(table: dict[str, tuple[float, float, float]], architecture: str, side: str, batch: int) -> float | None:
+    """Return the ratio to the plain side that `table` asks for, or None where it asks for nothing."""
+    fp32, int8, int8_alone = table[architecture]
+    if side == "form-int8" and batch == 1:
+        return int8_alone
+    return None if batch < 32 or side == "plain-fp32" else {"form-fp32": fp32, "form-int8": int8}[side]
+
+
+class FormRace:
+    """The three sides of one architecture at one batch size, checked and then timed in turns."""
+
+    def __init__(self, workload: Workload, batch: int, arena: Arena) -> None:
+        contexts = workload.batch(batch)
+        backends = {name: OnnxBackend(path, threads=THREADS) for name, path in _files(workload).items()}
+        self.drifts: dict[str, float] = {}
+        for name, backend in backends.items():
+            predictions = backend.run(contexts)
+            self.drifts[name] = max_drift(predictions, workload.answers(batch))
+            assert self.drifts[name] <= DRIFT_LIMITS["int8" if "int8" in name else "fp32"], name
+            alone = backend.run(contexts[-1:])
+            assert np.abs(alone - predictions[-1:]).max() <= BATCH_INVARIANCE_LIMIT, name
+        effort = arena.effort
+        self.timings: dict[str, Timing] = interleave(
+            {name: partial(backend.run, contexts) for name, backend in backends.items()},
+            rounds=effort.rounds,
+            seconds=effort.seconds,
+            max_calls=effort.max_calls,
+        )
+
+
+def _files(workload: Workload) -> dict[str, Path]:
+    files = {"plain-fp32": plain_onnx(workload)}
+    for precision in ("fp32", "int8"):
+        workload.export("onnx", precision)
+        (compiled,) = workload.artifact.find("onnx", precision=precision)
+        files[f"form-{precision}"] = workload.artifact.file(compiled)
+    return files
+
+
+@pytest.fixture(scope="session")
+def form_races() -> dict[tuple[str, int], FormRace]:
+    """Races run so far, by architecture and batch size."""
+    return {}
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_form(
+    side: str,
+    workload: Workload,
+    batch: int,
+    arena: Arena,
+    form_races: dict[tuple[str, int], FormRace],
+    recorded_benchmark: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Time one side; its ratio to the plain side is printed beside the target."""
+    name = workload.architecture
+    if (name, batch) not in form_races:
+        form_races[name, batch] = FormRace(workload, batch, arena)
+    race = form_races[name, batch]
+    timing = race.timings[side]
+    ratio = speedup(timing, race.timings["plain-fp32"])
+    minimum, aim = (target(table, name, side, batch) for table in (MINIMUM, AIM))
+    recorded_benchmark.group = f"forms {name} batch {batch}"
+    recorded_benchmark.extra_info.update(
+        suite="forms",
+        model=name,
+        batch=batch,
+        contender=side,
+        threads=THREADS,
+        predictions_per_second=batch / timing.median,
+        ratio_to_plain=ratio,
+        minimum=minimum,
+        aim=aim,
+        noise=timing.spread,
+        drift=race.drifts[side],
+    )
+    replay(recorded_benchmark, timing.calls)
+    with capsys.disabled():
+        goal = (
+            "" if minimum is None else f"  target {minimum:.2f}, aim {aim:.2f}{'' if ratio >= minimum else '  MISSED'}"
+        )
+        print(f"\n{name:12s} batch {batch:5d}  {side:10s} {batch / timing.median:9.0f}/s  {ratio:5.2f}x plain{goal}")
