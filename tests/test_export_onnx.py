@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from export.forms import build_form
-from export.onnx import command, export_onnx, export_sequence, write_graph
+from export.onnx import command, export_onnx, export_plain, export_sequence, write_graph
 from export.quantise import quantise_weight
 from export.randomise import randomise
 from export.source import Source
@@ -172,6 +172,14 @@ def test_wrong_attention_is_refused(tmp_path: Path) -> None:
     wrong = Sample(sample.name, sample.contexts, sample.predictions, sample.attention[:, ::-1])
     with pytest.raises(VerificationFailed, match="attention"):
         export_onnx(source, [wrong], "fp32")
+
+
+def test_plain_export_computes_the_same(tmp_path: Path) -> None:
+    model = randomise(build_model(make_config("amn", **SIZES["amn"]), seed=0), seed=2)
+    export_plain(model, tmp_path / "plain.onnx")
+    contexts = random_contexts(3, 5, 96)
+    predictions = open_session(tmp_path / "plain.onnx").run(["prediction"], {"context": contexts})[0]
+    assert np.abs(predictions - known_answers(model, contexts)[0]).max() <= FP32_ABSOLUTE_LIMIT
 
 
 def test_quantised_weight_is_within_half_a_step() -> None:
