@@ -1,57 +1,12 @@
-"""What this process may use of the machine: its share of the CPUs, not the host's core count, and who uses it when."""
+"""What this process may use of the machine: its share of the CPUs, not the host's core count."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections import deque
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _SELF = Path("/proc/self/cgroup")
-
-
-class CpuBudget:
-    """The CPUs of this process, shared by everything in it that computes: who finds too few free waits in line.
-
-    Two runs of two threads each on two CPUs do not take twice as long side by side, but three to four times.
-    """
-
-    def __init__(self, cpus: int) -> None:
-        self.cpus = self._free = cpus
-        self._lock = threading.Lock()
-        self._line: deque[tuple[int, threading.Lock]] = deque()
-
-    def acquire(self, count: int) -> None:
-        """Take `count` CPUs (at most all), in the order of asking."""
-        with self._lock:
-            if not self._line and count <= self._free:
-                self._free -= count
-                return
-            turn = (count, threading.Lock())
-            turn[1].acquire()
-            self._line.append(turn)
-        try:
-            turn[1].acquire()
-        except BaseException:  # Ctrl-C while in line
-            with self._lock:
-                if turn in self._line:
-                    self._line.remove(turn)
-                else:
-                    self._give(count)
-            raise
-
-    def release(self, count: int) -> None:
-        """Give `count` CPUs back."""
-        with self._lock:
-            self._give(count)
-
-    def _give(self, count: int) -> None:
-        self._free += count
-        while self._line and self._line[0][0] <= self._free:
-            count, turn = self._line.popleft()
-            self._free -= count
-            turn.release()
 
 
 def usable_cpus() -> int:
@@ -103,7 +58,3 @@ def _quota_v1(folder: Path) -> float | None:
     except (OSError, ValueError):
         return None
     return quota / period if quota > 0 else None
-
-
-CPU_BUDGET = CpuBudget(usable_cpus())
-"""One for the process: however many Predictors and callers there are, their runs keep no more threads than CPUs."""

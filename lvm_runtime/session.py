@@ -15,7 +15,6 @@ from lvm_runtime.candidates import Candidate, Request
 from lvm_runtime.drift import BATCH_INVARIANCE_LIMIT, FP32_ABSOLUTE_LIMIT, drift
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.fingerprint import Fingerprint
-from lvm_runtime.hardware import CPU_BUDGET
 
 ATTENTION_LIMITS = {"fp32": 2e-5, "fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2}
 """Largest difference in one attention weight; they are for people to look at, two digits of them."""
@@ -28,14 +27,12 @@ class Session:
     machine.
     """
 
-    __slots__ = ("_cpus", "answers", "backend", "candidate", "drift", "has_attention", "requested_threads")
+    __slots__ = ("answers", "backend", "candidate", "drift", "has_attention", "requested_threads")
 
     def __init__(self, candidate: Candidate, backend: Backend, fingerprint: Fingerprint, drift_limit: float) -> None:
         self.candidate = candidate
         self.backend = backend
         self.requested_threads: int | None = None
-        # a run on another device only waits, and takes no CPU from the others
-        self._cpus = min(backend.threads or 1, CPU_BUDGET.cpus) if backend.device == "cpu" else 0
         self.has_attention = fingerprint.attention is not None
         self.answers, self.drift = self._verify(fingerprint, drift_limit)
 
@@ -61,24 +58,16 @@ class Session:
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1, padding where sizes are fixed."""
-        CPU_BUDGET.acquire(self._cpus)
-        try:
-            if self.backend.batch_sizes is None:
-                return self.backend.run(contexts)
-            parts = [self.backend.run(part)[:used] for part, used in self._fitting(contexts)]
-        finally:
-            CPU_BUDGET.release(self._cpus)
+        if self.backend.batch_sizes is None:
+            return self.backend.run(contexts)
+        parts = [self.backend.run(part)[:used] for part, used in self._fitting(contexts)]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
-        CPU_BUDGET.acquire(self._cpus)
-        try:
-            if self.backend.batch_sizes is None:
-                return self.backend.run_with_attention(contexts)
-            parts = [(self.backend.run_with_attention(part), used) for part, used in self._fitting(contexts)]
-        finally:
-            CPU_BUDGET.release(self._cpus)
+        if self.backend.batch_sizes is None:
+            return self.backend.run_with_attention(contexts)
+        parts = [(self.backend.run_with_attention(part), used) for part, used in self._fitting(contexts)]
         predictions = np.concatenate([p[:used] for (p, _), used in parts])
         return predictions, np.concatenate([a[:used] for (_, a), used in parts])
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lvm_runtime import Predictor, hardware
-from lvm_runtime.hardware import CPU_BUDGET, CpuBudget, cgroup_quota, usable_cpus
-from tests.artifacts_for_tests import some_contexts
+from lvm_runtime import hardware
+from lvm_runtime.hardware import cgroup_quota, usable_cpus
 
 
 def _groups(tmp_path: Path, membership: str, files: dict[str, str]) -> tuple[Path, Path]:
@@ -69,84 +64,3 @@ def test_affinity_of_this_process_is_respected() -> None:
         assert usable_cpus() == 1
     finally:
         os.sched_setaffinity(0, before)
-
-
-def _in_threads(works: list[Callable[[], None]]) -> None:
-    threads = [threading.Thread(target=work) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-@pytest.mark.parametrize("counts", [[1], [4], [1, 2, 3, 4], [0, 4]], ids=str)
-def test_no_more_than_all_cpus_are_taken_at_once(counts: list[int]) -> None:
-    budget, lock = CpuBudget(4), threading.Lock()
-    taken, peak = 0, 0
-
-    def work(count: int) -> None:
-        nonlocal taken, peak
-        for _ in range(20):
-            budget.acquire(count)
-            with lock:
-                taken += count
-                peak = max(peak, taken)
-            time.sleep(0)
-            with lock:
-                taken -= count
-            budget.release(count)
-
-    _in_threads([lambda c=c: work(c) for c in counts * 4])  # type: ignore[misc]
-    assert 1 <= peak <= 4
-    budget.acquire(4)  # everything was given back
-
-
-def test_the_line_is_first_come_first_served() -> None:
-    budget, order = CpuBudget(2), []
-    budget.acquire(1)
-
-    def ask(count: int) -> None:
-        budget.acquire(count)
-        order.append(count)
-        budget.release(count)
-
-    threads = []
-    for waiting, count in enumerate((2, 1)):  # the second would fit at once, and must not pass the first
-        threads.append(threading.Thread(target=ask, args=(count,)))
-        threads[-1].start()
-        while len(budget._line) <= waiting:
-            time.sleep(0.001)
-    budget.release(1)
-    for thread in threads:
-        thread.join(30)
-    assert order == [2, 1]
-
-
-def test_two_predictors_together_keep_within_the_cpus(
-    small_artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lock = threading.Lock()
-    busy, peak = 0, 0
-    predictors = [Predictor(small_artifacts(name), backend="onnx") for name in ("gru", "amn")]
-
-    def watched(run: Callable[[Any], Any], threads: int) -> Callable[[Any], Any]:
-        def watching(contexts: Any) -> Any:
-            nonlocal busy, peak
-            with lock:
-                busy += threads
-                peak = max(peak, busy)
-            try:
-                return run(contexts)
-            finally:
-                with lock:
-                    busy -= threads
-
-        return watching
-
-    for predictor in predictors:
-        backend = predictor._open_routes().large.backend
-        monkeypatch.setattr(backend, "run", watched(backend.run, backend.threads or 0))
-    contexts = some_contexts(64)
-    _in_threads([lambda p=p: [p.predict(contexts) for _ in range(20)] for p in predictors * 4])  # type: ignore[misc]
-    assert 1 <= peak <= CPU_BUDGET.cpus
