@@ -101,7 +101,7 @@ def test_loop_against_the_obvious_one(benchmark: BenchmarkFixture, architecture:
     }
     benchmark.pedantic(_advance, args=(sides["ours"], steps), rounds=1)
     ours, obvious = (_advance(loop, steps) for loop in sides.values())
-    assert ours == pytest.approx(obvious, rel=0.1)
+    assert ours == pytest.approx(obvious, rel=0.2)  # the two shuffle differently
 
 
 def _advance(loop: Iterator[Any], steps: int) -> float:
