@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.batch_plan import plan_batches
 from lvm_runtime.candidates import Candidate
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.fingerprint import Fingerprint, probe_contexts
-from lvm_runtime.session import Session, fitting_sizes
+from lvm_runtime.session import Session
 
 
 class MeanBackend(Backend):
@@ -58,7 +59,7 @@ def _session(precision: str = "fp32", limit: float = 1e-6, **options: Any) -> Se
     ids=str,
 )
 def test_fixed_sizes_cover_any_batch(rows: int, sizes: tuple[int, ...], plan: list[tuple[int, int]]) -> None:
-    assert fitting_sizes(rows, sizes) == plan
+    assert plan_batches(rows, sizes) == tuple(plan)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 11])
