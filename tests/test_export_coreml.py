@@ -6,6 +6,7 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from export.ane_lint import Level, lint_package
 from export.coreml import CoreMLOptions, export_coreml
 from export.coreml.__main__ import build_parser
 from export.coreml.compress import compressed
-from export.coreml.convert import convert, quiet, save, write_package
+from export.coreml.convert import convert, quiet, save_functions, write_package
 from export.coreml.forms import coreml_form
 from export.coreml.prove import prove_form, prove_package
 from export.coreml.stock import export_stock
@@ -76,41 +77,51 @@ def test_package_is_proved_described_and_clean(architecture: str, shapes: str, p
     assert any(f.rule == "fp32" for f in findings) == (precision == "fp32")
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Any, Any]:
-    """A source with its plain fp16 model for the oldest and the newest way of storing compressed weights."""
-    source = small_source(request.param, tmp_path_factory.mktemp("converted"))
+@pytest.fixture(
+    scope="module",
+    params=[(a, s, p) for a in ARCHITECTURES for s in ("multifunction", "enumerated") for p in ("fp16", "fp32")],
+    ids="-".join,
+)
+def converted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Source, CoreMLOptions, dict[str, Any]]:
+    """A source, and its uncompressed programs by function name, converted once for all compressions."""
+    architecture, shapes, precision = request.param
+    source = small_source(architecture, tmp_path_factory.mktemp("converted"))
+    options = CoreMLOptions(shapes=shapes, precision=precision, batch_sizes=(1, 3))
     form = coreml_form(source.model)
-    old, new = (
-        convert(form, CoreMLOptions(shapes="static", batch_sizes=(2,), target=target), (LENGTH, DIM), (2,))
-        for target in ("macOS13", "macOS15")
-    )
-    return source, old, new
+    programs = {n: convert(form, options, (LENGTH, DIM), sizes) for n, sizes in options.programs.items()}
+    return source, options, programs
 
 
-@pytest.mark.parametrize("system", ["macOS13", "macOS15"])
 @pytest.mark.parametrize("kind", ["palette8", "palette6", "palette4", "int8"])
 def test_compressed_package_is_proved_and_clean(
-    converted: tuple[Source, Any, Any], kind: str, system: str, tmp_path: Path
+    converted: tuple[Source, CoreMLOptions, dict[str, Any]], kind: str, tmp_path: Path
 ) -> None:
-    source, old, new = converted
-    options = CoreMLOptions(shapes="static", batch_sizes=(2,), compress=kind, target=system, max_drift=DRIFT[kind])
+    source, plain, programs = converted
+    options = replace(plain, compress=kind, max_drift=DRIFT[kind])
     package = tmp_path / "compressed.mlpackage"
     with quiet():
-        smaller = compressed(old if system == "macOS13" else new, kind)
-    save(smaller, package)
+        save_functions({name: compressed(program, kind) for name, program in programs.items()}, package)
     kinds = Counter(op.op_type for op in operations(load_program(package)))
     assert any(name.startswith("constexpr_") for name in kinds)
     proof = prove_package(package, options, few(source), form_difference=0.0)
     assert 0.0 < proof.worst_drift <= DRIFT[kind]
-    assert [f for f in lint_package(package) if f.level is not Level.NOTE] == []
+    findings = [f for f in lint_package(package) if f.level is not Level.NOTE]
+    assert [f for f in findings if plain.precision == "fp16" or f.rule != "fp32"] == []
     with pytest.raises(VerificationFailed, match=f"--compress {kind}: drift .* use milder compression"):
-        prove_package(
-            package,
-            CoreMLOptions(shapes="static", batch_sizes=(2,), compress=kind, max_drift=proof.worst_drift / 2),
-            few(source),
-            form_difference=0.0,
-        )
+        prove_package(package, replace(options, max_drift=proof.worst_drift / 2), few(source), form_difference=0.0)
+
+
+@pytest.mark.parametrize("kind", ["palette8", "int8"])
+def test_macos_13_stores_compressed_weights_in_its_own_way(kind: str, tmp_path: Path) -> None:
+    source = small_source("amn", tmp_path)
+    options = CoreMLOptions(shapes="static", batch_sizes=(2,), compress=kind, target="macOS13")
+    package = tmp_path / "old.mlpackage"
+    write_package(coreml_form(source.model), options, (LENGTH, DIM), package)
+    kinds = {op.op_type for op in operations(load_program(package))}
+    assert kinds & {"constexpr_lut_to_dense", "constexpr_affine_dequantize"}
+    prove_package(package, options, few(source), form_difference=0.0)
 
 
 def test_too_strong_compression_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -222,17 +233,10 @@ def test_mistake_in_one_batch_size_is_caught(tmp_path: Path) -> None:
     wrong = coreml_form(copy.deepcopy(source.model))
     with torch.no_grad():
         wrong.query.weight.mul_(1.5)  # type: ignore[union-attr,operator]
-    ct = import_coremltools()
     options = CoreMLOptions(batch_sizes=(1, 3), precision="fp32")
-    description = ct.utils.MultiFunctionDescriptor()
-    for size, form in ((1, coreml_form(source.model)), (3, wrong)):
-        single = tmp_path / f"{size}.mlpackage"
-        save(convert(form, options, (LENGTH, DIM), (size,)), single)
-        description.add_function(str(single), "main", options.functions[size])
-    description.default_function_name = "batch1"
+    forms = zip(options.programs.items(), (coreml_form(source.model), wrong), strict=True)
     package = tmp_path / "both.mlpackage"
-    with quiet():
-        ct.utils.save_multifunction(description, str(package))
+    save_functions({name: convert(form, options, (LENGTH, DIM), sizes) for (name, sizes), form in forms}, package)
     contexts = few(source)[0].contexts
     assert prove_form(package, {1: "batch1"}, source.model, contexts) <= 2e-6
     with pytest.raises(VerificationFailed, match="differs from the training form"):

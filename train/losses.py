@@ -15,7 +15,7 @@ def mse(predictions: Tensor, targets: Tensor) -> Tensor:
     """Return the squared error averaged over dimensions, one value per row `[b]`.
 
     For unit targets it equals 2 (1 − cosine) / D. Taken on anything but the normalised prediction it would
-    reward short vectors, which is how a reference implementation lost weeks.
+    reward short vectors.
     """
     return (predictions - targets).square().mean(dim=1)
 

@@ -20,6 +20,7 @@ from torch import nn
 from lvm_runtime.artifact import Artifact
 from lvm_runtime.backends.devices import torch_device
 from lvm_runtime.config import ModelConfig
+from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import build_model, parameter_count, save_model
 from train.baselines import LINEAR_AVERAGE, baseline_scores
 from train.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
@@ -93,6 +94,12 @@ def train(options: TrainOptions, say: Say = print) -> TrainResult:
     processes = Processes(device)
     device = processes.device(device)
     report: Say = say if processes.main else (lambda line: None)
+    if options.loss == "infonce" and processes.count > 1:
+        processes.close()
+        raise InvalidInput(
+            f"infonce with {processes.count} processes would take its negatives from a part of the batch only; "
+            "run it in one process"
+        )
     try:
         material = prepare(options, device, report)
         trainer = _trainer(options, material, processes, report)

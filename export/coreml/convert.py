@@ -9,7 +9,7 @@ import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,22 @@ def write_package(module: nn.Module, options: CoreMLOptions, shape: tuple[int, i
 
     `shape` is (T, D). Raises LvmError with coremltools' own message if it cannot convert.
     """
-    if options.shapes != "multifunction":
-        save(convert(module, options, shape, options.batch_sizes), path)
+    save_functions({name: convert(module, options, shape, sizes) for name, sizes in options.programs.items()}, path)
+
+
+def save_functions(models: Mapping[str, Any], path: Path) -> None:
+    """Write MLModels by function name as one package: a single "main" as it is, others sharing their weights."""
+    if list(models) == ["main"]:
+        save(models["main"], path)
         return
     ct = import_coremltools()
     description = ct.utils.MultiFunctionDescriptor()
     with tempfile.TemporaryDirectory() as folder, quiet():
-        for size, name in options.functions.items():
+        for name, model in models.items():
             single = Path(folder) / f"{name}.mlpackage"
-            save(convert(module, options, shape, (size,)), single)
+            save(model, single)
             description.add_function(str(single), "main", name)
-        description.default_function_name = next(iter(options.functions.values()))
+        description.default_function_name = next(iter(models))
         ct.utils.save_multifunction(description, str(path))
 
 

@@ -75,6 +75,13 @@ class CoreMLOptions:
         named = self.shapes == "multifunction"
         return {size: f"batch{size}" if named else "main" for size in self.batch_sizes}
 
+    @property
+    def programs(self) -> dict[str, tuple[int, ...]]:
+        """Name of each function in the package to the batch sizes that it takes."""
+        if self.shapes == "multifunction":
+            return {name: (size,) for size, name in self.functions.items()}
+        return {"main": self.batch_sizes}
+
     def details(self) -> dict[str, Any]:
         """Return what the manifest should remember, as JSON values."""
         names = ("shapes", "compress", "target", "compute_units", "gelu")
