@@ -13,7 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from lvm_runtime import BackendUnavailable, Predictor, console
 from lvm_runtime.artifact import Artifact
 from lvm_runtime.drift import max_drift
 from lvm_runtime.models import known_answers
-from train.options import TrainOptions, tuned
+from train.options import TUNED, TrainOptions
 from train.run import Evaluation, prepare, train
 
 BATCHES = (1, 32, 128)
@@ -57,7 +57,7 @@ def demo(out: Path, epochs: int) -> None:
     """Run the path and print it; the artifact is left at `out`."""
     began = time.perf_counter()
     _heading("1. Train an AMN on the bundled corpus")
-    options = replace(tuned(TrainOptions(model="amn", data="bundled", test=TEST, out=out)), epochs=epochs)
+    options = TrainOptions(model="amn", data="bundled", test=TEST, out=out, **(TUNED["amn"] | {"epochs": epochs}))
     test = train(options).test
     assert test is not None
     contexts, targets = _held_out(options)
