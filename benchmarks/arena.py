@@ -130,7 +130,7 @@ class Arena:
     def _at_its_best(self, workload: Workload, side: Contender, contexts: Array) -> tuple[Runner, int | None, float]:
         """Return the runner with the thread count that suits it, that count, and the seconds a call took."""
         cpus = usable_cpus()
-        best: int | None = cpus if side.device == "cpu" else None
+        best: int | None = cpus if side.takes_threads else None
         seconds = _quick_time(self.runner(workload, side, best), contexts)
         if best is not None and best > 1 and seconds < TRIED_BELOW:
             alone = _quick_time(self.runner(workload, side, 1), contexts)

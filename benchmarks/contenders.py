@@ -44,6 +44,11 @@ class Contender:
     missing: Callable[[], str | None]
     ours: bool = False
 
+    @property
+    def takes_threads(self) -> bool:
+        """Whether its number of threads is ours to choose; accelerators and Core ML choose for themselves."""
+        return self.device == "cpu" and self.backend != "coreml"
+
 
 def needs(*modules: str) -> Callable[[], str | None]:
     """Return a check that names the first of `modules` that is not installed."""
