@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from benchmarks.contenders import ANCHOR
 from benchmarks.report.__main__ import main, parse
 from benchmarks.report.page import render, table_html
 from benchmarks.report.reference import per_second
-from benchmarks.report.results import read
+from benchmarks.report.results import join, read
 from benchmarks.report.suites import seconds
 from benchmarks.report.tables import count, full_table, readme_section, write_readme
 from lvm_runtime.errors import InvalidInput
@@ -118,6 +119,28 @@ def test_page_stands_alone_and_shows_every_part(result: Path) -> None:
     assert "Testium <9000>" not in page
     for outside in ("<script", "<link", "src=", "@import"):
         assert outside not in page
+
+
+def test_runs_of_one_machine_are_joined_and_the_first_counts(result: Path, tmp_path: Path) -> None:
+    body = json.loads(result.read_text())
+    for benchmark in body["benchmarks"]:
+        if "model" in benchmark["extra_info"]:
+            benchmark["extra_info"]["predictions_per_second"] *= 2
+    again = tmp_path / "again.json"
+    again.write_text(json.dumps(body))
+    for benchmark in body["benchmarks"]:
+        if "model" in benchmark["extra_info"]:
+            benchmark["extra_info"]["model"] = "gru"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(body))
+    first, second, third = read(result), read(again), read(other)
+    [joined] = join([first, second, third])
+    assert joined.models == ["gru", "amn"]
+    assert joined.select(model="amn") == list(first.rows)
+    assert joined.select(model="gru") == list(third.rows)
+    assert len(joined.others) == 1
+    elsewhere = replace(second, machine=MACHINE | {"cpus": 8})
+    assert join([first, elsewhere]) == [first, elsewhere]
 
 
 def test_full_table_has_every_row_with_shares_and_drift(result: Path) -> None:

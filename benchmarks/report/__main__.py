@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import regression
-from benchmarks.report.results import read
+from benchmarks.report.results import join, read
 from benchmarks.report.tables import readme_section, write_readme
 from lvm_runtime import atomic, console
 
@@ -28,7 +28,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json", help="one per machine")
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json", help="one or more per machine")
     parser.add_argument("--html", type=Path, help="the page (default: the first result's name with .html)")
     parser.add_argument("--readme", type=Path, help="put the table between this file's <!-- benchmarks --> markers")
     parser.add_argument("--against", type=Path, metavar="STORED.json", help="an earlier result to compare with")
@@ -47,7 +47,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Write the page, print the table, and compare with a stored result if asked to."""
     options = parse(arguments)
-    runs = [read(path) for path in options.results]
+    runs = join(read(path) for path in options.results)
     print(readme_section(runs))
     from benchmarks.report.page import render  # matplotlib takes a second to load, and the table does not need it
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,31 @@ def read(path: Path) -> Run:
         not_measured=body.get("not_measured", {}),
         date=str(body.get("datetime", ""))[:10],
     )
+
+
+def join(runs: Iterable[Run]) -> list[Run]:
+    """Join runs of one and the same machine that measured different things, an architecture each, say.
+
+    Ratios stay what they were, since each was taken within one session. What a later run measured again is
+    dropped: the first file given is the one that counts. Ceilings are shown from the first.
+    """
+    joined: list[Run] = []
+    for run in runs:
+        same = next((i for i, other in enumerate(joined) if other.machine == run.machine), None)
+        if same is None:
+            joined.append(run)
+            continue
+        first = joined[same]
+        known = {(row.model, row.batch) for row in first.rows}
+        names = {entry["name"] for entry in first.others}
+        rows = [row.record for row in (*first.rows, *(r for r in run.rows if (r.model, r.batch) not in known))]
+        joined[same] = replace(
+            first,
+            rows=rows_of(rows),
+            others=(*first.others, *(e for e in run.others if e["name"] not in names)),
+            not_measured=first.not_measured | run.not_measured,
+        )
+    return joined
 
 
 def rows_of(records: Iterable[dict[str, Any]]) -> tuple[Row, ...]:
