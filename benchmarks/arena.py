@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.contenders import ANCHOR, Array, Contender, Runner, contender
-from benchmarks.timing import Timing, interleave, speedup
+from benchmarks.timing import PAUSE, Timing, interleave, speedup
 from benchmarks.workload import Workload
 from lvm_runtime.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.hardware import usable_cpus
 
-TRIED_BELOW = 0.05
+TRIED_BELOW = 0.25
 """Seconds: where a call on all CPUs takes less, one thread is tried too; longer ones are worth every CPU."""
 
 PEER_DRIFT_LIMIT = 0.02
@@ -130,12 +130,16 @@ class Arena:
     def _at_its_best(self, workload: Workload, side: Contender, contexts: Array) -> tuple[Runner, int | None, float]:
         """Return the runner with the thread count that suits it, that count, and the seconds a call took."""
         cpus = usable_cpus()
-        best: int | None = cpus if side.takes_threads else None
-        seconds = _quick_time(self.runner(workload, side, best), contexts)
-        if best is not None and best > 1 and seconds < TRIED_BELOW:
-            alone = _quick_time(self.runner(workload, side, 1), contexts)
-            seconds, best = min((seconds, best), (alone, 1))
-        return self.runner(workload, side, best), best, seconds
+        if not side.takes_threads or cpus == 1:
+            runner = self.runner(workload, side, cpus if side.takes_threads else None)
+            return runner, cpus if side.takes_threads else None, _quick_time(runner, contexts)
+        tried = {}
+        for threads in (cpus, 1):
+            tried[threads] = _quick_time(self.runner(workload, side, threads), contexts)
+            if tried[cpus] > TRIED_BELOW:
+                break
+        best = min(tried, key=lambda threads: tried[threads])
+        return self.runner(workload, side, best), best, tried[best]
 
     def runner(self, workload: Workload, side: Contender, threads: int | None) -> Runner:
         """Return the contender's runner with `threads` threads, built on first use."""
@@ -158,15 +162,11 @@ def check(side: Contender, workload: Workload, runner: Runner, batch: int) -> fl
 
 
 def _quick_time(runner: Runner, contexts: Array) -> float:
-    """Return the fastest of a few calls after a first one that warms up; of that one if it takes long."""
+    """Return the median of a few calls after a rest and one that warms up; of that one alone if it takes long."""
+    time.sleep(PAUSE)
     began = time.perf_counter()
     runner(contexts)
-    fastest = time.perf_counter() - began
-    if fastest > 1.0:
-        return fastest
-    began = time.perf_counter()
-    while time.perf_counter() - began < 0.02:
-        start = time.perf_counter()
-        runner(contexts)
-        fastest = min(fastest, time.perf_counter() - start)
-    return fastest
+    first = time.perf_counter() - began
+    if first > 1.0:
+        return first
+    return interleave({"side": lambda: runner(contexts)}, rounds=3, seconds=0.01)["side"].median

@@ -1,15 +1,16 @@
 """Time several sides against each other so that the machine's moods hit all of them alike.
 
-The sides take turns in bursts: round 1 runs A B C, round 2 runs B C A, and so on. A burst starts with calls
-that are not counted, so that each side finds its own weights in the cache and the thread pools of the
-side before it asleep; what it then counts is what a service that runs this side alone would see. Single
-alternating calls would measure cache misses instead.
+The sides take turns in bursts, in another (seeded) order in every round, so that none always follows the same
+other. A burst starts with a rest and with calls that are not counted, so that each side finds its own
+weights in the cache and the worker threads of the side before it asleep; what it then counts is what a
+service that runs this side alone would see. Single alternating calls would measure cache misses instead.
 """
 
 from __future__ import annotations
 
 import gc
 import math
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,11 @@ from typing import Any
 import numpy as np
 
 WARMUP_SHARE = 0.25
-"""Part of a burst's time that is spent on calls that do not count: one at least, unless it fills the burst alone."""
+"""Part of a burst's time that is spent on calls that do not count; one call at least."""
+
+PAUSE = 0.02
+"""Seconds of rest before a burst. The worker threads of the side before keep spinning for a while after its last
+call, and on all CPUs: without the rest, torch's eager mode behind an onnxruntime took 2.5 times as long."""
 
 Clock = Callable[[], float]
 
@@ -99,15 +104,17 @@ def interleave(
     """
     if rounds < 1 or not sides:
         raise ValueError(f"{len(sides)} sides and {rounds} rounds; expected at least one of each")
-    names = list(sides)
-    bursts: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
+    order = list(sides)
+    shuffle = random.Random(0).shuffle
+    bursts: dict[str, list[tuple[float, ...]]] = {name: [] for name in order}
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        for turn in range(rounds):
-            first = turn % len(names)
-            for name in names[first:] + names[:first]:
+        for _ in range(rounds):
+            shuffle(order)
+            for name in order:
+                time.sleep(PAUSE)
                 bursts[name].append(_burst(sides[name], seconds, max_calls, clock))
     finally:
         if collecting:
@@ -118,8 +125,6 @@ def interleave(
 def _burst(call: Callable[[], Any], seconds: float, max_calls: int, clock: Clock) -> tuple[float, ...]:
     began = clock()
     call()
-    if (first := clock() - began) >= seconds:
-        return (first,)  # long enough to have warmed itself up
     while clock() - began < seconds * WARMUP_SHARE:
         call()
     timed: list[float] = []
