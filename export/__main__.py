@@ -1,17 +1,40 @@
-"""Export to every format: `python -m export --model amn` writes TorchScript, ONNX and Core ML."""
+"""Export to every format: `python -m export --model amn` writes TorchScript, ONNX and Core ML.
+
+A form that fails its verification is not kept and does not keep the others from being made; the command then ends
+with an error that names it.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 
 from export.commandline import main, make_parser, open_arguments, report_line
 from export.onnx import PRECISIONS, SEQUENCE_FILE, context_file, export_onnx, export_sequence
+from export.source import Source
 from export.torchscript import FILE, export_torchscript
+from export.verify import Sample
 from lvm_runtime.artifact import Artifact
+from lvm_runtime.errors import VerificationFailed
 
 FORMATS = ("torchscript", "onnx", "coreml")
+
+
+def exports(
+    source: Source, samples: Sequence[Sample], formats: Sequence[str] = FORMATS
+) -> Iterator[tuple[str, Callable[[], Artifact]]]:
+    """Yield (path in the artifact, function that makes it) for every form of `formats`."""
+    if "torchscript" in formats:
+        yield FILE, partial(export_torchscript, source, samples)
+    if "onnx" in formats:
+        for precision in PRECISIONS:
+            yield context_file(precision), partial(export_onnx, source, samples, precision)
+        yield SEQUENCE_FILE, partial(export_sequence, source, samples)
+    if "coreml" in formats:  # loads coremltools, which the other formats do without
+        yield "coreml/fp16.mlpackage", partial(import_module("export.coreml").export_coreml, source, samples)
 
 
 def command(argv: Sequence[str] | None = None) -> int:
@@ -24,18 +47,16 @@ def command(argv: Sequence[str] | None = None) -> int:
         help="may be repeated (default: all); each has a command of its own",
     )
     arguments: argparse.Namespace = parser.parse_args(argv)
-    formats = arguments.format or FORMATS
     source, samples = open_arguments(arguments)
-    if "torchscript" in formats:
-        print(report_line(export_torchscript(source, samples), FILE))
-    if "onnx" in formats:
-        for precision in PRECISIONS:
-            print(report_line(export_onnx(source, samples, precision), context_file(precision)))
-        print(report_line(export_sequence(source, samples), SEQUENCE_FILE))
-    if "coreml" in formats:  # loads coremltools, which the other formats do without
-        artifact: Artifact = import_module("export.coreml").export_coreml(source, samples)
-        for compiled in artifact.find("coreml"):
-            print(report_line(artifact, compiled.file.path))
+    refused = []
+    for path, export in exports(source, samples, arguments.format or FORMATS):
+        try:
+            print(report_line(export(), path), flush=True)
+        except VerificationFailed as error:
+            refused.append(path)
+            print(f"refused: {error}", file=sys.stderr)
+    if refused:
+        raise VerificationFailed(f"{', '.join(refused)} not made, for the reasons above; the other forms are")
     return 0
 
 
