@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.timing import interleave
-from export.coreml import export_coreml
-from export.onnx import export_onnx, export_sequence
+from export.__main__ import exports
 from export.source import Source, open_source
-from export.torchscript import export_torchscript
 from export.verify import make_samples
 from lvm_runtime import BackendUnavailable, Predictor, console
 from lvm_runtime.artifact import Artifact
@@ -100,20 +97,12 @@ def _print_comparison(test: Evaluation) -> None:
 
 
 def _export(source: Source) -> None:
-    samples = make_samples(source)
-    steps: tuple[tuple[str, Callable[[], Artifact]], ...] = (
-        ("TorchScript", lambda: export_torchscript(source, samples)),
-        ("ONNX fp32", lambda: export_onnx(source, samples, "fp32")),
-        ("ONNX int8", lambda: export_onnx(source, samples, "int8")),
-        ("ONNX fp32, whole documents", lambda: export_sequence(source, samples)),
-        ("Core ML fp16", lambda: export_coreml(source, samples)),
-    )
-    for name, export in steps:
-        print(f"  {name:<28}", end="", flush=True)
+    for path, export in exports(source, make_samples(source)):
+        print(f"  {path:<28}", end="", flush=True)
         began = time.perf_counter()
         made = export().manifest.compiled[-1]
         size, seconds = made.file.bytes / 1e6, time.perf_counter() - began
-        print(f"{size:5.1f} MB   drift {made.drift:.1e}   verified   {seconds:4.1f} s   {made.file.path}")
+        print(f"{size:5.1f} MB   drift {made.drift:.1e}   verified   {seconds:4.1f} s")
 
 
 def _forms(artifact: Artifact) -> list[tuple[str, str, float]]:

@@ -23,7 +23,7 @@ from export.windows import BUNDLED, read_windows
 from lvm_runtime.backends import backend_class
 from lvm_runtime.backends.base import Array
 from lvm_runtime.backends.onnx import OnnxBackend
-from lvm_runtime.drift import BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, drift
+from lvm_runtime.drift import ATTENTION_LIMITS, BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, drift
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.fingerprint import probe_contexts
 from lvm_runtime.models import known_answers
@@ -31,7 +31,6 @@ from lvm_runtime.models import known_answers
 BATCH_SIZES = (1, 3, 32, 128)
 REAL_WINDOWS = 256
 MEDIAN_DRIFT_LIMITS = {"fp32": 1e-7, "fp16": 5e-5, "bf16": 2e-4, "int8": 2e-4}
-ATTENTION_LIMITS = {"fp32": 2e-5, "fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2}
 ALONE = 8
 """Rows that are also run alone, first, last and among large ones."""
 

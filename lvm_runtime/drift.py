@@ -23,6 +23,9 @@ angle of 1.4e-3), and a device that quietly computes in TF32 passes it."""
 BATCH_INVARIANCE_LIMIT = 1e-6
 """Largest change in one component of a row that its batch-mates may cause, in every precision."""
 
+ATTENTION_LIMITS: dict[str, float] = {"fp32": 2e-5, "fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2}
+"""Largest difference in one attention weight; they are for people to look at, two digits of them."""
+
 
 def drift(predictions: NDArray[Any], answers: NDArray[Any]) -> NDArray[np.float64]:
     """Return the drift of each row `[n]` of `predictions` `[n, D]` against `answers` `[n, D]`, in float64.

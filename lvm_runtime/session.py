@@ -12,12 +12,9 @@ from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.batch_plan import plan_batches
 from lvm_runtime.candidates import Candidate, Request
-from lvm_runtime.drift import BATCH_INVARIANCE_LIMIT, FP32_ABSOLUTE_LIMIT, drift
+from lvm_runtime.drift import ATTENTION_LIMITS, BATCH_INVARIANCE_LIMIT, FP32_ABSOLUTE_LIMIT, drift
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.fingerprint import Fingerprint
-
-ATTENTION_LIMITS = {"fp32": 2e-5, "fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2}
-"""Largest difference in one attention weight; they are for people to look at, two digits of them."""
 
 
 class Session:

@@ -22,9 +22,9 @@ from torch import nn
 
 from export.coreml.options import CoreMLOptions
 from export.mil_reference import Evaluator, load_program
-from export.verify import ATTENTION_LIMITS, Sample
+from export.verify import Sample
 from lvm_runtime.backends.base import Array
-from lvm_runtime.drift import DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, drift
+from lvm_runtime.drift import ATTENTION_LIMITS, DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, drift
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import known_answers
 
