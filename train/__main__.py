@@ -12,6 +12,7 @@ from lvm_runtime.config import ARCHITECTURES
 from lvm_runtime.errors import InvalidInput
 from train.losses import LOSSES
 from train.options import PRECISIONS, RECIPES, SCHEDULES, TUNED, TrainOptions
+from train.warm_start import STARTS
 from train.windows import SPLITS
 
 EXAMPLES = """examples:
@@ -66,6 +67,8 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     recipe = result.add_argument_group("recipe")
     recipe.add_argument("--recipe", choices=RECIPES, default="reference", help="named settings (default reference)")
     recipe.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the model's config")
+    add(recipe, "start", "weights to begin with: default, or set so that training starts at a linear fit (lstm, gru, "
+        "transformer; an amn does by itself)", choices=STARTS)  # fmt: skip
     add(recipe, "epochs", "passes over the training windows; the best epoch is kept")
     add(recipe, "batch-size", "windows per step, over all processes")
     add(recipe, "learning-rate", "AdamW's rate")

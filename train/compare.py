@@ -52,6 +52,7 @@ class Row:
     gain_high: float
     test_gain: float | None
     to_ceiling: float | None
+    to_own_ceiling: float | None
     hit_at_5: float
     mrr: float
     margin: float
@@ -110,7 +111,7 @@ def find_run(name: str) -> Path:
 
 def _row(folder: Path, result: dict[str, Any]) -> Row:
     artifact = Artifact.load(result["artifact"])
-    found, ceiling = result["validation"], result["ceiling"]
+    found, ceiling, own = result["validation"], result["ceiling"], result.get("own_ceiling")
     cosine, gain = found["cosine"], found["gain"]
     return Row(
         name=folder.name.removesuffix(".run"),
@@ -119,7 +120,7 @@ def _row(folder: Path, result: dict[str, Any]) -> Row:
         parameters=result["parameters"],
         mega_flops=2 * multiply_adds(artifact.config) / 1e6,
         megabytes=result["parameters"] * 4 / 2**20,
-        epochs=len(result["history"]),
+        epochs=result["history"][-1]["epoch"],
         best_epoch=result["best_epoch"],
         seconds=result["seconds"],
         cosine=cosine["value"],
@@ -130,6 +131,7 @@ def _row(folder: Path, result: dict[str, Any]) -> Row:
         gain_high=gain["high"],
         test_gain=result["test"]["gain"]["value"] if result["test"] else None,
         to_ceiling=None if ceiling is None else cosine["value"] - ceiling,
+        to_own_ceiling=None if own is None else cosine["value"] - own,
         hit_at_5=found["hits"]["hit@5"],
         mrr=found["mrr"],
         margin=found["margin"]["value"],
@@ -175,7 +177,7 @@ def measure_speed(artifact: Artifact) -> dict[str, float]:
 
 COLUMNS = (
     "model", "recipe", "parameters", "MFLOP", "MB", "trained", "val cosine [95 %]", "to linear average [95 %]",
-    "test: to lin. avg", "to ceiling", "hit@5", "MRR", "margin", "pred/s b=1", "b=32", "cosine/M par.",
+    "test: to lin. avg", "to ceiling", "to its own", "hit@5", "MRR", "margin", "pred/s b=1", "b=32", "cosine/M par.",
 )  # fmt: skip
 
 
@@ -193,6 +195,7 @@ def cells(row: Row) -> list[str]:
         f"{row.gain:+.4f} [{row.gain_low:+.4f}, {row.gain_high:+.4f}]{verdict}",
         "–" if row.test_gain is None else f"{row.test_gain:+.4f}",
         "–" if row.to_ceiling is None else f"{row.to_ceiling:+.4f}",
+        "–" if row.to_own_ceiling is None else f"{row.to_own_ceiling:+.4f}",
         f"{row.hit_at_5:.3f}",
         f"{row.mrr:.3f}",
         f"{row.margin:+.3f}",

@@ -62,15 +62,15 @@ class Corpus:
     """Vectors `[N, D]` (float16 or float32, possibly memory-mapped) and ascending document ids `[N]`.
 
     `groups` `[N]` says what must stay on one side of a split: the documents, or for ready-cut windows the
-    article they came from; None where the maker of the windows did not keep it. `ceiling` is the best
-    cosine any predictor can reach, where the process that made the corpus is known.
+    article they came from; None where the maker of the windows did not keep it. `process` is what
+    made a synthetic corpus; it knows the best cosine that can be reached.
     """
 
     name: str
     vectors: NDArray[Any]
     doc_ids: NDArray[np.int64]
     groups: NDArray[np.int64] | None
-    ceiling: float | None = None
+    process: SyntheticProcess | None = None
 
     @property
     def dim(self) -> int:
@@ -110,7 +110,7 @@ def load_corpus(
     if name == "synthetic":
         process = SyntheticProcess(dim=dim)
         vectors, ids = process.sample(windows, context_length=context_length, seed=seed)
-        return Corpus(name, vectors, ids, ids, process.ceiling(context_length))
+        return Corpus(name, vectors, ids, ids, process)
     path = BUNDLED if name == "bundled" else Path(name)
     raw: RawCorpus = read_corpus(path, trust_pickle=trust_pickle)
     return Corpus(name, raw.vectors, raw.doc_ids, raw.groups)

@@ -15,6 +15,7 @@ from typing import Any
 from lvm_runtime.config import ModelConfig, make_config
 from lvm_runtime.errors import InvalidInput
 from train.losses import LOSSES
+from train.warm_start import STARTS
 from train.windows import SPLITS
 
 SCHEDULES = ("plateau", "cosine")
@@ -51,6 +52,7 @@ class TrainOptions:
     model: str
     data: str = "bundled"
     out: Path | None = None
+    start: str = "default"
     epochs: int = 20
     batch_size: int = 32
     learning_rate: float = 5e-4
@@ -93,6 +95,7 @@ class TrainOptions:
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
             ("split", SPLITS),
+            ("start", STARTS),
         ):
             _require(getattr(self, name) in known, name, getattr(self, name), f"one of {', '.join(known)}")
         if self.loss == "infonce":

@@ -41,7 +41,7 @@ def curves(runs: list[Run]) -> str:
             epochs = [record["epoch"] for record in run.result["history"]]
             gains = [record["val_cosine"] - linear_average_of(run) for record in run.result["history"]]
             axes.plot(epochs, gains, color=colour, marker="o", markersize=3, label=run.row.name)
-            best = run.row.best_epoch - 1
+            best = epochs.index(run.row.best_epoch)
             axes.plot(epochs[best], gains[best], "o", color=colour, markersize=9, fillstyle="none")
         axes.axhline(0, color=GREY, linestyle="--", linewidth=1)
         axes.set(xlabel="epoch", ylabel="val cosine − linear average")
@@ -56,7 +56,7 @@ def losses(runs: list[Run]) -> str:
 
     def draw(axes: Any) -> None:
         for run, colour in zip(runs, _colours(runs), strict=True):
-            history = run.result["history"]
+            history = [record for record in run.result["history"] if "loss" in record]  # epoch 0 has none
             relative = [record["loss"] / history[0]["loss"] for record in history]
             axes.plot([r["epoch"] for r in history], relative, color=colour, marker="o", markersize=3)
             axes.annotate(run.row.name, (history[-1]["epoch"], relative[-1]), xytext=(4, 0),

@@ -58,6 +58,7 @@ def _document(result: TrainResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "best_epoch": result.best_epoch,
         "ceiling": result.ceiling,
+        "own_ceiling": result.own_ceiling,
         "history": result.history,
         "validation": _evaluation(result.validation),
         "test": None if result.test is None else _evaluation(result.test),

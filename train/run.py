@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from train.options import TrainOptions
 from train.processes import Processes
 from train.progress import Interruption, progress_bar
 from train.results import write_results
+from train.warm_start import start_at_baseline
 from train.windows import Split, VectorStore, WindowSet, split_windows
 
 REAL_CONTEXTS = 64
@@ -59,7 +60,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a run produced; `ceiling` is the best possible cosine where it is known."""
+    """What a run produced; `ceiling` is the best possible cosine where it is known, `own_ceiling` this model's."""
 
     options: TrainOptions
     config: ModelConfig
@@ -69,6 +70,7 @@ class TrainResult:
     validation: Evaluation
     test: Evaluation | None
     ceiling: float | None
+    own_ceiling: float | None
     parameters: int
     seconds: float
     gate: list[GateReading]
@@ -82,6 +84,8 @@ class Material:
     split: Split
     digest: str
     baselines: dict[str, RowScores]
+    ceiling: float | None = None
+    own_ceiling: float | None = None
 
 
 def train(options: TrainOptions, say: Say = print) -> TrainResult:
@@ -102,8 +106,9 @@ def train(options: TrainOptions, say: Say = print) -> TrainResult:
         )
     try:
         material = prepare(options, device, report)
+        began = time.perf_counter()
         trainer = _trainer(options, material, processes, report)
-        progress = _start(options, trainer, material, report)
+        progress = _start(trainer, material, report, time.perf_counter() - began)
         with deterministic_order(trainer), Interruption() as interruption:
             _epochs(trainer, progress, material, interruption, report)
         return _finish(trainer, progress, material, report)
@@ -143,9 +148,13 @@ def prepare(options: TrainOptions, device: str, say: Say) -> Material:
     baselines = baseline_scores(split.train, split.validation, seed=options.seed)
     for name, scores in baselines.items():
         say(f"  {name:<15} {bootstrap(scores.cosine, split.validation.groups)}")
-    if corpus.ceiling is not None:
-        say(f"  {'ceiling':<15} {corpus.ceiling:.4f} (closed form)")
-    return Material(corpus, split, corpus.digest(), baselines)
+    material = Material(corpus, split, corpus.digest(), baselines)
+    if corpus.process is None:
+        return material
+    ceiling = corpus.process.ceiling(options.context_length)
+    own = corpus.process.ceiling_of(options.config(corpus.dim))
+    say(f"  {'ceiling':<15} {ceiling:.4f} (closed form); no {options.model} of this size exceeds {own:.4f}")
+    return replace(material, ceiling=ceiling, own_ceiling=own)
 
 
 def _trainer(options: TrainOptions, material: Material, processes: Processes, say: Say) -> Trainer:
@@ -157,11 +166,15 @@ def _trainer(options: TrainOptions, material: Material, processes: Processes, sa
     if device.type != "cpu":
         contexts, targets = train_windows.batch(train_windows.starts[: options.batch_size])
         say(f"first step against the CPU: {compare_step(model, contexts, targets, str(device))}")
+    if options.start == "baseline" and not options.resume:
+        say(f"start: {start_at_baseline(model.to(device), train_windows, seed=options.seed) or 'the linear average'}")
     torch.manual_seed(options.seed + processes.rank)  # dropout; the order of windows has its own generator
     return Trainer(model, train_windows, options, processes)
 
 
-def _start(options: TrainOptions, trainer: Trainer, material: Material, say: Say) -> Progress:
+def _start(trainer: Trainer, material: Material, say: Say, seconds: float) -> Progress:
+    """Return the progress that a checkpoint holds, or a new one; a model set to a baseline counts as epoch 0."""
+    options = trainer.options
     path = options.run_path / FILE
     if options.resume:
         progress = load_checkpoint(path, trainer, material.digest)
@@ -170,14 +183,25 @@ def _start(options: TrainOptions, trainer: Trainer, material: Material, say: Say
     if path.exists() and trainer.processes.main:
         say(f"starting afresh over {path} (--resume would continue it)")
         path.unlink()
-    return Progress()
+    progress = Progress()
+    if options.start == "baseline":
+        progress.seconds = seconds
+        cosine = _validate(trainer, material)
+        _record(progress, trainer, {}, cosine)
+        average = float(material.baselines[LINEAR_AVERAGE].cosine.mean())
+        say(f"epoch 0/{options.epochs}  before training  val cosine {cosine:.4f} "
+            f"({cosine - average:+.4f} to the linear average)")  # fmt: skip
+    return progress
+
+
+def _validate(trainer: Trainer, material: Material) -> float:
+    return float(score_rows(_predictor(trainer.evaluated), material.split.validation).cosine.mean())
 
 
 def _epochs(trainer: Trainer, progress: Progress, material: Material, interruption: Interruption, say: Say) -> None:
     """Train and judge epoch after epoch, with a checkpoint after each."""
     options, processes = trainer.options, trainer.processes
     path = options.run_path / FILE
-    validation = material.split.validation
     done = (trainer.epoch * trainer.steps + trainer.step) * options.batch_size
     total = options.epochs * len(trainer.windows)
     saved_at = trainer.step
@@ -211,8 +235,8 @@ def _epochs(trainer: Trainer, progress: Progress, material: Material, interrupti
                 raise TrainingDiverged(f"{error}; {kept}; try a lower --learning-rate") from None
             progress.seconds += time.perf_counter() - began
             saved_at = 0
-            cosine = float(score_rows(_predictor(trainer.evaluated), validation).cosine.mean())
-            _record(progress, trainer, loss, cosine, rate)
+            cosine = _validate(trainer, material)
+            _record(progress, trainer, {"loss": loss, "learning_rate": rate}, cosine)
             trainer.end_epoch(cosine)
             keep()
             say(_epoch_line(progress, options.epochs, material))
@@ -221,16 +245,8 @@ def _epochs(trainer: Trainer, progress: Progress, material: Material, interrupti
                 raise KeyboardInterrupt
 
 
-def _record(progress: Progress, trainer: Trainer, loss: float, cosine: float, rate: float) -> None:
-    progress.history.append(
-        {
-            "epoch": trainer.epoch,
-            "loss": loss,
-            "val_cosine": cosine,
-            "learning_rate": rate,
-            "seconds": progress.seconds,
-        }
-    )
+def _record(progress: Progress, trainer: Trainer, training: dict[str, float], cosine: float) -> None:
+    progress.history.append({"epoch": trainer.epoch, **training, "val_cosine": cosine, "seconds": progress.seconds})
     if cosine > progress.best_cosine:
         progress.best_epoch, progress.best_cosine = trainer.epoch, cosine
         progress.best_weights = {k: v.detach().cpu().clone() for k, v in trainer.evaluated.state_dict().items()}
@@ -274,7 +290,8 @@ def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) 
         best_epoch=progress.best_epoch,
         validation=validation,
         test=test,
-        ceiling=material.corpus.ceiling,
+        ceiling=material.ceiling,
+        own_ceiling=material.own_ceiling,
         parameters=parameter_count(model),
         seconds=progress.seconds,
         gate=gate,
@@ -325,7 +342,7 @@ def _write(
         "linear_average": validation.linear_average.value,
         "gain": validation.gain.to_dict(),
         "validation": validation.metrics.to_dict(),
-        "ceiling": corpus.ceiling,
+        "ceiling": material.ceiling,
     }
     if test is not None:
         metrics |= {"test": test.metrics.to_dict(), "test_gain": test.gain.to_dict()}
@@ -340,7 +357,7 @@ def _write(
         "training": {
             "options": options.to_dict() | {"data": Path(options.data).name, "out": path.name},
             "best_epoch": progress.best_epoch,
-            "epochs": len(progress.history),
+            "epochs": trainer.epoch,
             "seconds": round(progress.seconds, 2),
             "device": str(trainer.device),
             "processes": trainer.processes.count,

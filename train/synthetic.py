@@ -12,9 +12,12 @@ N vectors, D vector, T context length.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lvm_runtime.config import ModelConfig
 
 WINDOWS_PER_DOCUMENT = 40
 
@@ -68,13 +71,34 @@ class SyntheticProcess:
         return float(np.sqrt(self.mean_norm**2 + explained))
 
     def unordered_ceiling(self, context_length: int = 5) -> float:
-        """Return the cosine of the best linear predictor that does not know the order of its context.
+        """Return a cosine that no predictor exceeds, linear or not, which does not know the order of its context.
 
-        An AMN takes a mean and content-based attention without positions, so it is such a predictor; what lies
-        between this and `ceiling` is for models that see the order.
+        The process reads the same forwards and backwards, so even who recovers the order from the vectors cannot
+        tell it from its reverse, and expects the mean of what both predict: Wiener weights made symmetric. An AMN
+        takes a mean and attention without positions, so it is such a predictor; what lies between this and
+        `ceiling` is for models that see the order.
         """
-        covariance, cross = self._covariances(context_length)
-        return float(np.sqrt(self.mean_norm**2 + cross.mean() ** 2 / covariance.mean()))
+        covariance, _ = self._covariances(context_length)
+        weights = self.wiener_weights(context_length)
+        symmetric = (weights + weights[::-1]) / 2
+        return float(np.sqrt(self.mean_norm**2 + symmetric @ covariance @ symmetric))
+
+    def bottleneck_ceiling(self, width: int, context_length: int = 5) -> float:
+        """Return a cosine that no predictor exceeds whose last step before normalising is Linear(width, D).
+
+        Its outputs span `width` directions and the bias, whatever comes before. The best unit vector in that span
+        follows the expected vector's part in it, whose mean length is at most √(|μ|² + q (width + 1) / D): the
+        topic prefers no direction, so each of D holds an equal share of the q = rᵀR⁻¹r that the context explains.
+        """
+        explained = self.ceiling(context_length) ** 2 - self.mean_norm**2
+        return float(np.sqrt(self.mean_norm**2 + explained * min(1.0, (width + 1) / self.dim)))
+
+    def ceiling_of(self, config: ModelConfig) -> float:
+        """Return the cosine that no model of this architecture and size exceeds."""
+        if config.architecture == "amn":
+            return self.unordered_ceiling(config.context_length)
+        width: Any = config.to_dict()["hidden_dim"]
+        return self.bottleneck_ceiling(width, config.context_length)
 
     def linear_average(self, context_length: int = 5) -> float:
         """Return the cosine of the mean of the context with the next vector, for large D."""

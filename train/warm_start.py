@@ -1,0 +1,226 @@
+"""Start the LSTM, the GRU and the Transformer where the AMN starts by construction: at a baseline.
+
+The linear average is hard to find from random weights and hard to beat without being near it. So the core
+is set to pass an exponentially weighted average of the context through its nearly linear range, and the
+last layer is fitted by ridge regression of the targets on what arrives there. The decay and the penalty
+are chosen on training documents that the fit has not seen; validation documents are not touched.
+
+n windows, T context length, D vector, H hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.windows import WindowSet
+
+STARTS = ("default", "baseline")
+DECAYS = (0.3, 0.45, 0.6, 0.75)
+PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Ridge penalties, as shares of the features' mean variance."""
+
+NOISE = 0.1
+"""What is left of the random weights under the structure, so that no two units stay alike."""
+
+TRIAL_WINDOWS = 6_000  # to choose the decay
+HELD_WINDOWS = 2_000  # to judge it and the penalty
+FIT_WINDOWS = 80_000  # for the last layer
+OPEN = 2.0  # of a gate's bias: 0.88 passes
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStart:
+    """What was chosen, and its cosine on training documents that the fit had not seen."""
+
+    decay: float
+    penalty: float
+    cosine: float
+
+    def __str__(self) -> str:
+        return (
+            f"decay {self.decay:g} and penalty {self.penalty:g}, chosen on training documents kept out of the fit: "
+            f"cosine {self.cosine:.4f} there"
+        )
+
+
+def start_at_baseline(model: nn.Module, windows: WindowSet, *, seed: int = 0) -> WarmStart | None:
+    """Set the weights of `model`, which is on the windows' device, so that training starts at a linear fit.
+
+    None for an AMN, which starts at the linear average by construction.
+    """
+    config: Any = model.config
+    if config.architecture == "amn":
+        return None
+    fit, held = _sides(windows)
+    vectors = _projection(fit, config.hidden_dim, seed)
+    random = {name: value.clone() for name, value in model.state_dict().items()}
+    judged = held.sample(HELD_WINDOWS)
+
+    def attempt(decay: float, count: int) -> tuple[WarmStart, _Moments]:
+        model.load_state_dict(random)
+        _set_core(model, vectors, decay)
+        moments = _moments(model, fit.sample(count))
+        penalty, cosine = _best_penalty(model, moments, judged)
+        return WarmStart(decay, penalty, cosine), moments
+
+    decay = max((attempt(decay, TRIAL_WINDOWS)[0] for decay in DECAYS), key=lambda found: found.cosine).decay
+    found, moments = attempt(decay, FIT_WINDOWS)
+    _set_last_layer(model, moments.plus(_moments(model, judged)).solve(found.penalty))
+    return found
+
+
+def _sides(windows: WindowSet) -> tuple[WindowSet, WindowSet]:
+    """Keep the last tenth of the training documents, at least one window, out of the fit."""
+    documents = np.unique(windows.groups)
+    border = documents[len(documents) - max(1, len(documents) // 10)]
+    held = windows.groups >= border
+
+    def side(mask: np.ndarray) -> WindowSet:
+        chosen = torch.from_numpy(mask).to(windows.starts.device)
+        return WindowSet(windows.store, windows.starts[chosen], windows.groups[mask], windows.context_length)
+
+    # one document can only judge itself
+    return (windows, windows) if held.all() else (side(~held), side(held))
+
+
+def _projection(windows: WindowSet, width: int, seed: int) -> Tensor:
+    """Return `[H, D]` that keeps angles (D ≤ H), or those of the H leading directions of the targets.
+
+    A random rotation spreads the directions over the units, so that on unit vectors each unit has variance 1.
+    """
+    targets = windows.store.rows(windows.sample(FIT_WINDOWS).starts + windows.context_length).cpu().double()
+    rank = min(width, targets.shape[1])
+    directions = torch.linalg.eigh(targets.T @ targets).eigenvectors[:, -rank:]  # [D, rank]
+    generator = torch.Generator().manual_seed(seed)
+    rotation, _ = torch.linalg.qr(torch.randn(width, rank, generator=generator, dtype=torch.float64))
+    return (math.sqrt(width) * rotation @ directions.T).float().to(windows.starts.device)
+
+
+@torch.no_grad()
+def _set_core(model: nn.Module, vectors: Tensor, decay: float) -> None:
+    for module in model.modules():
+        if not isinstance(module, nn.LayerNorm):
+            for parameter in module.parameters(recurse=False):
+                parameter.mul_(NOISE)
+    config: Any = model.config
+    setters: dict[str, Callable[..., None]] = {"lstm": _set_lstm, "gru": _set_gru, "transformer": _set_transformer}
+    setters[config.architecture](model, vectors, decay)
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
+def _set_lstm(model: Any, vectors: Tensor, decay: float) -> None:
+    """Let layer 0 average in its cell state, gates constant, and the layers above pass on what they get."""
+    for layer in range(model.config.num_layers):
+        weight, _, bias, _ = model.lstm.layer_weights(layer)
+        _, _, candidate, _ = weight.chunk(4)
+        into, forget, _, out = bias.chunk(4)
+        into += OPEN
+        out += OPEN
+        if layer == 0:
+            candidate += 0.5 * (1 - decay) * vectors  # a cell state of about 0.3 per unit, where tanh is straight
+            forget += _logit(decay)
+        else:
+            candidate += 1.5 * torch.eye(len(candidate), device=candidate.device)
+            forget += _logit(0.1)
+
+
+def _set_gru(model: Any, vectors: Tensor, decay: float) -> None:
+    """Let the first block average, large beside the last vector that its residual path carries."""
+    gain = 16.0
+    model.input_proj.weight += 0.4 / gain * vectors  # 0.4 per unit in the first block's tanh
+    first = model.blocks[0].gru
+    _, keep, _ = first.bias_ih_l0.chunk(3)
+    _, _, candidate = first.weight_ih_l0.chunk(3)
+    keep += _logit(decay)
+    candidate += gain * torch.eye(len(candidate), device=candidate.device)
+
+
+def _set_transformer(model: Any, vectors: Tensor, decay: float) -> None:
+    """Let the first self-attention add its even mean to the last vector, older ones weighing `decay` of the last."""
+    eye = torch.eye(model.config.hidden_dim, device=vectors.device)
+    model.input_proj.weight += 2 * vectors  # over the position table, which has 0.7 per unit
+    attention = model.transformer_decoder.layers[0].self_attn
+    _, _, values = attention.in_proj_weight.chunk(3)
+    values += eye
+    attention.out_proj.weight += model.config.context_length * decay / (1 - decay) * eye
+    model.head[0].weight += eye
+    model.head[0].bias += 3.0  # where GELU is nearly straight
+
+
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """Sums over windows of features with a one appended `[H+1]`: with themselves, and with the targets; float64."""
+
+    own: Tensor  # [H+1, H+1]
+    cross: Tensor  # [H+1, D]
+
+    def plus(self, other: _Moments) -> _Moments:
+        return _Moments(self.own + other.own, self.cross + other.cross)
+
+    def solve(self, penalty: float) -> Tensor:
+        """Return the ridge solution `[H+1, D]`; the constant's row is not penalised."""
+        count, sums = self.own[-1, -1], self.own[-1, :-1]
+        variance = float((self.own.diagonal()[:-1] - sums.square() / count).mean())
+        weights = torch.full_like(self.own[-1], max(penalty * variance, 1e-12))
+        weights[-1] = 0
+        return torch.linalg.solve(self.own + weights.diag(), self.cross)
+
+
+@torch.no_grad()
+def _moments(model: nn.Module, windows: WindowSet) -> _Moments:
+    layer = _last_layer(model)
+    sums = _Moments(
+        torch.zeros(layer.in_features + 1, layer.in_features + 1, dtype=torch.float64),
+        torch.zeros(layer.in_features + 1, layer.out_features, dtype=torch.float64),
+    )
+    for starts in windows.batches(_BATCH):
+        contexts, targets = windows.batch(starts)
+        features = _features(model, contexts)
+        sums.own.addmm_(features.T, features)
+        sums.cross.addmm_(features.T, F.normalize(targets, dim=1).double().cpu())
+    return sums
+
+
+def _features(model: nn.Module, contexts: Tensor) -> Tensor:
+    """Return what the last layer sees, and a one, on the CPU in float64 `[b, H+1]`."""
+    seen: list[Tensor] = []
+    hook = _last_layer(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model.eval()(contexts)
+    hook.remove()
+    return F.pad(seen[0].double().cpu(), (0, 1), value=1.0)
+
+
+def _best_penalty(model: nn.Module, moments: _Moments, held: WindowSet) -> tuple[float, float]:
+    """Return the penalty with the best mean cosine on `held`, and that cosine."""
+    contexts, targets = held.batch(held.starts)
+    with torch.no_grad():
+        features = torch.cat([_features(model, piece) for piece in contexts.split(_BATCH)])
+    targets = targets.double().cpu()
+    cosines = {p: float(F.cosine_similarity(features @ moments.solve(p), targets).mean()) for p in PENALTIES}
+    best = max(cosines, key=lambda penalty: cosines[penalty])
+    return best, cosines[best]
+
+
+def _last_layer(model: Any) -> nn.Linear:
+    layer = model.head[3] if model.config.architecture == "transformer" else model.output_proj
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+@torch.no_grad()
+def _set_last_layer(model: nn.Module, solution: Tensor) -> None:
+    layer = _last_layer(model)
+    layer.weight.copy_(solution[:-1].T)
+    layer.bias.copy_(solution[-1])
