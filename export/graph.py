@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from export.forms.base import Form
+from export.forms.ops import Norm
 
 OPSET = 21
 IR_VERSION = 10
@@ -135,9 +136,15 @@ class GraphOps:
     def gelu(self, x: Node) -> Node:
         return self.node("Gelu", [x.name], x.shape)
 
-    def layer_norm(self, x: Node, weight: Tensor, bias: Tensor, eps: float) -> Node:
-        inputs = [x.name, self.weight(weight), self.weight(bias)]
-        return self.node("LayerNormalization", inputs, x.shape, axis=-1, epsilon=eps)
+    def layer_norm(self, x: Node, norm: Norm) -> Node:
+        return self.norm_node(x, self.weight(norm.weight), self.weight(norm.bias), norm.eps)
+
+    def norm_linear(self, x: Node, norm: Norm, weight: Tensor, bias: Tensor) -> Node:
+        return self.linear(self.layer_norm(x, norm), weight, bias)
+
+    def norm_node(self, x: Node, weight: str, bias: str, eps: float) -> Node:
+        """Append a LayerNormalization over the last axis."""
+        return self.node("LayerNormalization", [x.name, weight, bias], x.shape, axis=-1, epsilon=eps)
 
     def normalise(self, x: Node) -> Node:
         """Divide by the norm, spelled out: onnxruntime's LpNormalization is several times slower than these nodes.

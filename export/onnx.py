@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from export.commandline import main, make_parser, open_arguments, report_line
@@ -28,7 +29,7 @@ from export.source import Source
 from export.verify import Sample, SequenceRunner, verify, verify_file
 from lvm_runtime.artifact import Artifact
 
-PRECISIONS: dict[str, Any] = {"fp32": GraphOps, "int8": Int8GraphOps}
+PRECISIONS = ("fp32", "int8")
 SEQUENCE_FILE = "onnx/sequence-fp32.onnx"
 
 
@@ -39,7 +40,7 @@ def export_onnx(source: Source, samples: Sequence[Sample], precision: str = "fp3
     """
     artifact, relative = source.artifact, context_file(precision)
     with artifact.adding(relative) as temporary:
-        write_graph(build_form(source.model), temporary, precision)
+        write_graph(build_form(source.model), temporary, precision, contexts=artifact.read_fingerprint().real)
         report = verify_file(temporary, samples, format="onnx", precision=precision)
         return artifact.commit(
             temporary,
@@ -74,9 +75,15 @@ def context_file(precision: str) -> str:
     return f"onnx/{precision}.onnx"
 
 
-def write_graph(form: Form, path: Path, precision: str, kind: str = "context") -> None:
-    """Write `form` as the ONNX file `path`; `kind` is "context" or "sequence"."""
-    path.write_bytes(build_graph(form, PRECISIONS[precision](form), kind).SerializeToString())
+def write_graph(
+    form: Form, path: Path, precision: str, kind: str = "context", contexts: NDArray[np.float32] | None = None
+) -> None:
+    """Write `form` as the ONNX file `path`; `kind` is "context" or "sequence".
+
+    `contexts` `[n, T, D]`, if there are any, are what int8 is centred on.
+    """
+    ops = Int8GraphOps(form, contexts) if precision == "int8" else GraphOps(form)
+    path.write_bytes(build_graph(form, ops, kind).SerializeToString())
 
 
 def export_plain(model: nn.Module, path: Path) -> None:
@@ -113,7 +120,7 @@ def command(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--precision",
         action="append",
-        choices=list(PRECISIONS),
+        choices=PRECISIONS,
         help="may be repeated (default: fp32 and int8)",
     )
     parser.add_argument("--no-sequence", action="store_true", help="leave out the sequence form")

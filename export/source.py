@@ -16,8 +16,7 @@ from lvm_runtime.config import ARCHITECTURES, make_config
 from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models import build_model, load_model, save_model
 
-UNTRAINED_SEED = 1
-"""Not 0: those random weights take the Transformer's int8 form to a median drift of 2.2e-4, over its limit."""
+UNTRAINED_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from lvm_runtime.backends.base import Array
 from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.drift import ATTENTION_LIMITS, BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, drift
 from lvm_runtime.errors import VerificationFailed
-from lvm_runtime.fingerprint import probe_contexts
 from lvm_runtime.models import known_answers
 
 BATCH_SIZES = (1, 3, 32, 128)
@@ -117,10 +116,8 @@ def make_samples(source: Source, data: Path | None = None, count: int = REAL_WIN
     samples = [Sample.of("random", source.model, random_contexts(max(BATCH_SIZES), length, dim))]
     if data is None and dim == 384 and BUNDLED.is_file():
         data = BUNDLED
-    if data is not None:
-        real = read_windows(data, dim, length, count)
-    else:
-        real = source.artifact.read_fingerprint().contexts[len(probe_contexts(dim, length)) :]
+    fingerprint = source.artifact.read_fingerprint()
+    real = fingerprint.real if data is None else read_windows(data, dim, length, count)
     if len(real):
         samples.append(Sample.of("real", source.model, real))
     return tuple(samples)

@@ -40,6 +40,11 @@ class Fingerprint:
         if self.attention is not None and self.attention.shape != self.contexts.shape[:2]:
             raise InvalidInput(f"fingerprint: attention {self.attention.shape}, expected {self.contexts.shape[:2]}")
 
+    @property
+    def real(self) -> NDArray[np.float32]:
+        """The probes that come from documents `[m, T, D]`, none if the model was made without any."""
+        return self.contexts[RANDOM_PROBES:]
+
     def to_bytes(self) -> bytes:
         """Serialise as an uncompressed `.npz`."""
         arrays: dict[str, Any] = {"contexts": self.contexts, "predictions": self.predictions}

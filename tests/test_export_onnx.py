@@ -182,13 +182,59 @@ def test_plain_export_computes_the_same(tmp_path: Path) -> None:
     assert np.abs(predictions - known_answers(model, contexts)[0]).max() <= FP32_ABSOLUTE_LIMIT
 
 
-def test_quantised_weight_is_within_half_a_step() -> None:
-    weight = np.random.default_rng(0).standard_normal((20, 6))
+@pytest.mark.parametrize("rows", [20, 21])
+def test_quantised_weight_is_near_and_its_neighbours_do_not_saturate(rows: int) -> None:
+    weight = np.random.default_rng(0).uniform(-1, 1, (rows, 300))
     weight[:, 2] = 0.0
+    weight[:2, 3] = weight[:, 3].max() * 1.0000001  # both are rounded up to 64 and a half
     values, scale = quantise_weight(weight)
     assert values.dtype == np.int8
-    assert np.abs(values).max() == 127
-    assert (np.abs(values * scale - weight) <= scale / 2 * 1.0001).all()
+    pairs = values[: rows // 2 * 2].astype(int).reshape(-1, 2, 300).sum(axis=1)
+    assert np.abs(pairs).max() == 128
+    off = np.abs(values * scale - weight)
+    assert (off <= scale * 1.0001).all()
+    assert np.mean(off > scale / 2 * 1.0001) < 0.01
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("inner", [8, 62, 512])
+def test_integer_products_do_not_saturate_on_this_cpu(inner: int, rows: int, tmp_path: Path) -> None:
+    """The largest activations on the largest weights: x86 without VNNI adds two products in 16 bits."""
+    rng = np.random.default_rng(inner)
+    weight = np.sign(rng.standard_normal((inner, 48))) * rng.uniform(0.9, 1, (inner, 48))
+    weight[:, 7] = 1.0
+    values, _ = quantise_weight(weight)
+    x = rng.choice([0, 255], size=(rows, inner)).astype(np.uint8)
+    x[0] = 255
+    product = onnx.helper.make_node(
+        "MatMulIntegerToFloat", ["x", "w", "one", "ones", "zero"], ["y"], domain="com.microsoft"
+    )
+    constants = {"w": values, "one": np.float32(1), "ones": np.ones(48, np.float32), "zero": np.uint8(128)}
+    graph = onnx.helper.make_graph(
+        [product],
+        "product",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, ["rows", inner])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["rows", 48])],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "product.onnx")
+    found = open_session(tmp_path / "product.onnx").run(None, {"x": x})[0]
+    np.testing.assert_array_equal(found, (x.astype(int) - 128) @ values.astype(int))
+
+
+@pytest.mark.parametrize("architecture", ["gru", "transformer", "amn"])
+def test_centres_change_the_drift_and_not_the_function(architecture: str, tmp_path: Path) -> None:
+    model = randomise(build_model(make_config(architecture, **SIZES[architecture]), seed=0), seed=2)
+    contexts = random_contexts(64, 5, 96)
+    answers = known_answers(model, contexts)[0]
+    drifts = []
+    for scale in (1.0, -1.0, 0.0):  # like those to come, their mirror image, and nothing at all
+        write_graph(build_form(model), tmp_path / "int8.onnx", "int8", contexts=scale * contexts)
+        predictions = open_session(tmp_path / "int8.onnx").run(["prediction"], {"context": contexts})[0]
+        drifts.append(max_drift(predictions, answers))
+    assert max(drifts) <= DRIFT_LIMITS["int8"]
+    assert drifts[0] < min(drifts[1:])
 
 
 def test_command_writes_all_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

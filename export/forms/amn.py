@@ -33,13 +33,11 @@ class AMNForm(Form):
         self.keep("mean_bias", net[0].bias)
         self.keep("key_weight", model.context_encoder.weight * scale)  # [A, D]
         self.keep("mixture_weight", first[dim:])
-        for name, layer in (("norm1", net[2]), ("norm2", net[5])):
-            self.keep(f"{name}_weight", layer.weight)
-            self.keep(f"{name}_bias", layer.bias)
+        self.keep_norm("norm1", net[2])
+        self.keep_norm("norm2", net[5])
         for name, layer in (("middle", net[3]), ("last", net[6])):
             self.keep(f"{name}_weight", layer.weight.T)
             self.keep(f"{name}_bias", layer.bias)
-        self.eps = float(net[2].eps)
 
     def widths(self) -> tuple[int, ...]:
         """The vectors themselves."""
@@ -57,8 +55,6 @@ class AMNForm(Form):
         mixture, attention = ops.mixture(ops.linear(query, self.key_weight), contexts)
         hidden = ops.linear(mean, self.mean_weight, self.mean_bias)  # [B, H]
         hidden = ops.gelu(ops.linear(mixture, self.mixture_weight, hidden))
-        hidden = ops.layer_norm(hidden, self.norm1_weight, self.norm1_bias, self.eps)
-        hidden = ops.gelu(ops.linear(hidden, self.middle_weight, self.middle_bias))
-        hidden = ops.layer_norm(hidden, self.norm2_weight, self.norm2_bias, self.eps)
-        residual = ops.linear(hidden, self.last_weight, self.last_bias)
+        hidden = ops.gelu(ops.norm_linear(hidden, self.norm("norm1"), self.middle_weight, self.middle_bias))
+        residual = ops.norm_linear(hidden, self.norm("norm2"), self.last_weight, self.last_bias)
         return ops.normalise(ops.add(mean, residual)), attention

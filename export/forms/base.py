@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from export.forms.ops import CountingOps, Ops, TorchOps, Value
+from export.forms.ops import CountingOps, Norm, Ops, TorchOps, Value
 from lvm_runtime.config import ModelConfig
 
 
@@ -64,6 +64,16 @@ class Form(nn.Module, ABC):
     def keep(self, name: str, tensor: Tensor) -> None:
         """Hold a rewritten weight under `name`."""
         self.register_buffer(name, tensor.detach().clone().contiguous())
+
+    def keep_norm(self, name: str, layer: nn.LayerNorm, *, early: Tensor | float = 0.0) -> None:
+        """Hold a LayerNorm under `name`; `early` is a later bias that its own takes on."""
+        self.keep(f"{name}_weight", layer.weight)
+        self.keep(f"{name}_bias", layer.bias + early)
+        self.eps = float(layer.eps)
+
+    def norm(self, name: str) -> Norm:
+        """Return the LayerNorm that was kept under `name`."""
+        return Norm(getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"), self.eps)
 
     if TYPE_CHECKING:
 

@@ -36,9 +36,7 @@ class GRUForm(Form):
             self.keep(f"switches{index}_weight", gru.weight_hh_l0.T[:, : 2 * hidden])  # r, z
             self.keep(f"candidate{index}_weight", gru.weight_hh_l0.T[:, 2 * hidden :])  # n
             self.keep(f"candidate{index}_bias", gru.bias_hh_l0[2 * hidden :])
-            self.keep(f"norm{index}_weight", norm.weight)
-            self.keep(f"norm{index}_bias", norm.bias)
-            self.eps = float(norm.eps)
+            self.keep_norm(f"norm{index}", norm)
         self.keep("output_weight", model.output_proj.weight.T)
         self.keep("output_bias", model.output_proj.bias)
 
@@ -57,7 +55,7 @@ class GRUForm(Form):
         for index in range(self.blocks - 1):
             states = self._run_block(ops, gates, index)
             joined = ops.add(ops.reshape(x.flat(), -1, self.hidden), self._rows(ops, states))
-            rows = self._norm(ops, joined, index)  # [B·T, H]
+            rows = ops.layer_norm(joined, self.norm(f"norm{index}"))  # [B·T, H]
             product = ops.linear(
                 rows, getattr(self, f"input{index + 1}_weight"), getattr(self, f"input{index + 1}_bias")
             )
@@ -65,8 +63,9 @@ class GRUForm(Form):
             gates = self._window(ops, product, 3 * self.hidden)
         last = self.blocks - 1
         state = self._run_block(ops, gates, last)[-1]
-        y = self._norm(ops, ops.add(x.steps(self.hidden)[-1], state), last)
-        return (ops.normalise(ops.linear(y, self.output_weight, self.output_bias)),)
+        joined = ops.add(x.steps(self.hidden)[-1], state)
+        y = ops.norm_linear(joined, self.norm(f"norm{last}"), self.output_weight, self.output_bias)
+        return (ops.normalise(y),)
 
     def _run_block(self, ops: Ops, gates: Window, index: int) -> list[Value]:
         """Return the hidden states `[B, H]` of all steps of a block from its input products."""
@@ -83,9 +82,6 @@ class GRUForm(Form):
             change = ops.mul(update, ops.sub(states[-1], fresh) if states else fresh)
             states.append(ops.add(fresh, change) if states else ops.sub(fresh, change))
         return states
-
-    def _norm(self, ops: Ops, x: Value, index: int) -> Value:
-        return ops.layer_norm(x, getattr(self, f"norm{index}_weight"), getattr(self, f"norm{index}_bias"), self.eps)
 
     def _rows(self, ops: Ops, states: list[Value]) -> Value:
         return ops.reshape(Window(ops, self.length, steps=states).flat(), -1, self.hidden)

@@ -10,7 +10,7 @@ All values are matrices `[rows, width]`, except around `attention` and `mixture`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,14 @@ from torch.nn import functional as F
 
 Value = Any
 """What an implementation computes with: a tensor, or a node's output in a graph."""
+
+
+class Norm(NamedTuple):
+    """A LayerNorm: scale and shift `[width]`, and what is added to the variance."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
 
 
 class Ops(Protocol):
@@ -28,6 +36,9 @@ class Ops(Protocol):
 
     def feed_forward(self, x: Value, wide: Tensor, bias: Tensor, narrow: Tensor) -> Value:
         """Return `relu(x @ wide + bias) @ narrow`."""
+
+    def norm_linear(self, x: Value, norm: Norm, weight: Tensor, bias: Tensor) -> Value:
+        """Return `layer_norm(x, norm) @ weight + bias`, for a norm that nothing else reads."""
 
     def reshape(self, x: Value, *shape: int) -> Value:
         """Return `x` in another shape without moving values; −1 stands for the rows."""
@@ -59,7 +70,7 @@ class Ops(Protocol):
     def gelu(self, x: Value) -> Value:
         """Return the exact (erf) GELU of each element."""
 
-    def layer_norm(self, x: Value, weight: Tensor, bias: Tensor, eps: float) -> Value:
+    def layer_norm(self, x: Value, norm: Norm) -> Value:
         """Normalise the last axis to mean 0 and variance 1, then scale and shift."""
 
     def normalise(self, x: Value) -> Value:
@@ -87,6 +98,9 @@ class TorchOps:
 
     def feed_forward(self, x: Tensor, wide: Tensor, bias: Tensor, narrow: Tensor) -> Tensor:
         return self.linear(self.linear(x, wide, bias).relu(), narrow)
+
+    def norm_linear(self, x: Tensor, norm: Norm, weight: Tensor, bias: Tensor) -> Tensor:
+        return self.linear(self.layer_norm(x, norm), weight, bias)
 
     def reshape(self, x: Tensor, *shape: int) -> Tensor:
         return x.reshape(shape)
@@ -118,8 +132,8 @@ class TorchOps:
     def gelu(self, x: Tensor) -> Tensor:
         return F.gelu(x)
 
-    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        return F.layer_norm(x, weight.shape, weight, bias, eps)
+    def layer_norm(self, x: Tensor, norm: Norm) -> Tensor:
+        return F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)
 
     def normalise(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1)

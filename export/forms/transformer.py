@@ -63,9 +63,7 @@ class TransformerForm(Form):
         for name, linear in (("head", first), ("output", last)):
             self.keep(f"{name}_weight", linear.weight.T)
             self.keep(f"{name}_bias", linear.bias)
-        self.keep("head_norm_weight", norm.weight)
-        self.keep("head_norm_bias", norm.bias)
-        self.eps = float(norm.eps)
+        self.keep_norm("head_norm", norm)
         self.register_buffer("barred", model.causal_mask.clone())  # [T, T]: True where attention is barred
 
     def _keep_self(self, index: int, attention: Any) -> None:
@@ -90,8 +88,7 @@ class TransformerForm(Form):
         self.keep(f"wide{index}_bias", layer.linear1.bias - layer.linear1.weight @ early[1])
         self.keep(f"narrow{index}_weight", layer.linear2.weight.T)
         for number, (norm, bias) in enumerate(zip((layer.norm1, layer.norm2, layer.norm3), early, strict=True)):
-            self.keep(f"norm{index}_{number}_weight", norm.weight)
-            self.keep(f"norm{index}_{number}_bias", norm.bias + bias)
+            self.keep_norm(f"norm{index}_{number}", norm, early=bias)
 
     def widths(self) -> tuple[int, ...]:
         """The projected input, the first layer's queries, and all keys and values that depend on the input alone."""
@@ -118,16 +115,17 @@ class TransformerForm(Form):
             out = self._attend(ops, index, query, own, getattr(self, f"out{index}_weight"))
             if index:  # the first layer's bias is in the entry
                 out = ops.add(out, getattr(self, f"out{index}_bias"))
-            x = self._norm(ops, index, 0, ops.add(x, out))
+            x = ops.layer_norm(ops.add(x, out), self.norm(f"norm{index}_0"))
             query = self._linear(ops, f"cross_query{index}", x)
             out = self._attend(ops, index, query, cross[index], getattr(self, f"cross_out{index}_weight"))
-            x = self._norm(ops, index, 1, ops.add(x, out))
+            x = ops.layer_norm(ops.add(x, out), self.norm(f"norm{index}_1"))
             wide, bias = getattr(self, f"wide{index}_weight"), getattr(self, f"wide{index}_bias")
             inner = ops.feed_forward(x, wide, bias, getattr(self, f"narrow{index}_weight"))
-            x = self._norm(ops, index, 2, ops.add(x, inner))
-        x = ops.gelu(self._linear(ops, "head", x))
-        x = ops.layer_norm(x, self.head_norm_weight, self.head_norm_bias, self.eps)
-        return (ops.normalise(self._linear(ops, "output", x)),)
+            x = ops.add(x, inner)
+            if index < self.layers - 1:
+                x = ops.layer_norm(x, self.norm(f"norm{index}_2"))
+        x = ops.gelu(ops.norm_linear(x, self.norm(f"norm{self.layers - 1}_2"), self.head_weight, self.head_bias))
+        return (ops.normalise(ops.norm_linear(x, self.norm("head_norm"), self.output_weight, self.output_bias)),)
 
     def _attend(self, ops: Ops, index: int, query: Value, memory: tuple[Value, ...], out: Tensor) -> Value:
         """Return an attention block's output `[rows, H]`, without its bias."""
@@ -145,7 +143,3 @@ class TransformerForm(Form):
 
     def _linear(self, ops: Ops, name: str, x: Value) -> Value:
         return ops.linear(x, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"))
-
-    def _norm(self, ops: Ops, index: int, number: int, x: Value) -> Value:
-        name = f"norm{index}_{number}"
-        return ops.layer_norm(x, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"), self.eps)
