@@ -16,13 +16,9 @@ from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.hardware import usable_cpus
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider"}
-_SETTINGS = {
-    # on two cores, two Transformers take turns 2.5 times as fast as with the default, and a query alone takes as long;
-    # stopping at the end of a run (`force_spinning_stop`) costs a lone AMN query a tenth
-    "session.intra_op.spin_duration_us": "50",
-    # where the CPU's product of u8 and s8 saturates (AVX2), the exact product of u8 and u8; elsewhere without effect
-    "session.x64quantprecision": "1",
-}
+_SPIN_MICROSECONDS = "50"
+"""On two cores two Transformers then take turns 2.5 times as fast as with the default, and a query alone takes as long;
+stopping at the end of a run (`force_spinning_stop`) costs a lone AMN query a tenth."""
 _OPTIONS = {"cuda": {"use_tf32": "0"}, "coreml": {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"}}
 
 
@@ -55,8 +51,7 @@ class OnnxBackend(Backend):
         settings = ort.SessionOptions()
         settings.log_severity_level = 4  # its errors come as exceptions too
         settings.intra_op_num_threads = self.threads = threads or usable_cpus()
-        for key, value in _SETTINGS.items():
-            settings.add_session_config_entry(key, value)
+        settings.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
         if self.device != "cpu":
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         providers = [(provider, _OPTIONS.get(self.device, {}))]
