@@ -15,6 +15,7 @@ import torch
 from lvm_runtime.config import make_config
 from lvm_runtime.models import build_model
 from train.corpus import load_corpus
+from train.forward import training_form
 from train.loop import Trainer, TrainingDiverged
 from train.options import TrainOptions
 from train.processes import Processes
@@ -60,6 +61,38 @@ def test_epoch_equals_a_plain_loop() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_folded_attention_is_the_same_model() -> None:
+    """Predictions and every gradient in float64, on scores far from uniform."""
+    model = build_model(make_config("amn", dim=16, **SIZES), seed=0).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    contexts = torch.randn(9, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for form in (model, training_form(model)):
+        model.zero_grad()
+        predictions = form(contexts)
+        (predictions * torch.arange(16)).sum().backward()
+        gradients.append([predictions.detach(), *(p.grad for p in model.parameters())])
+    assert model.forward_with_attention(contexts)[1].std() > 0.05  # type: ignore[operator]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("longer", [True, False], ids=["clipped", "short enough"])
+def test_clipping_is_torchs(longer: bool) -> None:
+    subject = trainer(data(), grad_clip=1e-5 if longer else 1e5)
+    subject.loss(*subject.windows.batch(subject._order()[:32])).backward()
+    before = [p.grad.clone() for p in subject._parameters if p.grad is not None]
+    subject._clip()
+    after = [p.grad.clone() for p in subject._parameters if p.grad is not None]
+    for parameter, gradient in zip(subject._parameters, before, strict=True):
+        parameter.grad = gradient
+    torch.nn.utils.clip_grad_norm_(subject._parameters, subject.options.grad_clip)
+    for ours, parameter in zip(after, subject._parameters, strict=True):
+        assert parameter.grad is not None
+        assert torch.equal(ours, parameter.grad)
+
+
 def test_order_differs_by_epoch_and_covers_everything() -> None:
     split = data()
     subject = trainer(split)
@@ -88,6 +121,15 @@ def test_bf16_follows_fp32() -> None:
     full, half = trainer(split).train_epoch(), trainer(split, precision="bf16").train_epoch()
     assert full != half
     assert half == pytest.approx(full, rel=5e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own imports
+def test_compiled_follows_eager() -> None:
+    split = data()
+    eager, compiled = trainer(split), trainer(split, compile=True)
+    assert compiled.train_epoch() == pytest.approx(eager.train_epoch(), rel=1e-5)
+    for ours, theirs in zip(compiled.model.parameters(), eager.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "cosine"])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lvm_runtime.errors import LvmError
+from train.forward import training_form
 from train.losses import row_losses
 from train.options import TrainOptions
 from train.processes import Processes
@@ -43,8 +44,8 @@ class Trainer:
         self.windows = windows
         self.options = options
         self.processes = processes
-        wrapped = processes.wrap(self.model)
-        self.forward: Any = torch.compile(wrapped) if options.compile else wrapped
+        self.forward = processes.wrap(training_form(self.model))
+        self.loss: Any = torch.compile(self._loss) if options.compile else self._loss
         self.average = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
         self._parameters = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(
@@ -103,13 +104,11 @@ class Trainer:
         contexts, targets = self.windows.batch(starts)
         if options.input_noise:
             contexts = contexts + torch.randn_like(contexts) * (options.input_noise / contexts.shape[2] ** 0.5)
-        with autocast(options.precision, self.device):
-            predictions = self.forward(contexts)
-        loss = row_losses(options.loss, predictions, targets, options.temperature).mean()
+        loss = self.loss(contexts, targets)
         if weight != 1.0:
             loss = loss * weight
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._parameters, options.grad_clip)
+        self._clip()
         if options.schedule == "cosine":
             self._set_rate()
         self.optimizer.step()
@@ -117,6 +116,19 @@ class Trainer:
         self.losses[self.step] = loss.detach()
         if self.average is not None:
             self._update_average()
+
+    def _clip(self) -> None:
+        """Shorten the gradient to `grad_clip`; on the CPU, where looking is free, only if it is longer."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        if self.device.type == "cpu" and norm + 1e-6 <= self.options.grad_clip:
+            return  # clip_grad_norm_ would multiply all of it by one
+        torch.nn.utils.clip_grads_with_norm_(self._parameters, self.options.grad_clip, norm)
+
+    def _loss(self, contexts: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of a batch; forward pass and loss are compiled as one."""
+        with autocast(self.options.precision, self.device):
+            predictions = self.forward(contexts)
+        return row_losses(self.options.loss, predictions, targets, self.options.temperature).mean()
 
     def _set_rate(self) -> None:
         """Warm up linearly, then follow half a cosine down to zero at the last step of the last epoch."""
