@@ -54,6 +54,18 @@ def test_start_is_above_the_linear_average(architecture: str, dim: int, context_
     assert found.cosine == pytest.approx(after, abs=0.02)  # both on documents that the fit has not seen
 
 
+def test_little_data_leaves_the_average() -> None:
+    """Where a free fit is worse than the average, the start, which is drawn towards the average, is not."""
+    split = data(96, windows=800)
+    model = build_model(make_config("lstm", dim=96, hidden_dim=128), seed=0)
+    start_at_baseline(model, split.train)
+    contexts, targets = split.train.batch(split.train.starts)
+    free = torch.linalg.lstsq(contexts.mean(dim=1), targets).solution
+    average = cosine(linear_average, split)
+    assert cosine(lambda x: x.mean(dim=1) @ free, split) < average - 0.01
+    assert cosine(model.eval(), split) > average
+
+
 @pytest.mark.parametrize("architecture", OTHERS)
 def test_fewer_units_than_dimensions_keep_the_leading_directions(architecture: str) -> None:
     """A corpus of 16 directions in 64 dimensions goes through 48 units; so does the start."""

@@ -1,9 +1,11 @@
 """Start the LSTM, the GRU and the Transformer where the AMN starts by construction: at a baseline.
 
 The linear average is hard to find from random weights and hard to beat without being near it. So the core
-is set to pass an exponentially weighted average of the context through its nearly linear range, and the
-last layer is fitted by ridge regression of the targets on what arrives there. The decay and the penalty
-are chosen on training documents that the fit has not seen; validation documents are not touched.
+is set to pass a weighted average of the context, recent vectors first, through its nearly linear range, and
+the last layer is fitted by ridge regression of the targets on what arrives there, drawn not towards zero
+but towards handing that average on: little data then leaves the average and much data improves it. The
+decay of the weights and the penalty are chosen on training documents that the fit has not seen; validation
+documents are not touched.
 
 n windows, T context length, D vector, H hidden.
 """
@@ -20,11 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lvm_runtime.models.transformer import Transformer
 from train.windows import WindowSet
 
 STARTS = ("default", "baseline")
 DECAYS = (0.3, 0.45, 0.6, 0.75)
-PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Ridge penalties, as shares of the features' mean variance."""
 
 NOISE = 0.1
@@ -68,13 +71,13 @@ def start_at_baseline(model: nn.Module, windows: WindowSet, *, seed: int = 0) ->
     def attempt(decay: float, count: int) -> tuple[WarmStart, _Moments]:
         model.load_state_dict(random)
         _set_core(model, vectors, decay)
-        moments = _moments(model, fit.sample(count))
+        moments = _moments(model, fit.sample(count), decay)
         penalty, cosine = _best_penalty(model, moments, judged)
         return WarmStart(decay, penalty, cosine), moments
 
     decay = max((attempt(decay, TRIAL_WINDOWS)[0] for decay in DECAYS), key=lambda found: found.cosine).decay
     found, moments = attempt(decay, FIT_WINDOWS)
-    _set_last_layer(model, moments.plus(_moments(model, judged)).solve(found.penalty))
+    _set_last_layer(model, moments.plus(_moments(model, judged, decay)).solve(found.penalty))
     return found
 
 
@@ -161,35 +164,46 @@ def _set_transformer(model: Any, vectors: Tensor, decay: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Moments:
-    """Sums over windows of features with a one appended `[H+1]`: with themselves, and with the targets; float64."""
+    """Sums over windows of products of the features (with a one appended, so H+1 of them), in float64."""
 
-    own: Tensor  # [H+1, H+1]
-    cross: Tensor  # [H+1, D]
+    own: Tensor  # [H+1, H+1] with themselves
+    average: Tensor  # [H+1, D] with the weighted average of the context
+    target: Tensor  # [H+1, D] with the target
 
     def plus(self, other: _Moments) -> _Moments:
-        return _Moments(self.own + other.own, self.cross + other.cross)
+        return _Moments(self.own + other.own, self.average + other.average, self.target + other.target)
 
     def solve(self, penalty: float) -> Tensor:
-        """Return the ridge solution `[H+1, D]`; the constant's row is not penalised."""
-        count, sums = self.own[-1, -1], self.own[-1, :-1]
-        variance = float((self.own.diagonal()[:-1] - sums.square() / count).mean())
-        weights = torch.full_like(self.own[-1], max(penalty * variance, 1e-12))
+        """Return `[H+1, D]`, the ridge solution drawn towards the average times the best single factor."""
+        passing = self._ridge(1e-4, self.average, torch.zeros_like(self.average))
+        sums, count = self.own[-1], self.own[-1, -1]
+        own = self.own - sums[:, None] * sums / count  # of deviations, and the same of the target
+        target = self.target - sums[:, None] * self.target[-1] / count
+        factor = (passing * target).sum() / (passing * (own @ passing)).sum()
+        return self._ridge(penalty, self.target, factor * passing)
+
+    def _ridge(self, penalty: float, cross: Tensor, prior: Tensor) -> Tensor:
+        """Return W of least ‖Y − F W‖² + penalty · variance · ‖W − prior‖²; the constant's row is free."""
+        variance = (self.own.diagonal() - self.own[-1].square() / self.own[-1, -1])[:-1].mean()
+        weights = torch.full_like(self.own[-1], float(penalty * variance))
         weights[-1] = 0
-        return torch.linalg.solve(self.own + weights.diag(), self.cross)
+        return torch.linalg.solve(self.own + weights.diag(), cross + weights[:, None] * prior)
 
 
 @torch.no_grad()
-def _moments(model: nn.Module, windows: WindowSet) -> _Moments:
+def _moments(model: nn.Module, windows: WindowSet, decay: float) -> _Moments:
     layer = _last_layer(model)
-    sums = _Moments(
-        torch.zeros(layer.in_features + 1, layer.in_features + 1, dtype=torch.float64),
-        torch.zeros(layer.in_features + 1, layer.out_features, dtype=torch.float64),
-    )
+    size, dim = layer.in_features + 1, layer.out_features
+    sums = _Moments(*(torch.zeros(size, columns, dtype=torch.float64) for columns in (size, dim, dim)))
+    ages = torch.arange(windows.context_length - 1, -1, -1, dtype=torch.float64)
+    weights = decay ** (ages.clamp(max=1) if isinstance(model, Transformer) else ages)
+    weights /= weights.sum()
     for starts in windows.batches(_BATCH):
         contexts, targets = windows.batch(starts)
         features = _features(model, contexts)
         sums.own.addmm_(features.T, features)
-        sums.cross.addmm_(features.T, F.normalize(targets, dim=1).double().cpu())
+        sums.average.addmm_(features.T, torch.einsum("btd,t->bd", contexts.cpu().double(), weights))
+        sums.target.addmm_(features.T, F.normalize(targets, dim=1).cpu().double())
     return sums
 
 
@@ -199,7 +213,7 @@ def _features(model: nn.Module, contexts: Tensor) -> Tensor:
     hook = _last_layer(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     model.eval()(contexts)
     hook.remove()
-    return F.pad(seen[0].double().cpu(), (0, 1), value=1.0)
+    return F.pad(seen[0].cpu().double(), (0, 1), value=1.0)
 
 
 def _best_penalty(model: nn.Module, moments: _Moments, held: WindowSet) -> tuple[float, float]:
@@ -207,14 +221,14 @@ def _best_penalty(model: nn.Module, moments: _Moments, held: WindowSet) -> tuple
     contexts, targets = held.batch(held.starts)
     with torch.no_grad():
         features = torch.cat([_features(model, piece) for piece in contexts.split(_BATCH)])
-    targets = targets.double().cpu()
+    targets = targets.cpu().double()
     cosines = {p: float(F.cosine_similarity(features @ moments.solve(p), targets).mean()) for p in PENALTIES}
     best = max(cosines, key=lambda penalty: cosines[penalty])
     return best, cosines[best]
 
 
 def _last_layer(model: Any) -> nn.Linear:
-    layer = model.head[3] if model.config.architecture == "transformer" else model.output_proj
+    layer = model.head[3] if isinstance(model, Transformer) else model.output_proj
     assert isinstance(layer, nn.Linear)
     return layer
 
