@@ -1,9 +1,9 @@
 """The training loop against the obvious one: Dataset, DataLoader, default AdamW and `.item()` in every step.
 
 All sides train the same model on the same windows in interleaved bursts: the obvious loop, the project's, and for
-the AMN, which it helps, the project's with `--compile`. `extra_info` holds windows per second of each and its ratio to the obvious loop. That they
-compute the same numbers is shown by an epoch of each in tests/test_train_loop.py; here the losses have to end near
-each other.
+the AMN, which it helps, the project's with `--compile`. `extra_info` holds windows per second of each and its ratio to
+the obvious loop. That they compute the same numbers is shown in tests/test_train_loop.py and test_train_forward.py;
+here the losses have to end near each other.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ import torch
 from lvm_runtime.config import make_config
 from lvm_runtime.models import build_model
 from train.corpus import load_corpus
-from train.forward import training_form
 from train.loop import Trainer, TrainingDiverged
 from train.options import TrainOptions
 from train.processes import Processes
@@ -59,23 +58,6 @@ def test_epoch_equals_a_plain_loop() -> None:
     assert loss == pytest.approx(np.mean(losses), rel=1e-5)
     for ours, theirs in zip(fast.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-def test_folded_attention_is_the_same_model() -> None:
-    """Predictions and every gradient in float64, on scores far from uniform."""
-    model = build_model(make_config("amn", dim=16, **SIZES), seed=0).double()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    contexts = torch.randn(9, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    gradients = []
-    for form in (model, training_form(model)):
-        model.zero_grad()
-        predictions = form(contexts)
-        (predictions * torch.arange(16)).sum().backward()
-        gradients.append([predictions.detach(), *(p.grad for p in model.parameters())])
-    assert model.forward_with_attention(contexts)[1].std() > 0.05  # type: ignore[operator]
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("longer", [True, False], ids=["clipped", "short enough"])

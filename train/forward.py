@@ -1,15 +1,20 @@
 """The forward pass to train through, where a model's own is not the cheapest that computes the same.
 
-B batch, T context length, D vector, A attention width.
+B batch, T context length, D vector, H hidden, A attention width.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lvm_runtime.models.amn import AMN
+from lvm_runtime.models.gru import GRUStack
+from lvm_runtime.models.lstm import LSTM
+from train.recurrent import GRUSequence, LSTMSequence
 
 
 class FoldedAMN(nn.Module):
@@ -36,6 +41,51 @@ class FoldedAMN(nn.Module):
         return F.normalize(baseline + residual, dim=1)
 
 
-def training_form(model: nn.Module) -> nn.Module:
-    """Return the module to train through; its parameters are those of `model`."""
-    return FoldedAMN(model) if isinstance(model, AMN) else model
+class SequenceLSTM(nn.Module):
+    """An LSTM through `LSTMSequence`; it shares `model`'s parameters."""
+
+    def __init__(self, model: LSTM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, contexts: Tensor) -> Tensor:
+        """Return predictions `[B, D]` for contexts `[B, T, D]`."""
+        stack = self.model.lstm
+        x = contexts.transpose(0, 1)  # [T, B, D]
+        for layer in range(stack.num_layers):
+            if layer:
+                x = stack.dropout(x)
+            weight, recurrent, bias, recurrent_bias = stack.layer_weights(layer)
+            x = LSTMSequence.apply(x, weight, recurrent, bias + recurrent_bias)  # [T, B, H]
+        return F.normalize(self.model.output_proj(x[-1]), dim=1)
+
+
+class SequenceGRU(nn.Module):
+    """A GRU stack through `GRUSequence`; it shares `model`'s parameters."""
+
+    def __init__(self, model: GRUStack) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, contexts: Tensor) -> Tensor:
+        """Return predictions `[B, D]` for contexts `[B, T, D]`."""
+        x = self.model.input_proj(contexts.transpose(0, 1))  # [T, B, H]
+        for module in self.model.blocks:
+            block: Any = module
+            states = GRUSequence.apply(x, *block.gru.all_weights[0])
+            x = block.norm(x + block.dropout(states))
+        return F.normalize(self.model.output_proj(x[-1]), dim=1)
+
+
+def training_form(model: nn.Module, *, host: bool) -> nn.Module:
+    """Return the module to train through, whose parameters are those of `model`.
+
+    `host`: it runs eagerly in float32 on the CPU, where the recurrent layers' own backward pass is worth replacing.
+    """
+    if isinstance(model, AMN):
+        return FoldedAMN(model)
+    if host and isinstance(model, LSTM):
+        return SequenceLSTM(model)
+    if host and isinstance(model, GRUStack):
+        return SequenceGRU(model)
+    return model

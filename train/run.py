@@ -153,7 +153,9 @@ def prepare(options: TrainOptions, device: str, say: Say) -> Material:
         return material
     ceiling = corpus.process.ceiling(options.context_length)
     own = corpus.process.ceiling_of(options.config(corpus.dim))
-    say(f"  {'ceiling':<15} {ceiling:.4f} (closed form); no {options.model} of this size exceeds {own:.4f}")
+    say(
+        f"  {'ceiling':<15} {ceiling:.4f} for any predictor, {own:.4f} for this {options.model} (closed form, in expectation)"
+    )
     return replace(material, ceiling=ceiling, own_ceiling=own)
 
 
