@@ -30,7 +30,7 @@ from train.windows import VectorStore, WindowSet, split_windows
 
 BATCH = 32
 STEPS = {"amn": 40, "lstm": 6, "gru": 5, "transformer": 4}
-ROUNDS = 5
+ROUNDS = 9
 
 
 class Samples(Dataset):

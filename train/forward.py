@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lvm_runtime.models.amn import AMN
 from lvm_runtime.models.gru import GRUStack
 from lvm_runtime.models.lstm import LSTM
+from lvm_runtime.models.transformer import Transformer
 from train.recurrent import GRUSequence, LSTMSequence
 
 
@@ -77,6 +78,35 @@ class SequenceGRU(nn.Module):
         return F.normalize(self.model.output_proj(x[-1]), dim=1)
 
 
+class LastPositionTransformer(nn.Module):
+    """A Transformer whose last layer computes the last position only: nothing reads the others' output.
+
+    It shares `model`'s parameters and saves a seventh of a step's products.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, contexts: Tensor) -> Tensor:
+        """Return predictions `[B, D]` for contexts `[B, T, D]`."""
+        model, mask = self.model, self.model.causal_mask
+        memory = x = model.pos_encoder(model.input_proj(contexts))  # [B, T, H]
+        *layers, last = list(model.transformer_decoder.layers)
+        for layer in layers:
+            x = layer(x, memory, tgt_mask=mask, memory_mask=mask, tgt_is_causal=False, memory_is_causal=False)
+        return F.normalize(model.head(_last_position(last, x, memory)[:, 0]), dim=1)
+
+
+def _last_position(layer: Any, x: Tensor, memory: Tensor) -> Tensor:
+    """Return the last position `[B, 1, H]` of a post-norm `nn.TransformerDecoderLayer`; it sees all others."""
+    found = x[:, -1:]
+    found = layer.norm1(found + layer.dropout1(layer.self_attn(found, x, x, need_weights=False)[0]))
+    found = layer.norm2(found + layer.dropout2(layer.multihead_attn(found, memory, memory, need_weights=False)[0]))
+    inner = layer.linear2(layer.dropout(layer.activation(layer.linear1(found))))
+    return layer.norm3(found + layer.dropout3(inner))  # type: ignore[no-any-return]
+
+
 def training_form(model: nn.Module, *, host: bool) -> nn.Module:
     """Return the module to train through, whose parameters are those of `model`.
 
@@ -84,6 +114,8 @@ def training_form(model: nn.Module, *, host: bool) -> nn.Module:
     """
     if isinstance(model, AMN):
         return FoldedAMN(model)
+    if isinstance(model, Transformer):
+        return LastPositionTransformer(model)
     if host and isinstance(model, LSTM):
         return SequenceLSTM(model)
     if host and isinstance(model, GRUStack):

@@ -153,9 +153,7 @@ def prepare(options: TrainOptions, device: str, say: Say) -> Material:
         return material
     ceiling = corpus.process.ceiling(options.context_length)
     own = corpus.process.ceiling_of(options.config(corpus.dim))
-    say(
-        f"  {'ceiling':<15} {ceiling:.4f} for any predictor, {own:.4f} for this {options.model} (closed form, in expectation)"
-    )
+    say(f"  {'ceiling':<15} {ceiling:.4f}; for this {options.model} {own:.4f} (closed forms, in expectation)")
     return replace(material, ceiling=ceiling, own_ceiling=own)
 
 
