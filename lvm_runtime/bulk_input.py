@@ -1,12 +1,14 @@
-"""Files of contexts or of whole corpora, read piece by piece with plain reads.
+"""Files of contexts or of whole corpora, mapped into memory and read piece by piece.
 
-A memory-mapped file counts as resident memory while its pages are fresh; a read into a buffer does not.
+Mapping saves the copy that a read makes, a few percent of the time of a small model. Pages that are done with are
+handed back, because they would count as resident memory.
 
 N rows of the file, T context length, D vector.
 """
 
 from __future__ import annotations
 
+import mmap
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.errors import BackendUnavailable, InvalidInput
+from lvm_runtime.mapped import mapping_of, release
 
 _COPY_BLOCK = 1 << 22
 _PARQUET_BATCH = 4096
@@ -60,6 +63,16 @@ class NpyFile:
         )
         return flat.reshape(stop - start, *self.shape[1:])
 
+    def map(self) -> NDArray[Any]:
+        """Return the array as a mapping of the file that is read from front to back."""
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        array = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+        mapping = mapping_of(array)
+        if mapping is not None and hasattr(mapping, "madvise"):
+            mapping.madvise(mmap.MADV_SEQUENTIAL)
+        return np.asarray(array)
+
 
 class Source:
     """What to predict: `[N, T, D]` contexts, or `[N, D]` vectors of documents, whose every window is one.
@@ -77,6 +90,7 @@ class Source:
                 f"vectors [N, {dim}]"
             )
         self.starts = window_starts(shape[0], doc_ids, context_length) if len(shape) == 2 else None
+        self._values = file.map()
 
     def __len__(self) -> int:
         return self.file.shape[0] if self.starts is None else len(self.starts)
@@ -90,10 +104,14 @@ class Source:
     def read(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         """Return what predictions start to stop need: contexts and None, or vectors and where each window begins."""
         if self.starts is None:
-            return self.file.read(start, stop), None
+            return self._values[start:stop], None
         starts = self.starts[start:stop]
         first = int(starts[0])
-        return self.file.read(first, int(starts[-1]) + self.context_length), starts - first
+        return self._values[first : int(starts[-1]) + self.context_length], starts - first
+
+    def release(self) -> None:
+        """Hand the memory of what was read back to the system; what is still in use is read again."""
+        release(mapping_of(self._values))
 
 
 def open_source(path: Path, scratch: Path, context_length: int, dim: int) -> Source:

@@ -43,12 +43,11 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from lvm_runtime.bulk import predict_file
-    from lvm_runtime.predictor import Predictor
+    from lvm_runtime.bulk import open_for_bulk, predict_file, workers_for
 
-    request = _request(options)
-    with Predictor.from_request(options.artifact, request) as predictor:
+    with open_for_bulk(options.artifact, _request(options)) as predictor:
         print("\n".join(map(str, predictor.explain().routes)), file=sys.stderr)
+        print(f"{workers_for(predictor)} runs at a time", file=sys.stderr)
         result = predict_file(
             predictor,
             options.input,

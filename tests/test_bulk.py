@@ -18,8 +18,10 @@ import pytest
 from pyarrow import parquet
 
 from lvm_runtime import InvalidInput, Predictor, bulk
-from lvm_runtime.bulk import predict_file
+from lvm_runtime.bulk import open_for_bulk, predict_file, workers_for
 from lvm_runtime.bulk_input import window_starts
+from lvm_runtime.bulk_output import checksum
+from lvm_runtime.candidates import Request
 from tests.artifacts_for_tests import some_contexts
 
 Get = Callable[[str], Path]
@@ -267,4 +269,47 @@ def test_the_journal_is_lines_of_json(predictor: Predictor, tmp_path: Path, monk
     _interrupted(predictor, source, out, monkeypatch)
     head, *lines = map(json.loads, (tmp_path / "out.npy.progress").read_text().splitlines())
     assert head["rows"] == 200
-    assert [line["chunk"] for line in lines] == [0, 1, 2]
+    assert sorted(line["chunk"] for line in lines) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("request_", "cpus", "threads", "workers"),
+    [
+        (Request(), 2, 1, 2),
+        (Request(), 12, 2, 6),
+        (Request(threads=3), 12, 3, 4),
+        (Request(threads=2), 2, 2, 2),
+        (Request(backend="eager"), 2, 2, 2),
+    ],
+    ids=["two cpus", "twelve", "threads asked for", "all threads asked for", "no onnx"],
+)
+def test_runs_at_a_time_share_the_cpus(
+    small_artifacts: Get,
+    monkeypatch: pytest.MonkeyPatch,
+    request_: Request,
+    cpus: int,
+    threads: int,
+    workers: int,
+) -> None:
+    for module in ("bulk", "routes", "backends.onnx", "backends.eager"):
+        monkeypatch.setattr(f"lvm_runtime.{module}.usable_cpus", lambda: cpus)
+    with open_for_bulk(small_artifacts("amn"), request_) as predictor:
+        assert predictor.explain().routes[-1].threads == threads
+        assert workers_for(predictor) == workers
+
+
+@pytest.mark.parametrize("width", [16, 15], ids=["even", "odd"])
+def test_a_checksum_sees_lost_pages_swapped_rows_and_single_bits(width: int) -> None:
+    block = np.random.default_rng(0).standard_normal((40, width), np.float32)
+    damaged = {"zeros": block.copy(), "swapped": block[::-1].copy(), "bit": block.copy(), "none": block.copy()}
+    damaged["zeros"][8:16] = 0
+    damaged["bit"].view(np.uint32)[3, 5] ^= 1
+    assert {name for name, other in damaged.items() if checksum(other) == checksum(block)} == {"none"}
+
+
+def test_documents_too_short_for_windows_cost_no_run_over_all_vectors(predictor: Predictor, tmp_path: Path) -> None:
+    vectors = some_contexts(1, length=60)[0]
+    doc_ids = np.repeat(np.arange(12), 5)  # one window each
+    predict_file(predictor, _save(tmp_path / "in.npz", vectors=vectors, doc_ids=doc_ids), tmp_path / "out.npy")
+    expected = predictor.predict(vectors.reshape(12, 5, -1))
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=0, atol=2e-6)
