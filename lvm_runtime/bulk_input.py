@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.contexts import shape_hint
 from lvm_runtime.errors import BackendUnavailable, InvalidInput
 from lvm_runtime.mapped import mapping_of, release
 
@@ -87,7 +88,7 @@ class Source:
         if shape[1:] not in ((context_length, dim), (dim,)):
             raise InvalidInput(
                 f"{name}: array of shape {list(shape)}, expected contexts [N, {context_length}, {dim}] or "
-                f"vectors [N, {dim}]"
+                f"vectors [N, {dim}]{shape_hint(shape, context_length, dim)}"
             )
         self.starts = window_starts(shape[0], doc_ids, context_length) if len(shape) == 2 else None
         self._values = file.map()

@@ -159,7 +159,8 @@ def _forms(artifact: Artifact, backend: str, request: Request) -> list[Candidate
 
 def _nothing_message(artifact: Artifact, request: Request) -> str:
     wanted = " ".join(filter(None, (request.backend if request.backend != AUTO else "", request.precision or "")))
-    present = ", ".join(f"{c.format} {c.precision}" for c in artifact.manifest.compiled) or "no compiled form"
+    forms = dict.fromkeys(f"{c.format} {c.precision}" for c in artifact.manifest.compiled)
+    present = ", ".join(forms) or "no compiled form"
     format = "onnx" if request.backend == AUTO else BACKENDS[request.backend].format
     option = f" --precision {request.precision}" if request.precision not in (None, "fp32") else ""
     return (

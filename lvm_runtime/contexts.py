@@ -36,7 +36,7 @@ class Contexts:
         if array.ndim not in (2, 3) or array.shape[-2:] != (context_length, dim):
             raise InvalidInput(
                 f"contexts have shape {list(array.shape)}, expected [B, {context_length}, {dim}] or "
-                f"[{context_length}, {dim}]{_shape_hint(array, context_length, dim)}"
+                f"[{context_length}, {dim}]{shape_hint(array.shape, context_length, dim)}"
             )
         self.array: NDArray[Any] = array[None] if self.single else array
 
@@ -134,10 +134,11 @@ def describe_bad_row(original: NDArray[Any], converted: Array, first_row: int) -
     return f"{where}, component {index[-1]} is {kind}; expected finite values"
 
 
-def _shape_hint(array: NDArray[Any], context_length: int, dim: int) -> str:
-    if array.ndim in (2, 3) and array.shape[-1] == dim + 1 and array.shape[-2] == context_length:
+def shape_hint(shape: tuple[int, ...], context_length: int, dim: int) -> str:
+    """Return what to add to the error for a wrong shape where a usual mistake explains it."""
+    if len(shape) in (2, 3) and shape[-1] == dim + 1 and shape[-2] == context_length:
         return "; a position scalar appended to the vectors is not supported"
-    if array.ndim == 2 and array.shape[1] == dim:
+    if len(shape) == 2 and shape[1] == dim:
         return "; for a document's vectors [N, D] use predict_sequence"
     return ""
 

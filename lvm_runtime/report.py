@@ -72,16 +72,20 @@ def _backend_state(info: BackendInfo) -> tuple[str, str]:
 
 
 def _devices(framework: str) -> list[str]:
-    """Return the devices that a framework says it can reach, after really importing it."""
+    """Return the devices that its backends can run on here, after really importing it."""
     if framework == "onnxruntime":
-        import onnxruntime
+        from lvm_runtime.backends.onnx import onnx_devices
 
-        return [p.removesuffix("ExecutionProvider").lower() for p in onnxruntime.get_available_providers()]
+        return onnx_devices()
     if framework == "torch":
         import torch
 
         return ["cpu", *(n for n, m in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if m.is_available())]
-    return ["cpu, gpu, ane"]
+    if framework == "openvino":
+        import openvino  # noqa: F401 (that it can be imported is what is asked)
+
+        return ["cpu"]
+    return ["cpu", "gpu", "ane"]
 
 
 def _megabytes(size: int) -> str:

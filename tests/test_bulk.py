@@ -231,6 +231,7 @@ def test_an_output_is_not_overwritten_unasked(predictor: Predictor, tmp_path: Pa
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "shape": ("in.npy", {"x": np.zeros((4, 5, 15), np.float32)}, r"shape \[4, 5, 15\], expected contexts \[N, 5, 16\]"),
+    "position": ("in.npy", {"x": np.zeros((4, 5, 17), np.float32)}, r"expected contexts .*a position scalar appended"),
     "dtype": ("in.npy", {"x": np.zeros((4, 5, 16), np.int32)}, "dtype int32, expected C-ordered float16"),
     "order": ("in.npy", {"x": np.asfortranarray(np.zeros((4, 5, 16), np.float32))}, "Fortran order"),
     "keys": ("in.npz", {"data": np.zeros(3)}, "holds data, expected contexts or vectors"),
