@@ -45,6 +45,26 @@ def test_report_is_whole_and_self_contained(runs: list[Path], tmp_path: Path) ->
     assert f"{mse['cosine']:.4f}" in page
 
 
+def test_columns_without_figures_are_left_out(runs: list[Path], tmp_path: Path) -> None:
+    """These runs know their ceiling and kept no test documents; neither counts an epoch 0."""
+    header = compare(runs, tmp_path).splitlines()[0]
+    assert "| to ceiling | to its own |" in header
+    assert "test:" not in header
+    assert "Epoch 0" not in (tmp_path / "comparison.md").read_text()
+
+
+def test_start_is_named(runs: list[Path], tmp_path: Path) -> None:
+    options = TrainOptions(
+        model="gru", data="synthetic", windows=600, dim=16, epochs=1, device="cpu", start="baseline", test=0.1,
+        sizes={"hidden_dim": 16}, out=tmp_path / "gru",
+    )  # fmt: skip
+    train(options, lambda line: None)
+    text = compare([*runs, options.run_path], tmp_path / "report")
+    assert "start baseline" in text
+    assert "Epoch 0 is a model before training" in text
+    assert "| test: to lin. avg |" in text
+
+
 def test_run_without_figures_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no figures.*python -m train"):
         compare([tmp_path / "none.run"], tmp_path)

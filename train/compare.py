@@ -81,13 +81,13 @@ def compare(folders: list[Path], out: Path) -> str:
     remarks = []
     if len(digests) > 1:
         remarks.append("These runs were validated on different windows: compare their gains and not their cosines.")
-    table = markdown(runs, remarks)
+    text = markdown(runs, remarks)
     out.mkdir(parents=True, exist_ok=True)
     document = {"remarks": remarks, "runs": [asdict(run.row) | {"history": run.result["history"]} for run in runs]}
-    atomic.write_bytes(out / "comparison.md", table.encode())
+    atomic.write_bytes(out / "comparison.md", text.encode())
     atomic.write_bytes(out / "comparison.json", (json.dumps(document, indent=2) + "\n").encode())
     atomic.write_bytes(out / "comparison.html", page(runs, remarks).encode())
-    return f"{table}\nwritten to {out}: comparison.md, comparison.json, comparison.html"
+    return f"{text}\nwritten to {out}: comparison.md, comparison.json, comparison.html"
 
 
 def read_run(folder: Path) -> Run:
@@ -175,6 +175,7 @@ def measure_speed(artifact: Artifact) -> dict[str, float]:
     return speeds
 
 
+NO_FIGURE = "–"
 COLUMNS = (
     "model", "recipe", "parameters", "MFLOP", "MB", "trained", "val cosine [95 %]", "to linear average [95 %]",
     "test: to lin. avg", "to ceiling", "to its own", "hit@5", "MRR", "margin", "pred/s b=1", "b=32", "cosine/M par.",
@@ -193,9 +194,9 @@ def cells(row: Row) -> list[str]:
         f"{row.seconds / 60:.1f} min, epoch {row.best_epoch} of {row.epochs}",
         f"{row.cosine:.4f} [{row.low:.4f}, {row.high:.4f}]",
         f"{row.gain:+.4f} [{row.gain_low:+.4f}, {row.gain_high:+.4f}]{verdict}",
-        "–" if row.test_gain is None else f"{row.test_gain:+.4f}",
-        "–" if row.to_ceiling is None else f"{row.to_ceiling:+.4f}",
-        "–" if row.to_own_ceiling is None else f"{row.to_own_ceiling:+.4f}",
+        NO_FIGURE if row.test_gain is None else f"{row.test_gain:+.4f}",
+        NO_FIGURE if row.to_ceiling is None else f"{row.to_ceiling:+.4f}",
+        NO_FIGURE if row.to_own_ceiling is None else f"{row.to_own_ceiling:+.4f}",
         f"{row.hit_at_5:.3f}",
         f"{row.mrr:.3f}",
         f"{row.margin:+.3f}",
@@ -205,10 +206,18 @@ def cells(row: Row) -> list[str]:
     ]
 
 
+def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and a line of cells per run, without the columns that no run has a figure for."""
+    lines = [cells(run.row) for run in runs]
+    kept = [i for i in range(len(COLUMNS)) if any(line[i] != NO_FIGURE for line in lines)]
+    return [COLUMNS[i] for i in kept], [[line[i] for i in kept] for line in lines]
+
+
 def markdown(runs: list[Run], remarks: list[str]) -> str:
     """Return the table, the baselines of each data set, and the machine, as Markdown."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(cells(run.row)) + " |" for run in runs]
+    columns, body = table(runs)
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(line) + " |" for line in body]
     lines += ["", *remarks, *baseline_lines(runs)]
     return "\n".join(lines) + "\n"
 
@@ -228,7 +237,10 @@ def baseline_lines(runs: list[Run]) -> list[str]:
         "Intervals are 95 % bootstraps over documents; the gain is paired with the linear average on the same windows. "
         f"Trained on {machine['system']}, {machine['cores']} cores, torch {machine['torch']}."
     )
-    return [*lines.values(), note]
+    started = "" if all(run.result["history"][0]["epoch"] for run in runs) else (
+        " Epoch 0 is a model before training whose weights were set and fitted to a linear predictor (start baseline)."
+    )  # fmt: skip
+    return [*lines.values(), note + started]
 
 
 def linear_average_of(run: Run) -> float:

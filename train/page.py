@@ -27,7 +27,7 @@ figure { margin: 0 } figure img { width: 100%; height: auto } figcaption { font-
 
 def page(runs: list[Run], remarks: list[str]) -> str:
     """Return the page for `runs`. Raises BackendUnavailable where matplotlib is missing."""
-    from train.compare import COLUMNS, baseline_lines, cells
+    from train.compare import baseline_lines, table
 
     try:
         from train import plots
@@ -44,10 +44,11 @@ def page(runs: list[Run], remarks: list[str]) -> str:
         if "attention_mean" in run.windows:
             name = f"Attention of {run.row.name}"
             figures.append(_figure(name, plots.attention(run), _attention_caption(run)))
-    head = "".join(f'<th class="{_kind(i)}">{escape(column)}</th>' for i, column in enumerate(COLUMNS))
+    columns, lines = table(runs)
+    head = "".join(f'<th class="{_kind(i)}">{escape(column)}</th>' for i, column in enumerate(columns))
     body = "".join(
-        "<tr>" + "".join(f'<td class="{_kind(i)}">{escape(c)}</td>' for i, c in enumerate(cells(run.row))) + "</tr>"
-        for run in runs
+        "<tr>" + "".join(f'<td class="{_kind(i)}">{escape(c)}</td>' for i, c in enumerate(line)) + "</tr>"
+        for line in lines
     )
     notes = "".join(f"<p>{escape(line)}</p>" for line in [*remarks, *baseline_lines(runs)])
     return (

@@ -58,12 +58,11 @@ def losses(runs: list[Run]) -> str:
         for run, colour in zip(runs, _colours(runs), strict=True):
             history = [record for record in run.result["history"] if "loss" in record]  # epoch 0 has none
             relative = [record["loss"] / history[0]["loss"] for record in history]
-            axes.plot([r["epoch"] for r in history], relative, color=colour, marker="o", markersize=3)
-            axes.annotate(run.row.name, (history[-1]["epoch"], relative[-1]), xytext=(4, 0),
-                          textcoords="offset points", fontsize=8, color=colour, va="center")  # fmt: skip
+            epochs = [record["epoch"] for record in history]
+            axes.plot(epochs, relative, color=colour, marker="o", markersize=3, label=run.row.name)
         axes.set(xlabel="epoch", ylabel="training loss / first epoch's")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.margins(x=0.15)
+        axes.legend(frameon=False, fontsize=8)
 
     return _figure(draw)
 
