@@ -26,7 +26,7 @@ from lvm_runtime.bulk_input import NpyFile, import_pyarrow, write_header
 from lvm_runtime.errors import InvalidInput
 
 _BLOCK_ROWS = 4096
-_SYNC_BYTES = 1 << 23  # flushed behind the writers after so many, so that the disk works beside the model, not after it
+_SYNC_BYTES = 1 << 24  # flushed behind the writers after so many, so that the disk works beside the model, not after it
 SUFFIXES = (".npy", ".npz", ".parquet")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,28 +45,3 @@ def test_from_mapping_to_mapping(small_artifacts: Callable[[str], Path], tmp_pat
         call = predictor.predict if kind == "contexts" else predictor.predict_sequence
         assert call(source, out=out) is out
         np.testing.assert_array_equal(out, call(values))
-
-
-PEAK = """
-import resource, sys
-import numpy as np
-from lvm_runtime import Predictor
-source = np.load(sys.argv[2], mmap_mode="r")
-out = np.lib.format.open_memmap(sys.argv[3], "w+", np.float32, (len(source), 16))
-with Predictor(sys.argv[1], threads=1) as p:
-    p.predict(source[:5000], out=out[:5000])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    p.predict(source, out=out)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems take the hint when they please")
-def test_memory_does_not_grow_with_the_file(small_artifacts: Callable[[str], Path], tmp_path: Path) -> None:
-    np.save(tmp_path / "in.npy", np.broadcast_to(some_contexts(1000), (300, 1000, 5, 16)).reshape(-1, 5, 16))  # 96 MB
-    command = [sys.executable, "-c", PEAK, str(small_artifacts("amn")), "in.npy", "out.npy"]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) < 24_000  # KiB, where files and results together are 115 MB
