@@ -59,6 +59,16 @@ def needs(*modules: str) -> Callable[[], str | None]:
     return missing
 
 
+def bf16_in_openvino() -> str | None:
+    """Say why OpenVINO cannot compute in bf16 here, or None; asked for it all the same, it computes in fp32."""
+    if problem := needs("openvino", "onnx")():
+        return problem
+    import openvino
+
+    can = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return None if "BF16" in can else "this CPU has no bf16; OpenVINO would compute in fp32"
+
+
 def torch_on(device: str) -> Callable[[], str | None]:
     """Return a check for PyTorch on `device` (cuda or mps)."""
 

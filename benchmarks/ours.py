@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.contenders import Build, Contender, Runner, macos, needs, onnxruntime_on, torch_on
+from benchmarks.contenders import (
+    Build,
+    Contender,
+    Runner,
+    bf16_in_openvino,
+    macos,
+    needs,
+    onnxruntime_on,
+    torch_on,
+)
 from benchmarks.workload import Workload
 from lvm_runtime import Predictor
 from lvm_runtime.backends.registry import BACKENDS
@@ -18,7 +27,8 @@ COMPUTE_UNITS = ("cpu", "gpu", "ane", "all")
 def _served(backend: str, precision: str, device: str) -> Build:
     def build(workload: Workload, threads: int | None) -> Runner:
         if format := BACKENDS[backend].format:
-            workload.export(format, precision)
+            computed = BACKENDS[backend].precisions is not None  # the runtime lowers the precision of the fp32 file
+            workload.export(format, "fp32" if computed else precision)
         predictor = Predictor(
             workload.artifact.path, backend=backend, device=device, precision=precision, threads=threads
         )
@@ -36,10 +46,13 @@ def _ours(backend: str, precision: str, device: str, missing: Callable[[], str |
 OURS = (
     _ours("onnx", "fp32", "cpu", needs("onnxruntime", "onnx", "onnxscript")),
     _ours("onnx", "int8", "cpu", needs("onnxruntime", "onnx", "onnxscript")),
+    _ours("openvino", "fp32", "cpu", needs("openvino", "onnx", "onnxscript")),
+    _ours("openvino", "bf16", "cpu", bf16_in_openvino),
     _ours("torchscript", "fp32", "cpu", needs("torch")),
     _ours("eager", "fp32", "cpu", needs("torch")),
     *(_ours("coreml", "fp16", unit, macos) for unit in COMPUTE_UNITS),
     *(_ours(backend, "fp32", "mps", torch_on("mps")) for backend in ("torchscript", "eager")),
     *(_ours(backend, "fp32", "cuda", torch_on("cuda")) for backend in ("torchscript", "eager")),
     _ours("onnx", "fp32", "cuda", onnxruntime_on("CUDAExecutionProvider")),
+    _ours("onnx", "fp32", "coreml", onnxruntime_on("CoreMLExecutionProvider")),
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.contenders import bf16_in_openvino
 from lvm_runtime.hardware import usable_cpus
 
 Call = Callable[[], Any]
@@ -121,9 +122,10 @@ def _openvino(left: Any, right: Any) -> dict[Key, Call]:
     from onnx import TensorProto
 
     core = openvino.Core()
+    hints = {"fp32": "f32"} | ({} if bf16_in_openvino() else {"bf16": "bf16"})
     model = core.read_model(_graph("MatMul", {"w": right}, ["x", "w"], TensorProto.FLOAT, len(left)))
     sides: dict[Key, Call] = {}
-    for precision, hint in (("fp32", "f32"), ("bf16", "bf16")):
+    for precision, hint in hints.items():
         settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": usable_cpus()}
         request = core.compile_model(model, "CPU", settings).create_infer_request()
         sides["cpu", precision, "openvino"] = partial(request.infer, {0: left}, share_inputs=True, share_outputs=True)

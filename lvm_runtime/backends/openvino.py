@@ -52,6 +52,9 @@ class OpenVinoBackend(Backend):
             self._model: Any = core.compile_model(core.read_model(str(source)), "CPU", settings)
         except RuntimeError as error:
             raise ArtifactError(f"{source}: OpenVINO cannot load it: {' '.join(str(error).split())}") from error
+        computed = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if computed != _HINTS[precision]:
+            raise BackendUnavailable(f"OpenVINO was asked for {precision} and computes in {computed} on this CPU")
         self._local = threading.local()
 
     def _infer(self, contexts: Array) -> Any:
