@@ -7,12 +7,18 @@ benchmark test reads its own contender's part of the cell.
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
+
+import numpy as np
 
 from benchmarks.contenders import ANCHOR, Array, Contender, Runner, contender
-from benchmarks.timing import PAUSE, Timing, interleave, speedup
+from benchmarks.machine import seconds_elsewhere
+from benchmarks.timing import PAUSE, Timing, interleave, median_interval, speedup, speedups
 from benchmarks.workload import Workload
 from lvm_runtime.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.hardware import usable_cpus
@@ -27,21 +33,42 @@ computes something else, and its speed says nothing."""
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long a cell takes: rounds per contender and seconds per burst, fewer rounds where a call is slow."""
+    """How long a cell takes: bursts of `seconds` in `rounds` rounds, and further rounds until the ratios are settled.
+
+    They are when the 95 % interval of each side's ratio to the anchor is within ± `settled`, or when that has taken
+    `budget` seconds per side.
+    """
 
     rounds: int
     seconds: float
+    budget: float = 0.0
+    settled: float = 0.01
     max_calls: int = 200
-    slow_call: float = 0.15
-    slow_rounds: int = 3
     product_widths: tuple[int, ...] = (512, 1024)
 
-    def rounds_for(self, slowest_call: float) -> int:
-        """Return the rounds for a cell whose slowest call takes `slowest_call` seconds."""
-        return self.rounds if slowest_call < self.slow_call else min(self.rounds, self.slow_rounds)
+    def interleave(self, sides: Mapping[str, Callable[[], Any]], anchor: str) -> dict[str, Timing]:
+        """Time `sides`, named as in the result, against each other; `anchor` is the one that ratios are taken to."""
+        began = time.perf_counter()
+
+        def more(timings: dict[str, Timing]) -> bool:
+            if time.perf_counter() - began > self.budget * len(sides):
+                return False
+            return any(_doubt(speedups(t, timings[anchor])) > self.settled for t in timings.values())
+
+        return interleave(sides, rounds=self.rounds, seconds=self.seconds, max_calls=self.max_calls, more=more)
 
 
-EFFORTS = {"full": Effort(5, 0.04), "quick": Effort(3, 0.02), "smoke": Effort(2, 0.002, product_widths=(64,))}
+EFFORTS = {
+    "full": Effort(7, 0.04, budget=2.0),
+    "quick": Effort(3, 0.02),
+    "smoke": Effort(2, 0.002, product_widths=(64,)),
+}
+
+
+def _doubt(ratios: Sequence[float]) -> float:
+    """Return half the width of the median's 95 % interval, relative to the median."""
+    low, high = median_interval(ratios)
+    return (high - low) / 2 / float(np.median(ratios))
 
 
 class WrongAnswers(AssertionError):
@@ -66,10 +93,14 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What was measured of one architecture at one batch size, and which contenders failed, with the reason."""
+    """What was measured of one architecture at one batch size, and which contenders failed, with the reason.
+
+    `elsewhere` is the share of the CPUs that other programs took meanwhile. Where it is large, no figure is worth much.
+    """
 
     measured: dict[str, Measured]
     failed: dict[str, str]
+    elsewhere: float = 0.0
 
     def best_peer(self, precision: str | None) -> Measured | None:
         """Return the fastest peer of one precision (of any, for None)."""
@@ -81,6 +112,10 @@ class Cell:
     def speedup(self, name: str, over: str) -> float:
         """Return how many times as fast contender `name` is as contender `over`."""
         return speedup(self.measured[name].timing, self.measured[over].timing)
+
+    def interval(self, name: str, over: str) -> tuple[float, float]:
+        """Return the 95 % interval of `speedup`."""
+        return median_interval(speedups(self.measured[name].timing, self.measured[over].timing))
 
 
 class Arena:
@@ -101,7 +136,7 @@ class Arena:
 
     def _measure(self, workload: Workload, batch: int, names: list[str]) -> Cell:
         contexts = workload.batch(batch)
-        ready: dict[str, tuple[Runner, int | None, float, float]] = {}
+        ready: dict[str, tuple[Runner, int | None, float]] = {}
         failed: dict[str, str] = {}
         for name in names:
             side, key = contender(name), (workload.architecture, name)
@@ -109,37 +144,33 @@ class Arena:
                 failed[name] = self._broken[key]
                 continue
             try:
-                runner, threads, seconds = self._at_its_best(workload, side, contexts)
-                ready[name] = (runner, threads, check(side, workload, runner, batch), seconds)
+                runner, threads = self._at_its_best(workload, side, contexts)
+                ready[name] = (runner, threads, check(side, workload, runner, batch))
             except Exception as error:  # reported by the test of this contender; the others are still compared
                 failed[name] = self._broken[key] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         if not ready:
             return Cell({}, failed)
-        timings = interleave(
+        began, spent = time.perf_counter(), seconds_elsewhere()
+        timings = self.effort.interleave(
             {name: partial(runner, contexts) for name, (runner, *_) in ready.items()},
-            rounds=self.effort.rounds_for(max(seconds for *_, seconds in ready.values())),
-            seconds=self.effort.seconds,
-            max_calls=self.effort.max_calls,
+            anchor=ANCHOR if ANCHOR in ready else next(iter(ready)),
         )
+        elsewhere = (seconds_elsewhere() - spent) / (time.perf_counter() - began) / (os.cpu_count() or 1)
         measured = {
             name: Measured(contender(name), batch, threads, drift, timings[name])
-            for name, (_, threads, drift, _) in ready.items()
+            for name, (_, threads, drift) in ready.items()
         }
-        return Cell(measured, failed)
+        return Cell(measured, failed, max(0.0, elsewhere))
 
-    def _at_its_best(self, workload: Workload, side: Contender, contexts: Array) -> tuple[Runner, int | None, float]:
-        """Return the runner with the thread count that suits it, that count, and the seconds a call took."""
+    def _at_its_best(self, workload: Workload, side: Contender, contexts: Array) -> tuple[Runner, int | None]:
+        """Return the runner with the thread count that suits it, and that count."""
         cpus = usable_cpus()
         if not side.takes_threads or cpus == 1:
-            runner = self.runner(workload, side, cpus if side.takes_threads else None)
-            return runner, cpus if side.takes_threads else None, _quick_time(runner, contexts)
-        tried = {}
-        for threads in (cpus, 1):
-            tried[threads] = _quick_time(self.runner(workload, side, threads), contexts)
-            if tried[cpus] > TRIED_BELOW:
-                break
-        best = min(tried, key=lambda threads: tried[threads])
-        return self.runner(workload, side, best), best, tried[best]
+            threads = cpus if side.takes_threads else None
+            return self.runner(workload, side, threads), threads
+        counts = (cpus, 1) if _second_call(self.runner(workload, side, cpus), contexts) < TRIED_BELOW else (cpus,)
+        best = fastest({threads: self.runner(workload, side, threads) for threads in counts}, contexts)
+        return self.runner(workload, side, best), best
 
     def runner(self, workload: Workload, side: Contender, threads: int | None) -> Runner:
         """Return the contender's runner with `threads` threads, built on first use."""
@@ -161,12 +192,19 @@ def check(side: Contender, workload: Workload, runner: Runner, batch: int) -> fl
     return found
 
 
-def _quick_time(runner: Runner, contexts: Array) -> float:
-    """Return the median of a few calls after a rest and one that warms up; of that one alone if it takes long."""
+def _second_call(runner: Runner, contexts: Array) -> float:
+    """Return the seconds of a call that finds everything built and compiled."""
+    runner(contexts)
     time.sleep(PAUSE)
     began = time.perf_counter()
     runner(contexts)
-    first = time.perf_counter() - began
-    if first > 1.0:
-        return first
-    return interleave({"side": lambda: runner(contexts)}, rounds=3, seconds=0.01)["side"].median
+    return time.perf_counter() - began
+
+
+def fastest(runners: Mapping[int, Runner], contexts: Array) -> int:
+    """Return the number of threads whose best round is the shortest; a busy moment makes none look slow by itself."""
+    if len(runners) == 1:
+        return next(iter(runners))
+    sides = {str(threads): partial(runner, contexts) for threads, runner in runners.items()}
+    timings = interleave(sides, rounds=5, seconds=0.01)
+    return min(runners, key=lambda threads: min(timings[str(threads)].round_medians))

@@ -5,6 +5,7 @@ One session measures everything in one process, because only what was measured s
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import pytest
 from benchmarks import machine
 from benchmarks.arena import EFFORTS, Arena, Cell
 from benchmarks.ceilings import Ceilings, measure
-from benchmarks.contenders import available, contender, not_measured
+from benchmarks.contenders import ANCHOR, available, contender, not_measured
+from benchmarks.progress import Progress, stop_cleanly
 from benchmarks.record import cell_record
 from benchmarks.regression import Change, regressions
 from benchmarks.replay import recorded_clock, replay
-from benchmarks.report.results import Row, read, rows_of
-from benchmarks.report.tables import count, times
+from benchmarks.report.results import Row, disturbed, read, rows_of
+from benchmarks.report.tables import count, plus_minus
 from benchmarks.workload import TINY, Workload
 from lvm_runtime.config import ARCHITECTURES
 from lvm_runtime.errors import InvalidInput
@@ -60,6 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for category in ("DeprecationWarning", "FutureWarning", "UserWarning"):
         config.addinivalue_line("filterwarnings", f"ignore::{category}")
     config.option.showcapture = "no"
+    config.pluginmanager.register(Progress(partial(_write_line, config)))
+    stop_cleanly()
     config.stash[FAILED_PEERS] = {}
     config.stash[RECORDS] = []
     if (config.getoption("--against") is None) != (config.getoption("--fail-below") is None):
@@ -75,6 +79,13 @@ def pytest_configure(config: pytest.Config) -> None:
     ):
         if unknown := sorted(_selected(config, name) - known):
             raise pytest.UsageError(f"--{name} {unknown[0]}: unknown here; expected one of {', '.join(sorted(known))}")
+
+
+def _write_line(config: pytest.Config, line: str) -> None:
+    terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+    terminal.ensure_newline()
+    terminal.write_line(line)
+    terminal.flush()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -93,8 +104,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let pytest-benchmark read the arena's recorded times instead of a clock, where a test replays them."""
+    """Let pytest-benchmark read the arena's recorded times instead of a clock, where a test replays them.
+
+    A cell is measured in the set-up of its first test, and on a slow machine that takes longer than any test may.
+    """
     for item in items:
+        item.add_marker(pytest.mark.timeout(0))
         if "recorded_benchmark" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.benchmark(timer=recorded_clock))
 
@@ -210,11 +225,18 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     ours = [row for row in rows_of(records) if row.ours]
     if ours:
         terminalreporter.section(
-            "predictions per second: ours, × plain onnxruntime fp32, × best peer of equal precision"
+            "predictions per second: ours, × plain onnxruntime fp32, × best peer of equal precision, ± 95 % interval"
         )
     for row in ours:
-        figures = f"{count(row.per_second):>6} {times(row.over_anchor):>7} {times(row.over_best_peer):>7}"
-        terminalreporter.line(f"{row.model:12} batch {row.batch:<5} {row.contender:24} {figures}  ± {row.noise:.0%}")
+        ratios = ((row.over_anchor, ANCHOR), (row.over_best_peer, row.best_peer))
+        figures = " ".join(f"{plus_minus(ratio, row.interval(over)):>14}" for ratio, over in ratios)
+        terminalreporter.line(
+            f"{row.model:12} batch {row.batch:<5} {row.contender:24} {count(row.per_second):>6} {figures}"
+        )
+    if cells := disturbed(rows_of(records)):
+        terminalreporter.line(
+            f"other programs kept the CPUs busy (share of all CPUs), do not quote: {', '.join(cells)}", red=True
+        )
     if absent := not_measured() | config.stash[FAILED_PEERS]:
         terminalreporter.line(f"not measured: {', '.join(sorted(absent))}; the result file says why")
     if config.getoption("--fail-below") is not None and ours:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,28 @@ def features() -> list[str]:
     return [name for name in FEATURES if name in flags]
 
 
+def products_saturate() -> bool:
+    """Return whether onnxruntime's products of u8 by s8 overflow 16 bits here: x86 without VNNI or AMX.
+
+    There, two neighbouring products are added up in 16 bits; weights of 7 bits keep that exact.
+    """
+    exact = {"avx512_vnni", "avx_vnni", "amx_int8"}
+    return platform.machine().lower() in ("x86_64", "amd64") and not exact & set(features())
+
+
 def memory_bytes() -> int:
     """Return the machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def seconds_elsewhere() -> float:
+    """Return the CPU seconds that all CPUs together have spent on anything but this process, since some moment."""
+    import psutil
+
+    spent = psutil.cpu_times()._asdict()
+    idle = sum(spent.get(kind, 0.0) for kind in ("idle", "iowait"))
+    twice = sum(spent.get(kind, 0.0) for kind in ("guest", "guest_nice"))  # Linux counts them as user and nice too
+    return sum(spent.values()) - idle - twice - time.process_time()
 
 
 def accelerators() -> list[str]:

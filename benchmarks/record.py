@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.arena import Cell
 from benchmarks.ceilings import Ceilings
+from benchmarks.contenders import ANCHOR
 from benchmarks.operations import BYTES_PER_WEIGHT, plain_macs
 from benchmarks.workload import Workload
 
@@ -13,8 +14,10 @@ from benchmarks.workload import Workload
 def cell_record(cell: Cell, ceilings: Ceilings, workload: Workload, name: str) -> dict[str, Any]:
     """Return the measured figures of contender `name` as JSON values.
 
-    Times in milliseconds; `noise` is relative, between interleaved rounds; `speedup` holds how many times as fast
-    it is as each other contender, from ratios within rounds. Shares are of the best rate that any library reached
+    Times in milliseconds; `noise` is relative, between interleaved rounds; `cpus_busy_elsewhere` is the share of the
+    CPUs that other programs took while the cell was timed; `speedup` holds how many times as fast
+    it is as each other contender, from ratios within rounds, and `speedup_interval` the 95 % intervals of those to
+    the anchor and to the best peer. Shares are of the best rate that any library reached
     in this run, for the multiply-adds that are left after exact rewriting, whoever does more of them.
     """
     mine = cell.measured[name]
@@ -22,6 +25,7 @@ def cell_record(cell: Cell, ceilings: Ceilings, workload: Workload, name: str) -
     equal = cell.best_peer(mine.contender.precision)
     config, macs = workload.artifact.config, workload.macs_rewritten
     weight_bytes = workload.parameters * BYTES_PER_WEIGHT[mine.contender.precision]
+    shown = {ANCHOR} | ({equal.contender.name} if equal else set())
     rate = ceilings.product_rate(mine.contender.device, mine.contender.precision)
     bound = None if rate is None else max(macs * mine.batch / rate, weight_bytes / ceilings.bandwidth(weight_bytes))
     return {
@@ -40,6 +44,7 @@ def cell_record(cell: Cell, ceilings: Ceilings, workload: Workload, name: str) -
         "round_milliseconds": [seconds * 1e3 for seconds in timing.round_medians],
         "calls": len(timing.calls),
         "noise": timing.spread,
+        "cpus_busy_elsewhere": cell.elsewhere,
         "drift": mine.drift,
         "macs_plain": plain_macs(config),
         "macs_rewritten": macs,
@@ -48,6 +53,7 @@ def cell_record(cell: Cell, ceilings: Ceilings, workload: Workload, name: str) -
         "share_of_product_ceiling": None if rate is None else macs * mine.per_second / rate,
         "share_of_roofline": None if bound is None else bound / timing.median,
         "speedup": {other: cell.speedup(name, other) for other in cell.measured if other != name},
+        "speedup_interval": {other: cell.interval(name, other) for other in sorted(shown & set(cell.measured))},
         "best_peer_at_equal_precision": equal.contender.name if equal else None,
         "ratio_to_best_peer": cell.speedup(name, equal.contender.name) if equal else None,
     }

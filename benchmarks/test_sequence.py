@@ -16,7 +16,7 @@ import pytest
 from benchmarks.arena import Arena
 from benchmarks.contenders import ANCHOR, contender
 from benchmarks.replay import replay
-from benchmarks.timing import Timing, interleave, speedup
+from benchmarks.timing import Timing, speedup
 from benchmarks.workload import Array, Workload
 from lvm_runtime import Predictor
 from lvm_runtime.drift import DRIFT_LIMITS, max_drift
@@ -64,8 +64,7 @@ class DocumentRace:
         answers = known_answers(workload.model, windows[ends])[0]
         self.drifts = {name: max_drift(side()[ends], answers) for name, side in sides.items()}
         self.windows = len(windows)
-        effort = arena.effort
-        self.timings: dict[str, Timing] = interleave(sides, rounds=effort.slow_rounds, seconds=effort.seconds)
+        self.timings: dict[str, Timing] = arena.effort.interleave(sides, anchor=SIDES[2])
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,9 @@ The sides take turns in bursts, in another (seeded) order in every round, so tha
 other. A burst starts with a rest and with calls that are not counted, so that each side finds its own
 weights in the cache and the worker threads of the side before it asleep; what it then counts is what a
 service that runs this side alone would see. Single alternating calls would measure cache misses instead.
+
+What is claimed is a ratio of two sides. It is taken within each round, where a slow moment of the machine cancels,
+and the interval around the median of the rounds says what it is worth.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +27,10 @@ WARMUP_SHARE = 0.25
 PAUSE = 0.02
 """Seconds of rest before a burst. The worker threads of the side before keep spinning for a while after its last
 call, and on all CPUs: without the rest, torch's eager mode behind an onnxruntime took 2.5 times as long."""
+
+LONG_CALL = 8.0
+"""Bursts that a call may last and still be warmed up for in every round. A longer one is warm after its first
+hundredth, and a second one for that doubles the time of the slowest cells; in the first round it runs all the same."""
 
 Clock = Callable[[], float]
 
@@ -75,19 +82,36 @@ def relative_spread(values: tuple[float, ...]) -> float:
     return float((high - low) / middle) if middle else math.inf
 
 
-def speedup(side: Timing, over: Timing) -> float:
-    """Return how many times as fast `side` is as `over`: the median of the ratios within each round.
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the median of `values`, from their order and whatever their distribution.
 
-    Both ran a moment apart in every round, so a slow moment of the machine cancels. Raises ValueError
-    for timings that were not taken in the same rounds.
+    The true median is below the k-th smallest value only if fewer than k of n fair coins fall on one side, and k is
+    the largest for which that is ≤ 2.5 % likely. Fewer than six values cannot say as much; they give their range.
+    """
+    ordered = sorted(values)
+    n, k, tail = len(ordered), 0, 0.0
+    while (tail := tail + math.comb(n, k) / 2**n) <= 0.025:
+        k += 1
+    k = max(k, 1)
+    return ordered[k - 1], ordered[n - k]
+
+
+def speedups(side: Timing, over: Timing) -> list[float]:
+    """Return how many times as fast `side` was as `over` in each round, where both ran a moment apart.
+
+    Raises ValueError for timings that were not taken in the same rounds.
     """
     if len(side.rounds) != len(over.rounds):
         raise ValueError(
             f"one side has {len(side.rounds)} rounds and the other {len(over.rounds)}; "
             "ratios need both sides from one interleave()"
         )
-    pairs = zip(over.round_medians, side.round_medians, strict=True)
-    return float(np.median([slow / fast for slow, fast in pairs]))
+    return [slow / fast for slow, fast in zip(over.round_medians, side.round_medians, strict=True)]
+
+
+def speedup(side: Timing, over: Timing) -> float:
+    """Return how many times as fast `side` is as `over`: the median of the ratios within each round."""
+    return float(np.median(speedups(side, over)))
 
 
 def interleave(
@@ -96,11 +120,13 @@ def interleave(
     rounds: int = 7,
     seconds: float = 0.1,
     max_calls: int = 2000,
+    more: Callable[[dict[str, Timing]], bool] = lambda timings: False,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Time each side in `rounds` bursts of about `seconds` and return its Timing under its name.
+    """Time each side in bursts of about `seconds` and return its Timing under its name.
 
-    A burst counts at least one call and at most `max_calls`. The garbage collector rests meanwhile.
+    There are `rounds` bursts of each side, and further ones for as long as `more` asks for them when it is shown the
+    timings up to then. A burst counts at least one call and at most `max_calls`. The garbage collector rests meanwhile.
     """
     if rounds < 1 or not sides:
         raise ValueError(f"{len(sides)} sides and {rounds} rounds; expected at least one of each")
@@ -111,22 +137,25 @@ def interleave(
     gc.collect()
     gc.disable()
     try:
-        for _ in range(rounds):
+        timings: dict[str, Timing] = {}
+        while len(bursts[order[0]]) < rounds or more(timings):
             shuffle(order)
             for name in order:
                 time.sleep(PAUSE)
-                bursts[name].append(_burst(sides[name], seconds, max_calls, clock))
+                warm = bool(bursts[name]) and bursts[name][-1][0] > LONG_CALL * seconds
+                bursts[name].append(_burst(sides[name], seconds, max_calls, clock, warm))
+            timings = {name: Timing(tuple(timed)) for name, timed in bursts.items()}
     finally:
         if collecting:
             gc.enable()
-    return {name: Timing(tuple(timed)) for name, timed in bursts.items()}
+    return timings
 
 
-def _burst(call: Callable[[], Any], seconds: float, max_calls: int, clock: Clock) -> tuple[float, ...]:
+def _burst(call: Callable[[], Any], seconds: float, max_calls: int, clock: Clock, warm: bool) -> tuple[float, ...]:
     began = clock()
-    call()
-    while clock() - began < seconds * WARMUP_SHARE:
+    while not warm:
         call()
+        warm = clock() - began >= seconds * WARMUP_SHARE
     timed: list[float] = []
     began = clock()
     while not timed or (clock() - began < seconds and len(timed) < max_calls):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,23 @@ import numpy as np
 import pytest
 
 import benchmarks.arena
-from benchmarks.arena import EFFORTS, Arena, Effort, WrongAnswers, check
+from benchmarks.arena import EFFORTS, Arena, Effort, WrongAnswers, check, fastest
 from benchmarks.ceilings import Bandwidth, Ceilings, Product
-from benchmarks.contenders import ANCHOR, Array, Build, Contender, Runner, all_contenders, available, not_measured
+from benchmarks.contenders import (
+    ANCHOR,
+    Array,
+    Build,
+    Contender,
+    Runner,
+    all_contenders,
+    available,
+    contender,
+    not_measured,
+)
 from benchmarks.record import cell_record
 from benchmarks.replay import recorded_clock, replay
 from benchmarks.workload import TINY, Workload
+from lvm_runtime.drift import max_drift
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +111,23 @@ def test_best_peer_is_of_equal_precision_and_never_ours(workload: Workload, cont
     }
 
 
-def test_slow_cells_take_fewer_rounds() -> None:
-    effort = Effort(rounds=9, seconds=0.1)
-    assert effort.rounds_for(0.01) == 9
-    assert effort.rounds_for(1.0) == 3
+class Sleeper:
+    """A side whose calls take a set time, `jitter` more in every second round of two bursts."""
+
+    def __init__(self, seconds: float, jitter: float = 0.0) -> None:
+        self.seconds, self.jitter, self.calls = seconds, jitter, 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+        time.sleep(self.seconds + self.jitter * (self.calls // 2 % 2))
+
+
+def test_steady_sides_stop_at_the_first_rounds_and_restless_ones_at_the_budget() -> None:
+    effort = Effort(rounds=3, seconds=0.0, budget=0.3, settled=0.5)
+    steady = effort.interleave({"a": Sleeper(0.005), "b": Sleeper(0.005)}, anchor="a")
+    assert len(steady["b"].rounds) == 3
+    restless = effort.interleave({"a": Sleeper(0.005), "b": Sleeper(0.005, jitter=0.05)}, anchor="a")
+    assert 3 < len(restless["b"].rounds) == len(restless["a"].rounds)
 
 
 def test_record_follows_from_the_cell_and_the_ceilings(workload: Workload, contenders: None) -> None:
@@ -115,6 +140,8 @@ def test_record_follows_from_the_cell_and_the_ceilings(workload: Workload, conte
     bound = max(record["macs_rewritten"] * 8 / 1e9, workload.parameters * 4 / 10e9)
     assert record["share_of_roofline"] == pytest.approx(bound * rate / 8)
     assert record["best_peer_at_equal_precision"] == ANCHOR
+    low, high = record["speedup_interval"][ANCHOR]
+    assert low <= record["speedup"][ANCHOR] <= high
     assert cell_record(cell, ceilings, workload, "peer-coarse-int8")["share_of_roofline"] is None
 
 
@@ -143,6 +170,38 @@ def test_replay_hands_over_the_recorded_seconds() -> None:
     assert benchmark.seen == [0.25, 1.0, 0.125]
 
 
+def test_bf16_that_is_none_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO takes the hint on any CPU, and where it has no bf16 it computes in fp32 without a word."""
+    openvino = pytest.importorskip("openvino")
+    for capabilities, expected in ((["FP32", "BF16"], None), (["FP32"], "this CPU has no bf16")):
+        core = SimpleNamespace(get_property=lambda device, name, found=capabilities: found)
+        monkeypatch.setattr(openvino, "Core", lambda core=core: core)
+        for name in ("peer-openvino-bf16", "lvm-openvino-bf16"):
+            reason = contender(name).missing()
+            assert reason is None if expected is None else expected in str(reason)
+
+
+@pytest.mark.parametrize("name", ["peer-openvino-fp32", "peer-onnxruntime-dynamic-int8", "peer-compile-fp32"])
+def test_peers_answer_at_any_batch_size(workload: Workload, name: str) -> None:
+    side = contender(name)
+    if problem := side.missing():
+        pytest.skip(problem)
+    runner = side.build(workload, 1)
+    for batch in (1, 5, 1):
+        assert max_drift(runner(workload.batch(batch)), workload.answers(batch)) < 1e-3
+
+
+def test_the_recurrent_weights_of_the_int8_peer_are_int8(tmp_path: Path) -> None:
+    """Without its pre-processing onnxruntime's quantiser leaves them as they are, and is no rival."""
+    onnx = pytest.importorskip("onnx")
+    from benchmarks.peers import quantised_onnx
+
+    graph = onnx.load(quantised_onnx(Workload("lstm", tmp_path, **TINY["lstm"]))).graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("DynamicQuantizeLSTM") == 2
+    assert "LSTM" not in kinds
+
+
 def test_files_are_made_once(workload: Workload, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     from benchmarks.peers import plain_onnx
@@ -151,3 +210,19 @@ def test_files_are_made_once(workload: Workload, tmp_path: Path) -> None:
     stamp = first.stat().st_mtime_ns
     assert plain_onnx(workload) == first
     assert first.stat().st_mtime_ns == stamp
+
+
+def test_the_number_of_threads_is_the_fastest_one_in_spite_of_a_busy_moment() -> None:
+    calls = {1: 0, 2: 0}
+
+    def running(threads: int, seconds: float, busy: float) -> Runner:
+        def run(contexts: Array) -> Array:
+            calls[threads] += 1
+            time.sleep(busy if calls[threads] <= 4 else seconds)
+            return contexts
+
+        return run
+
+    contexts = np.zeros((1, 5, 32), np.float32)
+    assert fastest({2: running(2, 0.002, busy=0.03), 1: running(1, 0.008, busy=0.008)}, contexts) == 2
+    assert fastest({2: running(2, 0.008, busy=0.008), 1: running(1, 0.002, busy=0.03)}, contexts) == 1

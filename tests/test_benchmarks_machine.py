@@ -40,6 +40,20 @@ def test_features_are_those_that_decide_about_products(monkeypatch: pytest.Monke
     assert machine.features() == ["avx2", "avx512_vnni"]
 
 
+@pytest.mark.parametrize(
+    ("architecture", "flags", "saturates"),
+    [("x86_64", "avx2", True), ("x86_64", "avx2 avx512_vnni", False), ("aarch64", "asimd", False)],
+    ids=["avx2", "vnni", "arm"],
+)
+def test_products_saturate_without_vnni(
+    architecture: str, flags: str, saturates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(machine.platform, "machine", lambda: architecture)
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: {"flags": flags})
+    assert machine.products_saturate() is saturates
+
+
 def test_mac_features_come_from_sysctl(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"machdep.cpu.brand_string": "Apple M1 Max", "hw.optional.arm.FEAT_DotProd": "1"}
     monkeypatch.setattr(machine.platform, "system", lambda: "Darwin")

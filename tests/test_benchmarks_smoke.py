@@ -18,11 +18,17 @@ SELECTION = ["benchmarks/test_latency.py", "benchmarks/test_throughput.py", "ben
 OPTIONS = ["--benchmark-only", "--tiny", "--effort", "smoke", "--model", "amn", "--batch", "1,8"]
 
 
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *SELECTION, *OPTIONS, *options]
+
+
+def alone() -> dict[str, str]:
+    """Return an environment without what makes pytest-benchmark take a run for a worker, in which it times nothing."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+
+
 def run_benchmarks(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *SELECTION, *OPTIONS, *options]
-    # pytest-benchmark times nothing in what it takes for a worker of the suite's own parallel run
-    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-    return subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command(*options), cwd=ROOT, env=alone(), capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +65,7 @@ def test_every_result_carries_what_it_takes_to_believe_it(result: Path) -> None:
 
 def test_the_report_takes_it(result: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(result)]) == 0
-    assert "| AMN | ONNX int8 |" in capsys.readouterr().out
+    assert "| AMN | int8 |" in capsys.readouterr().out
     assert result.with_suffix(".html").read_text().count("<svg") == 4
 
 
@@ -76,6 +82,25 @@ def test_a_regression_fails_the_run(result: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "slower: amn batch 1 lvm-onnx-int8: 0.00 of the stored run" in done.stdout
+
+
+def test_a_run_that_is_ended_keeps_what_it_measured(tmp_path: Path) -> None:
+    """A scheduler's SIGTERM, like Ctrl-C, still writes the result file."""
+    path = tmp_path / "partial.json"
+    with subprocess.Popen(
+        command("--backend", "onnxruntime", f"--benchmark-json={path}"),
+        cwd=ROOT,
+        env=alone(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        for line in process.stdout or ():
+            if "[2/" in line:  # the second unit begins, so the first one is measured
+                process.terminate()
+        assert process.wait(timeout=60) == pytest.ExitCode.INTERRUPTED
+    batches = {b["extra_info"]["batch"] for b in json.loads(path.read_text())["benchmarks"]}
+    assert batches == {1}
 
 
 def test_an_unknown_model_is_a_usage_error() -> None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from benchmarks.timing import Timing, interleave, relative_spread, speedup
+from benchmarks.timing import Timing, interleave, median_interval, relative_spread, speedup
 
 
 class FakeTime:
@@ -56,8 +56,43 @@ def test_warm_up_calls_are_not_counted() -> None:
 
 def test_a_call_longer_than_the_burst_still_counts_once_and_warms_up() -> None:
     time = FakeTime()
-    timing = interleave({"a": time.side("a", 20.0, 10.0)}, rounds=2, seconds=0.1, clock=time)["a"]
+    timing = interleave({"a": time.side("a", 20.0, 10.0)}, rounds=2, seconds=5.0, clock=time)["a"]
     assert timing.rounds == ((10.0,), (10.0,))
+
+
+def test_calls_of_many_bursts_warm_up_in_the_first_round_only() -> None:
+    time = FakeTime()
+    timing = interleave({"a": time.side("a", 20.0, 10.0, 11.0, 12.0)}, rounds=3, seconds=0.1, clock=time)["a"]
+    assert timing.rounds == ((10.0,), (11.0,), (12.0,))
+
+
+def test_rounds_go_on_for_as_long_as_more_are_asked_for() -> None:
+    time, seen = FakeTime(), []
+
+    def more(timings: dict[str, Timing]) -> bool:
+        seen.append({name: len(timing.rounds) for name, timing in timings.items()})
+        return len(timings["a"].rounds) < 5
+
+    timings = interleave({name: time.side(name, 1.0) for name in "ab"}, rounds=3, seconds=1.0, more=more, clock=time)
+    assert [len(timings[name].rounds) for name in "ab"] == [5, 5]
+    assert seen == [{"a": n, "b": n} for n in (3, 4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"),
+    [(1, 0, 0), (3, 0, 2), (6, 0, 5), (8, 0, 7), (9, 1, 7), (15, 3, 11), (25, 7, 17), (50, 17, 32)],
+)
+def test_interval_of_the_median_is_the_textbook_one(count: int, low: int, high: int) -> None:
+    """The ranks are those of the sign test's tables (from 0 here)."""
+    shuffled = np.random.default_rng(0).permutation(count).tolist()
+    assert median_interval(shuffled) == (low, high)
+
+
+def test_interval_covers_the_median_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    intervals = [median_interval(rng.exponential(size=15).tolist()) for _ in range(2000)]
+    covered = np.mean([low <= np.log(2) <= high for low, high in intervals])
+    assert 0.95 <= covered <= 0.98  # 96.5 % by the binomial distribution
 
 
 def test_max_calls_bounds_a_burst() -> None:
