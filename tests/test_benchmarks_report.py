@@ -14,7 +14,7 @@ from benchmarks.report.__main__ import main, parse
 from benchmarks.report.page import render, table_html
 from benchmarks.report.reference import per_second
 from benchmarks.report.results import join, read
-from benchmarks.report.suites import seconds
+from benchmarks.report.suites import suite_of, suite_rows, value
 from benchmarks.report.tables import count, full_table, readme_section, write_readme
 from lvm_runtime.errors import InvalidInput
 
@@ -52,6 +52,12 @@ def entry(contender: str, batch: int) -> dict[str, Any]:
         "share_of_product_ceiling": 0.41,
         "share_of_roofline": 0.5,
         "speedup": {name: speed / other for name, other in SPEEDS.items() if name != contender},
+        "speedup_interval": {
+            ANCHOR: [0.99 * speed / SPEEDS[ANCHOR], 1.02 * speed / SPEEDS[ANCHOR]],
+            "peer-openvino-fp32": [0.98 * speed / 20_000.0, 1.01 * speed / 20_000.0],
+        },
+        "cpus_busy_elsewhere": 0.3 if batch == 32 else 0.01,
+        "best_peer_at_equal_precision": peer,
         "ratio_to_best_peer": speed / SPEEDS[peer] if peer else None,
     }
     return {"name": f"test[{contender}]", "extra_info": record, "stats": {"median": batch / speed}}
@@ -79,14 +85,36 @@ def result(tmp_path: Path) -> Path:
 
 def test_readme_table_quotes_the_file_and_names_the_hardware(result: Path) -> None:
     text = readme_section([read(result)])
-    assert "**Testium <9000>; 2 CPUs; 8.0 GiB; avx512_vnni** (onnxruntime 1.32.0; 2026-01-02; noise" in text
-    [fp32] = [line for line in text.splitlines() if line.startswith("| AMN | ONNX fp32 |")]
-    assert "**26.9k** (1.52× / 1.34×)" in fp32
-    [peer] = [line for line in text.splitlines() if line.startswith("| AMN | best fp32 peer |")]
-    assert "20.0k (openvino)" in peer
-    [reference] = [line for line in text.splitlines() if line.startswith("| AMN | *M1 Max, reference* |")]
+    assert "**Testium <9000>; 2 CPUs; 8.0 GiB; avx512_vnni** (onnxruntime 1.32.0; 2026-01-02; 1 cells timed" in text
+    [fp32] = [line for line in text.splitlines() if line.startswith("| AMN | fp32 |")]
+    assert "**26.9k** 1.52 ± 0.03 / 1.34 ± 0.03" in fp32
+    [int8] = [line for line in text.splitlines() if line.startswith("| AMN | int8 |")]
+    assert "**80.0k** 4.52 ± 0.09 / –" in int8
+    assert "Fastest peer: in fp32 openvino (2 of 2)." in text
+    [reference] = [line for line in text.splitlines() if line.startswith("| AMN | *")]
     assert "*2.02k* | *34.5k* | *200k*" in reference
     assert "not measured here" in text
+
+
+def test_readme_unfolds_one_machine_and_folds_the_others(result: Path) -> None:
+    here = read(result)
+    text = readme_section([here, replace(here, machine=MACHINE | {"processor": "Oldium"})])
+    assert text.index("**Testium") < text.index("<details><summary>Oldium") < text.index("</details>")
+    assert text.count("| AMN | fp32 |") == 2
+    assert text.count("| AMN | *2.02k*") == 1
+    assert text.count("timed in turns with ours") == 1
+
+
+def test_a_file_without_intervals_gives_ratios_alone(result: Path) -> None:
+    """Results from before intervals were kept stay readable."""
+    body = json.loads(result.read_text())
+    for benchmark in body["benchmarks"]:
+        benchmark["extra_info"].pop("speedup_interval", None)
+        benchmark["extra_info"].pop("cpus_busy_elsewhere", None)
+    result.write_text(json.dumps(body))
+    text = readme_section([read(result)])
+    assert "**26.9k** 1.52 / 1.34" in text
+    assert "timed beside" not in text
 
 
 def test_readme_keeps_everything_outside_the_markers(result: Path, tmp_path: Path) -> None:
@@ -197,9 +225,55 @@ def test_count(value: float | None, text: str) -> None:
     assert count(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.2e-6, "4.2 µs"), (0.0, "0 s")])
-def test_seconds(value: float, text: str) -> None:
-    assert seconds(value) == text
+@pytest.mark.parametrize(
+    ("key", "note", "text"),
+    [
+        ("rows_per_second", 41_234.5, "41.2k"),
+        ("windows_per_second, ours", 812.0, "812"),
+        ("bytes", 5_154_928, "5.2 MB"),
+        ("share_of_backend", 0.917, "92%"),
+        ("ratio", 1.0, "1.00"),
+        ("ratio_interval", [1.31, 1.349], "1.31 – 1.35"),
+        ("drift", 2.2e-4, "2e-04"),
+        ("batcher_p99_ms", 17.26, "17.3"),
+        ("callers", 64, "64"),
+        ("contender", "a|b", "a/b"),
+        ("minimum", None, "–"),
+    ],
+)
+def test_notes_are_formatted_by_their_name(key: str, note: Any, text: str) -> None:
+    assert value(key, note) == text
+
+
+def test_each_suite_has_a_table_of_what_its_tests_noted(result: Path) -> None:
+    run = read(result)
+    bulk = {"fullname": "benchmarks/test_bulk.py::test_bulk[amn]", "params": {"architecture": "amn"}}
+    loop = {"fullname": "benchmarks/test_training_loop.py::test_loop[gru]", "params": {"architecture": "gru"}}
+    notes = {"windows_per_second": {"ours": 900.0, "obvious": 450.0}, "ratio": 2.0}
+    entries = (bulk | {"extra_info": {"share_of_backend": 0.9}}, loop | {"extra_info": notes})
+    assert [suite_of(entry) for entry in (*run.others, *entries)] == ["export", "bulk", "training_loop"]
+    text = suite_rows(replace(run, others=(*run.others, *entries)))
+    assert [line for line in text.splitlines() if line.startswith("###")] == [
+        "### From file to file",
+        "### Training against the obvious loop",
+        "### Exports, verification included",
+    ]
+    assert "| model | windows/s, ours | windows/s, obvious | ratio |" in text
+    assert "| GRU | 900 | 450 | 2.00 |" in text
+
+
+def test_a_rerun_is_an_exit_code(result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = json.loads(result.read_text())
+    again = tmp_path / "again.json"
+    for factor, status in ((1.01, 0), (1.2, 1)):
+        for benchmark in body["benchmarks"]:
+            info = benchmark["extra_info"]
+            if info.get("contender") == "lvm-onnx-int8":
+                info["speedup"][ANCHOR] *= factor
+                info["speedup_interval"][ANCHOR] = [bound * factor for bound in info["speedup_interval"][ANCHOR]]
+        again.write_text(json.dumps(body))
+        assert main([str(result), "--rerun", str(again)]) == status
+        assert ("differs: amn batch 1 lvm-onnx-int8" in capsys.readouterr().err) is bool(status)
 
 
 def test_reference_is_the_published_table() -> None:
@@ -212,6 +286,6 @@ def test_table_html_escapes_and_marks_up() -> None:
     text = table_html("a <b> `c`\n\n| x | y |\n| --- | ---: |\n| **1** | *2* |")
     assert text == (
         "<p class=note>a &lt;b&gt; <code>c</code></p>"
-        "<table><thead><tr><th class=text>x</th><th>y</th></tr></thead>"
-        "<tbody><tr><td class=text><b>1</b></td><td><i>2</i></td></tr></tbody></table>"
+        "<div class=scroll><table><thead><tr><th class=text>x</th><th>y</th></tr></thead>"
+        "<tbody><tr><td class=text><b>1</b></td><td><i>2</i></td></tr></tbody></table></div>"
     )

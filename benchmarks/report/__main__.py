@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import regression
-from benchmarks.report.results import join, read
+from benchmarks import regression, rerun
+from benchmarks.report.results import Run, join, read
 from benchmarks.report.tables import readme_section, write_readme
 from lvm_runtime import atomic, console
 
@@ -16,7 +16,8 @@ EPILOG = """examples:
   python -m benchmarks.report here.json                          # table on the screen, page in here.html
   python -m benchmarks.report linux.json mac.json --html both.html
   python -m benchmarks.report benchmarks/results/*.json --readme README.md
-  python -m benchmarks.report here.json --against stored.json --fail-below 0.9
+  python -m benchmarks.report here.json --against stored.json --fail-below 0.9   # have we become slower?
+  python -m benchmarks.report here.json --rerun again.json                       # does a second run say the same?
 """
 
 
@@ -38,6 +39,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="RATIO",
         help="exit with 1 if a form's speed over the plain export fell below RATIO of what --against holds",
     )
+    parser.add_argument(
+        "--rerun",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="AGAIN.json",
+        help="a second run on the machine of the first: exit with 1 if their ratios differ by more than their noise",
+    )
     options = parser.parse_args(arguments)
     if (options.against is None) != (options.fail_below is None):
         parser.error("--against and --fail-below belong together")
@@ -57,12 +66,22 @@ def main(arguments: list[str] | None = None) -> int:
     if options.readme:
         write_readme(options.readme, runs)
         print(f"table: {options.readme}", file=sys.stderr)
-    if options.against is None:
-        return 0
-    found = regression.regressions(runs[0].rows, read(options.against).rows, options.fail_below)
+    agreed = not options.rerun or _rerun(runs[0], options.rerun)
+    kept = options.against is None or _no_slower(runs[0], options.against, options.fail_below)
+    return 0 if agreed and kept else 1
+
+
+def _rerun(first: Run, again: list[Path]) -> bool:
+    same, why = rerun.verdict(rerun.pairs(first, join(read(path) for path in again)[0]))
+    print(f"\n{why}", file=sys.stderr)
+    return same
+
+
+def _no_slower(now: Run, stored: Path, fail_below: float) -> bool:
+    found = regression.regressions(now.rows, read(stored).rows, fail_below)
     for change in found:
         print(f"slower: {change}", file=sys.stderr)
-    return 1 if found else 0
+    return not found
 
 
 if __name__ == "__main__":

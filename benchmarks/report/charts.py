@@ -15,6 +15,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from benchmarks.contenders import ANCHOR
 from benchmarks.report.results import Row, Run
 from benchmarks.report.tables import TITLES, count
 
@@ -101,12 +102,15 @@ def latency(run: Run, styles: Styles) -> str:
 
 
 def accuracy(run: Run, styles: Styles, batch: int) -> str:
-    """Drift against speed over the plain export at one batch size, a panel per architecture."""
+    """Drift against speed over the plain export at one batch size, with its interval, a panel per architecture."""
 
     def panel(axes: Any, model: str) -> None:
         for row in run.select(model=model, batch=batch):
             if row.over_anchor is not None:
-                axes.plot(max(row.drift, 1e-15), row.over_anchor, label=row.contender, **styles.point(row.contender))
+                at, style = max(row.drift, 1e-15), styles.point(row.contender)
+                if interval := row.interval(ANCHOR):
+                    axes.plot([at, at], interval, color=style["color"], linewidth=1, zorder=style["zorder"])
+                axes.plot(at, row.over_anchor, label=row.contender, **style)
         axes.axhline(1.0, color="#495057", linewidth=0.8)
         axes.axvspan(1e-3, 1e-1, color="#fff0f0", zorder=0)
         axes.set(xscale="log", xlim=(1e-15, 1e-1), xlabel="drift (1 − cosine; shaded: over 1e-3)")
@@ -147,8 +151,9 @@ def _ceilings(axes: Any, run: Run, rows: Sequence[Row]) -> None:
         top = product["giga_macs_per_second"]
         knee = top / read
         axes.plot([low, min(knee, high), high], [low * read, min(top, high * read), top], color="#212529", linewidth=1)
-        label = f"{product['precision']} ceiling ({product['library']})"
-        axes.annotate(label, (high, top), ha="right", va="bottom", fontsize=7.5, color="#212529")
+        label = f"{product['precision']}\n{product['library']}"  # beside the axes, where no curve crosses it
+        beside = {"xytext": (4, 0), "textcoords": "offset points", "annotation_clip": False}
+        axes.annotate(label, (high, top), ha="left", va="center", fontsize=7, color="#212529", **beside)
     axes.set_xlim(*xs)
 
 

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.report import charts, reference
+from benchmarks.report import charts
 from benchmarks.report.results import Run, describe
 from benchmarks.report.suites import suite_rows
-from benchmarks.report.tables import full_table, readme_section
+from benchmarks.report.tables import EXPLANATION, full_table, machine_section, reference_table
+from lvm_runtime.config import ARCHITECTURES
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #212529; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; }
@@ -28,9 +29,10 @@ h3 { font-size: 1rem; margin: .8rem 0 .2rem; }
 HOW = """Every contender's answers were compared with known ones, computed in float64, before it was timed. Contenders
 take turns in short bursts, so a slow moment of the machine hits all of them; each uses one thread or all CPUs,
 whichever is faster for it at that batch size; contexts are random unit vectors that share a direction; the first
-calls of each burst are not counted. Noise is (90th − 10th percentile) / median over the rounds' medians. Ratios are
-medians of the ratios within rounds. The ceilings are the best rates that any installed library reached in the
-same run, on square matrix products and on reading memory."""
+calls of each burst are not counted. Ratios are medians of the ratios within rounds, in which the machine's moods
+cancel, and ± is the 95 % interval of that median; rounds go on until it is within 1 %, or the time is up. Noise is
+that of the rate itself: (90th − 10th percentile) / median over the rounds' medians. The ceilings are the best rates
+that any installed library reached in the same run, on square matrix products and on reading memory."""
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -38,7 +40,7 @@ def render(runs: Sequence[Run]) -> str:
     styles = charts.Styles(runs)
     batch = _accuracy_batch(runs)
     sections = [
-        ("Summary", "", lambda run: table_html(readme_section([run]))),
+        ("Summary", EXPLANATION, lambda run: table_html(machine_section(run))),
         ("Throughput", "Predictions per second by batch size.", lambda run: charts.throughput(run, styles)),
         ("Latency of one context", "", lambda run: charts.latency(run, styles)),
         (
@@ -52,7 +54,11 @@ def render(runs: Sequence[Run]) -> str:
             "that computes more than those shows a lower rate for it.",
             lambda run: charts.roofline(run, styles),
         ),
-        ("Start-up, documents, bulk, training, export", "", lambda run: table_html(suite_rows(run))),
+        (
+            "Start-up, memory, concurrency, documents, files, training, export",
+            "",
+            lambda run: table_html(suite_rows(run)),
+        ),
         ("Every figure", "", lambda run: _folded("all contenders", table_html(full_table(run)))),
         ("Machine", "", _machine),
     ]
@@ -62,7 +68,7 @@ def render(runs: Sequence[Run]) -> str:
         f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{heading}</title>"
         f"<meta name=viewport content='width=device-width'><style>{STYLE}</style></head>\n<body><h1>{heading}</h1>"
         f"<p class=note>{html.escape(HOW)}</p>{body}"
-        f"<p class=note>Rows “M1 Max, reference”: the {html.escape(reference.LABEL)}.</p></body></html>\n"
+        f"<h2>The reference implementation</h2>{table_html(reference_table(list(ARCHITECTURES)))}</body></html>\n"
     )
 
 
@@ -80,7 +86,7 @@ def _section(title: str, note: str, runs: Sequence[Run], draw: Callable[[Run], s
     )
     if not cells:
         return ""
-    return f"<h2>{html.escape(title)}</h2><p class=note>{html.escape(note)}</p><div class=machines>{cells}</div>"
+    return f"<h2>{html.escape(title)}</h2><p class=note>{_inline(note)}</p><div class=machines>{cells}</div>"
 
 
 def _folded(summary: str, content: str) -> str:
@@ -94,6 +100,8 @@ def _machine(run: Run) -> str:
         (f"reading {b['bytes'] / 2**20:.0f} MiB", f"{b['giga_bytes_per_second']:.0f}·10⁹ bytes/s ({b['library']})")
         for b in run.ceilings.get("bandwidths", ())
     ]
+    if run.disturbed:
+        rows.append(("timed beside other programs (their share of all CPUs)", run.disturbed))
     rows += [(f"not measured: {name}", reason) for name, reason in run.not_measured.items()]
     cells = "".join(f"<tr><td class=text>{html.escape(k)}<td class=text>{html.escape(_text(v))}" for k, v in rows)
     return f"<table>{cells}</table>"
@@ -115,7 +123,12 @@ def table_html(text: str) -> str:
     parts = []
     for block in filter(None, text.split("\n\n")):
         lines = block.splitlines()
-        parts.append(_table(lines) if lines[0].startswith("|") else f"<p class=note>{_inline(block)}</p>")
+        if lines[0].startswith("|"):
+            parts.append(f"<div class=scroll>{_table(lines)}</div>")
+        elif lines[0].startswith("### "):
+            parts.append(f"<h3>{_inline(lines[0][4:])}</h3>")
+        else:
+            parts.append(f"<p class=note>{_inline(block)}</p>")
     return "".join(parts)
 
 

@@ -15,6 +15,9 @@ from lvm_runtime.errors import InvalidInput
 COMPARED = ("latency", "throughput")
 """Suites in which contenders were timed against each other."""
 
+DISTURBED = 0.05
+"""Share of the CPUs that other programs may take while a cell is timed before a reader has to be warned."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -59,8 +62,13 @@ class Row:
 
     @property
     def noise(self) -> float:
-        """Relative spread between the rounds."""
+        """Relative spread of the rate between rounds, the machine's moods included, which ratios are free of."""
         return float(self.record["noise"])
+
+    @property
+    def elsewhere(self) -> float:
+        """Share of the CPUs that other programs took while this was timed; 0 in files that do not say."""
+        return float(self.record.get("cpus_busy_elsewhere", 0.0))
 
     @property
     def drift(self) -> float:
@@ -77,6 +85,17 @@ class Row:
         """Times as fast as the best peer of equal precision in the same rounds; None where there is none."""
         ratio = self.record["ratio_to_best_peer"]
         return None if ratio is None else float(ratio)
+
+    @property
+    def best_peer(self) -> str | None:
+        """The fastest peer of equal precision."""
+        name = self.record.get("best_peer_at_equal_precision")
+        return None if name is None else str(name)
+
+    def interval(self, over: str | None) -> tuple[float, float] | None:
+        """The 95 % interval of the ratio to the anchor or the best peer; None in files that hold none."""
+        found = self.record.get("speedup_interval", {}).get(over)
+        return None if found is None else (float(found[0]), float(found[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +115,11 @@ class Run:
         """The architectures that were measured, in their usual order."""
         present = {row.model for row in self.rows}
         return [name for name in ARCHITECTURES if name in present]
+
+    @property
+    def disturbed(self) -> list[str]:
+        """The cells that were timed while other programs kept the CPUs busy."""
+        return disturbed(self.rows)
 
     def select(self, *, model: str | None = None, batch: int | None = None, contender: str | None = None) -> list[Row]:
         """Return the rows that match."""
@@ -171,6 +195,12 @@ def rows_of(records: Iterable[dict[str, Any]]) -> tuple[Row, ...]:
     order = {name: i for i, name in enumerate(ARCHITECTURES)}
     rows = [Row(record) for record in records]
     return tuple(sorted(rows, key=lambda r: (order.get(r.model, 99), r.batch, not r.ours, r.contender)))
+
+
+def disturbed(rows: Iterable[Row]) -> list[str]:
+    """Return the cells among `rows` that were timed while other programs kept the CPUs busy."""
+    found = {f"{r.model} batch {r.batch} ({r.elsewhere:.0%})": r.elsewhere for r in rows if r.elsewhere > DISTURBED}
+    return sorted(found, key=lambda cell: -found[cell])
 
 
 def describe(machine: dict[str, Any]) -> str:

@@ -1,39 +1,93 @@
-"""The suites in which contenders do not race: start-up, documents, bulk files, training, export."""
+"""The suites in which contenders do not race: start-up, documents, bulk files, training, export.
+
+Each has a table of its own, whose columns are what its tests noted of themselves; the unit is in the name.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.report.results import Run
-from benchmarks.report.tables import markdown
+from benchmarks.report.tables import TITLES, count, markdown
 
-_SHOWN_ELSEWHERE = ("suite",)
+SUITES = {
+    "forms": "Forms without the Predictor, one thread, against the targets",
+    "sequence": "A document of 1,000 chunks",
+    "startup": "From a fresh process to the first prediction",
+    "overhead": "What the Predictor adds to the backend's own call",
+    "concurrency": "64 callers with one context each",
+    "bulk": "From file to file",
+    "training_loop": "Training against the obvious loop",
+    "export": "Exports, verification included",
+}
+_LEFT_OUT = {"suite", "model", "norm", "torch"}
+"""What the tests note for others: the first two head the row, the last two are checked by the test itself."""
 
 
 def suite_rows(run: Run) -> str:
-    """Return a Markdown table of a run's other entries: name, median time, and what each test noted of itself."""
-    rows = []
-    for entry in run.others:
-        notes = "; ".join(
-            f"{k.replace('_', ' ')} {_value(v)}" for k, v in entry["extra_info"].items() if _is_note(k, v)
-        )
-        rows.append([entry["name"].removeprefix("test_"), notes, seconds(entry["stats"]["median"])])
-    return markdown(["measurement", "notes", "median"], rows, left=2) if rows else ""
+    """Return a Markdown heading and table for each suite of a run's other entries."""
+    parts = []
+    for suite, title in SUITES.items():
+        entries = [entry for entry in run.others if suite_of(entry) == suite]
+        if entries:
+            parts += [f"### {title}", _table(entries)]
+    return "\n\n".join(parts)
 
 
-def seconds(value: float) -> str:
-    """Format a duration with a fitting unit."""
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value:.2g} s"
+def suite_of(entry: dict[str, Any]) -> str:
+    """Return the suite of an entry: what it says, or else the name of its test's file."""
+    named = entry["extra_info"].get("suite")
+    return str(named or entry.get("fullname", "").partition(".py")[0].rpartition("test_")[2])
 
 
-def _is_note(key: str, value: Any) -> bool:
-    return key not in _SHOWN_ELSEWHERE and isinstance(value, str | int | float) and value != ""
+def _table(entries: list[dict[str, Any]]) -> str:
+    notes = [dict(_flat(entry["extra_info"])) for entry in entries]
+    columns = list(dict.fromkeys(key for note in notes for key in note))
+    text = [key for key in columns if any(isinstance(note.get(key), str) for note in notes)]
+    columns = text + [key for key in columns if key not in text]
+    rows = [
+        [_model(entry), *(value(key, note.get(key)) for key in columns)]
+        for entry, note in zip(entries, notes, strict=True)
+    ]
+    return markdown(["model", *map(_header, columns)], rows, left=1 + len(text))
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return str(value).replace("|", "/")
+def _flat(notes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, note in notes.items():
+        if isinstance(note, dict):
+            yield from ((f"{key}, {inner}", number) for inner, number in note.items())
+        elif key not in _LEFT_OUT:
+            yield key, note
+
+
+def _model(entry: dict[str, Any]) -> str:
+    params = entry.get("params") or {}
+    name = str(entry["extra_info"].get("model") or params.get("architecture", "–"))
+    return TITLES.get(name, name)
+
+
+def _header(key: str) -> str:
+    words = key.replace("_per_second", "/s").replace("_ms", ", ms").replace("_microseconds", ", µs")
+    return words.replace("_megabytes", ", MB").replace("_", " ")
+
+
+def value(key: str, note: Any) -> str:
+    """Format what a test noted under `key`, whose name says the unit."""
+    if note is None:
+        return "–"
+    if isinstance(note, list):
+        return " – ".join(value(key, part) for part in note)
+    if isinstance(note, str) or not isinstance(note, int | float):
+        return str(note).replace("|", "/")
+    if "per_second" in key:
+        return count(note)
+    if key == "bytes":
+        return f"{note / 1e6:.1f} MB"
+    if key == "noise" or "share" in key:
+        return f"{note:.0%}"
+    if "ratio" in key or key in ("minimum", "aim"):
+        return f"{note:.2f}"
+    if key == "drift":
+        return f"{note:.0e}"
+    return f"{note:,}" if isinstance(note, int) else f"{note:,.0f}" if abs(note) >= 1000 else f"{note:.3g}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.contenders import ANCHOR
 from benchmarks.report import reference
 from benchmarks.report.results import Row, Run, describe
 from lvm_runtime import atomic
@@ -27,57 +29,91 @@ def count(value: float | None) -> str:
     return f"{value:.2f}"
 
 
-def times(ratio: float | None) -> str:
-    """Format a ratio: 1.43×."""
-    return "–" if ratio is None else f"{ratio:.2f}×"
-
-
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Return a Markdown table whose first `left` columns are text and whose others are figures."""
     rule = ["---"] * left + ["---:"] * (len(header) - left)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
 
+def plus_minus(ratio: float | None, interval: tuple[float, float] | None) -> str:
+    """Format a ratio with the farther end of its interval: 1.43 ± 0.02."""
+    if ratio is None or interval is None:
+        return "–" if ratio is None else f"{ratio:.2f}"
+    return f"{ratio:.2f} ± {max(ratio - interval[0], interval[1] - ratio):.2f}"
+
+
+EXPLANATION = (
+    "Predictions per second, D = 768, T = 5, `Predictor.predict` with all its checks, threads as suits each side. "
+    "Behind it, times as fast as the same model exported as it is and run by onnxruntime in fp32 / as the fastest "
+    "peer of equal precision (eager PyTorch, TorchScript, torch.compile, onnxruntime, its `quantize_dynamic`, "
+    "OpenVINO, each at its best setting), timed in turns with ours; ± is the 95 % interval over the rounds."
+)
+
+
 def readme_section(runs: Sequence[Run]) -> str:
-    """Return the README's part: per machine, our forms beside the best peer and the reference's figures."""
-    parts = [_machine_section(run) for run in runs]
-    parts.append(
-        "Predictions per second, D = 768, T = 5, `Predictor.predict` with all its checks; threads as suits each side. "
-        "In brackets: times as fast as the same model exported as it is and run by onnxruntime in fp32 / as the "
-        "fastest peer of equal precision (of eager, TorchScript, torch.compile, onnxruntime, its `quantize_dynamic`, "
-        "OpenVINO), all timed in turns with ours. "
-        f"In italics: the {reference.LABEL}; other hardware, not measured here, for orientation only."
-    )
-    return "\n\n".join(parts)
+    """Return the README's part: our forms on each machine beside plain and the best peer; the first one is unfolded."""
+    models = [name for name in TITLES if any(name in run.models for run in runs)]
+    parts = [*map(machine_section, runs[:1]), *map(_folded, runs[1:]), EXPLANATION, reference_table(models)]
+    return "\n\n".join(filter(None, parts))
 
 
-def _machine_section(run: Run) -> str:
+def machine_section(run: Run) -> str:
+    """Return one machine's part: hardware, table, peers."""
+    return "\n\n".join(filter(None, (f"**{describe(run.machine)}** ({_made_with(run)})", _ours(run), _peers(run))))
+
+
+def _folded(run: Run) -> str:
+    body = "\n\n".join(filter(None, (_ours(run), _peers(run))))
+    return f"<details><summary>{describe(run.machine)} ({_made_with(run)})</summary>\n\n{body}\n\n</details>"
+
+
+def _made_with(run: Run) -> str:
     versions = run.machine["versions"]
     wanted = ", ".join(f"{name} {versions[name]}" for name in ("onnxruntime", "torch", "openvino") if name in versions)
-    header = ["model", "what runs", *(f"batch {batch}" for batch in README_BATCHES), "drift"]
-    rows = [cells for model in run.models for cells in _model_rows(run, model)]
-    shown = [r.noise for r in run.rows if r.contender in dict(README_FORMS) and r.batch in README_BATCHES]
-    noise = f"; noise between rounds up to {max(shown):.0%}" if shown else ""
-    return f"**{describe(run.machine)}** ({wanted}; {run.date}{noise})\n\n{markdown(header, rows, left=2)}"
+    busy = len(run.disturbed)
+    return f"{wanted}; {run.date}" + (f"; {busy} cells timed beside other programs" if busy else "")
 
 
-def _model_rows(run: Run, model: str) -> list[list[str]]:
+def _ours(run: Run) -> str:
+    """Return the table of our forms, two rows per architecture."""
     rows = []
+    for model in run.models:
+        for contender, precision in README_FORMS:
+            found = [run.find(model, batch, contender) for batch in README_BATCHES]
+            if any(found):
+                rows.append([TITLES[model], precision, *(_cell(row) for row in found), _drift(found)])
+    header = ["model", "form", *(f"batch {batch}" for batch in README_BATCHES), "drift"]
+    return markdown(header, rows, left=2) if rows else ""
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "–"
+    plain = plus_minus(row.over_anchor, row.interval(ANCHOR))
+    return f"**{count(row.per_second)}** {plain} / {plus_minus(row.over_best_peer, row.interval(row.best_peer))}"
+
+
+def _peers(run: Run) -> str:
+    """Return a sentence about which peers our forms were measured against."""
+    said = []
     for contender, precision in README_FORMS:
-        found = [run.find(model, batch, contender) for batch in README_BATCHES]
-        cells = [
-            f"**{count(r.per_second)}** ({times(r.over_anchor)} / {times(r.over_best_peer)})" if r else "–"
-            for r in found
-        ]
-        rows.append([TITLES[model], f"ONNX {precision}", *cells, _drift(found)])
-    for precision in ("fp32", "int8"):
-        found = [run.best_peer(model, batch, precision) for batch in README_BATCHES]
-        cells = [f"{count(r.per_second)} ({_short(r)})" if r else "–" for r in found]
-        rows.append([TITLES[model], f"best {precision} peer", *cells, _drift(found)])
-    cells = [f"*{count(reference.per_second(model, batch))}*" for batch in README_BATCHES]
-    return [row for row in rows if any(c != "–" for c in row[2:-1])] + [
-        [TITLES[model], "*M1 Max, reference*", *cells, ""]
+        rows = [r for batch in README_BATCHES for r in run.select(batch=batch, contender=contender)]
+        names = Counter(_short(r.best_peer, precision) for r in rows if r.best_peer)
+        if names:
+            said.append(
+                f"in {precision} " + ", ".join(f"{name} ({n} of {len(rows)})" for name, n in names.most_common())
+            )
+    return f"Fastest peer: {'; '.join(said)}." if said else ""
+
+
+def reference_table(models: Sequence[str]) -> str:
+    """Return what the reference implementation measured, labelled so."""
+    rows = [
+        [TITLES[model], *(f"*{count(reference.per_second(model, batch))}*" for batch in README_BATCHES)]
+        for model in models
     ]
+    label = f"For orientation only, other hardware and not measured here: the {reference.LABEL}."
+    return f"{label}\n\n{markdown(['M1 Max', *(f'batch {b}' for b in README_BATCHES)], rows)}" if rows else ""
 
 
 def _drift(rows: Sequence[Row | None]) -> str:
@@ -85,8 +121,8 @@ def _drift(rows: Sequence[Row | None]) -> str:
     return f"{max(present):.0e}" if present else ""
 
 
-def _short(peer: Row) -> str:
-    return peer.contender.removeprefix("peer-").removesuffix(f"-{peer.precision}")
+def _short(peer: str, precision: str) -> str:
+    return peer.removeprefix("peer-").removesuffix(f"-{precision}")
 
 
 def full_table(run: Run) -> str:
@@ -99,7 +135,8 @@ def full_table(run: Run) -> str:
         ms = r["milliseconds"]
         cells = [TITLES[row.model], str(row.batch), row.contender, str(r["threads"] or "–"), count(row.per_second)]
         cells += [f"{row.noise:.0%}", *(f"{ms[key]:.3g}" for key in ("median", "p95", "p99"))]
-        cells += [times(row.over_anchor), times(row.over_best_peer)]
+        cells += [plus_minus(row.over_anchor, row.interval(ANCHOR))]
+        cells += [plus_minus(row.over_best_peer, row.interval(row.best_peer))]
         cells += [_percent(r["share_of_product_ceiling"]), _percent(r["share_of_roofline"]), f"{row.drift:.0e}"]
         rows.append(cells)
     return markdown(header, rows, left=3)

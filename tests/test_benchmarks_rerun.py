@@ -1,0 +1,66 @@
+"""Comparing a run with a second one on the same machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.contenders import ANCHOR
+from benchmarks.report.results import Row, Run
+from benchmarks.rerun import pairs, verdict
+from lvm_runtime.errors import InvalidInput
+
+MACHINE = {"processor": "Testium", "features": ["avx2"], "cpus": 2, "memory_gib": 8.0, "accelerators": []}
+
+
+def row(contender: str, ratio: float, noise: float = 0.02, **values: Any) -> Row:
+    record = {"model": "amn", "batch": 32, "contender": contender, "speedup": {ANCHOR: ratio}} | values
+    return Row(record | {"speedup_interval": {ANCHOR: [ratio * (1 - noise), ratio * (1 + noise)]}} | values)
+
+
+def run(*rows: Row, **machine: Any) -> Run:
+    return Run("run", MACHINE | machine, rows, ())
+
+
+def test_ratios_whose_intervals_meet_are_the_same() -> None:
+    found = pairs(run(row("a", 1.00), row("b", 2.0)), run(row("a", 1.03), row("b", 1.95)))
+    same, why = verdict(found)
+    assert same
+    assert why.startswith("0 of 2 ratios to plain differ")
+    assert "3.0% at most" in why
+
+
+def test_a_ratio_that_moved_beyond_both_intervals_is_named() -> None:
+    found = pairs(run(row("a", 1.00), row("b", 2.0)), run(row("a", 1.06), row("b", 2.0)))
+    same, why = verdict(found)
+    assert not same
+    assert "1 of 2 ratios" in why
+    assert "differs: amn batch 32 a: 1.000 [0.980, 1.020] × plain, then 1.060 [1.039, 1.081]" in why
+    assert "b:" not in why
+
+
+def test_few_of_many_may_differ() -> None:
+    first = run(*(row(f"side-{i}", 1.0) for i in range(40)))
+    for moved, expected in ((2, True), (3, False)):
+        again = run(*(row(f"side-{i}", 1.5 if i < moved else 1.0) for i in range(40)))
+        assert verdict(pairs(first, again))[0] is expected
+
+
+def test_the_anchor_and_rows_without_an_interval_are_left_out() -> None:
+    anchor, old = row(ANCHOR, 1.0), row("old", 1.0, speedup_interval={})
+    [pair] = pairs(run(anchor, old, row("a", 1.0)), run(anchor, old, row("a", 1.0), row("only-here", 1.0)))
+    assert pair.contender == "a"
+
+
+@pytest.mark.parametrize(
+    ("again", "message"),
+    [
+        (run(row("a", 1.0), cpus=64), "same machine"),
+        (run(row("other", 1.0)), "no ratio with an interval in common"),
+    ],
+    ids=["machine", "sides"],
+)
+def test_what_cannot_be_compared_is_an_error(again: Run, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        pairs(run(row("a", 1.0)), again)
