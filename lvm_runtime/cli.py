@@ -48,14 +48,18 @@ def _predict(options: argparse.Namespace) -> None:
     with open_for_bulk(options.artifact, _request(options)) as predictor:
         print("\n".join(map(str, predictor.explain().routes)), file=sys.stderr)
         print(f"{workers_for(predictor)} runs at a time", file=sys.stderr)
-        result = predict_file(
-            predictor,
-            options.input,
-            options.output,
-            skip_bad=options.skip_bad,
-            restart=options.restart,
-            overwrite=options.overwrite,
-        )
+        try:
+            result = predict_file(
+                predictor,
+                options.input,
+                options.output,
+                skip_bad=options.skip_bad,
+                restart=options.restart,
+                overwrite=options.overwrite,
+            )
+        except KeyboardInterrupt:
+            print("what is done is kept; the same command goes on from there", file=sys.stderr)
+            raise
     taken_over = f", {result.resumed:,} of them by an interrupted run before" if result.resumed else ""
     print(f"{options.output}: {result.predictions:,} predictions{taken_over}")
     if result.bad:

@@ -47,6 +47,21 @@ def test_predict_writes_the_file(small_artifacts: Get, tmp_path: Path, capsys: C
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
+def test_an_interrupted_prediction_says_how_to_go_on(
+    small_artifacts: Get, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    np.save(tmp_path / "in.npy", some_contexts(10))
+    command = ["predict", str(small_artifacts("amn")), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
+    with monkeypatch.context() as patch:
+        patch.setattr("lvm_runtime.bulk.predict_chunk", interrupted)
+        assert main(command) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert main(command) == 0
+
+
 WRONG = {
     "no artifact": (["info", "nowhere"], "nowhere does not exist"),
     "no input": (["predict", "ARTIFACT", "absent.npy", "out.npy"], "absent.npy: no such file"),
