@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,3 +22,16 @@ def test_other_sessions_of_the_process_still_work(threads: int | None, tmp_path:
     np.testing.assert_allclose(
         backend.run(contexts), theirs.run(["prediction"], {"context": contexts})[0], atol=1e-6, rtol=0
     )
+
+
+def test_an_idle_session_leaves_the_cpus_to_others(tmp_path: Path) -> None:
+    file = make_artifact(tmp_path / "amn", dim=256, attention_dim=128, hidden_dim=256, bottleneck_dim=128).path
+    backend = OnnxBackend(file / "onnx/fp32.onnx", threads=2)
+    contexts = some_contexts(64, 256)
+    shares = []
+    for _ in range(20):
+        backend.run(contexts)
+        used, began = time.process_time(), time.perf_counter()
+        time.sleep(0.005)
+        shares.append((time.process_time() - used) / (time.perf_counter() - began))
+    assert np.median(shares) < 0.25  # a thread that spins for a millisecond or more, as by default, uses half of it
