@@ -126,11 +126,9 @@ def _run(predictor: Predictor, source: Source, output: Output, skip_bad: bool, b
         try:
             predictions, reasons = predict_chunk(predictor, chunk), {}
         except InvalidInput:
-            bad = chunk.bad(source.context_length)
-            if not len(bad):
-                raise
+            bad = chunk.bad(source.context_length)  # none, if the value is in a document too short for a window
             reasons = {start + int(row): _reason(chunk, source, int(row)) for row in bad}
-            if not skip_bad:
+            if len(bad) and not skip_bad:
                 first = reasons[start + int(bad[0])]
                 message = f"{source.name}: {first}; give --skip-bad to set such rows aside and go on"
                 raise InvalidInput(message) from None

@@ -314,3 +314,12 @@ def test_documents_too_short_for_windows_cost_no_run_over_all_vectors(predictor:
     predict_file(predictor, _save(tmp_path / "in.npz", vectors=vectors, doc_ids=doc_ids), tmp_path / "out.npy")
     expected = predictor.predict(vectors.reshape(12, 5, -1))
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=0, atol=2e-6)
+
+
+def test_a_bad_vector_in_no_window_spoils_nothing(predictor: Predictor, tmp_path: Path) -> None:
+    vectors, doc_ids = some_contexts(1, length=23)[0], np.repeat([0, 1, 2], [10, 3, 10])
+    expected = np.concatenate([predictor.predict_sequence(vectors[:10]), predictor.predict_sequence(vectors[13:])])
+    vectors[11, 2] = np.nan
+    result = predict_file(predictor, _save(tmp_path / "in.npz", vectors=vectors, doc_ids=doc_ids), tmp_path / "o.npy")
+    assert result.bad == 0
+    np.testing.assert_allclose(np.load(tmp_path / "o.npy"), expected, rtol=0, atol=2e-6)
