@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,10 @@ WORTH_SWITCHING = 0.95
 
 QUICK, THOROUGH = 0.03, 0.5  # seconds of timing per form and batch size
 _BURST = 0.005
-_PAUSE = 0.003  # the last framework's threads spin for a while, waiting for work
+_PAUSE = 0.003
+_LONG_PAUSE = 0.03
+"""Rest before a burst beside other frameworks. Their threads go on spinning for work after a call, on all CPUs: with
+the short rest, onnxruntime between OpenVINO and PyTorch reached half of what it reaches alone."""
 _FEWEST_TURNS = 3
 _SAMPLE = 64
 
@@ -95,12 +99,16 @@ def time_together(sessions: Sequence[Session], contexts: Array, seconds: float) 
         session.run(contexts)
         repeats.append(max(1, int(_BURST / _timed(session, contexts, 1))))
     bursts: list[list[float]] = [[] for _ in sessions]
+    pause = _PAUSE if all(session.candidate.light for session in sessions) else _LONG_PAUSE
+    turns = list(zip(sessions, repeats, bursts, strict=True))
+    shuffle = random.Random(0).shuffle  # none always follows the same other
     started = time.perf_counter()
     for turn in itertools.count():
         if turn >= _FEWEST_TURNS and time.perf_counter() - started >= seconds * len(sessions):
             break
-        for session, count, times in zip(sessions, repeats, bursts, strict=True):
-            time.sleep(_PAUSE)
+        shuffle(turns)
+        for session, count, times in turns:
+            time.sleep(pause)
             session.run(contexts)
             times.append(_timed(session, contexts, count))
     return [float(np.median(each)) for each in bursts]
