@@ -106,9 +106,19 @@ def test_bf16_follows_fp32() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own imports
-def test_compiled_follows_eager() -> None:
+@pytest.mark.parametrize("architecture", ["amn", "lstm"])
+def test_compiled_follows_eager(architecture: str) -> None:
     split = data()
-    eager, compiled = trainer(split), trainer(split, compile=True)
+    sizes = SIZES if architecture == "amn" else {"hidden_dim": 16, "dropout": 0.0}
+    eager, compiled = (
+        Trainer(
+            build_model(make_config(architecture, dim=16, **sizes), seed=0),
+            split.train,
+            TrainOptions(model=architecture, sizes=sizes, compile=compiled),
+            Processes(),
+        )
+        for compiled in (False, True)
+    )
     assert compiled.train_epoch() == pytest.approx(eager.train_epoch(), rel=1e-5)
     for ours, theirs in zip(compiled.model.parameters(), eager.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

@@ -44,7 +44,7 @@ class Trainer:
         self.windows = windows
         self.options = options
         self.processes = processes
-        host = self.device.type == "cpu" and options.precision == "fp32" and not options.compile
+        host = self.device.type == "cpu" and options.precision == "fp32"
         self.forward = processes.wrap(training_form(self.model, host=host))
         self.loss: Any = torch.compile(self._loss) if options.compile else self._loss
         self.average = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
