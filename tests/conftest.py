@@ -27,10 +27,17 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def _has_bf16() -> bool:
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 AVAILABLE: dict[str, Callable[[], bool]] = {
     "coreml": lambda: platform.system() == "Darwin",
     "mps": _has_mps,
     "cuda": _has_cuda,
+    "bf16": _has_bf16,
 }
 
 

@@ -16,6 +16,7 @@ from lvm_runtime.backends.devices import inference
 from lvm_runtime.config import ARCHITECTURES
 from lvm_runtime.drift import max_drift
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, InvalidInput
+from tests.conftest import AVAILABLE
 
 Get = Callable[[str], Path]
 
@@ -36,7 +37,10 @@ def _build(path: Path, backend: str, file: str, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize(("backend", "file", "precision"), ROWS, ids=[f"{b}-{p}" for b, _, p in ROWS])
+@pytest.mark.parametrize(
+    ("backend", "file", "precision"),
+    [pytest.param(*row, id=f"{row[0]}-{row[2]}", marks=[pytest.mark.bf16] * (row[2] == "bf16")) for row in ROWS],
+)
 def test_parity(small_artifacts: Get, architecture: str, backend: str, file: str, precision: str) -> None:
     path = small_artifacts(architecture)
     built = _build(path, backend, file, precision=precision)
@@ -52,6 +56,13 @@ def test_parity(small_artifacts: Get, architecture: str, backend: str, file: str
         np.testing.assert_allclose(again, found, rtol=0, atol=1e-6)
         np.testing.assert_allclose(attention, probes.attention, rtol=0, atol=1e-6 if precision == "fp32" else 2e-2)
     built.close()
+
+
+def test_bf16_is_refused_where_the_cpu_has_none(small_artifacts: Get) -> None:
+    if AVAILABLE["bf16"]():
+        pytest.skip("this CPU has bf16")
+    with pytest.raises(BackendUnavailable, match="bfloat16"):
+        _build(small_artifacts("amn"), "openvino", "onnx/fp32.onnx", precision="bf16")
 
 
 def test_every_backend_that_runs_here_is_in_the_table() -> None:
