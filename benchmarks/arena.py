@@ -18,13 +18,14 @@ import numpy as np
 
 from benchmarks.contenders import ANCHOR, Array, Contender, Runner, contender
 from benchmarks.machine import seconds_elsewhere
-from benchmarks.timing import PAUSE, Timing, interleave, median_interval, speedup, speedups
+from benchmarks.timing import Timing, interleave, median_interval, speedup, speedups
 from benchmarks.workload import Workload
 from lvm_runtime.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.hardware import usable_cpus
 
-TRIED_BELOW = 0.25
-"""Seconds: where a call on all CPUs takes less, one thread is tried too; longer ones are worth every CPU."""
+LARGE_BATCH = 32
+"""From here on every CPU has work, and one thread is not tried: in a slow second of the machine
+it looked faster, and a form ran at half its speed in the whole cell."""
 
 PEER_DRIFT_LIMIT = 0.02
 """A peer may be less accurate than this project allows itself, and then its drift is shown; beyond this it
@@ -168,7 +169,7 @@ class Arena:
         if not side.takes_threads or cpus == 1:
             threads = cpus if side.takes_threads else None
             return self.runner(workload, side, threads), threads
-        counts = (cpus, 1) if _second_call(self.runner(workload, side, cpus), contexts) < TRIED_BELOW else (cpus,)
+        counts = (cpus, 1) if len(contexts) < LARGE_BATCH else (cpus,)
         best = fastest({threads: self.runner(workload, side, threads) for threads in counts}, contexts)
         return self.runner(workload, side, best), best
 
@@ -190,17 +191,6 @@ def check(side: Contender, workload: Workload, runner: Runner, batch: int) -> fl
             f"expected at most {limit:.0e}; its speed was not measured"
         )
     return found
-
-
-def _second_call(runner: Runner, contexts: Array) -> float:
-    """Return the seconds of a call that finds everything built and compiled; of the first one if it took seconds."""
-    for _ in range(2):
-        time.sleep(PAUSE)
-        began = time.perf_counter()
-        runner(contexts)
-        if (seconds := time.perf_counter() - began) > 2.0:
-            break
-    return seconds
 
 
 def fastest(runners: Mapping[int, Runner], contexts: Array) -> int:
