@@ -1,13 +1,17 @@
 """Does a second run on the same machine say what the first one said, within the noise that both report?
 
-What is compared is what is claimed: each side's ratio to the anchor. Two runs differ in one if their 95 % intervals do
-not meet. By chance alone that happens to fewer than one in a hundred, so a few may, and their number is what decides.
+What is compared is what is claimed: each side's ratio to the anchor. Two runs differ in one if the ranges of their
+rounds (10th to 90th percentile) do not meet. The narrower interval of the median would not do: it knows the rounds of
+one session, and not that the next finds the machine in another state; by it two runs differed in a third of the
+ratios.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from benchmarks.contenders import ANCHOR
 from benchmarks.report.results import Row, Run, describe
@@ -22,24 +26,23 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A side's ratio to the anchor in two runs, with its 95 % intervals."""
+    """A side's ratio to the anchor in two runs, with the ranges of the rounds."""
 
     model: str
     batch: int
     contender: str
     ratios: tuple[float, float]
-    intervals: tuple[Interval, Interval]
+    ranges: tuple[Interval, Interval]
 
     @property
     def gap(self) -> float:
-        """How far the two intervals are apart, relative to the first ratio; negative where they meet."""
-        (low, high), (again_low, again_high) = self.intervals
+        """How far the two ranges are apart, relative to the first ratio; negative where they meet."""
+        (low, high), (again_low, again_high) = self.ranges
         return max(low - again_high, again_low - high) / self.ratios[0]
 
     def __str__(self) -> str:
         first, again = (
-            f"{ratio:.3f} [{low:.3f}, {high:.3f}]"
-            for ratio, (low, high) in zip(self.ratios, self.intervals, strict=True)
+            f"{ratio:.3f} [{low:.3f}, {high:.3f}]" for ratio, (low, high) in zip(self.ratios, self.ranges, strict=True)
         )
         return f"{self.model} batch {self.batch} {self.contender}: {first} × plain, then {again}"
 
@@ -47,24 +50,35 @@ class Pair:
 def pairs(first: Run, again: Run) -> list[Pair]:
     """Return what both runs measured, the farthest apart first.
 
-    Raises InvalidInput if they are of different machines, have nothing in common, or hold no intervals.
+    Raises InvalidInput if they are of different machines, have nothing in common, or hold no rounds.
     """
     here, there = describe(first.machine), describe(again.machine)
     if here != there:
         raise InvalidInput(f"a re-run is one on the same machine, and these are {here} and {there}")
-    found = [pair for row in first.rows if (pair := _pair(row, again.find(*row.key))) is not None]
+    found = [pair for row in first.rows if (pair := _pair(first, again, row)) is not None]
     if not found:
-        raise InvalidInput("the two runs have no ratio with an interval in common: same model, batch size and side")
+        raise InvalidInput("the two runs have no ratio with its rounds in common: same model, batch size and side")
     return sorted(found, key=lambda pair: -pair.gap)
 
 
-def _pair(row: Row, other: Row | None) -> Pair | None:
+def _pair(first: Run, again: Run, row: Row) -> Pair | None:
+    other = again.find(*row.key)
     if other is None or row.contender == ANCHOR or row.over_anchor is None or other.over_anchor is None:
         return None
-    intervals = row.interval(ANCHOR), other.interval(ANCHOR)
-    if intervals[0] is None or intervals[1] is None:
+    ranges = _range(first, row), _range(again, other)
+    if ranges[0] is None or ranges[1] is None:
         return None
-    return Pair(*row.key, (row.over_anchor, other.over_anchor), (intervals[0], intervals[1]))
+    return Pair(*row.key, (row.over_anchor, other.over_anchor), (ranges[0], ranges[1]))
+
+
+def _range(run: Run, row: Row) -> Interval | None:
+    """Return between which ratios to the anchor eight of ten rounds lie, None for a file that keeps no rounds."""
+    anchor = run.find(row.model, row.batch, ANCHOR)
+    slow, fast = ((side.record.get("round_milliseconds") if side else None) for side in (anchor, row))
+    if not slow or not fast:
+        return None
+    low, high = np.percentile(np.divide(slow, fast), [10, 90])
+    return float(low), float(high)
 
 
 def verdict(found: Sequence[Pair]) -> tuple[bool, str]:
@@ -72,7 +86,7 @@ def verdict(found: Sequence[Pair]) -> tuple[bool, str]:
     differing = [pair for pair in found if pair.gap > 0]
     moved = sorted(abs(pair.ratios[1] / pair.ratios[0] - 1) for pair in found)
     lines = [
-        f"{len(differing)} of {len(found)} ratios to plain differ by more than both runs' 95 % intervals allow "
+        f"{len(differing)} of {len(found)} ratios to plain differ by more than both runs' rounds allow "
         f"(up to {EXPECTED:.0%} may); ratios moved by {moved[len(moved) // 2]:.1%} at the median, "
         f"{moved[int(0.9 * (len(moved) - 1))]:.1%} at the 90th percentile, {moved[-1]:.1%} at most",
         *(f"differs: {pair}" for pair in differing),

@@ -15,15 +15,17 @@ MACHINE = {"processor": "Testium", "features": ["avx2"], "cpus": 2, "memory_gib"
 
 
 def row(contender: str, ratio: float, noise: float = 0.02, **values: Any) -> Row:
-    record = {"model": "amn", "batch": 32, "contender": contender, "speedup": {ANCHOR: ratio}} | values
-    return Row(record | {"speedup_interval": {ANCHOR: [ratio * (1 - noise), ratio * (1 + noise)]}} | values)
+    """A side whose rounds lie at both ends of `ratio` ± `noise`."""
+    rounds = [1 / (ratio * (1 + sign * noise)) for sign in (-1, 1) for _ in range(5)]
+    record = {"model": "amn", "batch": 32, "contender": contender, "speedup": {ANCHOR: ratio}}
+    return Row(record | {"round_milliseconds": rounds} | values)
 
 
 def run(*rows: Row, **machine: Any) -> Run:
-    return Run("run", MACHINE | machine, rows, ())
+    return Run("run", MACHINE | machine, (row(ANCHOR, 1.0, 0.0), *rows), ())
 
 
-def test_ratios_whose_intervals_meet_are_the_same() -> None:
+def test_ratios_whose_rounds_meet_are_the_same() -> None:
     found = pairs(run(row("a", 1.00), row("b", 2.0)), run(row("a", 1.03), row("b", 1.95)))
     same, why = verdict(found)
     assert same
@@ -31,7 +33,7 @@ def test_ratios_whose_intervals_meet_are_the_same() -> None:
     assert "3.0% at most" in why
 
 
-def test_a_ratio_that_moved_beyond_both_intervals_is_named() -> None:
+def test_a_ratio_that_moved_beyond_the_rounds_of_both_is_named() -> None:
     found = pairs(run(row("a", 1.00), row("b", 2.0)), run(row("a", 1.06), row("b", 2.0)))
     same, why = verdict(found)
     assert not same
@@ -47,9 +49,9 @@ def test_few_of_many_may_differ() -> None:
         assert verdict(pairs(first, again))[0] is expected
 
 
-def test_the_anchor_and_rows_without_an_interval_are_left_out() -> None:
-    anchor, old = row(ANCHOR, 1.0), row("old", 1.0, speedup_interval={})
-    [pair] = pairs(run(anchor, old, row("a", 1.0)), run(anchor, old, row("a", 1.0), row("only-here", 1.0)))
+def test_the_anchor_and_rows_without_rounds_are_left_out() -> None:
+    old = row("old", 1.0, round_milliseconds=[])
+    [pair] = pairs(run(old, row("a", 1.0)), run(old, row("a", 1.0), row("only-here", 1.0)))
     assert pair.contender == "a"
 
 
@@ -57,7 +59,7 @@ def test_the_anchor_and_rows_without_an_interval_are_left_out() -> None:
     ("again", "message"),
     [
         (run(row("a", 1.0), cpus=64), "same machine"),
-        (run(row("other", 1.0)), "no ratio with an interval in common"),
+        (run(row("other", 1.0)), "no ratio with its rounds in common"),
     ],
     ids=["machine", "sides"],
 )

@@ -18,7 +18,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #212529; margin: 2rem auto; 
 h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 2px solid #e4e7eb; padding-bottom: .3rem; }
 .machines { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1.5rem; }
 .machines > div { min-width: 0; } .scroll { overflow-x: auto; }
-svg { width: 100%; height: auto; font-family: system-ui, sans-serif; }
+svg { width: 100%; min-width: 600px; height: auto; font-family: system-ui, sans-serif; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e4e7eb; text-align: right; white-space: nowrap; }
 th { background: #f8f9fa; position: sticky; top: 0; } td.text, th.text { text-align: left; }
