@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lvm_runtime.config import make_config
+from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import build_model
 from train.corpus import load_corpus
 from train.loop import Trainer, TrainingDiverged
@@ -106,22 +107,19 @@ def test_bf16_follows_fp32() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own imports
-@pytest.mark.parametrize("architecture", ["amn", "lstm"])
-def test_compiled_follows_eager(architecture: str) -> None:
+def test_compiled_follows_eager() -> None:
     split = data()
-    sizes = SIZES if architecture == "amn" else {"hidden_dim": 16, "dropout": 0.0}
-    eager, compiled = (
-        Trainer(
-            build_model(make_config(architecture, dim=16, **sizes), seed=0),
-            split.train,
-            TrainOptions(model=architecture, sizes=sizes, compile=compiled),
-            Processes(),
-        )
-        for compiled in (False, True)
-    )
+    eager, compiled = trainer(split), trainer(split, compile=True)
     assert compiled.train_epoch() == pytest.approx(eager.train_epoch(), rel=1e-5)
     for ours, theirs in zip(compiled.model.parameters(), eager.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_compiling_an_lstm_on_the_cpu_is_refused() -> None:
+    options = TrainOptions(model="lstm", sizes={"hidden_dim": 16}, compile=True)
+    model = build_model(make_config("lstm", dim=16, hidden_dim=16))
+    with pytest.raises(InvalidInput, match="without --compile"):
+        Trainer(model, data().train, options, Processes())
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "cosine"])

@@ -110,7 +110,7 @@ def _last_position(layer: Any, x: Tensor, memory: Tensor) -> Tensor:
 def training_form(model: nn.Module, *, host: bool) -> nn.Module:
     """Return the module to train through, whose parameters are those of `model`.
 
-    `host`: it runs in float32 on the CPU, where the recurrent layers' own backward pass is worth replacing.
+    `host`: it runs eagerly in float32 on the CPU, where the recurrent layers' own backward pass is worth replacing.
     """
     if isinstance(model, AMN):
         return FoldedAMN(model)

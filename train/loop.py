@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lvm_runtime.errors import LvmError
+from lvm_runtime.errors import InvalidInput, LvmError
 from train.forward import training_form
 from train.losses import row_losses
 from train.options import TrainOptions
@@ -44,7 +44,9 @@ class Trainer:
         self.windows = windows
         self.options = options
         self.processes = processes
-        host = self.device.type == "cpu" and options.precision == "fp32"
+        if options.compile and options.model == "lstm" and self.device.type == "cpu":
+            raise InvalidInput("compile: inductor fails on the LSTM's operator on the CPU; train it without --compile")
+        host = self.device.type == "cpu" and options.precision == "fp32" and not options.compile
         self.forward = processes.wrap(training_form(self.model, host=host))
         self.loss: Any = torch.compile(self._loss) if options.compile else self._loss
         self.average = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
