@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,12 +123,14 @@ class Sleeper:
         time.sleep(self.seconds + self.jitter * (self.calls // 2 % 2))
 
 
-def test_steady_sides_stop_at_the_first_rounds_and_restless_ones_at_the_budget() -> None:
-    effort = Effort(rounds=3, seconds=0.0, budget=0.3, settled=0.5)
-    steady = effort.interleave({"a": Sleeper(0.005), "b": Sleeper(0.005)}, anchor="a")
-    assert len(steady["b"].rounds) == 3
-    restless = effort.interleave({"a": Sleeper(0.005), "b": Sleeper(0.005, jitter=0.05)}, anchor="a")
-    assert 3 < len(restless["b"].rounds) == len(restless["a"].rounds)
+def test_settled_sides_stop_at_the_first_rounds_and_others_at_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves by a quarter of a second whenever the budget is looked at: at 0.25, 0.5 and 0.75 of 0.6."""
+    moments = itertools.count(0.0, 0.25)
+    monkeypatch.setattr("benchmarks.arena.time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    for settled, rounds in ((1e9, 3), (0.0, 5)):
+        effort = Effort(rounds=3, seconds=0.0, budget=0.3, settled=settled)
+        timings = effort.interleave({"a": Sleeper(0.001), "b": Sleeper(0.001, jitter=0.002)}, anchor="a")
+        assert [len(timing.rounds) for timing in timings.values()] == [rounds, rounds]
 
 
 def test_record_follows_from_the_cell_and_the_ceilings(workload: Workload, contenders: None) -> None:
