@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +36,16 @@ def test_an_idle_session_leaves_the_cpus_to_others(tmp_path: Path) -> None:
         time.sleep(0.005)
         shares.append((time.process_time() - used) / (time.perf_counter() - began))
     assert np.median(shares) < 0.25  # a thread that spins for a millisecond or more, as by default, uses half of it
+
+
+def test_lone_queries_at_the_same_moment_keep_apart(tmp_path: Path) -> None:
+    backend = OnnxBackend(make_artifact(tmp_path / "gru").path / "onnx/fp32.onnx", threads=1)
+    contexts = some_contexts(8)
+    expected = [backend.run(contexts[i : i + 1]) for i in range(8)]
+    np.testing.assert_allclose(np.concatenate(expected), backend.run(contexts), atol=1e-6, rtol=0)
+
+    def ask(i: int) -> bool:
+        return all(np.array_equal(backend.run(contexts[i : i + 1]), expected[i]) for _ in range(300))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(8)))

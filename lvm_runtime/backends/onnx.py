@@ -11,6 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.hardware import usable_cpus
@@ -68,15 +70,49 @@ class OnnxBackend(Backend):
             )
         self._input = graph_input
         self._prediction = ["prediction"]
+        self._slots: list[_Slot] = []
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]`."""
+        if len(contexts) == 1 and self.device == "cpu" and self._input == "context":
+            return self._run_one(contexts)
         return self._session.run(self._prediction, {self._input: contexts})[0]
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
         prediction, attention = self._session.run(["prediction", "attention"], {self._input: contexts})
         return prediction, attention
+
+    def _run_one(self, contexts: Array) -> Array:
+        """Return the prediction `[1, D]` for `[1, T, D]`; each call at the same moment has a slot of its own."""
+        try:
+            slot = self._slots.pop()
+        except IndexError:
+            slot = _Slot(self._session)
+        slot.context[...] = contexts
+        self._session.run_with_iobinding(slot.binding)
+        prediction = slot.prediction.copy()
+        self._slots.append(slot)
+        return prediction
+
+
+class _Slot:
+    """Memory for one context and one prediction, bound to a session once.
+
+    Copying 18 KB takes 1 µs; checking names and types, wrapping arrays and allocating the output in each call takes 6.
+    """
+
+    __slots__ = ("binding", "context", "prediction")
+
+    def __init__(self, session: Any) -> None:
+        self.binding = session.io_binding()
+        self.context = np.empty((1, *session.get_inputs()[0].shape[1:]), np.float32)
+        self.prediction = np.empty((1, *session.get_outputs()[0].shape[1:]), np.float32)
+        for bind, name, array in (
+            (self.binding.bind_input, "context", self.context),
+            (self.binding.bind_output, "prediction", self.prediction),
+        ):
+            bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
 
 
 def onnx_devices() -> list[str]:
