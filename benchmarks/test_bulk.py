@@ -16,7 +16,7 @@ from lvm_runtime.bulk import open_for_bulk, predict_file
 from lvm_runtime.candidates import Request
 from lvm_runtime.predictor import PIECE
 
-SECONDS, MOST_PIECES, ROUNDS = 3.0, 512, 3
+SECONDS, MOST_PIECES, ROUNDS = 3.0, 512, 5
 """How long the backend alone takes for the file, so that opening and flushing it count for what they are; the file has
 2 GB at most (D = 768)."""
 

@@ -134,7 +134,7 @@ def _run(predictor: Predictor, source: Source, output: Output, skip_bad: bool, b
                 raise InvalidInput(message) from None
             predictions = predict_good(predictor, chunk, bad)
         output.write(number, predictions, reasons)
-        source.release()
+        source.release(start, stop)
         return chunk.count
 
     workers = workers_for(predictor)

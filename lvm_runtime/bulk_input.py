@@ -104,15 +104,24 @@ class Source:
 
     def read(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         """Return what predictions start to stop need: contexts and None, or vectors and where each window begins."""
-        if self.starts is None:
-            return self._values[start:stop], None
-        starts = self.starts[start:stop]
-        first = int(starts[0])
-        return self._values[first : int(starts[-1]) + self.context_length], starts - first
+        first, last = self._needed(start, stop)
+        return self._values[first:last], None if self.starts is None else self.starts[start:stop] - first
 
-    def release(self) -> None:
-        """Hand the memory of what was read back to the system; what is still in use is read again."""
-        release(mapping_of(self._values))
+    def release(self, start: int, stop: int) -> None:
+        """Hand the memory of what predictions start to stop needed back to the system.
+
+        Not that of the whole file, because others are at work on their part of it, and would wait for the system to
+        bring it back.
+        """
+        first, last = self._needed(start, stop)
+        row, before = self._values.strides[0], self.file.offset % mmap.ALLOCATIONGRANULARITY
+        release(mapping_of(self._values), before + first * row, before + last * row)
+
+    def _needed(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the first of the file's rows that predictions start to stop need, and the one after the last."""
+        if self.starts is None:
+            return start, stop
+        return int(self.starts[start]), int(self.starts[stop - 1]) + self.context_length
 
 
 def open_source(path: Path, scratch: Path, context_length: int, dim: int) -> Source:

@@ -1,8 +1,9 @@
 """Results on disk that survive being killed: a growing file, and a journal that says which parts of it are good.
 
-`OUTPUT.part` is a `.npy` of the full size from the start; `OUTPUT.progress` is a journal of JSON lines: first what
-run this is, then number and checksum of each chunk that was written, and its bad rows. A chunk counts only if its bytes
-still have the journal's checksum, so a journal line that reached the disk before its data does no harm.
+`OUTPUT.part` is a `.npy` of the full size from the start, so that a disk without room says so before any work;
+`OUTPUT.progress` is a journal of JSON lines: first what run this is, then number and checksum of each chunk that was
+written, and its bad rows. A chunk counts only if its bytes still have the journal's checksum, so a journal line that
+reached the disk before its data does no harm.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from lvm_runtime import atomic
 from lvm_runtime.bulk_input import NpyFile, import_pyarrow, write_header
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, LvmError
 
 _BLOCK_ROWS = 4096
 _SYNC_BYTES = 1 << 24  # flushed behind the writers after so many, so that the disk works beside the model, not after it
@@ -108,7 +109,14 @@ class Output:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.part.open("wb") as file:
             write_header(file, (self.rows, self.dim))
-            file.truncate(file.tell() + self.rows * self.dim * 4)
+            size = file.tell() + self.rows * self.dim * 4
+            try:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+                file.truncate(size)
+            except OSError as error:
+                self.part.unlink()
+                raise LvmError(f"{self.path} needs {size / 1e6:,.1f} MB: {error.strerror}") from error
         atomic.write_bytes(self.progress, (json.dumps(self._identity) + "\n").encode())
 
     def _resume(self) -> bool:

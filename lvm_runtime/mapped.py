@@ -28,7 +28,11 @@ def mapping_of(array: NDArray[Any]) -> mmap.mmap | None:
     return owner if isinstance(owner, mmap.mmap) and mode in _SHARED else None
 
 
-def release(mapping: mmap.mmap | None) -> None:
-    """Hand the pages of a mapping back to the system; they are read again if they are used again."""
+def release(mapping: mmap.mmap | None, start: int = 0, stop: int | None = None) -> None:
+    """Hand the pages of a mapping back to the system, or those of its bytes start to stop.
+
+    They are read again if they are used again.
+    """
     if mapping is not None and hasattr(mapping, "madvise"):
-        mapping.madvise(mmap.MADV_DONTNEED)
+        start -= start % mmap.PAGESIZE
+        mapping.madvise(mmap.MADV_DONTNEED, start, (len(mapping) if stop is None else stop) - start)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from lvm_runtime import InvalidInput, Predictor, bulk
+from lvm_runtime import InvalidInput, LvmError, Predictor, bulk
 from lvm_runtime.bulk import open_for_bulk, predict_file, workers_for
 from lvm_runtime.bulk_input import window_starts
 from lvm_runtime.bulk_output import checksum
@@ -218,6 +220,19 @@ def test_another_runs_remains_are_not_taken_up(
     with pytest.raises(InvalidInput, match=r"out\.npy\.progress belongs to a run with other input.*--restart"):
         predict_file(predictor, source, out)
     assert predict_file(predictor, source, out, restart=True).resumed == 0
+
+
+def test_a_disk_without_room_says_so_before_any_work(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    np.save(tmp_path / "in.npy", some_contexts(1000))
+    with pytest.raises(LvmError, match=r"out.npy needs 0.1 MB: No space left"):
+        predict_file(predictor, tmp_path / "in.npy", tmp_path / "out.npy", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.npy"]
 
 
 def test_an_output_is_not_overwritten_unasked(predictor: Predictor, tmp_path: Path) -> None:

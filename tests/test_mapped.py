@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,17 @@ def test_what_was_written_stays(tmp_path: Path) -> None:
     release(mapping_of(out))
     out.flush()
     assert np.load(tmp_path / "out.npy")[9:12, 0].tolist() == [7, 8, 7]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems may keep pages that they are told to release")
+def test_a_part_is_released_without_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "pages").write_bytes(bytes(64 * mmap.PAGESIZE))
+    with (tmp_path / "pages").open("rb") as file:
+        private = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # which forgets changes to what is released
+    pages = np.frombuffer(private, np.uint8).reshape(64, mmap.PAGESIZE)
+    pages[:] = 1
+    release(private, 20 * mmap.PAGESIZE + 7, 30 * mmap.PAGESIZE)
+    assert pages.all(axis=1).tolist() == [not 20 <= page < 30 for page in range(64)]
 
 
 @pytest.mark.parametrize("kind", ["contexts", "document"])
