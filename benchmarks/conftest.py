@@ -5,11 +5,13 @@ One session measures everything in one process, because only what was measured s
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_benchmark.logger import PytestBenchmarkWarning
 
 from benchmarks import machine
 from benchmarks.arena import EFFORTS, Arena, Cell
@@ -61,6 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # peers warn of their own deprecations, at compile time too; that is theirs to mend and no failure here
     for category in ("DeprecationWarning", "FutureWarning", "UserWarning"):
         config.addinivalue_line("filterwarnings", f"ignore::{category}")
+    warnings.simplefilter("default", PytestBenchmarkWarning)  # nothing was measured before a stop: no error
     config.option.showcapture = "no"
     config.pluginmanager.register(Progress(partial(_write_line, config)))
     stop_cleanly()

@@ -71,13 +71,12 @@ def _torch_cpu(left: Any, right: Any) -> dict[Key, Call]:
     return sides
 
 
-def _graph(op: str, weights: dict[str, Any], inputs: list[str], dtype: int, size: int, domain: str = "") -> bytes:
-    """Return a model of one node that multiplies its input `x` `[n, size]` by constants."""
+def _graph(nodes: list[Any], weights: dict[str, Any], dtype: int, size: int) -> bytes:
+    """Return a model that multiplies its input `x` `[size, size]` by constants to `y`."""
     from onnx import TensorProto, helper, numpy_helper
 
-    node = helper.make_node(op, inputs, ["y"], domain=domain)
     graph = helper.make_graph(
-        [node],
+        nodes,
         "product",
         [helper.make_tensor_value_info("x", dtype, [size, size])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [size, size])],
@@ -88,30 +87,33 @@ def _graph(op: str, weights: dict[str, Any], inputs: list[str], dtype: int, size
     return data
 
 
+def _plain(right: Any) -> bytes:
+    from onnx import TensorProto, helper
+
+    return _graph([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": right}, TensorProto.FLOAT, len(right))
+
+
+def _integers(right: Any) -> dict[str, Any]:
+    """Return `right` as int8 with one scale per column, and the scale and zero point of a uint8 operand."""
+    return {
+        "w": np.clip(right * 40, -127, 127).astype(np.int8),
+        "sx": np.float32(1 / 40),
+        "zx": np.uint8(128),
+        "sw": np.full(len(right), 0.02, np.float32),
+    }
+
+
 def _onnxruntime(left: Any, right: Any) -> dict[Key, Call]:
     import onnxruntime
-    from onnx import TensorProto
+    from onnx import TensorProto, helper
 
-    size = len(left)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cpus()
-    plain = _graph("MatMul", {"w": right}, ["x", "w"], TensorProto.FLOAT, size)
-    quantised = _graph(
-        "MatMulIntegerToFloat",
-        {
-            "w": np.clip(right * 40, -127, 127).astype(np.int8),
-            "sx": np.float32(0.01),
-            "sw": np.full(size, 0.02, np.float32),
-            "zx": np.uint8(128),
-        },
-        ["x", "w", "sx", "sw", "zx"],
-        TensorProto.UINT8,
-        size,
-        "com.microsoft",
-    )
-    inputs = {"fp32": left, "int8": np.clip(left * 40 + 128, 0, 255).astype(np.uint8)}
+    product = helper.make_node("MatMulIntegerToFloat", ["x", "w", "sx", "sw", "zx"], ["y"], domain="com.microsoft")
+    quantised = _graph([product], _integers(right), TensorProto.UINT8, len(right))
+    inputs = {"fp32": left, "int8": np.clip(np.rint(left * 40) + 128, 0, 255).astype(np.uint8)}
     sides: dict[Key, Call] = {}
-    for precision, model in (("fp32", plain), ("int8", quantised)):
+    for precision, model in (("fp32", _plain(right)), ("int8", quantised)):
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         sides["cpu", precision, "onnxruntime"] = partial(session.run, None, {"x": inputs[precision]})
     return sides
@@ -119,14 +121,28 @@ def _onnxruntime(left: Any, right: Any) -> dict[Key, Call]:
 
 def _openvino(left: Any, right: Any) -> dict[Key, Call]:
     import openvino
-    from onnx import TensorProto
 
     core = openvino.Core()
-    hints = {"fp32": "f32"} | ({} if bf16_in_openvino() else {"bf16": "bf16"})
-    model = core.read_model(_graph("MatMul", {"w": right}, ["x", "w"], TensorProto.FLOAT, len(left)))
+    models = {"fp32": (_plain(right), "f32"), "int8": (_dequantised(right), "f32")}
+    if not bf16_in_openvino():
+        models["bf16"] = (models["fp32"][0], "bf16")
     sides: dict[Key, Call] = {}
-    for precision, hint in hints.items():
+    for precision, (model, hint) in models.items():
         settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": usable_cpus()}
-        request = core.compile_model(model, "CPU", settings).create_infer_request()
+        request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
         sides["cpu", precision, "openvino"] = partial(request.infer, {0: left}, share_inputs=True, share_outputs=True)
     return sides
+
+
+def _dequantised(right: Any) -> bytes:
+    """Return an int8 product as OpenVINO recognises one: operands that were integers, multiplied as floats."""
+    from onnx import TensorProto, helper
+
+    steps = [
+        ("QuantizeLinear", ["x", "sx", "zx"], "integers"),
+        ("DequantizeLinear", ["integers", "sx", "zx"], "left"),
+        ("DequantizeLinear", ["w", "sw"], "right"),
+        ("MatMul", ["left", "right"], "y"),
+    ]
+    nodes = [helper.make_node(op, inputs, [output]) for op, inputs, output in steps]
+    return _graph(nodes, _integers(right), TensorProto.FLOAT, len(right))

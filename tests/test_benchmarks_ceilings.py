@@ -19,6 +19,14 @@ def test_products_multiply() -> None:
         np.testing.assert_allclose(other, first, atol=1e-4, err_msg=str(key))
 
 
+def test_int8_products_multiply() -> None:
+    """onnxruntime is handed the integers, OpenVINO makes the same ones itself."""
+    import numpy as np
+
+    sides = cpu_products(64)
+    np.testing.assert_allclose(*(sides["cpu", "int8", name]()[0] for name in ("onnxruntime", "openvino")), atol=1e-4)
+
+
 def test_measured_ceilings_are_the_best_of_their_libraries() -> None:
     ceilings = measure(widths=(32, 64), rounds=2, seconds=0.001)
     kinds = {(p.device, p.precision) for p in ceilings.products}

@@ -84,9 +84,11 @@ def test_a_regression_fails_the_run(result: Path, tmp_path: Path) -> None:
     assert "slower: amn batch 1 lvm-onnx-int8: 0.00 of the stored run" in done.stdout
 
 
-def test_a_run_that_is_ended_keeps_what_it_measured(tmp_path: Path) -> None:
-    """A scheduler's SIGTERM, like Ctrl-C, still writes the result file."""
+@pytest.mark.parametrize(("unit", "kept"), [(1, set()), (2, {1})], ids=["nothing", "one"])
+def test_a_run_that_is_ended_keeps_what_it_measured(tmp_path: Path, unit: int, kept: set[int]) -> None:
+    """A scheduler's SIGTERM, like Ctrl-C, still writes the result file, and ends without a traceback."""
     path = tmp_path / "partial.json"
+    lines: list[str] = []
     with subprocess.Popen(
         command("--backend", "onnxruntime", f"--benchmark-json={path}"),
         cwd=ROOT,
@@ -96,11 +98,13 @@ def test_a_run_that_is_ended_keeps_what_it_measured(tmp_path: Path) -> None:
         text=True,
     ) as process:
         for line in process.stdout or ():
-            if "[2/" in line:  # the second unit begins, so the first one is measured
+            lines.append(line)
+            if f"[{unit}/" in line:  # all units before it are measured
                 process.terminate()
         assert process.wait(timeout=60) == pytest.ExitCode.INTERRUPTED
-    batches = {b["extra_info"]["batch"] for b in json.loads(path.read_text())["benchmarks"]}
-    assert batches == {1}
+    assert "Traceback" not in "".join(lines)
+    records = json.loads(path.read_text())["benchmarks"] if path.exists() else []
+    assert {b["extra_info"]["batch"] for b in records} == kept
 
 
 def test_an_unknown_model_is_a_usage_error() -> None:
