@@ -1,25 +1,16 @@
 """Deployment form of the LSTM, unrolled.
 
 The input product of all T steps is one product; the two biases are one; the first step has no hidden state
-and so no recurrent product and no forget gate; gates lie in the order i, f, o, g, so the sigmoids are one call.
+and so no recurrent product and no forget gate.
 
 B batch, T context length, D vector, H hidden.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from export.forms.base import Form, Window
 from export.forms.ops import Ops, Value
 from lvm_runtime.models.lstm import LSTM
-
-
-def _reorder(gates: Tensor) -> Tensor:
-    """Put gate rows `[4H, …]` from i, f, g, o into the order i, f, o, g."""
-    i, f, g, o = gates.chunk(4)
-    return torch.cat([i, f, o, g])
 
 
 class LSTMForm(Form):
@@ -30,11 +21,10 @@ class LSTMForm(Form):
         self.layers = model.config.num_layers
         self.hidden = model.config.hidden_dim
         for layer in range(self.layers):
-            w_ih, w_hh, b_ih, b_hh = (_reorder(w) for w in model.lstm.layer_weights(layer))
+            w_ih, w_hh, b_ih, b_hh = model.lstm.layer_weights(layer)
             self.keep(f"input{layer}_weight", w_ih.T)  # [D or H, 4H]
             self.keep(f"input{layer}_bias", b_ih + b_hh)
-            self.keep(f"sigmoids{layer}_weight", w_hh.T[:, : 3 * self.hidden])  # i, f, o
-            self.keep(f"candidate{layer}_weight", w_hh.T[:, 3 * self.hidden :])  # g
+            self.keep(f"recurrent{layer}_weight", w_hh.T)
         self.keep("output_weight", model.output_proj.weight.T)
         self.keep("output_bias", model.output_proj.bias)
 
@@ -61,15 +51,14 @@ class LSTMForm(Form):
 
     def _run_layer(self, ops: Ops, gates: Window, layer: int) -> list[Value]:
         """Return the hidden states `[B, H]` of all steps from their input products `[B, 4H]`."""
-        recurrent = getattr(self, f"sigmoids{layer}_weight"), getattr(self, f"candidate{layer}_weight")
+        recurrent = getattr(self, f"recurrent{layer}_weight")
         states: list[Value] = []
         cell: Value = None
-        for sigmoids, candidate in gates.step_parts(3 * self.hidden, self.hidden):
+        for (sums,) in gates.step_parts(4 * self.hidden):
             if states:
-                sigmoids = ops.linear(states[-1], recurrent[0], sigmoids)
-                candidate = ops.linear(states[-1], recurrent[1], candidate)
-            i, f, o = ops.split(ops.sigmoid(sigmoids), [self.hidden] * 3)
-            fresh = ops.mul(i, ops.tanh(candidate))
-            cell = fresh if cell is None else ops.add(ops.mul(f, cell), fresh)
-            states.append(ops.mul(o, ops.tanh(cell)))
+                sums = ops.linear(states[-1], recurrent, sums)
+            i, f, g, o = ops.split(sums, [self.hidden] * 4)
+            fresh = ops.mul(ops.sigmoid(i), ops.tanh(g))
+            cell = fresh if cell is None else ops.add(ops.mul(ops.sigmoid(f), cell), fresh)
+            states.append(ops.mul(ops.sigmoid(o), ops.tanh(cell)))
         return states
