@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.report import charts
 from benchmarks.report.results import Run, describe
-from benchmarks.report.suites import suite_rows
+from benchmarks.report.suites import SUITES, suite_rows
 from benchmarks.report.tables import EXPLANATION, full_table, machine_section, reference_table
 from lvm_runtime.config import ARCHITECTURES
 
@@ -17,8 +17,8 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #212529; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 2px solid #e4e7eb; padding-bottom: .3rem; }
 .machines { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1.5rem; }
-.machines > div { min-width: 0; } .scroll { overflow-x: auto; }
-svg { width: 100%; min-width: 600px; height: auto; font-family: system-ui, sans-serif; }
+body.wide { max-width: 1900px; } .machines > div { min-width: 0; } .scroll { overflow-x: auto; }
+svg { width: 100%; min-width: 480px; height: auto; font-family: system-ui, sans-serif; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e4e7eb; text-align: right; white-space: nowrap; }
 th { background: #f8f9fa; position: sticky; top: 0; } td.text, th.text { text-align: left; }
@@ -57,8 +57,9 @@ def render(runs: Sequence[Run]) -> str:
         (
             "Start-up, memory, concurrency, documents, files, training, export",
             "",
-            lambda run: table_html(suite_rows(run)),
+            lambda run: table_html(suite_rows(run, SUITES.keys() - {"forms"})),
         ),
+        ("Deployment forms", "", lambda run: _folded("all forms", table_html(suite_rows(run, {"forms"})))),
         ("Every figure", "", lambda run: _folded("all contenders", table_html(full_table(run)))),
         ("Machine", "", _machine),
     ]
@@ -66,7 +67,8 @@ def render(runs: Sequence[Run]) -> str:
     heading = "lvm_runtime: predictions per second"
     return (
         f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{heading}</title>"
-        f"<meta name=viewport content='width=device-width'><style>{STYLE}</style></head>\n<body><h1>{heading}</h1>"
+        f"<meta name=viewport content='width=device-width'><style>{STYLE}</style></head>\n"
+        f"<body{' class=wide' if len(runs) > 1 else ''}><h1>{heading}</h1>"
         f"<p class=note>{html.escape(HOW)}</p>{body}"
         f"<h2>The reference implementation</h2>{table_html(reference_table(list(ARCHITECTURES)))}</body></html>\n"
     )
@@ -79,8 +81,9 @@ def _accuracy_batch(runs: Sequence[Run]) -> int:
 
 def _section(title: str, note: str, runs: Sequence[Run], draw: Callable[[Run], str]) -> str:
     drawn = [(run, draw(run)) for run in runs]
+    named = len(runs) > 1 and title != "Summary"  # which names the machine itself, with its versions
     cells = "".join(
-        f"<div class=scroll>{f'<h3>{html.escape(describe(run.machine))}</h3>' if len(runs) > 1 else ''}{content}</div>"
+        f"<div class=scroll>{f'<h3>{html.escape(describe(run.machine))}</h3>' if named else ''}{content}</div>"
         for run, content in drawn
         if content
     )
@@ -90,7 +93,7 @@ def _section(title: str, note: str, runs: Sequence[Run], draw: Callable[[Run], s
 
 
 def _folded(summary: str, content: str) -> str:
-    return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
+    return content and f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
 
 
 def _machine(run: Run) -> str:

@@ -5,7 +5,7 @@ Each has a table of its own, whose columns are what its tests noted of themselve
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from benchmarks.report.results import Run
@@ -25,10 +25,12 @@ _LEFT_OUT = {"suite", "model", "norm", "torch"}
 """What the tests note for others: the first two head the row, the last two are checked by the test itself."""
 
 
-def suite_rows(run: Run) -> str:
-    """Return a Markdown heading and table for each suite of a run's other entries."""
+def suite_rows(run: Run, suites: Collection[str] = SUITES) -> str:
+    """Return a Markdown heading and table for each of `suites` that a run's other entries belong to."""
     parts = []
     for suite, title in SUITES.items():
+        if suite not in suites:
+            continue
         entries = [entry for entry in run.others if suite_of(entry) == suite]
         if entries:
             parts += [f"### {title}", _table(entries)]
