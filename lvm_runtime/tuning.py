@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,12 +34,22 @@ REGIME_STARTS = (1, 2, 32)
 WORTH_SWITCHING = 0.95
 """A second form is loaded for a regime only if it takes less than this share of the first one's time."""
 
-QUICK, THOROUGH = 0.03, 0.5  # seconds of timing per form and batch size
-_BURST = 0.005
-_PAUSE = 0.003
-_LONG_PAUSE = 0.03
-"""Rest before a burst beside other frameworks. Their threads go on spinning for work after a call, on all CPUs: with
-the short rest, onnxruntime between OpenVINO and PyTorch reached half of what it reaches alone."""
+QUICK, THOROUGH = 0.03, 0.8  # seconds per form and batch size
+
+
+class Rhythm(NamedTuple):
+    """Seconds of rest before a burst, of calls in it that do not count, and of calls that do."""
+
+    rest: float
+    warm_up: float
+    counted: float
+
+
+_LIGHT = Rhythm(0.003, 0.0, 0.005)
+_BESIDE_FRAMEWORKS = Rhythm(0.03, 0.03, 0.03)
+"""The threads of PyTorch and OpenVINO go on spinning for work after a call, on all CPUs: with a short rest, onnxruntime
+between them reached half of what it reaches alone. A CPU that has rested for so long is slow for the first 10 to 20 ms,
+which cost onnxruntime as much, and the others less, because their calls take longer."""
 _FEWEST_TURNS = 3
 _SAMPLE = 64
 
@@ -94,12 +105,12 @@ def measure(
 
 def time_together(sessions: Sequence[Session], contexts: Array, seconds: float) -> list[float]:
     """Return each session's median seconds per run, from bursts in turns; about `seconds` are spent on each."""
+    rhythm = _LIGHT if all(session.candidate.light for session in sessions) else _BESIDE_FRAMEWORKS
     repeats = []
     for session in sessions:
         session.run(contexts)
-        repeats.append(max(1, int(_BURST / _timed(session, contexts, 1))))
+        repeats.append(max(1, int(rhythm.counted / _timed(session, contexts, 1))))
     bursts: list[list[float]] = [[] for _ in sessions]
-    pause = _PAUSE if all(session.candidate.light for session in sessions) else _LONG_PAUSE
     turns = list(zip(sessions, repeats, bursts, strict=True))
     shuffle = random.Random(0).shuffle  # none always follows the same other
     started = time.perf_counter()
@@ -108,8 +119,8 @@ def time_together(sessions: Sequence[Session], contexts: Array, seconds: float) 
             break
         shuffle(turns)
         for session, count, times in turns:
-            time.sleep(pause)
-            session.run(contexts)
+            time.sleep(rhythm.rest)
+            _warm_up(session, contexts, rhythm.warm_up)
             times.append(_timed(session, contexts, count))
     return [float(np.median(each)) for each in bursts]
 
@@ -151,6 +162,13 @@ def _agreeing(measured: Sequence[Measurement]) -> list[list[Measurement]]:
         else:
             groups.append([m])
     return groups
+
+
+def _warm_up(session: Session, contexts: Array, seconds: float) -> None:
+    started = time.perf_counter()
+    session.run(contexts)
+    while time.perf_counter() - started < seconds:
+        session.run(contexts)
 
 
 def _timed(session: Session, contexts: Array, count: int) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from lvm_runtime.candidates import Request, list_candidates
 from lvm_runtime.hardware import usable_cpus
 from lvm_runtime.measurements import Measurement
 from lvm_runtime.models import load_model
-from lvm_runtime.tuning import fastest, regime, tune
+from lvm_runtime.tuning import fastest, regime, time_together, tune
 from tests.artifacts_for_tests import add_onnx, some_contexts
 
 Get = Callable[[str], Path]
@@ -138,6 +140,28 @@ def test_tuning_measures_everything_and_later_predictors_use_it(small_artifacts:
     with Predictor(path, device="cpu", precision="fp32") as predictor:
         why = {r.what: r.why for r in predictor.explain().refused}
     assert not any("not tried" in reason for reason in why.values())
+
+
+class _Slept:
+    """Takes 4 ms for the first 20 ms after a rest, and 1 ms from then on; or 2 ms always."""
+
+    candidate = SimpleNamespace(light=False)
+
+    def __init__(self, drowsy: bool) -> None:
+        self.drowsy, self.woke, self.ended = drowsy, 0.0, 0.0
+
+    def run(self, contexts: Any) -> None:
+        now = time.perf_counter()
+        if now - self.ended > 0.02:
+            self.woke = now
+        time.sleep(0.002 if not self.drowsy else 0.004 if now - self.woke < 0.02 else 0.001)
+        self.ended = time.perf_counter()
+
+
+def test_a_form_is_timed_awake() -> None:
+    sessions: Any = [_Slept(drowsy=True), _Slept(drowsy=False)]
+    drowsy, steady = time_together(sessions, np.empty(0, np.float32), 0.0)
+    assert drowsy < steady
 
 
 def test_measurements_of_other_versions_or_threads_do_not_count(
