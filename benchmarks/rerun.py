@@ -26,25 +26,35 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A side's ratio to the anchor in two runs, with the ranges of the rounds."""
+    """A side's ratio to the anchor in two runs, with the ranges of the rounds and the 95 % intervals of the medians."""
 
     model: str
     batch: int
     contender: str
     ratios: tuple[float, float]
     ranges: tuple[Interval, Interval]
+    intervals: tuple[Interval | None, Interval | None]
 
     @property
     def gap(self) -> float:
         """How far the two ranges are apart, relative to the first ratio; negative where they meet."""
-        (low, high), (again_low, again_high) = self.ranges
-        return max(low - again_high, again_low - high) / self.ratios[0]
+        return _gap(*self.ranges) / self.ratios[0]
+
+    @property
+    def beyond_intervals(self) -> bool:
+        """Whether the 95 % intervals, which stand beside the ratios in the tables, do not meet."""
+        first, again = self.intervals
+        return first is not None and again is not None and _gap(first, again) > 0
 
     def __str__(self) -> str:
         first, again = (
             f"{ratio:.3f} [{low:.3f}, {high:.3f}]" for ratio, (low, high) in zip(self.ratios, self.ranges, strict=True)
         )
         return f"{self.model} batch {self.batch} {self.contender}: {first} × plain, then {again}"
+
+
+def _gap(first: Interval, again: Interval) -> float:
+    return max(first[0] - again[1], again[0] - first[1])
 
 
 def pairs(first: Run, again: Run) -> list[Pair]:
@@ -68,7 +78,8 @@ def _pair(first: Run, again: Run, row: Row) -> Pair | None:
     ranges = _range(first, row), _range(again, other)
     if ranges[0] is None or ranges[1] is None:
         return None
-    return Pair(*row.key, (row.over_anchor, other.over_anchor), (ranges[0], ranges[1]))
+    intervals = row.interval(ANCHOR), other.interval(ANCHOR)
+    return Pair(*row.key, (row.over_anchor, other.over_anchor), (ranges[0], ranges[1]), intervals)
 
 
 def _range(run: Run, row: Row) -> Interval | None:
@@ -89,6 +100,7 @@ def verdict(found: Sequence[Pair]) -> tuple[bool, str]:
         f"{len(differing)} of {len(found)} ratios to plain differ by more than both runs' rounds allow "
         f"(up to {EXPECTED:.0%} may); ratios moved by {moved[len(moved) // 2]:.1%} at the median, "
         f"{moved[int(0.9 * (len(moved) - 1))]:.1%} at the 90th percentile, {moved[-1]:.1%} at most",
+        f"by the narrower 95 % intervals, which know one session each, {sum(p.beyond_intervals for p in found)} differ",
         *(f"differs: {pair}" for pair in differing),
     ]
     return len(differing) <= EXPECTED * len(found), "\n".join(lines)

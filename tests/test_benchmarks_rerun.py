@@ -42,6 +42,14 @@ def test_a_ratio_that_moved_beyond_the_rounds_of_both_is_named() -> None:
     assert "b:" not in why
 
 
+def test_what_the_narrower_intervals_would_say_is_told_too() -> None:
+    interval = {ANCHOR: [0.99, 1.01]}
+    first, again = row("a", 1.00, speedup_interval=interval), row("a", 1.03, speedup_interval={ANCHOR: [1.02, 1.04]})
+    same, why = verdict(pairs(run(first, row("b", 2.0)), run(again, row("b", 2.0))))
+    assert same
+    assert "by the narrower 95 % intervals, which know one session each, 1 differ" in why
+
+
 def test_few_of_many_may_differ() -> None:
     first = run(*(row(f"side-{i}", 1.0) for i in range(40)))
     for moved, expected in ((2, True), (3, False)):

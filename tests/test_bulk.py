@@ -235,6 +235,19 @@ def test_a_disk_without_room_says_so_before_any_work(
     assert [path.name for path in tmp_path.iterdir()] == ["in.npy"]
 
 
+def test_a_file_system_that_promises_no_room_will_do(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
+    contexts = some_contexts(100)
+    np.save(tmp_path / "in.npy", contexts)
+    predict_file(predictor, tmp_path / "in.npy", tmp_path / "out.npy", progress=False)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), predictor.predict(contexts), rtol=0, atol=1e-6)
+
+
 def test_an_output_is_not_overwritten_unasked(predictor: Predictor, tmp_path: Path) -> None:
     source, out = _save(tmp_path / "in.npy", contexts=some_contexts(3)), tmp_path / "out.npy"
     out.write_text("thesis")
