@@ -12,15 +12,14 @@ import pytest
 
 from benchmarks.workload import Array, Workload
 from lvm_runtime import Predictor
-from lvm_runtime.bulk import open_for_bulk, predict_file
+from lvm_runtime.bulk import CHUNK, open_for_bulk, predict_file
 from lvm_runtime.candidates import Request
-from lvm_runtime.predictor import PIECE
 
-SECONDS, MOST_PIECES, ROUNDS = 3.0, 512, 5
+SECONDS, MOST_CHUNKS, ROUNDS = 3.0, 512, 5
 """How long the backend alone takes for the file, so that opening and flushing it count for what they are; the file has
 2 GB at most (D = 768)."""
 
-DISTINCT_PIECES = 48
+DISTINCT_CHUNKS = 48
 """Batches that the backend alone gets from memory, 190 MB of them: from a cache it would be another race."""
 
 
@@ -30,7 +29,7 @@ def _write(path: Path, piece: Array, run: Callable[[], object], pieces: int | No
     began = time.perf_counter()
     for _ in range(3):
         run()
-    count = pieces or min(MOST_PIECES, max(4, int(3 * SECONDS / (time.perf_counter() - began))))
+    count = pieces or min(MOST_CHUNKS, max(4, int(3 * SECONDS / (time.perf_counter() - began))))
     file = np.lib.format.open_memmap(path, "w+", np.float32, (count * len(piece), *piece.shape[1:]))
     for i in range(count):
         file[i * len(piece) : (i + 1) * len(piece)] = piece
@@ -41,7 +40,7 @@ def _write(path: Path, piece: Array, run: Callable[[], object], pieces: int | No
 def test_bulk(benchmark: Any, workload: Workload, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Time both in turns; the share is the median over rounds."""
     workload.export("onnx", "fp32")
-    piece = workload.batch(PIECE)
+    piece = workload.batch(CHUNK)
     source, target = tmp_path / "contexts.npy", tmp_path / "predictions.npy"
     with (
         Predictor(workload.artifact.path, backend="onnx") as alone,
@@ -50,7 +49,7 @@ def test_bulk(benchmark: Any, workload: Workload, tmp_path: Path, request: pytes
         backend = alone._open_routes().large.backend
         pieces = _write(source, piece, lambda: backend.run(piece), 4 if request.config.getoption("--tiny") else None)
 
-        in_memory = np.stack([piece] * min(pieces, DISTINCT_PIECES))
+        in_memory = np.stack([piece] * min(pieces, DISTINCT_CHUNKS))
 
         def bare() -> float:
             began = time.perf_counter()
@@ -65,16 +64,16 @@ def test_bulk(benchmark: Any, workload: Workload, tmp_path: Path, request: pytes
             return time.perf_counter() - began
 
         file_to_file()
-        found = np.load(target, mmap_mode="r").reshape(pieces, *workload.answers(PIECE).shape)
+        found = np.load(target, mmap_mode="r").reshape(pieces, *workload.answers(CHUNK).shape)
         for predictions in found:
-            np.testing.assert_allclose(predictions, workload.answers(PIECE), rtol=0, atol=2e-5)
+            np.testing.assert_allclose(predictions, workload.answers(CHUNK), rtol=0, atol=2e-5)
         del found
         pairs = [(bare(), file_to_file()) for _ in range(ROUNDS)]
         benchmark.pedantic(file_to_file, rounds=1)
     benchmark.extra_info.update(
         model=workload.architecture,
-        rows=pieces * PIECE,
-        rows_per_second=pieces * PIECE / float(np.median([whole for _, whole in pairs])),
-        backend_rows_per_second=pieces * PIECE / float(np.median([own for own, _ in pairs])),
+        rows=pieces * CHUNK,
+        rows_per_second=pieces * CHUNK / float(np.median([whole for _, whole in pairs])),
+        backend_rows_per_second=pieces * CHUNK / float(np.median([own for own, _ in pairs])),
         share_of_backend=float(np.median([own / whole for own, whole in pairs])),
     )

@@ -1,8 +1,9 @@
 """Plain and rewritten forms side by side: what rewriting and int8 bring, against the targets that were set.
 
-The plain side is the training form as PyTorch's own exporter writes it; both sides run in onnxruntime alone,
-without the predictor around them, each on the same number of threads, in turns, and every answer is checked
-first. The sides of one architecture and batch size are timed together.
+The plain side is the training form as PyTorch's own exporter writes it, in an onnxruntime session that gets the batch
+as it is; the forms run as the backend runs them, a large batch in pieces, without the predictor around it. Each has the
+same number of threads, in turns, and every answer is checked first. The sides of one architecture and batch size are
+timed together.
 
 B batch, T context length, D vector.
 """
@@ -10,14 +11,13 @@ B batch, T context length, D vector.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.arena import Arena
-from benchmarks.peers import plain_onnx
+from benchmarks.contenders import ANCHOR, Runner, contender
 from benchmarks.replay import replay
 from benchmarks.timing import Timing, median_interval, speedup, speedups
 from benchmarks.workload import Workload
@@ -53,30 +53,30 @@ class FormRace:
         contexts = workload.batch(batch)
         self.drifts: dict[str, float] = {}
         self.failed: dict[str, str] = {}
-        backends: dict[str, OnnxBackend] = {}
+        runners: dict[str, Runner] = {}
         for name in SIDES:
             try:
-                backends[name] = OnnxBackend(_file(workload, name), threads=THREADS)
+                runners[name] = _runner(workload, name)
             except LvmError as error:
                 self.failed[name] = str(error)
                 continue
-            predictions = backends[name].run(contexts)
+            predictions = runners[name](contexts)
             self.drifts[name] = max_drift(predictions, workload.answers(batch))
             assert self.drifts[name] <= DRIFT_LIMITS[name.rpartition("-")[2]], name
-            alone = backends[name].run(contexts[-1:])
+            alone = runners[name](contexts[-1:])
             assert np.abs(alone - predictions[-1:]).max() <= BATCH_INVARIANCE_LIMIT, name
         self.timings: dict[str, Timing] = arena.effort.interleave(
-            {name: partial(backend.run, contexts) for name, backend in backends.items()}, anchor=SIDES[0]
+            {name: partial(run, contexts) for name, run in runners.items()}, anchor=SIDES[0]
         )
 
 
-def _file(workload: Workload, side: str) -> Path:
+def _runner(workload: Workload, side: str) -> Runner:
     form, _, precision = side.partition("-")
     if form == "plain":
-        return plain_onnx(workload)
+        return contender(ANCHOR).build(workload, THREADS)
     workload.export("onnx", precision)
     (compiled,) = workload.artifact.find("onnx", precision=precision)
-    return workload.artifact.file(compiled)
+    return OnnxBackend(workload.artifact.file(compiled), threads=THREADS, precision=precision).run
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ class SequenceRunner:
     """Run a sequence form on contexts, joined to one document; of its windows, those that are contexts count."""
 
     def __init__(self, path: Path, context_length: int) -> None:
-        self._backend = OnnxBackend(path, device="cpu", graph_input="vectors")
+        self._backend = OnnxBackend(path, device="cpu")
         self._length = context_length
 
     def run(self, contexts: Array) -> Array:

@@ -23,9 +23,9 @@ from lvm_runtime.candidates import Request
 from lvm_runtime.contexts import bad_rows, describe_bad_row
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.hardware import usable_cpus
-from lvm_runtime.predictor import PIECE, Predictor
+from lvm_runtime.predictor import Predictor
 
-CHUNK = PIECE  # then a chunk is one run, and its result goes to the disk without another copy
+CHUNK = 256  # one run of a Predictor, and its result goes to the disk without another copy
 MOST_WORKERS = 8  # each holds a chunk in memory
 
 

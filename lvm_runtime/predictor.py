@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from lvm_runtime.batcher import Batcher
 
-PIECE = 256
+PIECE = 1024
 """Most contexts that run at once; larger inputs run in pieces, so memory stays bounded."""
 
-RELEASE_EVERY = 8
+RELEASE_EVERY = 2
 """Pieces after which the pages of memory-mapped inputs and outputs are handed back."""
 
 

@@ -63,14 +63,14 @@ class SequenceRunner:
 
     def _verified(self, form: CompiledFile) -> Backend:
         session = self._windows
+        probes = self._artifact.read_fingerprint().contexts
+        n, length, dim = probes.shape
         backend = OnnxBackend(
             self._artifact.file(form),
             device=session.backend.device,
             threads=session.requested_threads,
-            graph_input="vectors",
+            precision=form.precision,
         )
-        probes = self._artifact.read_fingerprint().contexts
-        n, length, dim = probes.shape
         answers = backend.run(probes.reshape(n * length, dim))[::length]  # windows that start where a probe does
         difference = largest_difference(answers, session.answers)
         if not difference <= BATCH_INVARIANCE_LIMIT:
