@@ -21,7 +21,7 @@ BATCHES = (1, 8, 128)
 """Batch sizes that stand for single queries, small batches and large ones."""
 
 _LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "openvino", "coremltools")
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 Identity = tuple[str, str, str, str]
