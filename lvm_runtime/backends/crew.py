@@ -41,7 +41,7 @@ class Crew:
                     self._tasks.put(task)
                 task.take_part()
                 self._wait()
-            except KeyboardInterrupt:  # the helpers still write into the caller's memory
+            except BaseException:  # an interrupt; the helpers are still at work on the caller's arrays
                 task.pieces.clear()
                 self._wait()
                 raise
