@@ -125,6 +125,20 @@ def test_a_document_in_pieces_is_the_document(
     backend.close()
 
 
+def test_a_share_is_worth_its_rows_and_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = make_artifact(tmp_path / "amn").path / "onnx/fp32.onnx"
+    weight = file.stat().st_size
+    monkeypatch.setattr(onnx_backend, "_LEAST_SHARES", {"fp32": (3, 9 * weight), "int8": (5, weight)})
+    for precision, threads, fewest in [("fp32", 2, 18), ("fp32", 3, 27), ("int8", 2, 10), ("bf16", 2, 18)]:
+        backend = OnnxBackend(file, threads=threads, precision=precision)
+        cuts = _spy(backend, monkeypatch)
+        backend.run(some_contexts(fewest - 1))
+        assert not cuts
+        backend.run(some_contexts(fewest))
+        assert len(cuts) == 1
+        backend.close()
+
+
 def test_many_callers_share_the_helpers(small_shares: None, tmp_path: Path) -> None:
     backend = OnnxBackend(make_artifact(tmp_path / "amn").path / "onnx/fp32.onnx", threads=2)
     contexts = some_contexts(80)

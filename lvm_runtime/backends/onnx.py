@@ -68,8 +68,11 @@ class OnnxBackend(Backend):
                 f"{', '.join(onnx_devices())}; for cuda: pip install onnxruntime-gpu"
             )
         self.threads = threads or usable_cpus()
+        self._single = None  # the session of one thread; equal shares suit equal cores, which Apple's are not
         try:
             self._session = _open_session(source, self.device, self.threads)
+            if self.device == "cpu" and (self.threads == 1 or sys.platform != "darwin"):
+                self._single = self._session if self.threads == 1 else _open_session(source, "cpu", 1)
         except Exception as error:  # onnxruntime raises its own types, which share no base
             problem = " ".join(str(error).split())
             if self.device != "cpu":
@@ -84,10 +87,6 @@ class OnnxBackend(Backend):
         self._overlap = int(about["context_length"]) - 1 if about.get("form") == "sequence" else 0
         self._widths = {output.name: output.shape[1] for output in self._session.get_outputs()}
         self._slots: list[_Slot] = []
-        self._single = None
-        # Equal shares suit equal cores, which Apple's are not.
-        if self.device == "cpu" and (self.threads == 1 or sys.platform != "darwin"):
-            self._single = self._session if self.threads == 1 else _open_session(source, "cpu", 1)
         rows, work = _LEAST_SHARES.get(precision, _LEAST_SHARES["fp32"])
         self._share_from = self.threads * max(rows, math.ceil(work / source.stat().st_size))
         self._crew = Crew(self.threads if self._single else 1)
