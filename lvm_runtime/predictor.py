@@ -40,7 +40,8 @@ class Predictor:
     `artifact` is a folder, or the name of an architecture under `./artifacts`. Without further arguments a form in
     full precision serves (drift ≤ 1e-6); `max_drift=1e-3` allows smaller ones, of which the fastest here is taken, for
     `typical_batch` if one is given. A `backend`, `device`, `precision` or number of `threads` that is asked for by name
-    is used, or is an error; it never falls back.
+    is used, or is an error; it never falls back. More than one thread on a CPU holds an ONNX form's weights in memory
+    twice, for single queries and for large batches.
 
     Safe to share between threads; can be pickled (the artifact's folder must be there again); a context manager.
 
