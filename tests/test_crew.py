@@ -10,9 +10,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lvm_runtime.backends.crew import Crew, Piece
 
@@ -38,12 +40,20 @@ def _helpers() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "lvm-helper"}
 
 
+def _note(done: list[Piece], start: int, stop: int) -> None:
+    done.append((start, stop))
+
+
+def _fill(array: NDArray[np.float64], start: int, stop: int) -> None:
+    array.fill(start)
+
+
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_every_piece_is_worked_on_once(size: int) -> None:
     crew = Crew(size)
     for _ in range(50):
         done: list[Piece] = []
-        crew.run(lambda start, stop, done=done: done.append((start, stop)), iter(PIECES))  # type: ignore[misc]
+        crew.run(partial(_note, done), iter(PIECES))
         assert sorted(done) == PIECES
     crew.close()
 
@@ -80,10 +90,8 @@ def test_who_comes_while_the_helpers_are_taken_works_alone(crew: Crew) -> None:
     first.join()
 
 
-@pytest.mark.parametrize(
-    ("error", "guilty"),
-    [(ValueError, "the caller"), (ValueError, "the helper"), (KeyboardInterrupt, "the caller")],
-)
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("guilty", ["the caller", "the helper"])
 def test_an_error_comes_out_when_nobody_works_any_more(crew: Crew, error: type[BaseException], guilty: str) -> None:
     caller, both = threading.get_ident(), threading.Barrier(2, timeout=10)
     done: list[int] = []
@@ -129,7 +137,7 @@ def test_helpers_leave_with_the_crew() -> None:
 def test_a_task_is_forgotten_when_it_is_done(crew: Crew) -> None:
     array = np.zeros(8)
     kept = weakref.ref(array)
-    crew.run(lambda start, stop, array=array: array.fill(start), PIECES)  # type: ignore[misc]
+    crew.run(partial(_fill, array), PIECES)
     del array
     assert _eventually(lambda: kept() is None)
 

@@ -29,7 +29,7 @@ class Crew:
     def run(self, work: Callable[[int, int], None], pieces: Iterable[Piece]) -> None:
         """Call `work(*piece)` for every piece, in any order and in several threads.
 
-        Returns, or raises the first error, when no thread works any more; an error drops the pieces not yet begun.
+        Returns, or raises an error of `work`, when no thread works any more; an error drops the pieces not yet begun.
         """
         task = _Task(work, pieces)
         # After a fork the helpers are in the parent: in the child there is only the caller.
@@ -41,7 +41,7 @@ class Crew:
                     self._tasks.put(task)
                 task.take_part()
                 self._wait()
-            except BaseException:  # an interrupt; the helpers are still at work on the caller's arrays
+            except BaseException:  # the helpers are still at work on the caller's arrays
                 task.pieces.clear()
                 self._wait()
                 raise
@@ -76,20 +76,20 @@ class _Task:
 
     def take_part(self) -> None:
         """Work on pieces for as long as some are left."""
-        while self.pieces:
+        while True:
             try:
                 piece = self.pieces.popleft()
-            except IndexError:  # another thread was faster
+            except IndexError:
                 return
-            try:
-                self.work(*piece)
-            except Exception as error:  # raised again in the caller's thread
-                self.errors.append(error)
-                self.pieces.clear()
+            self.work(*piece)
 
 
 def _help(tasks: SimpleQueue[_Task | None], at_work: threading.Lock) -> None:
     while (task := tasks.get()) is not None:
         with at_work:
-            task.take_part()
+            try:
+                task.take_part()
+            except BaseException as error:  # raised again in the caller's thread
+                task.errors.append(error)
+                task.pieces.clear()
         del task  # it holds the caller's arrays

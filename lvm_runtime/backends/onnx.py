@@ -109,11 +109,9 @@ class OnnxBackend(Backend):
     def _run(self, inputs: Array, names: list[str]) -> list[Array]:
         rows = len(inputs) - self._overlap
         single = self._single
-        if single is None or rows < self._share_from:
-            return self._session.run(names, {self._input: inputs})
         pieces = max(1, round(rows / PIECE / self.threads)) * self.threads
-        if pieces == 1:
-            return single.run(names, {self._input: inputs})
+        if single is None or rows < self._share_from or pieces == 1:
+            return self._session.run(names, {self._input: inputs})
         results = [np.empty((rows, self._widths[name]), np.float32) for name in names]
 
         def run_piece(start: int, stop: int) -> None:
