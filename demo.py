@@ -18,16 +18,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.timing import interleave
+from benchmarks.harness.timing import interleave
 from export.__main__ import exports
 from export.source import Source, open_source
 from export.verify import make_samples
-from lvm_runtime import BackendUnavailable, Predictor, console
-from lvm_runtime.artifact import Artifact
-from lvm_runtime.drift import max_drift
+from lvm_runtime import BackendUnavailable, Predictor
+from lvm_runtime.artifact.drift import max_drift
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.commands import console
 from lvm_runtime.models import known_answers
+from train.evaluation.evaluate import Evaluation
+from train.material import prepare
 from train.options import TUNED, TrainOptions
-from train.run import Evaluation, prepare, train
+from train.run import train
 
 BATCHES = (1, 32, 128)
 HELD_OUT = 512

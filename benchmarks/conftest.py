@@ -13,19 +13,20 @@ from typing import Any
 import pytest
 from pytest_benchmark.logger import PytestBenchmarkWarning
 
-from benchmarks import machine
-from benchmarks.arena import EFFORTS, Arena, Cell
-from benchmarks.ceilings import Ceilings, measure
-from benchmarks.contenders import ANCHOR, available, contender, not_measured
-from benchmarks.progress import Progress, stop_cleanly
-from benchmarks.record import cell_record
-from benchmarks.regression import Change, regressions
-from benchmarks.replay import recorded_clock, replay
+from benchmarks.harness.arena import EFFORTS, Arena, Cell
+from benchmarks.harness.contender import ANCHOR
+from benchmarks.harness.contenders import available, contender, not_measured
+from benchmarks.harness.progress import Progress, stop_cleanly
+from benchmarks.harness.record import cell_record
+from benchmarks.harness.replay import recorded_clock, replay
+from benchmarks.harness.workload import TINY, Workload
+from benchmarks.limits.ceilings import Ceilings, measure
+from benchmarks.report.regression import Change, regressions
 from benchmarks.report.results import Row, disturbed, read, rows_of
 from benchmarks.report.tables import count, plus_minus
-from benchmarks.workload import TINY, Workload
-from lvm_runtime.config import ARCHITECTURES
+from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.errors import InvalidInput
+from lvm_runtime.system import machine
 
 FAILED_PEERS = pytest.StashKey[dict[str, str]]()
 CEILINGS = pytest.StashKey[Ceilings]()

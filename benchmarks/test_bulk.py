@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.workload import Array, Workload
+from benchmarks.harness.workload import Array, Workload
 from lvm_runtime import Predictor
-from lvm_runtime.bulk import CHUNK, open_for_bulk, predict_file
-from lvm_runtime.candidates import Request
+from lvm_runtime.bulk.predict import CHUNK, open_for_bulk, predict_file
+from lvm_runtime.request import Request
 
 SECONDS, MOST_CHUNKS, ROUNDS = 3.0, 512, 5
 """How long the backend alone takes for the file, so that opening and flushing it count for what they are; the file has

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workload import Workload
+from benchmarks.harness.workload import Workload
 from lvm_runtime import Predictor
 
 CALLERS, ROUNDS, SECONDS = 64, 5, 1.5

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.replay import replay
-from benchmarks.workload import Workload
+from benchmarks.harness.replay import replay
+from benchmarks.harness.workload import Workload
 from lvm_runtime.errors import BackendUnavailable
 
 EXPORTS = (("onnx", "fp32"), ("onnx", "int8"), ("torchscript", "fp32"), ("coreml", "fp16"))

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.arena import Arena
-from benchmarks.contenders import ANCHOR, Runner, contender
-from benchmarks.replay import replay
-from benchmarks.timing import Timing, median_interval, speedup, speedups
-from benchmarks.workload import Workload
+from benchmarks.harness.arena import Arena
+from benchmarks.harness.contender import ANCHOR, Runner
+from benchmarks.harness.contenders import contender
+from benchmarks.harness.replay import replay
+from benchmarks.harness.timing import Timing, median_interval, speedup, speedups
+from benchmarks.harness.workload import Workload
+from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, max_drift
 from lvm_runtime.backends.onnx import OnnxBackend
-from lvm_runtime.drift import BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, max_drift
 from lvm_runtime.errors import LvmError
 
 BATCHES = (1, 8, 32, 128, 1024)

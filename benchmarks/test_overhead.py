@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workload import Workload
+from benchmarks.harness.workload import Workload
 from lvm_runtime import Predictor
 
 ROUNDS, CALLS = 60, 50

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.workload import Workload
+from benchmarks.harness.workload import Workload
 
 FIRST_PREDICTION = """
 import time; started = time.perf_counter()

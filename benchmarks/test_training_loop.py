@@ -20,13 +20,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lvm_runtime.config import make_config
+from lvm_runtime.artifact.config import make_config
 from lvm_runtime.models import build_model
-from train.corpus import Corpus, load_corpus
+from train.data.corpus import Corpus, load_corpus
+from train.data.windows import VectorStore, WindowSet, split_windows
 from train.loop import Trainer
 from train.options import TrainOptions
 from train.processes import Processes
-from train.windows import VectorStore, WindowSet, split_windows
 
 BATCH = 32
 STEPS = {"amn": 40, "lstm": 6, "gru": 5, "transformer": 4}

@@ -10,15 +10,15 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib import import_module
 
-from export.commandline import main, make_parser, open_arguments, report_line
-from export.onnx import PRECISIONS, SEQUENCE_FILE, context_file, export_onnx, export_sequence
-from export.source import Source
-from export.torchscript import FILE, export_torchscript
-from export.verify import Sample
-from lvm_runtime.artifact import Artifact
+from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import VerificationFailed
+
+from .commandline import main, make_parser, open_arguments, report_line
+from .onnx.export import PRECISIONS, SEQUENCE_FILE, context_file, export_onnx, export_sequence
+from .source import Source
+from .torchscript import FILE, export_torchscript
+from .verify import Sample
 
 FORMATS = ("torchscript", "onnx", "coreml")
 
@@ -33,8 +33,10 @@ def exports(
         for precision in PRECISIONS:
             yield context_file(precision), partial(export_onnx, source, samples, precision)
         yield SEQUENCE_FILE, partial(export_sequence, source, samples)
-    if "coreml" in formats:  # loads coremltools, which the other formats do without
-        yield "coreml/fp16.mlpackage", partial(import_module("export.coreml").export_coreml, source, samples)
+    if "coreml" in formats:
+        from .coreml import export_coreml  # loads coremltools, which the other formats do without
+
+        yield "coreml/fp16.mlpackage", partial(export_coreml, source, samples)
 
 
 def command(argv: Sequence[str] | None = None) -> int:

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from export.source import Source, open_source
-from export.verify import Sample, make_samples
-from lvm_runtime import console
-from lvm_runtime.artifact import Artifact
-from lvm_runtime.config import ARCHITECTURES
+from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.commands import console
+
+from .source import Source, open_source
+from .verify import Sample, make_samples
 
 
 def make_parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:

@@ -21,17 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.coreml import CoreMLOptions, export_coreml
-from export.coreml.convert import convert, save
-from export.coreml.forms.layers import ErfGELU
-from export.randomise import randomise
-from export.source import Source
-from export.verify import Sample, random_contexts
-from lvm_runtime import console
-from lvm_runtime.config import ARCHITECTURES, make_config
-from lvm_runtime.coreml_package import UNITS, import_coremltools, require_macos
-from lvm_runtime.drift import drift
+from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.drift import drift
+from lvm_runtime.commands import console
+from lvm_runtime.coreml.package import UNITS, import_coremltools, require_macos
 from lvm_runtime.models import build_model, save_model
+
+from .coreml import CoreMLOptions, export_coreml
+from .coreml.convert import convert, save
+from .coreml.forms.layers import ErfGELU
+from .randomise import randomise
+from .source import Source
+from .verify import Sample, random_contexts
 
 DEVICES = tuple(UNITS)
 REPEATS = 30
@@ -108,7 +109,7 @@ def verification(folder: Path, name: str, dim: int) -> str:
 
 def placement(folder: Path, name: str) -> str:
     """Return what Core ML's compute plan says when asked for the Neural Engine."""
-    from lvm_runtime.coreml_commands import explain_package
+    from lvm_runtime.commands.coreml import explain_package
 
     return f"```\n{explain_package(folder / name / 'coreml' / 'fp16.mlpackage', 'ane')}\n```"
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from torch import nn
 
-from export.randomise import randomise
-from lvm_runtime.artifact import DEFAULT_ROOT, MANIFEST, Artifact, resolve
-from lvm_runtime.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.folder import DEFAULT_ROOT, MANIFEST, Artifact, resolve
 from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models import build_model, load_model, save_model
+
+from .randomise import randomise
 
 UNTRAINED_SEED = 0
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from export.commandline import main, make_parser, open_arguments, report_line
-from export.forms import Form, build_form
-from export.source import Source
-from export.verify import Sample, random_contexts, verify_file
-from lvm_runtime.artifact import Artifact
+from lvm_runtime.artifact.folder import Artifact
+
+from .commandline import main, make_parser, open_arguments, report_line
+from .forms import Form, build_form
+from .source import Source
+from .verify import Sample, random_contexts, verify_file
 
 FILE = "torchscript/fp32.pt"
 

@@ -18,14 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from export.source import Source
-from export.windows import BUNDLED, read_windows
+from lvm_runtime.artifact.drift import (
+    ATTENTION_LIMITS,
+    BATCH_INVARIANCE_LIMIT,
+    DRIFT_LIMITS,
+    FP32_ABSOLUTE_LIMIT,
+    drift,
+)
 from lvm_runtime.backends import backend_class
 from lvm_runtime.backends.base import Array
 from lvm_runtime.backends.onnx import OnnxBackend
-from lvm_runtime.drift import ATTENTION_LIMITS, BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, drift
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import known_answers
+
+from .source import Source
+from .windows import BUNDLED, read_windows
 
 BATCH_SIZES = (1, 3, 32, 128)
 REAL_WINDOWS = 256

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import lvm_runtime.corpus
 from lvm_runtime.errors import InvalidInput
 
-BUNDLED = Path(__file__).parents[1] / "train" / "data" / "docs-minilm-384.npz"
+BUNDLED = Path(lvm_runtime.corpus.__file__).parent / "docs-minilm-384.npz"
 HELD_OUT = 0.1
 """Share of the documents, the last ones, whose windows are used."""
 

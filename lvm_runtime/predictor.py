@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.artifact import Artifact, resolve
-from lvm_runtime.candidates import AUTO, Request
+from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.contexts import Array, Contexts, as_float_array, finite_float32, is_finite
 from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
-from lvm_runtime.explanation import Explanation
-from lvm_runtime.mapped import mapping_of, release
-from lvm_runtime.routes import Routes, open_routes
-from lvm_runtime.sequences import SequenceRunner
+from lvm_runtime.request import AUTO, Request
+from lvm_runtime.selection.explanation import Explanation
+from lvm_runtime.selection.routes import Routes, open_routes
+from lvm_runtime.selection.sequences import SequenceRunner
+from lvm_runtime.system.mapped import mapping_of, release
 
 if TYPE_CHECKING:
     import mmap

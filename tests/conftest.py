@@ -75,7 +75,7 @@ def small_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
     def get(architecture: str) -> Path:
         from lvm_runtime.models import save_model
-        from tests.artifacts_for_tests import add_onnx, add_torchscript, randomised
+        from tests.artifacts import add_onnx, add_torchscript, randomised
 
         ready, path = root / f"{architecture}.ready", root / architecture
         with (root / f"{architecture}.lock").open("w") as lock:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lvm_runtime import Predictor
-from lvm_runtime.artifact import Artifact
+from lvm_runtime.artifact.folder import Artifact
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,13 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime import console
-from lvm_runtime.config import ARCHITECTURES
+from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.commands import console
 from lvm_runtime.errors import InvalidInput
-from train.losses import LOSSES
-from train.options import PRECISIONS, RECIPES, SCHEDULES, TUNED, TrainOptions
-from train.warm_start import STARTS
-from train.windows import SPLITS
+
+from .options import LOSSES, PRECISIONS, RECIPES, SCHEDULES, SPLITS, STARTS, TUNED, TrainOptions
 
 EXAMPLES = """examples:
   python -m train --model amn                                  the bundled corpus, to artifacts/amn
@@ -112,7 +110,7 @@ def main() -> int:
     """Parse the command line and train."""
     arguments = parser().parse_args()
     options = options_from(arguments)
-    from train.run import train  # torch takes a second or two to load; --help and slips should not wait for it
+    from .run import train  # torch takes a second or two to load; --help and slips should not wait for it
 
     train(options, lambda line: print(line, flush=True))
     return 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lvm_runtime import console
-from lvm_runtime.config import ARCHITECTURES
-from train.__main__ import add_shared_arguments, options_from
+from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.commands import console
+
+from .__main__ import add_shared_arguments, options_from
 
 
 def main() -> int:
@@ -23,8 +24,8 @@ def main() -> int:
     arguments = parser.parse_args()
     # every config is checked before the first model spends its time
     runs = [options_from(arguments, model=name, out=arguments.out / name) for name in arguments.models]
-    from train.compare import compare
-    from train.run import train
+    from .report.compare import compare
+    from .run import train
 
     for options in runs:
         print(f"== {options.model}", flush=True)

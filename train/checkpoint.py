@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvm_runtime import atomic
 from lvm_runtime.errors import ArtifactError, InvalidInput
-from train.loop import Trainer
+from lvm_runtime.system import atomic
+
+from .loop import Trainer
 
 FILE = "checkpoint.pt"
 SCHEMA = 1

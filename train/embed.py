@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime import atomic, console
+from lvm_runtime.commands import console
 from lvm_runtime.errors import BackendUnavailable, InvalidInput
-from train.progress import progress_bar
+from lvm_runtime.system import atomic
+
+from .progress import progress_bar
 
 DEFAULT_ENCODER = "sentence-transformers/gtr-t5-base"
 SUFFIXES = (".txt", ".md", ".html")

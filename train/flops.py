@@ -5,7 +5,7 @@ D vector, T context length, H hidden, A attention width.
 
 from __future__ import annotations
 
-from lvm_runtime.config import AMNConfig, GRUConfig, LSTMConfig, ModelConfig, TransformerConfig
+from lvm_runtime.artifact.config import AMNConfig, GRUConfig, LSTMConfig, ModelConfig, TransformerConfig
 
 
 def multiply_adds(config: ModelConfig) -> int:

@@ -15,7 +15,8 @@ from lvm_runtime.models.amn import AMN
 from lvm_runtime.models.gru import GRUStack
 from lvm_runtime.models.lstm import LSTM
 from lvm_runtime.models.transformer import Transformer
-from train.recurrent import GRUSequence, LSTMSequence
+
+from .recurrent import GRUSequence, LSTMSequence
 
 
 class FoldedAMN(nn.Module):

@@ -14,10 +14,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime import console
-from lvm_runtime.artifact import Artifact
+from lvm_runtime.artifact.config import CONFIGS, ModelConfig, make_config
+from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.devices import import_torch
-from lvm_runtime.config import CONFIGS, ModelConfig, make_config
+from lvm_runtime.commands import console
 from lvm_runtime.errors import ArtifactError, InvalidInput, VerificationFailed
 
 COSINE_TOLERANCE = 0.01
@@ -135,9 +135,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, Any]) -> tuple[float, Any]:
-    from train.metrics import score_rows
-    from train.options import TrainOptions
-    from train.run import REAL_CONTEXTS, prepare
+    from .evaluation.metrics import score_rows
+    from .material import prepare
+    from .options import TrainOptions
+    from .run import REAL_CONTEXTS
 
     options = TrainOptions(
         model=config.architecture, data=data, dim=config.dim, context_length=config.context_length, **corpus

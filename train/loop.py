@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from lvm_runtime.errors import InvalidInput, LvmError
-from train.forward import training_form
-from train.losses import row_losses
-from train.options import TrainOptions
-from train.processes import Processes
-from train.windows import WindowSet
+
+from .data.windows import WindowSet
+from .forward import training_form
+from .losses import row_losses
+from .options import TrainOptions
+from .processes import Processes
 
 INTERVAL = 50
 WARMUP_STEPS = 200  # of the cosine schedule

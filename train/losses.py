@@ -8,8 +8,6 @@ from __future__ import annotations
 from torch import Tensor, arange
 from torch.nn import functional as F
 
-LOSSES = ("mse", "infonce")
-
 
 def mse(predictions: Tensor, targets: Tensor) -> Tensor:
     """Return the squared error averaged over dimensions, one value per row `[b]`.

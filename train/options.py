@@ -12,14 +12,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime.config import ModelConfig, make_config
+from lvm_runtime.artifact.config import ModelConfig, make_config
 from lvm_runtime.errors import InvalidInput
-from train.losses import LOSSES
-from train.warm_start import STARTS
-from train.windows import SPLITS
 
+LOSSES = ("mse", "infonce")
+STARTS = ("default", "baseline")
+SPLITS = ("last", "random")
 SCHEDULES = ("plateau", "cosine")
 PRECISIONS = ("fp32", "bf16")
+
+RESIDENT_BYTES = 4 << 30
+"""Vectors up to this size in float32 are copied to the device."""
 
 _FITTED: dict[str, Any] = {
     "start": "baseline",
@@ -79,7 +82,7 @@ class TrainOptions:
     trust_pickle: bool = False
     resume: bool = False
     checkpoint_every: int = 0
-    resident_bytes: int = 4 << 30
+    resident_bytes: int = RESIDENT_BYTES
     sizes: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

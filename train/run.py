@@ -7,85 +7,34 @@ and judge each epoch, keep the best, pass the gate, measure, write.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from lvm_runtime.artifact import Artifact
+from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.devices import torch_device
-from lvm_runtime.config import ModelConfig
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import build_model, parameter_count, save_model
-from train.baselines import LINEAR_AVERAGE, baseline_scores
-from train.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
-from train.corpus import Corpus, check_corpus, load_corpus
-from train.gate import ROWS, GateReading, check_agreement, compare_step
-from train.loop import Trainer, TrainingDiverged
-from train.metrics import Estimate, Metrics, RowScores, bootstrap, score_rows, summarise, with_retrieval
-from train.options import TrainOptions
-from train.processes import Processes
-from train.progress import Interruption, progress_bar
-from train.results import write_results
-from train.warm_start import start_at_baseline
-from train.windows import Split, VectorStore, WindowSet, split_windows
+
+from .checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
+from .evaluation.baselines import LINEAR_AVERAGE, baseline_scores
+from .evaluation.evaluate import Evaluation, evaluate, predictor, verdict
+from .evaluation.gate import ROWS, check_agreement, compare_step
+from .evaluation.metrics import score_rows
+from .loop import Trainer, TrainingDiverged
+from .material import Material, Say, prepare
+from .options import TrainOptions
+from .processes import Processes
+from .progress import Interruption, progress_bar
+from .report.results import TrainResult, write_results
+from .warm_start import start_at_baseline
 
 REAL_CONTEXTS = 64
 """Held-out windows offered to the artifact's fingerprint."""
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """A model beside the baselines on one set of windows; `gain` is its cosine minus the linear average's."""
-
-    metrics: Metrics
-    gain: Estimate
-    baselines: dict[str, Estimate]
-    scores: RowScores
-    baseline_scores: dict[str, RowScores]
-    groups: np.ndarray
-
-    @property
-    def linear_average(self) -> Estimate:
-        """The baseline that counts."""
-        return self.baselines[LINEAR_AVERAGE]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What a run produced; `ceiling` is the best possible cosine where it is known, `own_ceiling` this model's."""
-
-    options: TrainOptions
-    config: ModelConfig
-    artifact: Artifact
-    history: list[dict[str, float]]
-    best_epoch: int
-    validation: Evaluation
-    test: Evaluation | None
-    ceiling: float | None
-    own_ceiling: float | None
-    parameters: int
-    seconds: float
-    gate: list[GateReading]
-
-
-@dataclass(frozen=True, slots=True)
-class Material:
-    """The data of a run, ready to train on."""
-
-    corpus: Corpus
-    split: Split
-    digest: str
-    baselines: dict[str, RowScores]
-    ceiling: float | None = None
-    own_ceiling: float | None = None
 
 
 def train(options: TrainOptions, say: Say = print) -> TrainResult:
@@ -114,47 +63,6 @@ def train(options: TrainOptions, say: Say = print) -> TrainResult:
         return _finish(trainer, progress, material, report)
     finally:
         processes.close()
-
-
-def prepare(options: TrainOptions, device: str, say: Say) -> Material:
-    """Load, check and split the corpus, and print the baselines on its validation windows."""
-    corpus = load_corpus(
-        options.data,
-        windows=options.windows,
-        dim=options.dim,
-        seed=options.seed,
-        context_length=options.context_length,
-        trust_pickle=options.trust_pickle,
-    )
-    with progress_bar(len(corpus.vectors), "checking", "row") as bar:
-        found, usable = check_corpus(corpus, options.context_length, bar.update)
-    store = VectorStore(corpus.vectors, device, normalize=options.normalize, resident_bytes=options.resident_bytes)
-    split = split_windows(
-        corpus,
-        usable,
-        store,
-        context_length=options.context_length,
-        validation=options.validation,
-        test=options.test,
-        how=options.split,
-        seed=options.seed,
-    )
-    for line in (*found.lines(options.context_length), *split.remarks):
-        say(line)
-    say(
-        f"data {corpus.name}: D={corpus.dim}, windows {len(split.train):,} to train, "
-        f"{len(split.validation):,} to validate" + (f", {len(split.test):,} to test" if len(split.test) else "")
-    )
-    baselines = baseline_scores(split.train, split.validation, seed=options.seed)
-    for name, scores in baselines.items():
-        say(f"  {name:<15} {bootstrap(scores.cosine, split.validation.groups)}")
-    material = Material(corpus, split, corpus.digest(), baselines)
-    if corpus.process is None:
-        return material
-    ceiling = corpus.process.ceiling(options.context_length)
-    own = corpus.process.ceiling_of(options.config(corpus.dim))
-    say(f"  {'ceiling':<15} {ceiling:.4f}; for this {options.model} {own:.4f} (closed forms, in expectation)")
-    return replace(material, ceiling=ceiling, own_ceiling=own)
 
 
 def _trainer(options: TrainOptions, material: Material, processes: Processes, say: Say) -> Trainer:
@@ -195,7 +103,7 @@ def _start(trainer: Trainer, material: Material, say: Say, seconds: float) -> Pr
 
 
 def _validate(trainer: Trainer, material: Material) -> float:
-    return float(score_rows(_predictor(trainer.evaluated), material.split.validation).cosine.mean())
+    return float(score_rows(predictor(trainer.evaluated), material.split.validation).cosine.mean())
 
 
 def _epochs(trainer: Trainer, progress: Progress, material: Material, interruption: Interruption, say: Say) -> None:
@@ -279,9 +187,9 @@ def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) 
     test = None
     if len(split.test):
         test = evaluate(model, split.test, baseline_scores(split.train, split.test, seed=options.seed))
-    say(f"best epoch {progress.best_epoch}: {_verdict('validation', validation)}")
+    say(f"best epoch {progress.best_epoch}: {verdict('validation', validation)}")
     if test is not None:
-        say(_verdict("test documents, not used to choose the epoch", test))
+        say(verdict("test documents, not used to choose the epoch", test))
     result = TrainResult(
         options=options,
         config=options.config(material.corpus.dim),
@@ -300,26 +208,6 @@ def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) 
         write_results(options.run_path, result, model, split.validation)
         say(f"artifact: {result.artifact.path}")
     return result
-
-
-def evaluate(model: nn.Module, windows: WindowSet, baselines: dict[str, RowScores]) -> Evaluation:
-    """Return the metrics of `model` on `windows`, beside those of the baselines there."""
-    predict = _predictor(model)
-    scores = score_rows(predict, windows)
-    metrics = with_retrieval(summarise(scores, windows), predict, windows)
-    gain = bootstrap(scores.cosine - baselines[LINEAR_AVERAGE].cosine, windows.groups)
-    estimates = {name: bootstrap(s.cosine, windows.groups) for name, s in baselines.items()}
-    return Evaluation(metrics, gain, estimates, scores, baselines, windows.groups)
-
-
-def _verdict(name: str, evaluation: Evaluation) -> str:
-    metrics, gain = evaluation.metrics, evaluation.gain
-    word = "clear of zero" if gain.low > 0 else "BELOW zero" if gain.high < 0 else "not clear of zero"
-    hits = ", ".join(f"{k} {v:.3f}" for k, v in metrics.hits.items())
-    return (
-        f"{name}: cosine {metrics.cosine}; gain over the linear average {gain}, {word}; "
-        f"{hits}, MRR {metrics.mrr:.3f}, margin {metrics.margin.value:+.3f}"
-    )
 
 
 def _write(
@@ -367,11 +255,6 @@ def _write(
     model.to(trainer.device)
     trainer.processes.wait()
     return artifact
-
-
-def _predictor(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    model.eval()
-    return lambda contexts: model(contexts)
 
 
 @contextmanager

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lvm_runtime.models.transformer import Transformer
-from train.windows import WindowSet
 
-STARTS = ("default", "baseline")
+from .data.windows import WindowSet
+
 DECAYS = (0.3, 0.45, 0.6, 0.75)
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Ridge penalties, as shares of the features' mean variance."""

@@ -6,10 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import regression, rerun
+from benchmarks.report import regression, rerun
 from benchmarks.report.results import Run, join, read
 from benchmarks.report.tables import readme_section, write_readme
-from lvm_runtime import atomic, console
+from lvm_runtime.commands import console
+from lvm_runtime.system import atomic
 
 EPILOG = """examples:
   pytest benchmarks/ --benchmark-only --benchmark-json=here.json

@@ -15,7 +15,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from benchmarks.contenders import ANCHOR
+from benchmarks.harness.contender import ANCHOR
 from benchmarks.report.results import Row, Run
 from benchmarks.report.tables import TITLES, count
 

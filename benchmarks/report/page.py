@@ -11,7 +11,7 @@ from benchmarks.report import charts
 from benchmarks.report.results import Run, describe
 from benchmarks.report.suites import SUITES, suite_rows
 from benchmarks.report.tables import EXPLANATION, full_table, machine_section, reference_table
-from lvm_runtime.config import ARCHITECTURES
+from lvm_runtime.artifact.config import ARCHITECTURES
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #212529; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; }

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import ANCHOR
-from lvm_runtime.config import ARCHITECTURES
+from benchmarks.harness.contender import ANCHOR
+from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.errors import InvalidInput
 
 COMPARED = ("latency", "throughput")
@@ -21,7 +21,7 @@ DISTURBED = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One contender at one batch size; `record` is what `benchmarks.record` wrote."""
+    """One contender at one batch size; `record` is what `benchmarks.harness.record` wrote."""
 
     record: dict[str, Any]
 

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.contenders import ANCHOR
+from benchmarks.harness.contender import ANCHOR
 from benchmarks.report import reference
 from benchmarks.report.results import Row, Run, describe
-from lvm_runtime import atomic
 from lvm_runtime.errors import InvalidInput
+from lvm_runtime.system import atomic
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 README_BATCHES = (1, 32, 128)

@@ -6,7 +6,7 @@ Errors keep operations off the engine, warnings may do so or may cost digits, no
 Core ML decides in the end; `lvm explain PACKAGE` on a Mac shows what it decided.
 """
 
-from export.ane_lint.findings import Finding, Level
-from export.ane_lint.lint import lint_package, report
+from .findings import Finding, Level
+from .lint import lint_package, report
 
 __all__ = ["Finding", "Level", "lint_package", "report"]

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.ane_lint.findings import Level
-from export.ane_lint.lint import lint_package, report
-from lvm_runtime import console
+from lvm_runtime.commands import console
+
+from .findings import Level
+from .lint import lint_package, report
 
 
 def run(argv: Sequence[str] | None = None) -> int:

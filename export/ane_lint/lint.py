@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from export.ane_lint.findings import Finding, Level
-from export.ane_lint.rules import OPERATION_RULES, expanded_weights
-from export.mil_reference.program import load_program, operations
-from lvm_runtime.coreml_package import import_coremltools
+from lvm_runtime.coreml.package import import_coremltools
+
+from ..mil_reference.program import load_program, operations
+from .findings import Finding, Level
+from .rules import OPERATION_RULES, expanded_weights
 
 
 def lint_package(package: Path) -> list[Finding]:

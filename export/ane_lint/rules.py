@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from export.ane_lint.findings import Finding, Level
-from export.mil_reference.program import dtype_of
+from ..mil_reference.program import dtype_of
+from .findings import Finding, Level
 
 SMALLEST_NORMAL = 2.0**-14
 LARGEST = 65504.0

@@ -3,7 +3,7 @@
 python -m export.coreml --model amn
 """
 
-from export.coreml.export import export_coreml
-from export.coreml.options import CoreMLOptions
+from .export import export_coreml
+from .options import CoreMLOptions
 
 __all__ = ["CoreMLOptions", "export_coreml"]

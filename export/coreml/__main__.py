@@ -6,9 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from export.commandline import main, make_parser, open_arguments, report_line
-from export.coreml.export import export_coreml
-from export.coreml.options import (
+from lvm_runtime.errors import InvalidInput
+
+from ..commandline import main, make_parser, open_arguments, report_line
+from .export import export_coreml
+from .options import (
     BATCH_SIZES,
     COMPRESSIONS,
     COMPUTE_UNITS,
@@ -18,8 +20,7 @@ from export.coreml.options import (
     TARGETS,
     CoreMLOptions,
 )
-from export.coreml.stock import export_stock
-from lvm_runtime.errors import InvalidInput
+from .stock import export_stock
 
 DESCRIPTION = """\
 Add a Core ML package to an artifact.

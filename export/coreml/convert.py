@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from export.coreml.compress import compressed
-from export.coreml.options import CoreMLOptions
-from lvm_runtime.coreml_package import import_coremltools
+from lvm_runtime.coreml.package import import_coremltools
 from lvm_runtime.errors import LvmError
+
+from .compress import compressed
+from .options import CoreMLOptions
 
 
 def write_package(module: nn.Module, options: CoreMLOptions, shape: tuple[int, int], path: Path) -> None:

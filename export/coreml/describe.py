@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime.coreml_package import FUNCTIONS, SPEC, import_coremltools
+from lvm_runtime.coreml.package import FUNCTIONS, SPEC, import_coremltools
 
 _INPUTS = {"context": "The last T vectors of a document, oldest first: [batch, {length}, {dim}]."}
 _OUTPUTS = {

@@ -10,14 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from export.coreml.convert import write_package
-from export.coreml.describe import describe
-from export.coreml.forms import coreml_form
-from export.coreml.options import CoreMLOptions
-from export.coreml.prove import Proof, prove_form, prove_package
-from export.source import Source
-from export.verify import Sample
-from lvm_runtime.artifact import Artifact
+from lvm_runtime.artifact.folder import Artifact
+
+from ..source import Source
+from ..verify import Sample
+from .convert import write_package
+from .describe import describe
+from .forms import coreml_form
+from .options import CoreMLOptions
+from .prove import Proof, prove_form, prove_package
 
 Say = Callable[[str], None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lvm_runtime.drift import DRIFT_LIMITS
+from lvm_runtime.artifact.drift import DRIFT_LIMITS
 from lvm_runtime.errors import InvalidInput
 
 SHAPES = ("multifunction", "enumerated", "static")

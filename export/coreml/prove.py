@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from export.coreml.options import CoreMLOptions
-from export.mil_reference import Evaluator, load_program
-from export.verify import Sample
+from lvm_runtime.artifact.drift import ATTENTION_LIMITS, DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, drift
 from lvm_runtime.backends.base import Array
-from lvm_runtime.drift import ATTENTION_LIMITS, DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, drift
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import known_answers
+
+from ..mil_reference import Evaluator, load_program
+from ..verify import Sample
+from .options import CoreMLOptions
 
 FORM_LIMIT = 2e-6
 """Largest difference of a component between an fp32 package, computed in float64, and the training form."""

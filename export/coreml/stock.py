@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.coreml.convert import quiet, write_package
-from export.coreml.options import CoreMLOptions
-from export.mil_reference import Evaluator, load_program
-from export.source import Source
-from export.verify import Sample
-from lvm_runtime import atomic
-from lvm_runtime.coreml_package import import_coremltools
-from lvm_runtime.drift import DRIFT_LIMITS, drift
+from lvm_runtime.artifact.drift import DRIFT_LIMITS, drift
+from lvm_runtime.coreml.package import import_coremltools
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models.amn import AMN
 from lvm_runtime.models.transformer import Transformer
+from lvm_runtime.system import atomic
+
+from ..mil_reference import Evaluator, load_program
+from ..source import Source
+from ..verify import Sample
+from .convert import quiet, write_package
+from .options import CoreMLOptions
 
 
 class WithAttention(nn.Module):

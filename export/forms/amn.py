@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from export.forms.base import Form, Window
-from export.forms.ops import Ops, Value
 from lvm_runtime.models.amn import AMN
+
+from .base import Form, Window
+from .ops import Ops, Value
 
 
 class AMNForm(Form):

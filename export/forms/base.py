@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from export.forms.ops import CountingOps, Norm, Ops, TorchOps, Value
-from lvm_runtime.config import ModelConfig
+from lvm_runtime.artifact.config import ModelConfig
+
+from .ops import CountingOps, Norm, Ops, TorchOps, Value
 
 
 class Window:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from export.forms.amn import AMNForm
-from export.forms.base import Form
-from export.forms.gru import GRUForm
-from export.forms.lstm import LSTMForm
-from export.forms.transformer import TransformerForm
+from .amn import AMNForm
+from .base import Form
+from .gru import GRUForm
+from .lstm import LSTMForm
+from .transformer import TransformerForm
 
 _FORMS: dict[str, Any] = {"lstm": LSTMForm, "gru": GRUForm, "transformer": TransformerForm, "amn": AMNForm}
 

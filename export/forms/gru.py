@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from export.forms.base import Form, Window
-from export.forms.ops import Ops, Value
 from lvm_runtime.models.gru import GRUStack
+
+from .base import Form, Window
+from .ops import Ops, Value
 
 
 class GRUForm(Form):

@@ -8,9 +8,10 @@ B batch, T context length, D vector, H hidden.
 
 from __future__ import annotations
 
-from export.forms.base import Form, Window
-from export.forms.ops import Ops, Value
 from lvm_runtime.models.lstm import LSTM
+
+from .base import Form, Window
+from .ops import Ops, Value
 
 
 class LSTMForm(Form):

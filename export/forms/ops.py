@@ -2,7 +2,7 @@
 
 A form is a small program over `Ops`. Whoever implements these operations runs or translates every form: here
 they compute with tensors (float64 for the equality tests, float32 for TorchScript) or count multiply-adds;
-`export.graph` writes them as ONNX nodes, `export.quantise` as int8 ONNX nodes. One program, so nothing can differ.
+`export.onnx` writes them as ONNX nodes, in fp32 and in int8. One program, so nothing can differ.
 
 All values are matrices `[rows, width]`, except around `attention` and `mixture`. Weights are `[in, out]`.
 """

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export.forms.base import Form, Window
-from export.forms.ops import Ops, Value
 from lvm_runtime.models.transformer import Transformer
+
+from .base import Form, Window
+from .ops import Ops, Value
 
 
 def _keys_and_values(attention: Any) -> Tensor:

@@ -10,9 +10,9 @@ it does not: which device Core ML chooses, how fast, how that device rounds, or 
     python -m export.mil_reference PACKAGE --input contexts.npy --mode fp16
 """
 
-from export.mil_reference.arithmetic import MODES, Arithmetic
-from export.mil_reference.evaluate import Evaluator
-from export.mil_reference.program import load_program, operations
-from export.mil_reference.registry import OPERATIONS, UnsupportedOperation
+from .arithmetic import MODES, Arithmetic
+from .evaluate import Evaluator
+from .program import load_program, operations
+from .registry import OPERATIONS, UnsupportedOperation
 
 __all__ = ["MODES", "OPERATIONS", "Arithmetic", "Evaluator", "UnsupportedOperation", "load_program", "operations"]

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.mil_reference.arithmetic import MODES
-from export.mil_reference.evaluate import Evaluator
-from export.mil_reference.program import load_program, operations
-from lvm_runtime import console
+from lvm_runtime.commands import console
 from lvm_runtime.errors import InvalidInput
+
+from .arithmetic import MODES
+from .evaluate import Evaluator
+from .program import load_program, operations
 
 DESCRIPTION = """\
 Compute what a Core ML package (any mlprogram) answers, on any machine, without Core ML.

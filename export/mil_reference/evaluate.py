@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import export.mil_reference.ops  # noqa: F401  (fills the table)
-from export.mil_reference.arithmetic import Arithmetic
-from export.mil_reference.program import block_operations, dtype_of, function_named
-from export.mil_reference.registry import OPERATIONS, Call, UnsupportedOperation
 from lvm_runtime.errors import InvalidInput
+
+from . import ops  # noqa: F401  (fills the table)
+from .arithmetic import Arithmetic
+from .program import block_operations, dtype_of, function_named
+from .registry import OPERATIONS, Call, UnsupportedOperation
 
 Values = dict[Any, Any]  # MIL variable -> its value
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime.coreml_package import import_coremltools
+from lvm_runtime.coreml.package import import_coremltools
 from lvm_runtime.errors import ArtifactError, InvalidInput
 
 

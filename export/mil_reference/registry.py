@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from export.mil_reference.arithmetic import Arithmetic
 from lvm_runtime.errors import LvmError
+
+from .arithmetic import Arithmetic
 
 
 class UnsupportedOperation(LvmError):

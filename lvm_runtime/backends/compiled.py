@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lvm_runtime.artifact import Artifact
+from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.devices import import_torch, inference, to_tensor, torch_device
 from lvm_runtime.errors import BackendUnavailable
-from lvm_runtime.hardware import usable_cpus
+from lvm_runtime.system.cpus import usable_cpus
 
 
 class CompiledBackend(Backend):

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.batch_plan import plan_batches
-from lvm_runtime.coreml_package import (
+from lvm_runtime.backends.batch_plan import plan_batches
+from lvm_runtime.coreml.package import (
     MULTIFUNCTION_MACOS,
     SMALLEST_MACOS,
     UNITS,

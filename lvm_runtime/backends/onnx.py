@@ -23,7 +23,7 @@ import numpy as np
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.crew import Crew
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
-from lvm_runtime.hardware import usable_cpus
+from lvm_runtime.system.cpus import usable_cpus
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider"}
 _SPIN_MICROSECONDS = "50"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
-from lvm_runtime.hardware import usable_cpus
+from lvm_runtime.system.cpus import usable_cpus
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.devices import import_torch, inference, to_tensor, torch_device
 from lvm_runtime.errors import ArtifactError
-from lvm_runtime.hardware import usable_cpus
+from lvm_runtime.system.cpus import usable_cpus
 
 
 class TorchScriptBackend(Backend):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvm_runtime.config import AMNConfig
+from lvm_runtime.artifact.config import AMNConfig
 
 
 class AMN(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lvm_runtime.config import ModelConfig
+from lvm_runtime.artifact.config import ModelConfig
 from lvm_runtime.models.amn import AMN
 from lvm_runtime.models.gru import GRUStack
 from lvm_runtime.models.lstm import LSTM

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvm_runtime.config import GRUConfig
+from lvm_runtime.artifact.config import GRUConfig
 
 
 class GRUBlock(nn.Module):

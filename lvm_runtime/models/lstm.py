@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvm_runtime.config import LSTMConfig
+from lvm_runtime.artifact.config import LSTMConfig
 
 
 class StackedLSTM(nn.Module):

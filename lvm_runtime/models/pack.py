@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from lvm_runtime.artifact import Artifact
-from lvm_runtime.config import ModelConfig
+from lvm_runtime.artifact.config import ModelConfig
+from lvm_runtime.artifact.fingerprint import Fingerprint, probe_contexts
+from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import ArtifactError
-from lvm_runtime.fingerprint import Fingerprint, probe_contexts
 from lvm_runtime.models.build import build_model, known_answers
 
 

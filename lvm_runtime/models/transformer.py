@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvm_runtime.config import TransformerConfig
+from lvm_runtime.artifact.config import TransformerConfig
 
 
 class SinusoidalPositions(nn.Module):

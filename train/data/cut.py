@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lvm_runtime import atomic, console
-from train.formats import read_corpus
+from lvm_runtime.commands import console
+from lvm_runtime.system import atomic
+
+from .formats import read_corpus
 
 
 def cut(source: Path, out: Path, budget: int, seed: int) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from torch import Tensor, cat, nn
 
-from export.coreml.forms.layers import ChannelNorm, flat, pointwise, pointwise_of, unit
 from lvm_runtime.models.amn import AMN
+
+from .layers import ChannelNorm, flat, pointwise, pointwise_of, unit
 
 
 class ChannelAMN(nn.Module):

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from export.coreml.forms.amn import ChannelAMN
-from export.coreml.forms.gru import ChannelGRU
-from export.coreml.forms.layers import ErfGELU
-from export.coreml.forms.lstm import ChannelLSTM
-from export.coreml.forms.transformer import ChannelTransformer
+from .amn import ChannelAMN
+from .gru import ChannelGRU
+from .layers import ErfGELU
+from .lstm import ChannelLSTM
+from .transformer import ChannelTransformer
 
 _FORMS: dict[str, Any] = {
     "lstm": ChannelLSTM,

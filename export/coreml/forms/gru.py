@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.coreml.forms.layers import ChannelNorm, flat, pointwise, pointwise_of, to_channels, unit
 from lvm_runtime.models.gru import GRUBlock, GRUStack
+
+from .layers import ChannelNorm, flat, pointwise, pointwise_of, to_channels, unit
 
 
 class ChannelGRUBlock(nn.Module):

@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from export.coreml.forms.layers import flat, pointwise, pointwise_of, to_channels, unit
 from lvm_runtime.models.lstm import LSTM
+
+from .layers import flat, pointwise, pointwise_of, to_channels, unit
 
 
 class ChannelLSTMLayer(nn.Module):

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.coreml.forms.layers import ChannelNorm, flat, pointwise, pointwise_of, to_channels, unit
 from lvm_runtime.models.transformer import Transformer
+
+from .layers import ChannelNorm, flat, pointwise, pointwise_of, to_channels, unit
 
 BARRED = -3e4
 """Added to the score of a barred position: its exponential is zero in every precision; infinity can become NaN."""

@@ -4,7 +4,7 @@ Semantics follow the operation reference of coremltools
 (https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html).
 """
 
-from export.mil_reference.ops import (
+from . import (
     constants,
     control,
     convolution,

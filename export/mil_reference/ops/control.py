@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.mil_reference.registry import Call, operation
+from ..registry import Call, operation
 
 Array = NDArray[Any]
 MAX_ITERATIONS = 100_000

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from export.mil_reference.registry import Call, operation
+from ..registry import Call, operation
 
 Array = NDArray[Any]
 Pairs = list[tuple[int, int]]

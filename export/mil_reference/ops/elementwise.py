@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.mil_reference.registry import OPERATIONS, Call, operation
+from ..registry import OPERATIONS, Call, operation
 
 Array = NDArray[Any]
 _ERF = np.frompyfunc(math.erf, 1, 1)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.mil_reference.ops.elementwise import sigmoid
-from export.mil_reference.registry import Call, operation
+from ..registry import Call, operation
+from .elementwise import sigmoid
 
 Array = NDArray[Any]
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

@@ -1,0 +1,1 @@
+"""How the suites measure: contenders, workloads, turns."""

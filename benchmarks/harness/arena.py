@@ -1,0 +1,203 @@
+"""Measure all contenders of one architecture and batch size against each other, once per session.
+
+A cell is one architecture at one batch size. Its contenders are built, their answers compared with the
+known ones, the thread count of each is tried out, and then they take turns (`timing.interleave`). Each
+benchmark test reads its own contender's part of the cell.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.contender import ANCHOR, Array, Contender, Runner
+from benchmarks.harness.contenders import contender
+from benchmarks.harness.timing import Timing, interleave, median_interval, speedup, speedups
+from benchmarks.harness.workload import Workload
+from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
+from lvm_runtime.system.cpus import usable_cpus
+from lvm_runtime.system.machine import seconds_elsewhere
+
+LARGE_BATCH = 32
+"""From here on every CPU has work, and one thread is not tried: in a slow second of the machine
+it looked faster, and a form ran at half its speed in the whole cell."""
+
+PEER_DRIFT_LIMIT = 0.02
+"""A peer may be less accurate than this project allows itself, and then its drift is shown; beyond this it
+computes something else, and its speed says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long a cell takes: bursts of `seconds` in `rounds` rounds, and further rounds until the ratios are settled.
+
+    They are when the 95 % interval of each side's ratio to the anchor is within ± `settled`, or when that has taken
+    `budget` seconds per side.
+    """
+
+    rounds: int
+    seconds: float
+    budget: float = 0.0
+    settled: float = 0.01
+    max_calls: int = 200
+    product_widths: tuple[int, ...] = (512, 1024)
+
+    def interleave(self, sides: Mapping[str, Callable[[], Any]], anchor: str) -> dict[str, Timing]:
+        """Time `sides`, named as in the result, against each other; `anchor` is the one that ratios are taken to."""
+        began = time.perf_counter()
+
+        def more(timings: dict[str, Timing]) -> bool:
+            if time.perf_counter() - began > self.budget * len(sides):
+                return False
+            return any(_doubt(speedups(t, timings[anchor])) > self.settled for t in timings.values())
+
+        return interleave(sides, rounds=self.rounds, seconds=self.seconds, max_calls=self.max_calls, more=more)
+
+
+EFFORTS = {
+    "full": Effort(7, 0.04, budget=2.0),
+    "quick": Effort(3, 0.02),
+    "smoke": Effort(2, 0.002, product_widths=(64,)),
+}
+
+
+def _doubt(ratios: Sequence[float]) -> float:
+    """Return half the width of the median's 95 % interval, relative to the median."""
+    low, high = median_interval(ratios)
+    return (high - low) / 2 / float(np.median(ratios))
+
+
+class WrongAnswers(AssertionError):
+    """A contender's outputs are too far from the known answers for its speed to mean anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One contender in one cell."""
+
+    contender: Contender
+    batch: int
+    threads: int | None
+    drift: float
+    timing: Timing
+
+    @property
+    def per_second(self) -> float:
+        """Predictions per second, from the median call."""
+        return self.batch / self.timing.median
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What was measured of one architecture at one batch size, and which contenders failed, with the reason.
+
+    `elsewhere` is the share of the CPUs that other programs took meanwhile. Where it is large, no figure is worth much.
+    """
+
+    measured: dict[str, Measured]
+    failed: dict[str, str]
+    elsewhere: float = 0.0
+
+    def best_peer(self, precision: str | None) -> Measured | None:
+        """Return the fastest peer of one precision (of any, for None)."""
+        peers = [
+            m for m in self.measured.values() if not m.contender.ours and precision in (None, m.contender.precision)
+        ]
+        return min(peers, key=lambda m: m.timing.median, default=None)
+
+    def speedup(self, name: str, over: str) -> float:
+        """Return how many times as fast contender `name` is as contender `over`."""
+        return speedup(self.measured[name].timing, self.measured[over].timing)
+
+    def interval(self, name: str, over: str) -> tuple[float, float]:
+        """Return the 95 % interval of `speedup`."""
+        return median_interval(speedups(self.measured[name].timing, self.measured[over].timing))
+
+
+class Arena:
+    """Builds contenders and measures cells, each on first use."""
+
+    def __init__(self, effort: Effort) -> None:
+        self.effort = effort
+        self._runners: dict[tuple[str, str, int | None], Runner] = {}
+        self._broken: dict[tuple[str, str], str] = {}
+        self._cells: dict[tuple[str, int], Cell] = {}
+
+    def cell(self, workload: Workload, batch: int, names: list[str]) -> Cell:
+        """Return the cell, measured with the contenders `names` and the anchor if it has not been yet."""
+        key = (workload.architecture, batch)
+        if key not in self._cells:
+            self._cells[key] = self._measure(workload, batch, list(dict.fromkeys([*names, ANCHOR])))
+        return self._cells[key]
+
+    def _measure(self, workload: Workload, batch: int, names: list[str]) -> Cell:
+        contexts = workload.batch(batch)
+        ready: dict[str, tuple[Runner, int | None, float]] = {}
+        failed: dict[str, str] = {}
+        for name in names:
+            side, key = contender(name), (workload.architecture, name)
+            if key in self._broken:  # an export that was refused takes as long to be refused again
+                failed[name] = self._broken[key]
+                continue
+            try:
+                runner, threads = self._at_its_best(workload, side, contexts)
+                ready[name] = (runner, threads, check(side, workload, runner, batch))
+            except Exception as error:  # reported by the test of this contender; the others are still compared
+                failed[name] = self._broken[key] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        if not ready:
+            return Cell({}, failed)
+        began, spent = time.perf_counter(), seconds_elsewhere()
+        timings = self.effort.interleave(
+            {name: partial(runner, contexts) for name, (runner, *_) in ready.items()},
+            anchor=ANCHOR if ANCHOR in ready else next(iter(ready)),
+        )
+        elsewhere = (seconds_elsewhere() - spent) / (time.perf_counter() - began) / (os.cpu_count() or 1)
+        measured = {
+            name: Measured(contender(name), batch, threads, drift, timings[name])
+            for name, (_, threads, drift) in ready.items()
+        }
+        return Cell(measured, failed, max(0.0, elsewhere))
+
+    def _at_its_best(self, workload: Workload, side: Contender, contexts: Array) -> tuple[Runner, int | None]:
+        """Return the runner with the thread count that suits it, and that count."""
+        cpus = usable_cpus()
+        if not side.takes_threads or cpus == 1:
+            threads = cpus if side.takes_threads else None
+            return self.runner(workload, side, threads), threads
+        counts = (cpus, 1) if len(contexts) < LARGE_BATCH else (cpus,)
+        best = fastest({threads: self.runner(workload, side, threads) for threads in counts}, contexts)
+        return self.runner(workload, side, best), best
+
+    def runner(self, workload: Workload, side: Contender, threads: int | None) -> Runner:
+        """Return the contender's runner with `threads` threads, built on first use."""
+        key = (workload.architecture, side.name, threads)
+        if key not in self._runners:
+            self._runners[key] = side.build(workload, threads)
+        return self._runners[key]
+
+
+def check(side: Contender, workload: Workload, runner: Runner, batch: int) -> float:
+    """Return the largest row drift of a contender's answers; WrongAnswers if they are not this model's."""
+    found = max_drift(runner(workload.batch(batch)), workload.answers(batch))
+    limit = DRIFT_LIMITS[side.precision] if side.ours else PEER_DRIFT_LIMIT
+    if not found <= limit:
+        raise WrongAnswers(
+            f"{side.name} on {workload.architecture} at batch {batch}: drift {found:.1e} from the known answers, "
+            f"expected at most {limit:.0e}; its speed was not measured"
+        )
+    return found
+
+
+def fastest(runners: Mapping[int, Runner], contexts: Array) -> int:
+    """Return the number of threads whose best round is the shortest; a busy moment makes none look slow by itself."""
+    if len(runners) == 1:
+        return next(iter(runners))
+    sides = {str(threads): partial(runner, contexts) for threads, runner in runners.items()}
+    timings = interleave(sides, rounds=5, seconds=0.04)  # in 10 ms, two threads once looked slower than one
+    return min(runners, key=lambda threads: min(timings[str(threads)].round_medians))

@@ -1,0 +1,1 @@
+"""What this machine can reach at most: products and bandwidth."""

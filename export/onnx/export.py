@@ -1,0 +1,80 @@
+"""Export to ONNX: `python -m export.onnx --model amn`.
+
+Writes the deployment form for any batch size, in fp32 (drift ≤ 1e-6) and in int8 (drift ≤ 1e-3, independent of
+batch-mates), and the sequence form, which predicts every window of a document and shares their common work.
+
+B batch, N vectors of a document, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lvm_runtime.artifact.folder import Artifact
+
+from ..forms import Form, build_form
+from ..source import Source
+from ..verify import Sample, SequenceRunner, verify, verify_file
+from .graph import GraphOps, build_graph
+from .quantise import Int8GraphOps
+
+PRECISIONS = ("fp32", "int8")
+SEQUENCE_FILE = "onnx/sequence-fp32.onnx"
+
+
+def export_onnx(source: Source, samples: Sequence[Sample], precision: str = "fp32") -> Artifact:
+    """Write the context form in `precision` ("fp32" or "int8"), verify the file and add it to the artifact.
+
+    Raises VerificationFailed, and keeps nothing, if it drifts too far or lets batch-mates change an answer.
+    """
+    artifact, relative = source.artifact, context_file(precision)
+    with artifact.adding(relative) as temporary:
+        write_graph(build_form(source.model), temporary, precision, contexts=artifact.read_fingerprint().real)
+        report = verify_file(temporary, samples, format="onnx", precision=precision)
+        return artifact.commit(
+            temporary,
+            relative,
+            format="onnx",
+            precision=precision,
+            drift=report.worst_drift,
+            details=report.details() | {"onnx": onnx.__version__},
+        )
+
+
+def export_sequence(source: Source, samples: Sequence[Sample]) -> Artifact:
+    """Write the sequence form in fp32, verify each sample's contexts as documents, and add it to the artifact."""
+    artifact = source.artifact
+    with artifact.adding(SEQUENCE_FILE) as temporary:
+        write_graph(build_form(source.model), temporary, "fp32", "sequence")
+        runner = SequenceRunner(temporary, source.artifact.config.context_length)
+        report = verify(runner, samples, name="onnx sequence fp32", precision="fp32")
+        return artifact.commit(
+            temporary,
+            SEQUENCE_FILE,
+            format="onnx",
+            precision="fp32",
+            drift=report.worst_drift,
+            form="sequence",
+            details=report.details() | {"onnx": onnx.__version__},
+        )
+
+
+def context_file(precision: str) -> str:
+    """Return where the context form of `precision` lies in an artifact."""
+    return f"onnx/{precision}.onnx"
+
+
+def write_graph(
+    form: Form, path: Path, precision: str, kind: str = "context", contexts: NDArray[np.float32] | None = None
+) -> None:
+    """Write `form` as the ONNX file `path`; `kind` is "context" or "sequence".
+
+    `contexts` `[n, T, D]`, if there are any, are what int8 is centred on.
+    """
+    ops = Int8GraphOps(form, contexts) if precision == "int8" else GraphOps(form)
+    path.write_bytes(build_graph(form, ops, kind).SerializeToString())

@@ -1,0 +1,1 @@
+"""Predictions for files that are larger than memory."""

@@ -1,0 +1,1 @@
+"""Core ML packages as the runtime sees them."""

@@ -1,0 +1,79 @@
+"""Compiled Core ML models, kept in one fixed place.
+
+Core ML specialises a compiled model for the device when it is first loaded, which takes seconds, and remembers the
+result by the model's path. So each package is compiled once into the user's cache folder and loaded from there by
+every process. An entry is named by what it depends on: the package's content, the system and coremltools.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from lvm_runtime.artifact.folder import describe
+from lvm_runtime.system import atomic
+from lvm_runtime.system.cache import cache_folder
+
+COMPILED = "model.mlmodelc"
+_NOTE = "entry.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One compiled model: its folder, size in bytes, the package it was made from, and when."""
+
+    path: Path
+    bytes: int
+    source: str
+    created: str
+
+
+def folder() -> Path:
+    """Return the folder that holds the compiled models."""
+    return cache_folder() / "coreml"
+
+
+def compiled_model(package: Path, compile: Callable[[Path, Path], None], *, versions: str) -> Path:
+    """Return the compiled model of `package`, made by `compile(package, destination)` if it is not there yet.
+
+    Processes that ask at the same time take turns, and one of them compiles. A changed package or other `versions`
+    (of the system, say) make another entry.
+    """
+    content = describe(package.parent, package.name).sha256
+    key = hashlib.sha256(f"{content} {versions}".encode()).hexdigest()[:24]
+    root = folder()
+    root.mkdir(parents=True, exist_ok=True)
+    entry = root / key
+    with atomic.locked(root):
+        if not (entry / COMPILED).is_dir():
+            with atomic.replacing(entry) as temporary:
+                temporary.mkdir()
+                compile(package, temporary / COMPILED)
+                created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+                note = {"source": str(package.absolute()), "created": created, "versions": versions}
+                (temporary / _NOTE).write_text(json.dumps(note))
+    return entry / COMPILED
+
+
+def list_entries() -> list[Entry]:
+    """Return what the cache holds, the oldest first."""
+    entries = []
+    for note in sorted(folder().glob(f"*/{_NOTE}")):
+        body = json.loads(note.read_text())
+        size = sum(file.stat().st_size for file in note.parent.rglob("*") if file.is_file())
+        entries.append(Entry(note.parent, size, body["source"], body["created"]))
+    return sorted(entries, key=lambda entry: entry.created)
+
+
+def clear() -> list[Entry]:
+    """Remove every compiled model and return what was removed. One in use goes on working until it is closed."""
+    entries = list_entries()
+    if folder().is_dir():
+        with atomic.locked(folder()):
+            for entry in entries:
+                atomic.remove(entry.path)
+    return entries

@@ -1,0 +1,49 @@
+"""What the caller of a Predictor may ask for, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lvm_runtime.artifact.drift import DRIFT_LIMITS, PRECISIONS
+from lvm_runtime.backends.registry import backend_info
+from lvm_runtime.errors import InvalidInput
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the caller of a Predictor asked for; None and "auto" leave the choice open.
+
+    `max_drift` is the largest drift per row (1 − cosine) that a form may have. Left open it is 1e-6, which only
+    full precision reaches, or the limit of the precision that was asked for. `typical_batch` is the batch size to
+    be fastest at; None weighs single queries, small and large batches alike.
+    """
+
+    backend: str = AUTO
+    device: str = AUTO
+    precision: str | None = None
+    max_drift: float | None = None
+    threads: int | None = None
+    typical_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.backend != AUTO:
+            backend_info(self.backend)
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise InvalidInput(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        if self.max_drift is not None and not self.max_drift >= 0:
+            raise InvalidInput(f"max_drift is {self.max_drift!r}, expected a number ≥ 0, such as 1e-3")
+        for name, left_open in (("threads", "all usable CPUs"), ("typical_batch", "any")):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InvalidInput(f"{name} is {value!r}, expected a positive integer, or None for {left_open}")
+
+    def drift_limit(self, precision: str) -> float:
+        """Return the largest drift that a form of `precision` may show for this request."""
+        limit = DRIFT_LIMITS[precision]
+        if self.max_drift is not None:
+            return min(limit, self.max_drift)
+        # a backend or precision asked for by name is the caller's choice of accuracy too
+        named = self.precision is not None or self.backend != AUTO
+        return limit if named else min(limit, DRIFT_LIMITS["fp32"])

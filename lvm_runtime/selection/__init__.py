@@ -1,0 +1,1 @@
+"""Which form of an artifact serves a request: candidates, proof, measurement, choice."""

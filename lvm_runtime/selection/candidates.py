@@ -1,0 +1,130 @@
+"""Which forms of an artifact could serve a request, and why the others could not.
+
+Nothing is loaded here: what the manifest and the list of backends say is enough to rule most forms out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+from lvm_runtime.artifact.drift import PRECISIONS
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.registry import BACKENDS, require_backend
+from lvm_runtime.errors import ArtifactError
+from lvm_runtime.request import AUTO, Request
+
+SMALLEST_REDUCED_DRIFT = 2e-6
+"""Below this no reduced arithmetic is worth trying: bfloat16 and int8 were never measured under 6e-6."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run the model: a backend on a device with one of the artifact's files (or its weights) as `source`.
+
+    `file` is the path inside the artifact; `drift` is what the manifest says was measured when the file was made, and
+    None for arithmetic that only the runtime adds.
+    """
+
+    backend: str
+    device: str
+    precision: str
+    source: Path
+    file: str
+    drift: float | None
+    batch_sizes: tuple[int, ...] | None = None
+
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        """What tells it from the other candidates of its artifact."""
+        return self.backend, self.device, self.precision, self.file
+
+    @property
+    def light(self) -> bool:
+        """Whether it can be tried without loading a heavy framework."""
+        return BACKENDS[self.backend].light
+
+    def __str__(self) -> str:
+        device = "" if self.device == AUTO else f" on {self.device}"
+        return f"{self.backend} {self.precision}{device} ({self.file})"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A form or backend that was ruled out, and why."""
+
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
+
+def list_candidates(artifact: Artifact, request: Request) -> tuple[list[Candidate], list[Refusal]]:
+    """Return the candidates for `request`, the most precise first, and the refusals.
+
+    Raises BackendUnavailable if a backend that was asked for by name cannot run here, and ArtifactError with the
+    command to run if the artifact has no form of a backend or precision that was asked for by name.
+    """
+    if request.backend != AUTO:
+        require_backend(request.backend)
+    names = list(BACKENDS) if request.backend == AUTO else [request.backend]
+    forms = [form for name in names for form in _forms(artifact, name, request)]
+    if request.precision is not None:
+        forms = [form for form in forms if form.precision == request.precision]
+    if not forms:
+        raise ArtifactError(_nothing_message(artifact, request))
+    candidates, refused = [], []
+    for form in forms:
+        problem = BACKENDS[form.backend].missing() or _over_limit(form, request)
+        if problem:
+            refused.append(Refusal(str(form), problem))
+        else:
+            candidates.append(form)
+    candidates.sort(key=lambda form: PRECISIONS.index(form.precision))  # stable: backends keep their order
+    if request.backend != AUTO and request.precision is None and request.max_drift is None:
+        # nothing was said of accuracy: the most precise form of the backend, and not a faster one
+        candidates = [form for form in candidates if form.precision == candidates[0].precision]
+    return candidates, refused
+
+
+def _over_limit(form: Candidate, request: Request) -> str | None:
+    limit = request.drift_limit(form.precision)
+    if form.drift is None:
+        return (
+            f"{form.precision} arithmetic drifts by more than {limit:.0e}" if limit < SMALLEST_REDUCED_DRIFT else None
+        )
+    return f"its measured drift {form.drift:.1e} is over {limit:.0e}" if form.drift > limit else None
+
+
+def _forms(artifact: Artifact, backend: str, request: Request) -> list[Candidate]:
+    info = BACKENDS[backend]
+    devices = [request.device]
+    if request.backend == AUTO and request.device == AUTO and not info.missing():
+        devices = info.devices()
+    if info.format is None:
+        weights = artifact.manifest.weights.path
+        return [Candidate(backend, device, "fp32", artifact.path, weights, 0.0) for device in devices]
+    forms = []
+    for c, device in itertools.product(artifact.find(info.format), devices):
+        file = (artifact.file(c), c.file.path)
+        if info.precisions is None:
+            forms.append(Candidate(backend, device, c.precision, *file, c.drift, c.batch_sizes))
+        elif c.precision == "fp32":
+            for precision in info.precisions:
+                drift = c.drift if precision == "fp32" else None
+                forms.append(Candidate(backend, device, precision, *file, drift, c.batch_sizes))
+    return forms
+
+
+def _nothing_message(artifact: Artifact, request: Request) -> str:
+    wanted = " ".join(filter(None, (request.backend if request.backend != AUTO else "", request.precision or "")))
+    forms = dict.fromkeys(f"{c.format} {c.precision}" for c in artifact.manifest.compiled)
+    present = ", ".join(forms) or "no compiled form"
+    format = "onnx" if request.backend == AUTO else BACKENDS[request.backend].format
+    option = f" --precision {request.precision}" if request.precision not in (None, "fp32") else ""
+    return (
+        f"{artifact.path} has no {wanted} form (it has {present}); "
+        f"make one with: python -m export.{format} --model {artifact.path}{option}"
+    )

@@ -1,0 +1,1 @@
+"""The machine under the process: its CPUs, its files and its memory."""

@@ -1,0 +1,86 @@
+"""Small artifacts with real compiled forms, for tests of the runtime.
+
+Every parameter gets its own random value: a fresh AMN is the linear average, and fresh LayerNorms are identities,
+so most mistakes would not show.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from export.forms import build_form
+from export.onnx.export import write_graph
+from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.drift import max_drift
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.models import build_model, save_model
+
+SMALL: dict[str, dict[str, Any]] = {
+    "lstm": {"dim": 16, "hidden_dim": 8},
+    "gru": {"dim": 16, "hidden_dim": 8, "num_layers": 2},
+    "transformer": {"dim": 16, "hidden_dim": 8, "num_heads": 2, "ffn_dim": 16, "num_layers": 2},
+    "amn": {"dim": 16, "attention_dim": 8, "hidden_dim": 12, "bottleneck_dim": 8},
+}
+
+
+def randomised(architecture: str, *, seed: int = 0, **sizes: Any) -> nn.Module:
+    """Return a model in eval mode in which every parameter has its own random values."""
+    model = build_model(make_config(architecture, **(sizes or SMALL[architecture])), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model.eval()
+
+
+class _WithAttention(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.model.forward_with_attention(context)
+
+
+def add_onnx(
+    artifact: Artifact, model: nn.Module, relative: str = "onnx/fp32.onnx", *, kind: str = "context", **listed: Any
+) -> Artifact:
+    """Write the model's deployment form as ONNX, unverified, and list it in the artifact."""
+    details: dict[str, Any] = {"format": "onnx", "precision": "fp32", "drift": 1e-12, "form": kind} | listed
+    with artifact.adding(relative) as path:
+        write_graph(build_form(model), path, details["precision"], kind)
+        return artifact.commit(path, relative, **details)
+
+
+def add_torchscript(artifact: Artifact, model: nn.Module) -> Artifact:
+    """Trace the training form and list it in the artifact."""
+    module = _WithAttention(model).eval() if artifact.config.architecture == "amn" else model
+    contexts = artifact.read_fingerprint().contexts
+    with artifact.adding("torchscript/fp32.pt") as path, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(module, torch.from_numpy(contexts))
+        torch.jit.save(traced, str(path))
+        output = traced(torch.from_numpy(contexts))
+        prediction = output[0] if isinstance(output, tuple) else output
+        drift = max_drift(prediction.numpy(), artifact.read_fingerprint().predictions)
+        return artifact.commit(path, "torchscript/fp32.pt", format="torchscript", precision="fp32", drift=drift)
+
+
+def make_artifact(folder: Path, architecture: str = "amn", *, onnx: bool = True, **sizes: Any) -> Artifact:
+    """Write an artifact of a randomised model, with an ONNX form unless told otherwise."""
+    model = randomised(architecture, **sizes)
+    artifact = save_model(model, folder)
+    return add_onnx(artifact, model) if onnx else artifact
+
+
+def some_contexts(batch: int, dim: int = 16, length: int = 5, *, seed: int = 1) -> Any:
+    """Return random unit vectors that share a direction, `[batch, length, dim]` float32."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(dim) + rng.standard_normal((batch, length, dim))
+    return (values / np.linalg.norm(values, axis=2, keepdims=True)).astype(np.float32)

@@ -1,0 +1,222 @@
+"""The arena: outputs are checked before anything is timed, and everybody is compared in one race."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import benchmarks.harness.arena
+from benchmarks.harness.arena import EFFORTS, Arena, Effort, WrongAnswers, check, fastest
+from benchmarks.harness.contender import ANCHOR, Array, Build, Contender, Runner
+from benchmarks.harness.contenders import all_contenders, available, contender, not_measured
+from benchmarks.harness.record import cell_record
+from benchmarks.harness.replay import recorded_clock, replay
+from benchmarks.harness.workload import TINY, Workload
+from benchmarks.limits.ceilings import Bandwidth, Ceilings, Product
+from lvm_runtime.artifact.drift import max_drift
+
+
+@pytest.fixture(scope="module")
+def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
+    return Workload("amn", tmp_path_factory.mktemp("models"), **TINY["amn"])
+
+
+def answering(offset: float = 0.0) -> Build:
+    """Return a builder of a runner that knows the answers, each off by `offset` in its first component."""
+
+    def build(workload: Workload, threads: int | None) -> Runner:
+        def run(contexts: Array) -> Array:
+            answers = workload.answers(len(contexts)).copy()
+            answers[:, 0] += offset
+            return answers.astype(np.float32)
+
+        return run
+
+    return build
+
+
+def refusing(workload: Workload, threads: int | None) -> Runner:
+    raise OSError("no such accelerator")
+
+
+def side(name: str, build: Build, precision: str = "fp32") -> Contender:
+    return Contender(name, "test", precision, "cpu", build, lambda: None, ours=name.startswith("lvm"))
+
+
+@pytest.fixture
+def contenders(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = [
+        side(ANCHOR, answering()),
+        side("lvm-right", answering()),
+        side("lvm-wrong", answering(0.1)),
+        side("peer-coarse-int8", answering(0.05), "int8"),
+        side("peer-absent", refusing),
+    ]
+    monkeypatch.setattr(benchmarks.harness.arena, "contender", {s.name: s for s in sides}.__getitem__)
+
+
+def test_a_wrong_form_is_not_timed_and_stops_nobody(workload: Workload, contenders: None) -> None:
+    cell = Arena(EFFORTS["smoke"]).cell(workload, 8, ["lvm-right", "lvm-wrong", "peer-absent"])
+    assert set(cell.measured) == {"lvm-right", ANCHOR}
+    assert "WrongAnswers: lvm-wrong on amn at batch 8: drift" in cell.failed["lvm-wrong"]
+    assert cell.failed["peer-absent"] == "OSError: no such accelerator"
+
+
+def test_peers_may_be_coarser_than_we_may(workload: Workload) -> None:
+    coarse = answering(0.05)
+    found = check(side("peer-x", coarse), workload, coarse(workload, 1), 8)
+    assert 1e-4 < found < 0.02
+    with pytest.raises(WrongAnswers, match="expected at most 1e-06"):
+        check(side("lvm-x", coarse), workload, coarse(workload, 1), 8)
+
+
+def test_nan_answers_are_wrong(workload: Workload) -> None:
+    def run(contexts: Array) -> Array:
+        return np.full((len(contexts), 32), np.nan, np.float32)
+
+    with pytest.raises(WrongAnswers, match="drift inf"):
+        check(side("peer-x", answering()), workload, run, 4)
+
+
+def test_a_cell_is_measured_once_and_the_anchor_is_always_in_it(workload: Workload, contenders: None) -> None:
+    arena = Arena(EFFORTS["smoke"])
+    cell = arena.cell(workload, 8, ["lvm-right"])
+    assert arena.cell(workload, 8, ["lvm-right"]) is cell
+    assert ANCHOR in cell.measured
+    assert cell.speedup("lvm-right", "lvm-right") == 1.0
+    assert cell.speedup("lvm-right", ANCHOR) > 0.0
+
+
+def test_best_peer_is_of_equal_precision_and_never_ours(workload: Workload, contenders: None) -> None:
+    cell = Arena(EFFORTS["smoke"]).cell(workload, 8, ["lvm-right", "peer-coarse-int8"])
+    best = {precision: cell.best_peer(precision) for precision in ("fp32", "int8", "bf16")}
+    assert {p: m and m.contender.name for p, m in best.items()} == {
+        "fp32": ANCHOR,
+        "int8": "peer-coarse-int8",
+        "bf16": None,
+    }
+
+
+class Sleeper:
+    """A side whose calls take a set time, `jitter` more in every second round of two bursts."""
+
+    def __init__(self, seconds: float, jitter: float = 0.0) -> None:
+        self.seconds, self.jitter, self.calls = seconds, jitter, 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+        time.sleep(self.seconds + self.jitter * (self.calls // 2 % 2))
+
+
+def test_settled_sides_stop_at_the_first_rounds_and_others_at_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves by a quarter of a second whenever the budget is looked at: at 0.25, 0.5 and 0.75 of 0.6."""
+    moments = itertools.count(0.0, 0.25)
+    monkeypatch.setattr("benchmarks.harness.arena.time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    for settled, rounds in ((1e9, 3), (0.0, 5)):
+        effort = Effort(rounds=3, seconds=0.0, budget=0.3, settled=settled)
+        timings = effort.interleave({"a": Sleeper(0.001), "b": Sleeper(0.001, jitter=0.002)}, anchor="a")
+        assert [len(timing.rounds) for timing in timings.values()] == [rounds, rounds]
+
+
+def test_record_follows_from_the_cell_and_the_ceilings(workload: Workload, contenders: None) -> None:
+    cell = Arena(EFFORTS["smoke"]).cell(workload, 8, ["lvm-right", "peer-coarse-int8"])
+    ceilings = Ceilings((Product("cpu", "fp32", 1.0, "numpy", {}),), (Bandwidth(2**20, 10.0, "numpy"),))
+    record = cell_record(cell, ceilings, workload, "lvm-right")
+    rate = record["predictions_per_second"]
+    assert rate == pytest.approx(8 / cell.measured["lvm-right"].timing.median)
+    assert record["share_of_product_ceiling"] == pytest.approx(record["macs_rewritten"] * rate / 1e9)
+    bound = max(record["macs_rewritten"] * 8 / 1e9, workload.parameters * 4 / 10e9)
+    assert record["share_of_roofline"] == pytest.approx(bound * rate / 8)
+    assert record["best_peer_at_equal_precision"] == ANCHOR
+    low, high = record["speedup_interval"][ANCHOR]
+    assert low <= record["speedup"][ANCHOR] <= high
+    assert cell_record(cell, ceilings, workload, "peer-coarse-int8")["share_of_roofline"] is None
+
+
+def test_workload_repeats_contexts_together_with_their_answers(workload: Workload) -> None:
+    np.testing.assert_array_equal(workload.batch(300)[256:], workload.batch(44))
+    np.testing.assert_array_equal(workload.answers(300)[256:], workload.answers(44))
+    np.testing.assert_allclose(np.linalg.norm(workload.batch(8), axis=2), 1.0, atol=1e-6)
+    shared = workload.batch(256).mean(axis=(0, 1))
+    assert np.linalg.norm(shared) > 0.3  # independent directions would leave about 0.03
+
+
+def test_every_contender_is_either_available_or_listed_with_a_reason() -> None:
+    names = [c.name for c in all_contenders()]
+    assert len(names) == len(set(names))
+    assert {c.name for c in available()} | set(not_measured()) == set(names)
+    assert not {c.name for c in available()} & set(not_measured())
+
+
+def test_replay_hands_over_the_recorded_seconds() -> None:
+    class Pedantic(SimpleNamespace):
+        def pedantic(self, target: Any, rounds: int) -> None:
+            self.seen = [-recorded_clock() + recorded_clock() for _ in range(rounds)]
+
+    benchmark = Pedantic()
+    replay(benchmark, [0.25, 1.0, 0.125])
+    assert benchmark.seen == [0.25, 1.0, 0.125]
+
+
+def test_bf16_that_is_none_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO takes the hint on any CPU, and where it has no bf16 it computes in fp32 without a word."""
+    openvino = pytest.importorskip("openvino")
+    for capabilities, expected in ((["FP32", "BF16"], None), (["FP32"], "this CPU has no bf16")):
+        core = SimpleNamespace(get_property=lambda device, name, found=capabilities: found)
+        monkeypatch.setattr(openvino, "Core", lambda core=core: core)
+        for name in ("peer-openvino-bf16", "lvm-openvino-bf16"):
+            reason = contender(name).missing()
+            assert reason is None if expected is None else expected in str(reason)
+
+
+@pytest.mark.parametrize("name", ["peer-openvino-fp32", "peer-onnxruntime-dynamic-int8", "peer-compile-fp32"])
+def test_peers_answer_at_any_batch_size(workload: Workload, name: str) -> None:
+    side = contender(name)
+    if problem := side.missing():
+        pytest.skip(problem)
+    runner = side.build(workload, 1)
+    for batch in (1, 5, 1):
+        assert max_drift(runner(workload.batch(batch)), workload.answers(batch)) < 1e-3
+
+
+def test_the_recurrent_weights_of_the_int8_peer_are_int8(tmp_path: Path) -> None:
+    """Without its pre-processing onnxruntime's quantiser leaves them as they are, and is no rival."""
+    onnx = pytest.importorskip("onnx")
+    from benchmarks.harness.peers import quantised_onnx
+
+    graph = onnx.load(quantised_onnx(Workload("lstm", tmp_path, **TINY["lstm"]))).graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("DynamicQuantizeLSTM") == 2
+    assert "LSTM" not in kinds
+
+
+def test_files_are_made_once(workload: Workload, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    from benchmarks.harness.peers import plain_onnx
+
+    first = plain_onnx(workload)
+    stamp = first.stat().st_mtime_ns
+    assert plain_onnx(workload) == first
+    assert first.stat().st_mtime_ns == stamp
+
+
+def test_the_number_of_threads_is_the_fastest_one_in_spite_of_a_busy_moment() -> None:
+    calls = {1: 0, 2: 0}
+
+    def running(threads: int, seconds: float, busy: float) -> Runner:
+        def run(contexts: Array) -> Array:
+            calls[threads] += 1
+            time.sleep(busy if calls[threads] <= 4 else seconds)
+            return contexts
+
+        return run
+
+    contexts = np.zeros((1, 5, 32), np.float32)
+    assert fastest({2: running(2, 0.002, busy=0.03), 1: running(1, 0.008, busy=0.008)}, contexts) == 2
+    assert fastest({2: running(2, 0.008, busy=0.008), 1: running(1, 0.002, busy=0.03)}, contexts) == 1

@@ -1,0 +1,40 @@
+"""Comparing a run with a stored one by ratios."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.harness.contender import ANCHOR
+from benchmarks.report.regression import changes, regressions
+from benchmarks.report.results import Row
+from lvm_runtime.errors import InvalidInput
+
+
+def row(contender: str = "lvm-onnx-int8", *, over_anchor: float = 3.0, **values: Any) -> Row:
+    record = {"model": "amn", "batch": 32, "contender": contender, "ours": contender.startswith("lvm"), "noise": 0.02}
+    return Row(record | {"speedup": {ANCHOR: over_anchor}, "predictions_per_second": 1.0} | values)
+
+
+def test_a_slower_machine_is_no_regression() -> None:
+    now = [row(predictions_per_second=100.0)]
+    stored = [row(predictions_per_second=90_000.0)]
+    assert regressions(now, stored, 0.9) == []
+
+
+def test_a_lower_ratio_is_a_regression_that_says_by_how_much() -> None:
+    [found] = regressions([row(over_anchor=2.4)], [row(over_anchor=3.0)], 0.9)
+    assert found.ratio == pytest.approx(0.8)
+    assert str(found) == ("amn batch 32 lvm-onnx-int8: 0.80 of the stored run (3.00× plain then, 2.40× now; noise 4%)")
+
+
+def test_peers_may_change_and_the_worst_comes_first() -> None:
+    now = [row(over_anchor=2.9), row("lvm-onnx-fp32", over_anchor=1.0), row("peer-eager-fp32", over_anchor=0.1)]
+    stored = [row(), row("lvm-onnx-fp32", over_anchor=1.5), row("peer-eager-fp32", over_anchor=0.9)]
+    assert [c.contender for c in changes(now, stored)] == ["lvm-onnx-fp32", "lvm-onnx-int8"]
+
+
+def test_nothing_in_common_is_an_error() -> None:
+    with pytest.raises(InvalidInput, match="no form of this project"):
+        regressions([row(batch=1)], [row(batch=32)], 0.9)

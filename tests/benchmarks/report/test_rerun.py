@@ -1,0 +1,76 @@
+"""Comparing a run with a second one on the same machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.harness.contender import ANCHOR
+from benchmarks.report.rerun import pairs, verdict
+from benchmarks.report.results import Row, Run
+from lvm_runtime.errors import InvalidInput
+
+MACHINE = {"processor": "Testium", "features": ["avx2"], "cpus": 2, "memory_gib": 8.0, "accelerators": []}
+
+
+def row(contender: str, ratio: float, noise: float = 0.02, **values: Any) -> Row:
+    """A side whose rounds lie at both ends of `ratio` ± `noise`."""
+    rounds = [1 / (ratio * (1 + sign * noise)) for sign in (-1, 1) for _ in range(5)]
+    record = {"model": "amn", "batch": 32, "contender": contender, "speedup": {ANCHOR: ratio}}
+    return Row(record | {"round_milliseconds": rounds} | values)
+
+
+def run(*rows: Row, **machine: Any) -> Run:
+    return Run("run", MACHINE | machine, (row(ANCHOR, 1.0, 0.0), *rows), ())
+
+
+def test_ratios_whose_rounds_meet_are_the_same() -> None:
+    found = pairs(run(row("a", 1.00), row("b", 2.0)), run(row("a", 1.03), row("b", 1.95)))
+    same, why = verdict(found)
+    assert same
+    assert why.startswith("0 of 2 ratios to plain differ")
+    assert "3.0% at most" in why
+
+
+def test_a_ratio_that_moved_beyond_the_rounds_of_both_is_named() -> None:
+    found = pairs(run(row("a", 1.00), row("b", 2.0)), run(row("a", 1.06), row("b", 2.0)))
+    same, why = verdict(found)
+    assert not same
+    assert "1 of 2 ratios" in why
+    assert "differs: amn batch 32 a: 1.000 [0.980, 1.020] × plain, then 1.060 [1.039, 1.081]" in why
+    assert "b:" not in why
+
+
+def test_what_the_narrower_intervals_would_say_is_told_too() -> None:
+    interval = {ANCHOR: [0.99, 1.01]}
+    first, again = row("a", 1.00, speedup_interval=interval), row("a", 1.03, speedup_interval={ANCHOR: [1.02, 1.04]})
+    same, why = verdict(pairs(run(first, row("b", 2.0)), run(again, row("b", 2.0))))
+    assert same
+    assert "by the narrower 95 % intervals, which know one session each, 1 differ" in why
+
+
+def test_few_of_many_may_differ() -> None:
+    first = run(*(row(f"side-{i}", 1.0) for i in range(40)))
+    for moved, expected in ((2, True), (3, False)):
+        again = run(*(row(f"side-{i}", 1.5 if i < moved else 1.0) for i in range(40)))
+        assert verdict(pairs(first, again))[0] is expected
+
+
+def test_the_anchor_and_rows_without_rounds_are_left_out() -> None:
+    old = row("old", 1.0, round_milliseconds=[])
+    [pair] = pairs(run(old, row("a", 1.0)), run(old, row("a", 1.0), row("only-here", 1.0)))
+    assert pair.contender == "a"
+
+
+@pytest.mark.parametrize(
+    ("again", "message"),
+    [
+        (run(row("a", 1.0), cpus=64), "same machine"),
+        (run(row("other", 1.0)), "no ratio with its rounds in common"),
+    ],
+    ids=["machine", "sides"],
+)
+def test_what_cannot_be_compared_is_an_error(again: Run, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        pairs(run(row("a", 1.0)), again)

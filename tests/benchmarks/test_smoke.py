@@ -1,0 +1,113 @@
+"""The benchmarks themselves, at a small width, from the command line to the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness.contender import ANCHOR
+from benchmarks.report.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+SELECTION = ["benchmarks/test_latency.py", "benchmarks/test_throughput.py", "benchmarks/test_sequence.py"]
+OPTIONS = ["--benchmark-only", "--tiny", "--effort", "smoke", "--model", "amn", "--batch", "1,8"]
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *SELECTION, *OPTIONS, *options]
+
+
+def alone() -> dict[str, str]:
+    """Return an environment without what makes pytest-benchmark take a run for a worker, in which it times nothing."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+
+
+def run_benchmarks(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*options), cwd=ROOT, env=alone(), capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A result file of the smallest run that has our forms, peers, and a document in it."""
+    path = tmp_path_factory.mktemp("benchmarks") / "smoke.json"
+    done = run_benchmarks("--backend", "onnx,onnxruntime", f"--benchmark-json={path}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert "× best peer of equal precision" in done.stdout
+    return path
+
+
+def test_every_result_carries_what_it_takes_to_believe_it(result: Path) -> None:
+    body = json.loads(result.read_text())
+    records = [b["extra_info"] for b in body["benchmarks"] if b["extra_info"]["suite"] in ("latency", "throughput")]
+    assert {(r["model"], r["batch"], r["contender"]) for r in records} == {
+        (model, batch, name)
+        for model in ("amn",)
+        for batch in (1, 8)
+        for name in ("lvm-onnx-fp32", "lvm-onnx-int8", ANCHOR, "peer-onnxruntime-dynamic-int8")
+    }
+    for record in records:
+        assert record["predictions_per_second"] > 0
+        assert record["milliseconds"]["median"] <= record["milliseconds"]["p95"] <= record["milliseconds"]["p99"]
+        assert record["share_of_product_ceiling"] > 0
+        assert 0 < record["drift"] < (1e-6 if record["precision"] == "fp32" else 2e-2)
+        assert record["ratio_to_best_peer"] > 0
+        assert record["contender"] == ANCHOR or record["speedup"][ANCHOR] > 0
+    assert body["machine_info"]["processor"]
+    assert "node" not in body["machine_info"]  # the host's name is nobody's business
+    assert "data" not in body["benchmarks"][0]["stats"]
+    assert {b["extra_info"]["suite"] for b in body["benchmarks"]} == {"latency", "throughput", "sequence"}
+
+
+def test_the_report_takes_it(result: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(result)]) == 0
+    assert "| AMN | int8 |" in capsys.readouterr().out
+    assert result.with_suffix(".html").read_text().count("<svg") == 4
+
+
+def test_a_regression_fails_the_run(result: Path, tmp_path: Path) -> None:
+    """Against a stored result in which our int8 form was a million times as fast, the run has lost ground."""
+    body = json.loads(result.read_text())
+    for benchmark in body["benchmarks"]:
+        if benchmark["extra_info"].get("contender") == "lvm-onnx-int8":
+            benchmark["extra_info"]["speedup"][ANCHOR] *= 1e6
+    stored = tmp_path / "stored.json"
+    stored.write_text(json.dumps(body))
+    done = run_benchmarks(
+        "-k", "latency and amn and lvm-onnx-int8", f"--against={stored}", "--fail-below=0.5", "--backend=onnx"
+    )
+    assert done.returncode == 1
+    assert "slower: amn batch 1 lvm-onnx-int8: 0.00 of the stored run" in done.stdout
+
+
+@pytest.mark.parametrize(("unit", "kept"), [(1, set()), (2, {1})], ids=["nothing", "one"])
+def test_a_run_that_is_ended_keeps_what_it_measured(tmp_path: Path, unit: int, kept: set[int]) -> None:
+    """A scheduler's SIGTERM, like Ctrl-C, still writes the result file, and ends without a traceback."""
+    path = tmp_path / "partial.json"
+    lines: list[str] = []
+    with subprocess.Popen(
+        command("--backend", "onnxruntime", f"--benchmark-json={path}"),
+        cwd=ROOT,
+        env=alone(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        for line in process.stdout or ():
+            lines.append(line)
+            if f"[{unit}/" in line:  # all units before it are measured
+                process.terminate()
+        assert process.wait(timeout=60) == pytest.ExitCode.INTERRUPTED
+    assert "Traceback" not in "".join(lines)
+    records = json.loads(path.read_text())["benchmarks"] if path.exists() else []
+    assert {b["extra_info"]["batch"] for b in records} == kept
+
+
+def test_an_unknown_model_is_a_usage_error() -> None:
+    done = run_benchmarks("--model", "rnn")
+    assert done.returncode == 4
+    assert "--model rnn: unknown here; expected one of" in done.stderr

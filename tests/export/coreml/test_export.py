@@ -1,0 +1,319 @@
+"""Packages: made in every variety at small widths, one of each architecture at full size, and planted mistakes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import export.coreml.export as export_module
+from export.ane_lint import Level, lint_package
+from export.coreml import CoreMLOptions, export_coreml
+from export.coreml.__main__ import build_parser
+from export.coreml.compress import compressed
+from export.coreml.convert import convert, quiet, save_functions, write_package
+from export.coreml.forms import coreml_form
+from export.coreml.prove import prove_form, prove_package
+from export.coreml.stock import export_stock
+from export.mil_reference import load_program, operations
+from export.randomise import randomise
+from export.source import Source
+from export.verify import Sample, make_samples, random_contexts
+from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.coreml.package import FUNCTIONS, import_coremltools, read_package
+from lvm_runtime.errors import InvalidInput, VerificationFailed
+from lvm_runtime.models import build_model, save_model
+
+DIM, LENGTH = 64, 3
+SMALL = {
+    "lstm": {"hidden_dim": 32},
+    "gru": {"hidden_dim": 32, "num_layers": 2},
+    "transformer": {"hidden_dim": 32, "num_heads": 4, "ffn_dim": 64, "num_layers": 2},
+    "amn": {"attention_dim": 32, "hidden_dim": 48, "bottleneck_dim": 32},
+}
+FORBIDDEN = {"shape", "gather", "while_loop", "tile", "select", "lstm", "gru", "scatter", "fill", "linear"}
+DRIFT = {"none": 1e-4, "palette8": 1e-4, "int8": 1e-3, "palette6": 3e-3, "palette4": 5e-2}
+
+
+def small_source(architecture: str, folder: Path) -> Source:
+    """Return an artifact of a small model with every parameter random."""
+    model = randomise(build_model(make_config(architecture, dim=DIM, context_length=LENGTH, **SMALL[architecture])))
+    return Source(save_model(model, folder / architecture), model)
+
+
+def few(source: Source, count: int = 12) -> tuple[Sample, ...]:
+    """Return one sample of `count` contexts."""
+    config = source.artifact.config
+    return (Sample.of("random", source.model, random_contexts(count, config.context_length, config.dim)),)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("shapes", ["multifunction", "enumerated"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_package_is_proved_described_and_clean(architecture: str, shapes: str, precision: str, tmp_path: Path) -> None:
+    source = small_source(architecture, tmp_path)
+    options = CoreMLOptions(shapes=shapes, precision=precision, batch_sizes=(1, 3))
+    artifact = export_coreml(source, few(source), options)
+    (compiled,) = Artifact.load(artifact.path).find("coreml")
+    assert (compiled.precision, compiled.batch_sizes) == (precision, (1, 3))
+    assert compiled.drift <= (1e-4 if precision == "fp16" else 1e-9)
+    assert compiled.details["form_difference"] <= 2e-6
+    package = artifact.file(compiled)
+    assert read_package(package).functions == options.functions
+    kinds = Counter(op.op_type for op in operations(load_program(package)))
+    assert sorted(FORBIDDEN & set(kinds)) == []
+    findings = [f for f in lint_package(package) if f.level is not Level.NOTE]
+    assert [f for f in findings if precision == "fp16" or f.rule != "fp32"] == []
+    assert any(f.rule == "fp32" for f in findings) == (precision == "fp32")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(a, s, p) for a in ARCHITECTURES for s in ("multifunction", "enumerated") for p in ("fp16", "fp32")],
+    ids="-".join,
+)
+def converted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Source, CoreMLOptions, dict[str, Any]]:
+    """A source, and its uncompressed programs by function name, converted once for all compressions."""
+    architecture, shapes, precision = request.param
+    source = small_source(architecture, tmp_path_factory.mktemp("converted"))
+    options = CoreMLOptions(shapes=shapes, precision=precision, batch_sizes=(1, 3))
+    form = coreml_form(source.model)
+    programs = {n: convert(form, options, (LENGTH, DIM), sizes) for n, sizes in options.programs.items()}
+    return source, options, programs
+
+
+@pytest.mark.parametrize("kind", ["palette8", "palette6", "palette4", "int8"])
+def test_compressed_package_is_proved_and_clean(
+    converted: tuple[Source, CoreMLOptions, dict[str, Any]], kind: str, tmp_path: Path
+) -> None:
+    source, plain, programs = converted
+    options = replace(plain, compress=kind, max_drift=DRIFT[kind])
+    package = tmp_path / "compressed.mlpackage"
+    with quiet():
+        save_functions({name: compressed(program, kind) for name, program in programs.items()}, package)
+    kinds = Counter(op.op_type for op in operations(load_program(package)))
+    assert any(name.startswith("constexpr_") for name in kinds)
+    proof = prove_package(package, options, few(source), form_difference=0.0)
+    assert 0.0 < proof.worst_drift <= DRIFT[kind]
+    findings = [f for f in lint_package(package) if f.level is not Level.NOTE]
+    assert [f for f in findings if plain.precision == "fp16" or f.rule != "fp32"] == []
+    with pytest.raises(VerificationFailed, match=f"--compress {kind}: drift .* use milder compression"):
+        prove_package(package, replace(options, max_drift=proof.worst_drift / 2), few(source), form_difference=0.0)
+
+
+@pytest.mark.parametrize("kind", ["palette8", "int8"])
+def test_macos_13_stores_compressed_weights_in_its_own_way(kind: str, tmp_path: Path) -> None:
+    source = small_source("amn", tmp_path)
+    options = CoreMLOptions(shapes="static", batch_sizes=(2,), compress=kind, target="macOS13")
+    package = tmp_path / "old.mlpackage"
+    write_package(coreml_form(source.model), options, (LENGTH, DIM), package)
+    kinds = {op.op_type for op in operations(load_program(package))}
+    assert kinds & {"constexpr_lut_to_dense", "constexpr_affine_dequantize"}
+    prove_package(package, options, few(source), form_difference=0.0)
+
+
+def test_too_strong_compression_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = small_source("amn", tmp_path)
+    options = CoreMLOptions(shapes="static", batch_sizes=(1,), compress="palette4", max_drift=1e-6)
+    with pytest.raises(VerificationFailed, match="palette4: drift"):
+        export_coreml(source, few(source), options)
+    assert not (source.artifact.path / "coreml").exists()
+    assert Artifact.load(source.artifact.path).find("coreml") == ()
+
+
+def test_compressed_multifunction_package_shares_its_weights(tmp_path: Path) -> None:
+    source = small_source("lstm", tmp_path)
+    sizes = []
+    for batch_sizes in ((1,), (1, 2)):
+        options = CoreMLOptions(batch_sizes=batch_sizes, compress="palette8")
+        artifact = export_coreml(source, few(source), options)
+        compiled = artifact.find("coreml")[-1]
+        assert compiled.precision == "int8"
+        weights = artifact.file(compiled) / "Data/com.apple.CoreML/weights/weight.bin"
+        sizes.append(weights.stat().st_size)
+    assert sizes[1] < 1.1 * sizes[0]
+
+
+def rotated_gates(form: Any) -> None:
+    """Take the LSTM's input gate for its forget gate, and so on."""
+    conv = form.layers[0].from_input
+    conv.weight.copy_(conv.weight.roll(32, 0))
+
+
+def missing_mask(form: Any) -> None:
+    """Let every position see the future."""
+    form.layers[0].mask.zero_()
+
+
+def missing_positions(form: Any) -> None:
+    """Forget the positions."""
+    form.positions.zero_()
+
+
+def swapped_layers(form: Any) -> None:
+    """Run the first block's GRU in the second block and the other way round."""
+    first, second = form.blocks[0].from_state, form.blocks[1].from_state
+    weights = first.weight.clone()
+    first.weight.copy_(second.weight)
+    second.weight.copy_(weights)
+
+
+def sharp_keys(form: Any) -> None:
+    """Make the attention 5 % sharper."""
+    form.key.weight.mul_(1.05)
+
+
+def forgotten_reset_bias(form: Any) -> None:
+    """Leave out the new gate's hidden bias in the first step."""
+    form.blocks[0].new_bias.zero_()
+
+
+MISTAKES: dict[str, tuple[str, Callable[[Any], None]]] = {
+    "rotated gates": ("lstm", rotated_gates),
+    "missing mask": ("transformer", missing_mask),
+    "missing positions": ("transformer", missing_positions),
+    "swapped layers": ("gru", swapped_layers),
+    "keys x1.05": ("amn", sharp_keys),
+    "forgotten bias": ("gru", forgotten_reset_bias),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_planted_mistake_is_caught_and_leaves_no_package(
+    mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    architecture, plant = MISTAKES[mistake]
+    source = small_source(architecture, tmp_path)
+
+    def wrong_form(model: nn.Module, *, gelu: str) -> nn.Module:
+        form = coreml_form(copy.deepcopy(model), gelu=gelu)
+        with torch.no_grad():
+            plant(form)
+        return form
+
+    monkeypatch.setattr(export_module, "coreml_form", wrong_form)
+    with pytest.raises(VerificationFailed, match="the fp32 package differs from the training form"):
+        export_coreml(source, few(source), CoreMLOptions(shapes="static", batch_sizes=(2,), precision="fp32"))
+    assert not (source.artifact.path / "coreml").exists()
+
+
+def test_zero_contexts_that_give_nan_are_caught(tmp_path: Path) -> None:
+    class Plain(nn.Module):
+        """Normalises as a hand would: 0/0 for zeros."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """Return the normalised mean."""
+            y = x.mean(1)
+            return y / y.norm(dim=1, keepdim=True)
+
+    options = CoreMLOptions(shapes="static", batch_sizes=(2,))
+    package = tmp_path / "plain.mlpackage"
+    write_package(Plain().eval(), options, (LENGTH, DIM), package)
+    contexts = random_contexts(4, LENGTH, DIM)
+    mean = contexts.astype(np.float64).mean(1)
+    sample = Sample("random", contexts, mean / np.linalg.norm(mean, axis=1, keepdims=True), None)
+    with pytest.raises(VerificationFailed, match="zeros make prediction NaN"):
+        prove_package(package, options, [sample], form_difference=0.0)
+
+
+def test_mistake_in_one_batch_size_is_caught(tmp_path: Path) -> None:
+    source = small_source("amn", tmp_path)
+    wrong = coreml_form(copy.deepcopy(source.model))
+    with torch.no_grad():
+        wrong.query.weight.mul_(1.5)  # type: ignore[union-attr,operator]
+    options = CoreMLOptions(batch_sizes=(1, 3), precision="fp32")
+    forms = zip(options.programs.items(), (coreml_form(source.model), wrong), strict=True)
+    package = tmp_path / "both.mlpackage"
+    save_functions({name: convert(form, options, (LENGTH, DIM), sizes) for (name, sizes), form in forms}, package)
+    contexts = few(source)[0].contexts
+    assert prove_form(package, {1: "batch1"}, source.model, contexts) <= 2e-6
+    with pytest.raises(VerificationFailed, match="differs from the training form"):
+        prove_form(package, options.functions, source.model, contexts)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_full_size_export(architecture: str, tmp_path: Path) -> None:
+    model = randomise(build_model(make_config(architecture)))
+    source = Source(save_model(model, tmp_path / architecture), model)
+    options = CoreMLOptions(shapes="static", batch_sizes=(2,))
+    artifact = export_coreml(source, few(source, 8), options)
+    (compiled,) = artifact.find("coreml")
+    parameters = sum(p.numel() for p in model.parameters())
+    assert compiled.file.bytes < 2.1 * parameters + 300_000  # fp16 weights, and the program
+    assert compiled.details["exact_difference"] <= 2e-4
+    assert compiled.details["largest_difference"] <= 5e-4
+    assert compiled.drift <= 1e-4
+    assert [f for f in lint_package(artifact.file(compiled)) if f.level is not Level.NOTE] == []
+
+
+@pytest.mark.parametrize("architecture", ["amn", "lstm", "gru"])
+def test_stock_conversion_is_right_and_lights_up(architecture: str, tmp_path: Path) -> None:
+    source = small_source(architecture, tmp_path)
+    options = CoreMLOptions(shapes="static", batch_sizes=(2,))
+    path, drift = export_stock(source, few(source), options, tmp_path / "stock.mlpackage")
+    assert drift <= 1e-4
+    rules = {f.rule for f in lint_package(path) if f.level is Level.ERROR}
+    assert {"lstm": "recurrent", "gru": "control"}.get(architecture) in (*rules, None)
+    assert source.artifact.find("coreml") == ()
+
+
+def test_metadata_says_what_the_package_is(tmp_path: Path) -> None:
+    source = small_source("amn", tmp_path)
+    artifact = export_coreml(source, few(source), CoreMLOptions(shapes="enumerated", batch_sizes=(1, 2)))
+    package = artifact.file(artifact.find("coreml")[0])
+    spec = import_coremltools().utils.load_spec(str(package))
+    metadata = spec.description.metadata
+    assert metadata.author == "lvm_runtime"
+    assert "predicts the next vector" in metadata.shortDescription
+    assert metadata.userDefined["lvm.weights_sha256"] == artifact.manifest.weights.sha256
+    assert json.loads(metadata.userDefined[FUNCTIONS]) == {"1": "main", "2": "main"}
+    assert float(metadata.userDefined["lvm.form_difference"]) <= 2e-6
+    texts = {f.name: f.shortDescription for f in (*spec.description.input, *spec.description.output)}
+    assert set(texts) == {"context", "prediction", "attention"}
+    assert "[batch, 3, 64]" in texts["context"]
+
+
+def test_samples_of_a_real_artifact_are_used(tmp_path: Path) -> None:
+    source = small_source("amn", tmp_path)
+    artifact = export_coreml(source, make_samples(source), CoreMLOptions(shapes="static", batch_sizes=(8,)))
+    assert artifact.find("coreml")[0].details["verified_on"] == 128
+
+
+BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "shapes": ({"shapes": "range"}, "expected one of multifunction"),
+    "precision": ({"precision": "int8"}, "expected one of fp16, fp32"),
+    "compress": ({"compress": "zip"}, "expected one of none, palette8"),
+    "old target": ({"target": "macOS14"}, "needs --target macOS15 or later, got macOS14; use --shapes enumerated"),
+    "no sizes": ({"batch_sizes": ()}, "expected positive integers"),
+    "negative size": ({"batch_sizes": (1, -2)}, "expected positive integers"),
+    "drift": ({"max_drift": 0.0}, "expected a number above 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_bad_option_says_what_is_expected(case: str) -> None:
+    values, message = BAD_OPTIONS[case]
+    with pytest.raises(InvalidInput, match=message):
+        CoreMLOptions(**values)
+
+
+def test_command_line_offers_every_option() -> None:
+    arguments = build_parser().parse_args(["--model", "amn", "--batch-sizes", "8,1", "--compress", "palette8"])
+    options = CoreMLOptions(**{name: getattr(arguments, name) for name in CoreMLOptions.__slots__})
+    assert options.batch_sizes == (1, 8)
+    assert options.name == "fp16-palette8"
+    assert CoreMLOptions().name == "fp16"
+    assert CoreMLOptions().target == "macOS15"
+    assert CoreMLOptions(shapes="enumerated").target == "macOS14"

@@ -1,0 +1,41 @@
+"""`python -m export`: every format in one go, and a form that fails does not take the others with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from export.__main__ import command
+from export.randomise import randomise
+from export.verify import DRIFT_LIMITS
+from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.models import build_model, save_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    config = make_config("amn", dim=16, attention_dim=8, hidden_dim=8, bottleneck_dim=8)
+    return save_model(randomise(build_model(config)), tmp_path / "amn").path
+
+
+def made(folder: Path) -> set[str]:
+    return {c.file.path for c in Artifact.load(folder).manifest.compiled}
+
+
+def test_a_format_can_be_chosen(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["--model", str(folder), "--format", "torchscript"]) == 0
+    assert made(folder) == {"torchscript/fp32.pt"}
+    assert f"{folder}/torchscript/fp32.pt: " in capsys.readouterr().out
+
+
+def test_a_refused_form_is_named_and_the_others_are_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(DRIFT_LIMITS, "int8", 1e-12)
+    with pytest.raises(VerificationFailed, match=r"onnx/int8\.onnx not made, for the reasons above"):
+        command(["--model", str(folder), "--format", "torchscript", "--format", "onnx"])
+    assert made(folder) == {"torchscript/fp32.pt", "onnx/fp32.onnx", "onnx/sequence-fp32.onnx"}
+    assert "refused: onnx int8: largest drift" in capsys.readouterr().err

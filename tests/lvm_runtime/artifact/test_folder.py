@@ -1,0 +1,142 @@
+"""Artifacts: what is written is checked, what is damaged is named, and nothing is half there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvm_runtime import Predictor
+from lvm_runtime.artifact.folder import Artifact, resolve
+from lvm_runtime.errors import ArtifactError
+from lvm_runtime.models import save_model
+from tests.artifacts import randomised
+
+FILES = ("manifest.json", "model.safetensors", "fingerprint.npz", "onnx/fp32.onnx", "torchscript/fp32.pt")
+
+
+@pytest.fixture
+def copy(small_artifacts: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A copy of the small AMN that a test may damage."""
+    return Path(shutil.copytree(small_artifacts("amn"), tmp_path / "amn"))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0], ids=["first", "middle", "last"])
+def test_one_flipped_byte_is_found(copy: Path, name: str, place: float) -> None:
+    data = bytearray((copy / name).read_bytes())
+    data[int(place * (len(data) - 1))] ^= 0xFF
+    (copy / name).write_bytes(data)
+    with pytest.raises(ArtifactError, match=name):
+        Predictor(copy)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_found(copy: Path, name: str) -> None:
+    os.truncate(copy / name, (copy / name).stat().st_size // 2)
+    with pytest.raises(ArtifactError, match=name):
+        Artifact.load(copy)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_found(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(ArtifactError, match=name):
+        Artifact.load(copy)
+
+
+def test_a_path_out_of_the_artifact_is_refused(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["compiled"][0]["file"]["path"] = "../secret"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="leaves the artifact"):
+        Artifact.load(copy)
+
+
+@pytest.mark.parametrize("step", ["write", "verify", "commit"])
+def test_a_killed_export_leaves_what_was_there(copy: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = Artifact.load(copy)
+    before = sorted(str(p.relative_to(copy)) for p in copy.rglob("*"))
+
+    def export() -> None:
+        with artifact.adding("onnx/int8.onnx") as temporary:
+            if step == "write":
+                raise KeyboardInterrupt
+            temporary.write_bytes(b"model")
+            if step == "verify":
+                raise KeyboardInterrupt
+            monkeypatch.setattr("lvm_runtime.system.atomic.sync_tree", _interrupt)
+            artifact.commit(temporary, "onnx/int8.onnx", format="onnx", precision="int8", drift=1e-4)
+
+    with pytest.raises(KeyboardInterrupt):
+        export()
+    assert sorted(str(p.relative_to(copy)) for p in copy.rglob("*")) == before
+    assert Artifact.load(copy).manifest == artifact.manifest
+
+
+def test_a_kill_between_file_and_manifest_leaves_a_whole_artifact(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = Artifact.load(copy)
+    with artifact.adding("onnx/fp32.onnx") as temporary:
+        temporary.write_bytes(b"another model")
+        monkeypatch.setattr("lvm_runtime.artifact.folder.describe", _interrupt)  # the new file lies there, unlisted
+        with pytest.raises(KeyboardInterrupt):
+            artifact.commit(temporary, "onnx/fp32.onnx", format="onnx", precision="fp32", drift=0.0)
+    monkeypatch.undo()
+    assert "onnx/fp32.onnx" not in [c.file.path for c in Artifact.load(copy).manifest.compiled]
+
+
+def test_committing_replaces_the_form_of_the_same_name(copy: Path) -> None:
+    artifact = Artifact.load(copy)
+    with artifact.adding("onnx/fp32.onnx") as temporary:
+        temporary.write_bytes(b"another model")
+        after = artifact.commit(temporary, "onnx/fp32.onnx", format="onnx", precision="fp32", drift=2e-9)
+    assert [(c.file.path, c.drift) for c in after.find("onnx")] == [("onnx/fp32.onnx", 2e-9)]
+    assert len(after.manifest.compiled) == len(artifact.manifest.compiled)
+    assert Artifact.load(copy).manifest == after.manifest
+
+
+def test_exporting_into_retrained_weights_is_refused(copy: Path) -> None:
+    artifact = Artifact.load(copy)
+    save_model(randomised("amn", seed=1), copy)
+    with artifact.adding("onnx/int8.onnx") as temporary:
+        temporary.write_bytes(b"model of the old weights")
+        with pytest.raises(ArtifactError, match="weights changed"):
+            artifact.commit(temporary, "onnx/int8.onnx", format="onnx", precision="int8", drift=0.0)
+
+
+def test_training_again_drops_the_old_forms(copy: Path) -> None:
+    save_model(randomised("amn", seed=1), copy)
+    assert Artifact.load(copy).manifest.compiled == ()
+    assert sorted(p.name for p in copy.iterdir()) == ["fingerprint.npz", "manifest.json", "model.safetensors"]
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ArtifactError, match="not an artifact"):
+        save_model(randomised("amn"), tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["amn", "nowhere/at/all"])
+def test_a_missing_artifact_names_the_command_that_makes_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match="python -m train --model amn --out"):
+        resolve(name)
+
+
+def test_an_architecture_means_the_artifact_of_that_name(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy.parent / "artifacts").mkdir()
+    shutil.move(copy, copy.parent / "artifacts" / "amn")
+    monkeypatch.chdir(copy.parent)
+    assert resolve("amn") == Path("artifacts/amn")
+
+
+def _interrupt(*arguments: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,256 @@
+"""The Core ML backend: what of it runs anywhere, and on macOS the thing itself."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lvm_runtime.backends.coreml as backend_module
+from export.coreml import CoreMLOptions, export_coreml
+from export.mil_reference import Evaluator, load_program
+from export.randomise import randomise
+from export.source import Source
+from export.verify import Sample, random_contexts
+from lvm_runtime.artifact.config import make_config
+from lvm_runtime.backends.coreml import CoreMLBackend
+from lvm_runtime.commands.main import main
+from lvm_runtime.coreml import cache as coreml_cache
+from lvm_runtime.coreml.package import read_functions, read_package, require_macos
+from lvm_runtime.coreml.plan import Placement, read_placements, shares, summarise
+from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.models import build_model, known_answers, save_model
+
+DIM = 64
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """A small AMN with a package of batch sizes 1 and 4."""
+    config = make_config("amn", dim=DIM, attention_dim=32, hidden_dim=48, bottleneck_dim=32)
+    model = randomise(build_model(config))
+    plain = Source(save_model(model, tmp_path_factory.mktemp("coreml") / "amn"), model)
+    samples = (Sample.of("random", model, random_contexts(8, 5, DIM)),)
+    return Source(export_coreml(plain, samples, CoreMLOptions(batch_sizes=(1, 4))), model)
+
+
+def package_of(source: Source) -> Path:
+    """Return the path of the source's package."""
+    return source.artifact.file(source.artifact.find("coreml")[0])
+
+
+class EvaluatedModel:
+    """Stands in for `CompiledMLModel` where Core ML is missing: the same arguments, the reference evaluator inside."""
+
+    seen: list[Any] = []  # noqa: RUF012
+
+    def __init__(self, path: str, *, compute_units: str, function_name: str | None) -> None:
+        self.evaluate = Evaluator(load_program(path), mode="fp16", function=function_name)
+
+    def predict(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Answer as Core ML would, and remember which array came."""
+        self.seen.append(data["context"])
+        return {name: values.astype(np.float16) for name, values in self.evaluate(data).items()}
+
+
+@pytest.fixture
+def on_a_mac(monkeypatch: pytest.MonkeyPatch) -> type[EvaluatedModel]:
+    """Let the backend believe that it is on macOS 15, with the evaluator in Core ML's place."""
+    units = {name: name for name in ("CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY", "ALL")}
+    tools = SimpleNamespace(models=SimpleNamespace(CompiledMLModel=EvaluatedModel), ComputeUnit=units)
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
+    monkeypatch.setattr(backend_module, "import_coremltools", lambda: tools)
+    monkeypatch.setattr(backend_module, "compile_package", lambda package: package)
+    EvaluatedModel.seen = []
+    return EvaluatedModel
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 11])
+def test_any_number_of_rows_is_answered_in_order(source: Source, on_a_mac: type[EvaluatedModel], rows: int) -> None:
+    backend = CoreMLBackend(package_of(source))
+    contexts = random_contexts(rows, 5, DIM, seed=rows)
+    predictions, attention = backend.run_with_attention(contexts)
+    expected, expected_attention = known_answers(source.model, contexts)
+    assert predictions.dtype == np.float32
+    assert np.abs(predictions - expected).max() <= 2e-3
+    assert expected_attention is not None
+    assert np.abs(attention - expected_attention).max() <= 2e-3
+    assert backend.device == "ane"
+    assert backend.batch_sizes == (1, 4)
+
+
+def test_inputs_live_as_long_as_the_backend_and_padding_is_cleared(
+    source: Source, on_a_mac: type[EvaluatedModel]
+) -> None:
+    backend = CoreMLBackend(package_of(source))
+    first = backend.run(random_contexts(4, 5, DIM, seed=1))
+    padded = backend.run(random_contexts(3, 5, DIM, seed=2))
+    assert len({id(array) for array in on_a_mac.seen}) == 1  # one buffer for the batch of four
+    assert not on_a_mac.seen[0][3].any()
+    assert np.array_equal(first, backend.run(random_contexts(4, 5, DIM, seed=1)))
+    assert padded.shape == (3, DIM)
+
+
+def test_unknown_device_and_old_system_are_refused(
+    source: Source, on_a_mac: type[EvaluatedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BackendUnavailable, match="no device 'cuda'; it has ane, gpu, cpu, all"):
+        CoreMLBackend(package_of(source), device="cuda")
+    monkeypatch.setattr(platform, "mac_ver", lambda: ("14.5", ("", "", ""), "arm64"))
+    with pytest.raises(BackendUnavailable, match=r"needs macOS 15 or later, and this is 14\.5; .*--shapes enumerated"):
+        CoreMLBackend(package_of(source))
+
+
+@pytest.mark.skipif(platform.system() == "Darwin", reason="says what happens elsewhere")
+def test_elsewhere_the_error_names_the_system(source: Source, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BackendUnavailable, match="macOS only, and this is"):
+        CoreMLBackend(package_of(source))
+    assert main(["explain", str(package_of(source))]) == 1
+    assert "runs on macOS only" in capsys.readouterr().err
+    with pytest.raises(BackendUnavailable):
+        require_macos("this")
+
+
+@pytest.mark.coreml
+@pytest.mark.parametrize("device", ["cpu", "gpu", "ane", "all"])
+def test_core_ml_gives_the_known_answers(source: Source, device: str) -> None:
+    backend = CoreMLBackend(package_of(source), device=device)
+    contexts = random_contexts(6, 5, DIM)
+    expected, _ = known_answers(source.model, contexts)
+    assert np.abs(backend.run(contexts) - expected).max() <= 4e-3
+    backend.close()
+
+
+@pytest.mark.coreml
+def test_explain_reports_on_a_mac(source: Source, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(package_of(source)), "--device", "cpu"]) == 0
+    assert "batch1: " in capsys.readouterr().out
+
+
+def test_package_says_its_functions(source: Source, tmp_path: Path) -> None:
+    package = read_package(package_of(source))
+    assert package.functions == {1: "batch1", 4: "batch4"}
+    assert package.multifunction
+    assert package.device == "ane"
+    with pytest.raises(ArtifactError, match=r"no usable 'lvm.functions' \(found None\)"):
+        read_functions({}, tmp_path)
+    with pytest.raises(ArtifactError, match="not there"):
+        read_package(tmp_path / "none.mlpackage")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], None]:
+    """Point the cache at a fresh folder; returns a compiler that copies a file."""
+    monkeypatch.setenv("LVM_CACHE", str(tmp_path / "cache"))
+
+    def compile(package: Path, destination: Path) -> None:
+        destination.mkdir()
+        (destination / "model").write_bytes((package / "model").read_bytes())
+
+    return compile
+
+
+def test_cache_compiles_once_per_content_and_version(cache: Callable[[Path, Path], None], tmp_path: Path) -> None:
+    package = tmp_path / "some.mlpackage"
+    package.mkdir()
+    (package / "model").write_bytes(b"one")
+    first = coreml_cache.compiled_model(package, cache, versions="macOS 15")
+
+    def never(package: Path, destination: Path) -> None:
+        raise AssertionError("compiled twice")
+
+    assert coreml_cache.compiled_model(package, never, versions="macOS 15") == first
+    assert coreml_cache.compiled_model(package, cache, versions="macOS 16") != first
+    (package / "model").write_bytes(b"two")
+    changed = coreml_cache.compiled_model(package, cache, versions="macOS 15")
+    assert (changed / "model").read_bytes() == b"two"
+    assert (first / "model").read_bytes() == b"one"
+    assert len(coreml_cache.list_entries()) == 3
+
+
+def test_interrupted_compilation_leaves_no_entry(cache: Callable[[Path, Path], None], tmp_path: Path) -> None:
+    package = tmp_path / "some.mlpackage"
+    package.mkdir()
+    (package / "model").write_bytes(b"one")
+
+    def stopped(package: Path, destination: Path) -> None:
+        destination.mkdir()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        coreml_cache.compiled_model(package, stopped, versions="")
+    assert coreml_cache.list_entries() == []
+    assert (coreml_cache.compiled_model(package, cache, versions="") / "model").read_bytes() == b"one"
+
+
+def test_cache_command_lists_and_clears(
+    cache: Callable[[Path, Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "some.mlpackage"
+    package.mkdir()
+    (package / "model").write_bytes(b"one")
+    compiled = coreml_cache.compiled_model(package, cache, versions="")
+    assert main(["cache"]) == 0
+    printed = capsys.readouterr().out
+    assert str(package) in printed
+    assert "1 compiled Core ML models" in printed
+    assert main(["cache", "--clear"]) == 0
+    assert not compiled.exists()
+    assert "0 compiled Core ML models" in capsys.readouterr().out
+
+
+def placement(kind: str, preferred: str, supported: tuple[str, ...], cost: float) -> Placement:
+    """Return a placement with a name made of its type."""
+    return Placement(kind, f"{kind}_0", preferred, supported, cost)
+
+
+def test_summary_is_quiet_on_the_engine_and_loud_off_it() -> None:
+    conv = placement("conv", "ane", ("cpu", "gpu", "ane"), 0.6)
+    good = summarise("batch1", [conv, placement("gelu", "ane", ("ane",), 0.4)], "ane")
+    assert "ane 100.0%" in good
+    assert "!!!" not in good
+    bad = summarise(
+        "batch8", [conv, placement("lstm", "cpu", ("cpu",), 0.3), placement("add", "gpu", ("gpu", "ane"), 0.1)], "ane"
+    )
+    assert "!!! batch8: ane WAS ASKED FOR AND GETS 60.0% of the cost" in bad
+    assert "1 x lstm on cpu: ane cannot take it" in bad
+    assert "1 x add on gpu: ane could take it; Core ML prefers gpu" in bad
+    assert "!!!" not in summarise("main", [placement("lstm", "cpu", ("cpu",), 1.0)], "all")
+
+
+def test_shares_count_operations_where_costs_are_unknown() -> None:
+    free = [placement("conv", "ane", (), 0.0)] * 3 + [placement("lstm", "cpu", (), 0.0)]
+    assert shares(free) == {"ane": 0.75, "cpu": 0.25}
+    assert shares([]) == {}
+
+
+def test_placements_are_read_through_nested_blocks() -> None:
+    engine, processor = type("MLNeuralEngineComputeDevice", (), {})(), type("MLCPUComputeDevice", (), {})()
+
+    def operation(name: str, *blocks: Any) -> Any:
+        return SimpleNamespace(operator_name=name, outputs=[SimpleNamespace(name=f"{name}_0")], blocks=list(blocks))
+
+    inner = SimpleNamespace(operations=[operation("tanh")])
+    block = SimpleNamespace(operations=[operation("const"), operation("conv"), operation("while_loop", inner)])
+    program = SimpleNamespace(functions={"main": SimpleNamespace(block=block)})
+
+    def usage(op: Any) -> Any:
+        if op.operator_name == "const":
+            return None
+        device = processor if op.operator_name == "while_loop" else engine
+        return SimpleNamespace(preferred_compute_device=device, supported_compute_devices=[processor])
+
+    plan = SimpleNamespace(
+        model_structure=SimpleNamespace(program=program),
+        get_compute_device_usage_for_mlprogram_operation=usage,
+        get_estimated_cost_for_mlprogram_operation=lambda op: SimpleNamespace(weight=0.5),
+    )
+    placements = read_placements(plan, "main")
+    assert [(p.type, p.preferred) for p in placements] == [("conv", "ane"), ("while_loop", "cpu"), ("tanh", "ane")]
+    assert placements[0].supported == ("cpu",)

@@ -1,0 +1,179 @@
+"""The onnxruntime backend among other users of onnxruntime in the same process."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import lvm_runtime.backends.onnx as onnx_backend
+from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.backends.onnx import OnnxBackend
+from tests.artifacts import add_onnx, make_artifact, randomised, some_contexts
+
+
+@pytest.mark.parametrize("threads", [None, 1, 3], ids=["default", "one", "three"])
+def test_other_sessions_of_the_process_still_work(threads: int | None, tmp_path: Path) -> None:
+    file = make_artifact(tmp_path / "amn").path / "onnx/fp32.onnx"
+    backend = OnnxBackend(file, threads=threads)
+    theirs = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    contexts = some_contexts(4)
+    np.testing.assert_allclose(
+        backend.run(contexts), theirs.run(["prediction"], {"context": contexts})[0], atol=1e-6, rtol=0
+    )
+
+
+def test_an_idle_session_leaves_the_cpus_to_others(tmp_path: Path) -> None:
+    file = make_artifact(tmp_path / "amn", dim=256, attention_dim=128, hidden_dim=256, bottleneck_dim=128).path
+    backend = OnnxBackend(file / "onnx/fp32.onnx", threads=2)
+    contexts = some_contexts(64, 256)
+    shares = []
+    for _ in range(20):
+        backend.run(contexts)
+        used, began = time.process_time(), time.perf_counter()
+        time.sleep(0.005)
+        shares.append((time.process_time() - used) / (time.perf_counter() - began))
+    assert np.median(shares) < 0.25  # a thread that spins for a millisecond or more, as by default, uses half of it
+
+
+def test_lone_queries_at_the_same_moment_keep_apart(tmp_path: Path) -> None:
+    backend = OnnxBackend(make_artifact(tmp_path / "gru").path / "onnx/fp32.onnx", threads=1)
+    contexts = some_contexts(8)
+    expected = [backend.run(contexts[i : i + 1]) for i in range(8)]
+    np.testing.assert_allclose(np.concatenate(expected), backend.run(contexts), atol=1e-6, rtol=0)
+
+    def ask(i: int) -> bool:
+        return all(np.array_equal(backend.run(contexts[i : i + 1]), expected[i]) for _ in range(300))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(8)))
+
+
+@pytest.fixture
+def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let 6 rows per thread be many, and a piece be 4."""
+    monkeypatch.setattr(onnx_backend, "_LEAST_SHARES", {"fp32": (6, 0), "int8": (6, 0)})
+    monkeypatch.setattr(onnx_backend, "PIECE", 4)
+
+
+def _spy(backend: OnnxBackend, monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, int]]]:
+    """Return a list that gets the pieces of every batch that is cut."""
+    cuts: list[list[tuple[int, int]]] = []
+    run = backend._crew.run
+
+    def spied(work: Any, pieces: Any) -> None:
+        cuts.append(list(pieces))
+        run(work, cuts[-1])
+
+    monkeypatch.setattr(backend._crew, "run", spied)
+    return cuts
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_batch_in_pieces_is_the_batch(
+    architecture: str, precision: str, threads: int, small_shares: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    artifact = make_artifact(tmp_path / "model", architecture)
+    if precision != "fp32":
+        add_onnx(artifact, randomised(architecture), "onnx/int8.onnx", precision=precision)
+    file = artifact.path / f"onnx/{precision}.onnx"
+    backend = OnnxBackend(file, threads=threads, precision=precision)
+    cuts = _spy(backend, monkeypatch)
+    whole = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    contexts = some_contexts(45)
+    outputs = ["prediction", "attention"] if architecture == "amn" else ["prediction"]
+    for batch in range(1, 46):
+        expected = whole.run(outputs, {"context": contexts[:batch]})
+        found = backend.run_with_attention(contexts[:batch]) if len(outputs) > 1 else (backend.run(contexts[:batch]),)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.dtype == np.float32
+            np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0)
+    assert len(cuts) == 45 - max(6 * threads, 6) + 1
+    for pieces in cuts:
+        assert len(pieces) % threads == 0
+        assert [start for start, _ in pieces[1:]] == [stop for _, stop in pieces[:-1]]
+        assert all(2 <= stop - start <= 6 for start, stop in pieces)
+    backend.close()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_document_in_pieces_is_the_document(
+    architecture: str, small_shares: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    artifact = add_onnx(
+        make_artifact(tmp_path / "model", architecture),
+        randomised(architecture),
+        "onnx/sequence-fp32.onnx",
+        kind="sequence",
+    )
+    file = artifact.path / "onnx/sequence-fp32.onnx"
+    backend = OnnxBackend(file, threads=2)
+    cuts = _spy(backend, monkeypatch)
+    whole = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    vectors = some_contexts(1, length=60)[0]
+    for count in range(5, 61):
+        expected = whole.run(["prediction"], {"vectors": vectors[:count]})[0]
+        np.testing.assert_allclose(backend.run(vectors[:count]), expected, atol=1e-6, rtol=0)
+    assert len(cuts) == 60 - 16 + 1  # 12 windows and more, from 16 vectors on
+    backend.close()
+
+
+def test_a_share_is_worth_its_rows_and_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = make_artifact(tmp_path / "amn").path / "onnx/fp32.onnx"
+    weight = file.stat().st_size
+    monkeypatch.setattr(onnx_backend, "_LEAST_SHARES", {"fp32": (3, 9 * weight), "int8": (5, weight)})
+    for precision, threads, fewest in [("fp32", 2, 18), ("fp32", 3, 27), ("int8", 2, 10), ("bf16", 2, 18)]:
+        backend = OnnxBackend(file, threads=threads, precision=precision)
+        cuts = _spy(backend, monkeypatch)
+        backend.run(some_contexts(fewest - 1))
+        assert not cuts
+        backend.run(some_contexts(fewest))
+        assert len(cuts) == 1
+        backend.close()
+
+
+def test_many_callers_share_the_helpers(small_shares: None, tmp_path: Path) -> None:
+    backend = OnnxBackend(make_artifact(tmp_path / "amn").path / "onnx/fp32.onnx", threads=2)
+    contexts = some_contexts(80)
+    expected = backend.run(contexts)
+
+    def ask(i: int) -> bool:
+        return all(
+            np.abs(backend.run(contexts[i:stop]) - expected[i:stop]).max() <= 1e-6 for stop in range(i + 12, 80, 7)
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(40)))
+    backend.close()
+
+
+def test_a_piece_that_fails_is_an_error(small_shares: None, tmp_path: Path) -> None:
+    backend = OnnxBackend(make_artifact(tmp_path / "amn").path / "onnx/fp32.onnx", threads=2)
+    with pytest.raises(Exception, match="context"):
+        backend.run(np.zeros((40, 5, 17), np.float32))
+    np.testing.assert_array_equal(backend.run(some_contexts(40))[:3], backend.run(some_contexts(40))[:3])
+    backend.close()
+
+
+@pytest.mark.parametrize(("system", "threads", "sessions"), [("linux", 1, 1), ("linux", 2, 2), ("darwin", 2, 1)])
+def test_weights_are_in_memory_twice_only_where_threads_share(
+    system: str, threads: int, sessions: int, monkeypatch: pytest.MonkeyPatch, small_shares: None, tmp_path: Path
+) -> None:
+    file = make_artifact(tmp_path / "amn").path / "onnx/fp32.onnx"
+    opened: list[Any] = []
+    open_session = onnx_backend._open_session
+    monkeypatch.setattr(onnx_backend, "_open_session", lambda *a: opened.append(a) or open_session(*a))
+    monkeypatch.setattr(onnx_backend.sys, "platform", system)
+    backend = OnnxBackend(file, threads=threads)
+    assert len(opened) == sessions
+    cuts = _spy(backend, monkeypatch)
+    backend.run(some_contexts(40))
+    assert bool(cuts) == (system == "linux")
+    backend.close()

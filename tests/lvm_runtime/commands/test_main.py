@@ -1,0 +1,89 @@
+"""The `lvm` command as a user meets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lvm_runtime.commands.main import main
+from tests.artifacts import some_contexts
+
+Get = Callable[[str], Path]
+Capture = pytest.CaptureFixture[str]
+
+
+def test_info_shows_every_file_and_its_drift(small_artifacts: Get, capsys: Capture) -> None:
+    assert main(["info", str(small_artifacts("amn"))]) == 0
+    shown = capsys.readouterr().out
+    for word in ("amn (dim 16, context_length 5", "onnx/fp32.onnx", "1.0e-12", "model.safetensors", "SHA-256"):
+        assert word in shown
+
+
+def test_doctor_names_every_backend(capsys: Capture) -> None:
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("onnx", "coreml", "openvino", "torchscript", "eager", "compiled", "usable CPUs"):
+        assert word in shown
+
+
+def test_tune_prints_a_table(small_artifacts: Get, capsys: Capture) -> None:
+    assert main(["tune", str(small_artifacts("amn")), "--backend", "onnx", "--threads", "1"]) == 0
+    captured = capsys.readouterr()
+    assert "onnx fp32 (onnx/fp32.onnx)" in captured.out
+    assert captured.out.count("*") == 4  # one for each batch size, and the legend
+    assert "timing" in captured.err
+
+
+def test_predict_writes_the_file(small_artifacts: Get, tmp_path: Path, capsys: Capture) -> None:
+    np.save(tmp_path / "in.npy", some_contexts(10))
+    command = ["predict", str(small_artifacts("amn")), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
+    assert main(command) == 0
+    assert "10 predictions" in capsys.readouterr().out
+    assert np.load(tmp_path / "out.npy").shape == (10, 16)
+    assert main(command) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+def test_an_interrupted_prediction_says_how_to_go_on(
+    small_artifacts: Get, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    np.save(tmp_path / "in.npy", some_contexts(10))
+    command = ["predict", str(small_artifacts("amn")), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
+    with monkeypatch.context() as patch:
+        patch.setattr("lvm_runtime.bulk.predict.predict_chunk", interrupted)
+        assert main(command) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert main(command) == 0
+
+
+WRONG = {
+    "no artifact": (["info", "nowhere"], "nowhere does not exist"),
+    "no input": (["predict", "ARTIFACT", "absent.npy", "out.npy"], "absent.npy: no such file"),
+    "backend": (["predict", "ARTIFACT", "in.npy", "out.npy", "--backend", "tvm"], "unknown backend 'tvm'"),
+    "threads": (["tune", "ARTIFACT", "--threads", "0"], "threads is 0"),
+}
+
+
+@pytest.mark.parametrize(("command", "message"), WRONG.values(), ids=WRONG.keys())
+def test_a_mistake_is_one_line_and_a_status(
+    small_artifacts: Get, capsys: Capture, command: list[str], message: str
+) -> None:
+    artifact = str(small_artifacts("amn"))
+    assert main([artifact if word == "ARTIFACT" else word for word in command]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+@pytest.mark.parametrize("command", [[], ["info"], ["tune"], ["predict"], ["doctor"]], ids=str)
+def test_help_teaches(command: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*command, "--help"])
+    assert exit_.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 4

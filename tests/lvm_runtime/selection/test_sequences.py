@@ -1,0 +1,145 @@
+"""Documents, rollouts and streams give what single predictions give."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lvm_runtime import InvalidInput, Predictor
+from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.predictor import PIECE
+from lvm_runtime.selection.sequences import window
+from tests.artifacts import add_onnx, randomised, some_contexts
+
+Get = Callable[[str], Path]
+
+
+def _document(count: int) -> Any:
+    return some_contexts(1, length=count)[0]
+
+
+def _windows(vectors: Any) -> Any:
+    return np.stack([vectors[i : i + 5] for i in range(len(vectors) - 4)])
+
+
+@pytest.mark.parametrize("backend", ["onnx", "eager"], ids=["sequence form", "windows"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("count", [5, 6, 40, PIECE + 4, PIECE + 5, 2 * PIECE + 9])
+def test_a_document_is_all_its_windows(small_artifacts: Get, architecture: str, backend: str, count: int) -> None:
+    vectors = _document(count)
+    with Predictor(small_artifacts(architecture), backend=backend) as predictor:
+        found = predictor.predict_sequence(vectors)
+        np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=2e-6)
+        assert (predictor._sequences.backend is not None) == (backend == "onnx")
+        assert predictor._sequences.refusal is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_a_document_that_is_too_short_has_no_windows(small_artifacts: Get, count: int) -> None:
+    with Predictor(small_artifacts("amn")) as predictor:
+        assert predictor.predict_sequence(np.zeros((count, 16), np.float32)).shape == (0, 16)
+
+
+def test_documents_of_every_kind(small_artifacts: Get) -> None:
+    vectors = _document(9)
+    with Predictor(small_artifacts("amn")) as predictor:
+        expected = predictor.predict_sequence(vectors)
+        tensor = predictor.predict_sequence(torch.from_numpy(vectors))
+        assert isinstance(tensor, torch.Tensor)
+        np.testing.assert_array_equal(tensor.numpy(), expected)
+        np.testing.assert_allclose(predictor.predict_sequence(vectors.tolist()), expected, rtol=0, atol=1e-6)
+        out = np.empty_like(expected)
+        assert predictor.predict_sequence(vectors, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_a_bad_vector_is_named_by_its_number(small_artifacts: Get) -> None:
+    vectors = _document(2 * PIECE)
+    vectors[PIECE + 7, 3] = np.inf
+    with Predictor(small_artifacts("amn")) as predictor:
+        with pytest.raises(InvalidInput, match=f"row {PIECE + 7}, component 3 is inf"):
+            predictor.predict_sequence(vectors)
+        with pytest.raises(InvalidInput, match=r"vectors have shape \[9, 5, 16\], expected \[N, 16\]"):
+            predictor.predict_sequence(np.zeros((9, 5, 16), np.float32))
+
+
+def test_a_sequence_form_that_disagrees_is_not_used_and_says_so(small_artifacts: Get, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(small_artifacts("gru"), tmp_path / "gru"))
+    add_onnx(
+        Artifact.load(path),
+        randomised("gru", seed=1, dim=16, hidden_dim=8, num_layers=2),
+        "onnx/sequence-fp32.onnx",
+        kind="sequence",
+    )
+    vectors = _document(9)
+    with Predictor(path) as predictor:
+        found = predictor.predict_sequence(vectors)
+        np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=1e-6)
+        assert any("its answers differ by" in refusal.why for refusal in predictor.explain().refused)
+
+
+def test_window_copies_every_window() -> None:
+    vectors = np.arange(12, dtype=np.float32).reshape(6, 2)
+    np.testing.assert_array_equal(window(vectors, 5), _windows(vectors))
+    assert window(vectors, 5).flags.c_contiguous
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_a_rollout_feeds_predictions_back(small_artifacts: Get, steps: int) -> None:
+    contexts = some_contexts(3)
+    with Predictor(small_artifacts("transformer")) as predictor:
+        found = predictor.rollout(contexts, steps)
+        alone = predictor.rollout(contexts[1], steps)
+        history = contexts
+        for step in range(steps):
+            expected = predictor.predict(history[:, step : step + 5])
+            np.testing.assert_allclose(found[:, step], expected, rtol=0, atol=1e-6)
+            history = np.concatenate([history, expected[:, None]], axis=1)
+    assert found.shape == (3, steps, 16)
+    np.testing.assert_allclose(alone, found[1], rtol=0, atol=2e-5)  # seven steps of rounding
+
+
+@pytest.mark.parametrize("steps", [-1, 1.5, None], ids=str)
+def test_steps_must_be_a_count(small_artifacts: Get, steps: Any) -> None:
+    with Predictor(small_artifacts("amn")) as predictor, pytest.raises(InvalidInput, match="expected a whole number"):
+        predictor.rollout(some_contexts(1), steps)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 9])
+def test_a_stream_yields_in_order(small_artifacts: Get, count: int) -> None:
+    contexts = some_contexts(count)
+    with Predictor(small_artifacts("amn")) as predictor:
+        found = list(predictor.stream(iter(contexts), batch_size=4))
+        assert len(found) == count
+        for one, context in zip(found, contexts, strict=True):
+            np.testing.assert_allclose(one, predictor.predict(context), rtol=0, atol=1e-6)
+
+
+def test_a_stream_reads_no_further_than_a_batch(small_artifacts: Get) -> None:
+    taken: list[int] = []
+
+    def source() -> Iterator[Any]:
+        for number, context in enumerate(some_contexts(100)):
+            taken.append(number)
+            yield context
+
+    with Predictor(small_artifacts("amn")) as predictor:
+        next(predictor.stream(source(), batch_size=4))
+    assert len(taken) == 4
+
+
+def test_a_bad_item_of_a_stream_is_named_after_those_before_it(small_artifacts: Get) -> None:
+    contexts = list(some_contexts(5))
+    contexts[3] = contexts[3][:4]
+    with Predictor(small_artifacts("amn")) as predictor:
+        stream = predictor.stream(contexts)
+        assert len([next(stream) for _ in range(3)]) == 3
+        with pytest.raises(InvalidInput, match=r"context 3 of the stream: contexts have shape \[4, 16\]"):
+            next(stream)

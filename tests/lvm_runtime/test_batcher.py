@@ -1,0 +1,178 @@
+"""The batcher: everybody gets their own answer, whatever the others do."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lvm_runtime import InvalidInput, LvmError, Predictor
+from lvm_runtime.batcher import Batcher
+from tests.artifacts import some_contexts
+
+Get = Callable[[str], Path]
+
+
+class Model:
+    """Doubles its input, notes the batches, and waits for `gate` if it is closed."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = threading.Event()
+        self.batches: list[int] = []
+
+    def run(self, contexts: Any) -> Any:
+        self.batches.append(len(contexts))
+        self.started.set()
+        self.gate.wait(20)
+        if (contexts == 999).any():
+            raise LvmError("the model broke")
+        return contexts[:, 0] * 2
+
+    def batcher(self, **options: Any) -> Batcher:
+        return Batcher(_check, self.run, **options)
+
+
+def _check(value: Any) -> Any:
+    if not isinstance(value, int):
+        raise InvalidInput("not a number")
+    return np.full((1, 1, 1), value, np.float32)
+
+
+def test_many_callers_get_their_own_answers(small_artifacts: Get) -> None:
+    contexts = some_contexts(200)
+    with Predictor(small_artifacts("gru")) as predictor, predictor.batcher(max_batch=16) as batcher:
+        expected = predictor.predict(contexts)
+        with ThreadPoolExecutor(64) as pool:
+            found = list(pool.map(lambda context: batcher.submit(context).result(20), contexts))
+    np.testing.assert_allclose(np.stack(found), expected, rtol=0, atol=1e-6)
+
+
+def test_requests_that_arrive_together_run_together() -> None:
+    model = Model()
+    with model.batcher(max_batch=8, max_delay_ms=10_000) as batcher:
+        futures = [batcher.submit(i) for i in range(16)]
+        assert [f.result(20)[0] for f in futures] == [2 * i for i in range(16)]
+    assert model.batches == [8, 8]
+
+
+def test_while_a_batch_runs_the_next_one_collects() -> None:
+    model = Model()
+    model.gate.clear()
+    with model.batcher(max_batch=8, max_delay_ms=0) as batcher:
+        futures = [batcher.submit(0)]
+        model.started.wait(20)
+        futures += [batcher.submit(i) for i in range(1, 6)]
+        model.gate.set()
+        assert [f.result(20)[0] for f in futures] == [2 * i for i in range(6)]
+    assert model.batches == [1, 5]
+
+
+def test_a_lone_request_waits_no_longer_than_the_delay() -> None:
+    model = Model()
+    with model.batcher(max_batch=8, max_delay_ms=5) as batcher:
+        assert batcher.submit(4).result(20)[0] == 8
+    assert model.batches == [1]
+
+
+def test_one_bad_request_fails_alone(small_artifacts: Get) -> None:
+    contexts: list[Any] = list(some_contexts(4))
+    contexts[2] = contexts[2] * np.nan
+    contexts[3] = "text"
+    with Predictor(small_artifacts("amn")) as predictor, predictor.batcher(max_delay_ms=50) as batcher:
+        futures = [batcher.submit(context) for context in contexts]
+        for future, context in zip(futures[:2], contexts[:2], strict=True):
+            np.testing.assert_allclose(future.result(20), predictor.predict(context), rtol=0, atol=1e-6)
+        with pytest.raises(InvalidInput, match="is nan"):
+            futures[2].result(20)
+        with pytest.raises(InvalidInput, match="got str"):
+            futures[3].result(20)
+        with pytest.raises(InvalidInput, match="got 2 contexts, expected one"):
+            batcher.submit(some_contexts(2)).result(20)
+
+
+def test_a_failing_model_fails_its_batch_and_not_the_next() -> None:
+    model = Model()
+    with model.batcher(max_batch=2, max_delay_ms=10_000) as batcher:
+        broken = [batcher.submit(999), batcher.submit(1)]
+        whole = [batcher.submit(2), batcher.submit(3)]
+        for future in broken:
+            with pytest.raises(LvmError, match="the model broke"):
+                future.result(20)
+        assert [f.result(20)[0] for f in whole] == [4, 6]
+
+
+def test_back_pressure_is_bounded() -> None:
+    model = Model()
+    model.gate.clear()
+    with model.batcher(max_batch=1, max_delay_ms=0, max_pending=3) as batcher:
+        futures = [batcher.submit(0)]
+        model.started.wait(20)
+        futures += [batcher.submit(i) for i in (1, 2, 3)]
+        with pytest.raises(LvmError, match="3 requests have been waiting"):
+            batcher.submit(4, timeout=0.01)
+        late = threading.Thread(target=lambda: futures.append(batcher.submit(5)))
+        late.start()
+        time.sleep(0.02)
+        assert late.is_alive()  # held back
+        model.gate.set()
+        late.join(20)
+        assert [f.result(20)[0] for f in futures] == [0, 2, 4, 6, 10]
+
+
+def test_coroutines_await_and_are_held_back_without_blocking_the_loop() -> None:
+    model = Model()
+
+    async def serve() -> list[Any]:
+        with model.batcher(max_batch=4, max_delay_ms=1, max_pending=4) as batcher:
+            answers = await asyncio.gather(*(batcher.predict(i) for i in range(20)))
+            answers.append(await batcher.submit(20))
+            with pytest.raises(InvalidInput):
+                await batcher.predict("text")
+            return [answer[0] for answer in answers]
+
+    assert asyncio.run(serve()) == [2 * i for i in range(21)]
+
+
+def test_closing_drains() -> None:
+    model = Model()
+    model.gate.clear()
+    batcher = model.batcher(max_batch=2, max_delay_ms=10_000)
+    futures = [batcher.submit(i) for i in range(5)]
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    model.gate.set()
+    closing.join(20)
+    assert [f.result(0)[0] for f in futures] == [0, 2, 4, 6, 8]
+    with pytest.raises(LvmError, match="closed"):
+        batcher.submit(1)
+    batcher.close()
+
+
+def test_a_cancelled_request_is_not_run() -> None:
+    model = Model()
+    model.gate.clear()
+    with model.batcher(max_batch=4, max_delay_ms=0) as batcher:
+        batcher.submit(0)
+        model.started.wait(20)
+        kept, cancelled = batcher.submit(1), batcher.submit(2)
+        assert cancelled.cancel()
+        model.gate.set()
+        assert kept.result(20)[0] == 2
+        with pytest.raises(CancelledError):
+            cancelled.result(20)
+    assert model.batches == [1, 1]
+
+
+@pytest.mark.parametrize("options", [{"max_batch": 0}, {"max_delay_ms": -1}, {"max_pending": 0}], ids=str)
+def test_senseless_limits_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match="batcher: max_batch"):
+        Model().batcher(**options)

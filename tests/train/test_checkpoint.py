@@ -1,0 +1,106 @@
+"""A run that was stopped, killed or damaged: it continues to the same weights or says why it cannot."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.errors import ArtifactError, InvalidInput
+from train.checkpoint import FILE
+from train.options import TrainOptions
+from train.run import train
+
+COMMAND = [
+    *(sys.executable, "-m", "train", "--model", "lstm", "--data", "synthetic", "--windows", "6000", "--dim", "24"),
+    *("--set", "hidden_dim=24", "--epochs", "3", "--checkpoint-every", "50", "--input-noise", "0.3", "--ema", "0.99"),
+    *("--device", "cpu", "--batch-size", "16"),
+]
+
+
+def options(out: Path, **values: object) -> TrainOptions:
+    """Return options for a run of seconds, with dropout, noise and averaging on."""
+    base: dict = {"data": "synthetic", "windows": 1200, "dim": 16, "epochs": 3, "device": "cpu", "ema": 0.99}
+    return TrainOptions(model="lstm", out=out, sizes={"hidden_dim": 16}, input_noise=0.3, **(base | values))
+
+
+def weights(path: Path) -> str:
+    """Return the hash of an artifact's weights."""
+    return Artifact.load(path).manifest.weights.sha256
+
+
+def quiet(line: str) -> None:
+    """Swallow a line of the report."""
+
+
+def kill_after_a_checkpoint(command: list[str], checkpoint: Path, pause: float) -> None:
+    """Run `command`, wait until it has written a checkpoint and `pause` seconds more, and kill it."""
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while running.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
+        time.sleep(0.005)
+    time.sleep(pause)
+    assert running.poll() is None, "the run ended before it was killed; give it more to do"
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+
+
+def test_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    """Two kills at random points, the second of a run that was itself resumed."""
+    subprocess.run([*COMMAND, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
+    command = [*COMMAND, "--out", str(tmp_path / "killed")]
+    checkpoint = tmp_path / "killed.run" / FILE
+    rng = random.Random()  # other points each time: the claim is about any moment
+    kill_after_a_checkpoint(command, checkpoint, rng.uniform(0, 0.2))
+    kill_after_a_checkpoint([*command, "--resume"], checkpoint, rng.uniform(0, 0.2))
+    assert not (tmp_path / "killed").exists()
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+def test_interrupt_writes_a_checkpoint_and_stops(tmp_path: Path) -> None:
+    command = [*COMMAND, "--out", str(tmp_path / "amn"), "--epochs", "200"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "amn.run" / FILE).exists():
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "--resume continues" in out
+    assert err.strip() == "interrupted"
+    assert not (tmp_path / "amn").exists()
+
+
+def test_finished_run_can_be_extended(tmp_path: Path) -> None:
+    train(options(tmp_path / "whole"), quiet)
+    train(options(tmp_path / "steps", epochs=1), quiet)
+    train(options(tmp_path / "steps", resume=True), quiet)
+    assert weights(tmp_path / "steps") == weights(tmp_path / "whole")
+
+
+def test_other_options_or_data_are_refused(tmp_path: Path) -> None:
+    before = options(tmp_path / "a", epochs=1)
+    train(before, quiet)
+    with pytest.raises(InvalidInput, match=r"made with learning_rate = 0\.0005, this run has 0\.1"):
+        train(replace(before, resume=True, learning_rate=0.1), quiet)
+    with pytest.raises(InvalidInput, match="made with windows"):
+        train(replace(before, resume=True, windows=800), quiet)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "garbage"])
+def test_unreadable_checkpoint_is_one_error(tmp_path: Path, damage: str) -> None:
+    train(options(tmp_path / "a", epochs=1), quiet)
+    file = tmp_path / "a.run" / FILE
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:1000] if damage == "truncated" else b"x" * 100)
+    with pytest.raises(ArtifactError, match=r"checkpoint\.pt"):
+        train(options(tmp_path / "a", resume=True), quiet)

@@ -1,0 +1,93 @@
+"""The comparison: one table, one JSON document and one page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.errors import ArtifactError
+from train.flops import multiply_adds
+from train.options import TrainOptions
+from train.report.compare import compare
+from train.report.runs import recipe_of
+from train.run import train
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two small AMN runs: one by MSE, one by InfoNCE."""
+    folder = tmp_path_factory.mktemp("runs")
+    found = []
+    for loss in ("mse", "infonce"):
+        options = TrainOptions(
+            model="amn", data="synthetic", windows=3000, dim=32, epochs=2, device="cpu", loss=loss,
+            sizes={"hidden_dim": 32}, out=folder / loss,
+        )  # fmt: skip
+        train(options, lambda line: None)
+        found.append(options.run_path)
+    return found
+
+
+def test_report_is_whole_and_self_contained(runs: list[Path], tmp_path: Path) -> None:
+    table = compare(runs, tmp_path)
+    assert re.search(r"\| infonce \| loss infonce, hidden_dim 32 \|", table)
+    document = json.loads((tmp_path / "comparison.json").read_text())
+    mse, infonce = document["runs"]
+    assert mse["cosine"] > infonce["cosine"], "InfoNCE is the wrong loss here"
+    page = (tmp_path / "comparison.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 7
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert f"{mse['cosine']:.4f}" in page
+
+
+def test_columns_without_figures_are_left_out(runs: list[Path], tmp_path: Path) -> None:
+    """These runs know their ceiling and kept no test documents; neither counts an epoch 0."""
+    header = compare(runs, tmp_path).splitlines()[0]
+    assert "| to ceiling | to its own |" in header
+    assert "test:" not in header
+    assert "Epoch 0" not in (tmp_path / "comparison.md").read_text()
+
+
+def test_start_is_named(runs: list[Path], tmp_path: Path) -> None:
+    options = TrainOptions(
+        model="gru", data="synthetic", windows=600, dim=16, epochs=1, device="cpu", start="baseline", test=0.1,
+        sizes={"hidden_dim": 16}, out=tmp_path / "gru",
+    )  # fmt: skip
+    train(options, lambda line: None)
+    text = compare([*runs, options.run_path], tmp_path / "report")
+    assert "start baseline" in text
+    assert "Epoch 0 is a model before training" in text
+    assert "| test: to lin. avg |" in text
+
+
+def test_run_without_figures_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no figures.*python -m train"):
+        compare([tmp_path / "none.run"], tmp_path)
+
+
+def test_recipe_names_only_departures() -> None:
+    assert recipe_of(TrainOptions(model="amn", data="x.npz", epochs=3).to_dict()) == "reference"
+    assert recipe_of(TrainOptions(model="amn", ema=0.9, sizes={"hidden_dim": 8}).to_dict()) == "ema 0.9, hidden_dim 8"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "millions"), list(zip(ARCHITECTURES, (24.0, 33.8, 86.7, 2.30), strict=True)), ids=ARCHITECTURES
+)
+def test_multiply_adds(architecture: str, millions: float) -> None:
+    assert multiply_adds(make_config(architecture)) / 1e6 == pytest.approx(millions, rel=2e-3)
+
+
+def test_train_all_trains_and_compares(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "train.all", "--data", "synthetic", "--windows", "400", "--dim", "16"]
+    command += ["--epochs", "1", "--models", "amn", "gru", "--set", "hidden_dim=16", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| amn |" in done.stdout
+    assert "| gru |" in done.stdout
+    assert (tmp_path / "comparison" / "comparison.html").exists()

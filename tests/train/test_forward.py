@@ -1,0 +1,54 @@
+"""The forms that are trained through are the models: predictions and every gradient, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lvm_runtime.artifact.config import make_config
+from lvm_runtime.models import build_model
+from train.forward import training_form
+
+SIZES = {
+    "lstm": {"hidden_dim": 12, "num_layers": 3},
+    "gru": {"hidden_dim": 12, "num_layers": 3},
+    "transformer": {"hidden_dim": 12, "num_layers": 3, "num_heads": 2, "ffn_dim": 16},
+    "amn": {"hidden_dim": 12, "attention_dim": 8, "bottleneck_dim": 8},
+}
+
+
+@pytest.mark.parametrize("context_length", [5, 1], ids=["T=5", "T=1"])
+@pytest.mark.parametrize("architecture", SIZES)
+def test_same_predictions_and_gradients(architecture: str, context_length: int) -> None:
+    config = make_config(architecture, dim=16, context_length=context_length, **SIZES[architecture])
+    model = build_model(config, seed=0).double().eval()  # without dropout
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():  # far from where gates and attention are constant
+        torch.nn.init.normal_(parameter, std=0.7, generator=generator)
+    contexts = torch.randn(9, context_length, 16, dtype=torch.float64, generator=generator, requires_grad=True)
+    form = training_form(model, host=True)
+    assert form is not model
+    results = []
+    for subject in (model, form):
+        model.zero_grad()
+        contexts.grad = None
+        predictions = subject(contexts)
+        (predictions * torch.arange(16)).sum().backward()
+        results.append([predictions.detach(), contexts.grad, *(p.grad for p in model.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("architecture", ["lstm", "gru", "transformer"])
+def test_dropout_is_kept(architecture: str) -> None:
+    """It drops while training, and only then."""
+    model = build_model(make_config(architecture, dim=16, dropout=0.5, **SIZES[architecture]), seed=0)
+    form = training_form(model, host=True)
+    contexts = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(form.train()(contexts), form(contexts))
+    torch.testing.assert_close(form.eval()(contexts), model.eval()(contexts))
+
+
+def test_other_devices_keep_their_own_recurrence() -> None:
+    lstm = build_model(make_config("lstm", dim=16, hidden_dim=16))
+    assert training_form(lstm, host=False) is lstm

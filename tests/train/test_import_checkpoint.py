@@ -1,0 +1,112 @@
+"""Importing reference checkpoints: configs are mapped, look-alikes and unusable ones refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError, VerificationFailed
+from lvm_runtime.models import build_model, load_model
+from train.import_checkpoint import import_checkpoint, reference_config
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "lstm": {"input_dim": 16, "hidden_dim": 8, "num_layers": 2, "dropout": 0.2, "output_dim": 16},
+    "gru": {"input_dim": 16, "d_model": 8, "num_layers": 3, "dropout": 0.0, "output_dim": 16},
+    "transformer": {"input_dim": 16, "d_model": 8, "num_layers": 2, "nhead": 2, "dropout": 0.1, "output_dim": 16},
+    "amn": {"input_dim": 16, "d_model": 8, "hidden_dim": 12, "output_dim": 16},
+}
+
+
+def checkpoint(path: Path, kind: str, **changes: Any) -> Path:
+    """Write a reference checkpoint of a freshly made model."""
+    model = build_model(reference_config(kind, CONFIGS[kind]), seed=0)
+    values = {
+        "epoch": 3,
+        "model_type": kind,
+        "model_state_dict": model.state_dict(),
+        "optimizer_state_dict": {},
+        "val_loss": 0.001,
+        "val_cosine": 0.5,
+        "model_config": CONFIGS[kind],
+        "args": {"epochs": 20},
+    }
+    torch.save(values | changes, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_type_becomes_an_artifact(tmp_path: Path, kind: str) -> None:
+    file = checkpoint(tmp_path / "best.pt", kind)
+    artifact, cosine = import_checkpoint(file, tmp_path / "out")
+    assert cosine is None
+    stored = torch.load(file, weights_only=True)["model_state_dict"]
+    loaded = load_model(Artifact.load(artifact.path)).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in stored.items())
+
+
+def test_sizes_are_mapped() -> None:
+    transformer = reference_config("transformer", {"d_model": 64, "nhead": 4, "num_layers": 3})
+    assert (transformer.to_dict()["num_heads"], transformer.to_dict()["hidden_dim"]) == (4, 64)
+    amn = reference_config("amn", {"input_dim": 768, "d_model": 128, "hidden_dim": 256})
+    assert (amn.to_dict()["attention_dim"], amn.to_dict()["hidden_dim"]) == (128, 256)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        ("lstm", {"input_dim": 769, "output_dim": 768}, "position scalar"),
+        ("lstm", {"input_dim": 769}, "position scalar"),
+        ("lstm", {"input_dim": 768, "output_dim": 512}, "expected them to be equal"),
+        ("mamba", {}, "model_type is 'mamba'"),
+        ("gru", {"width": 3}, "the key 'width'"),
+        ("amn", {"nhead": 8}, "has no num_heads"),
+    ],
+    ids=["position", "position only", "output", "type", "key", "field of another"],
+)
+def test_unusable_configs_are_refused(kind: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        reference_config(kind, values)
+
+
+def test_cosine_is_computed_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"data": "synthetic", "windows": 500}
+    file = checkpoint(tmp_path / "best.pt", "amn", val_cosine=0.0)
+    with pytest.raises(VerificationFailed, match=r"0\.0000 in the checkpoint and (0\.\d+)") as failure:
+        import_checkpoint(file, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+    measured = float(str(failure.value).split("and ")[1].split(" ")[0])
+    checkpoint(file, "amn", val_cosine=measured + 0.009)
+    artifact, cosine = import_checkpoint(file, tmp_path / "out", **settings)
+    assert cosine == pytest.approx(measured, abs=1e-4)
+    assert artifact.manifest.provenance["metrics"]["val_cosine"] == cosine
+
+
+class Custom:
+    """An object that is not weights."""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({"a": 1}, "expected a dict with"), ([1], "has list"), ({"model_type": Custom()}, "holds objects")],
+    ids=["keys", "list", "pickle"],
+)
+def test_other_files_are_refused(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(ArtifactError, match=message):
+        import_checkpoint(tmp_path / "x.pt", tmp_path / "out")
+
+
+def test_damaged_and_missing_files(tmp_path: Path) -> None:
+    whole = checkpoint(tmp_path / "best.pt", "amn").read_bytes()
+    (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
+    for name in ("half.pt", "none.pt"):
+        with pytest.raises(LvmError, match=name):
+            import_checkpoint(tmp_path / name, tmp_path / "out")
+    file = checkpoint(tmp_path / "w.pt", "amn", model_config=CONFIGS["amn"] | {"hidden_dim": 13})
+    with pytest.raises(ArtifactError, match="do not fit"):
+        import_checkpoint(file, tmp_path / "out")

@@ -1,0 +1,110 @@
+"""A whole run: data to artifact, for every architecture; and the command line's errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.errors import LvmError, VerificationFailed
+from lvm_runtime.models import load_model
+from train.options import TrainOptions
+from train.run import train
+
+SMALL = {
+    "lstm": {"hidden_dim": 32, "num_layers": 2},
+    "gru": {"hidden_dim": 32, "num_layers": 2},
+    "transformer": {"hidden_dim": 32, "num_layers": 2, "num_heads": 4, "ffn_dim": 64},
+    "amn": {"hidden_dim": 32, "attention_dim": 16, "bottleneck_dim": 16},
+}
+
+
+def options(out: Path, model: str = "amn", **values: object) -> TrainOptions:
+    """Return options for a small run on a small synthetic corpus."""
+    base: dict = {"data": "synthetic", "windows": 2000, "dim": 32, "epochs": 2, "sizes": SMALL[model], "device": "cpu"}
+    return TrainOptions(model=model, out=out, **(base | values))
+
+
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_run_writes_an_artifact_that_knows_its_run(tmp_path: Path, model: str) -> None:
+    lines: list[str] = []
+    result = train(options(tmp_path / model, model, test=0.1), lines.append)
+    artifact = Artifact.load(tmp_path / model)
+    provenance = artifact.manifest.provenance
+    assert provenance["metrics"]["val_cosine"] == pytest.approx(result.validation.metrics.cosine.value)
+    assert provenance["training"]["best_epoch"] == result.best_epoch
+    assert result.validation.metrics.cosine.value > result.validation.baselines["random"].high + 0.2
+    assert result.test is not None
+    assert load_model(artifact).config == result.config
+    first_epoch = next(i for i, line in enumerate(lines) if line.startswith("epoch 1/2"))
+    assert any("linear average" in line for line in lines[:first_epoch])
+    saved = json.loads((tmp_path / f"{model}.run" / "result.json").read_text())
+    assert len(saved["history"]) == 2
+    assert str(tmp_path) not in json.dumps(provenance)
+
+
+def test_best_epoch_is_what_is_kept(tmp_path: Path) -> None:
+    result = train(options(tmp_path / "amn", epochs=6, learning_rate=0.001, data="bundled"), lambda line: None)
+    cosines = [record["val_cosine"] for record in result.history]
+    assert result.best_epoch == int(np.argmax(cosines)) + 1
+    assert result.best_epoch < 6  # it overfits at once on so little data
+    assert result.validation.metrics.cosine.value == pytest.approx(max(cosines), abs=1e-6)
+
+
+def test_same_seed_same_weights(tmp_path: Path) -> None:
+    hashes = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        result = train(options(tmp_path / name, "lstm", seed=seed, epochs=1), lambda line: None)
+        hashes.append(result.artifact.manifest.weights.sha256)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_amn_beats_the_linear_average_on_unseen_documents(tmp_path: Path) -> None:
+    named = {"learning_rate": 1e-4, "ema": 0.99}
+    result = train(
+        TrainOptions(model="amn", data="bundled", epochs=1, device="cpu", out=tmp_path / "amn", **named),
+        lambda line: None,
+    )
+    assert result.validation.gain.low > 0
+
+
+def test_disagreeing_model_leaves_no_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose prediction depends on its batch-mates must not get out."""
+    from lvm_runtime.models.amn import AMN
+
+    honest = AMN.forward
+    monkeypatch.setattr(AMN, "forward", lambda self, x: honest(self, x + 0.01 * x.mean(dim=0)))
+    with pytest.raises(VerificationFailed, match="batch 1"):
+        train(options(tmp_path / "amn", epochs=1), lambda line: None)
+    assert not (tmp_path / "amn").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"loss": "mae"}, "one of mse, infonce"),
+        ({"test": 0.95}, "test is 0.95"),
+        ({"sizes": {"depth": 3}}, "unknown config key 'depth'"),
+    ],
+    ids=["epochs", "rate", "loss", "test share", "size"],
+)
+def test_bad_options_say_what_was_expected(tmp_path: Path, values: dict, message: str) -> None:
+    with pytest.raises(LvmError, match=message):
+        options(tmp_path, **values)
+
+
+def test_command_line_error_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "train", "--model", "amn", "--data", str(tmp_path / "no.npz"), "--out", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "no such file" in done.stderr

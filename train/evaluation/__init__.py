@@ -1,0 +1,1 @@
+"""What a model is worth: metrics, baselines, and the gate before an artifact."""

@@ -1,0 +1,1 @@
+"""Runs side by side: tables, plots and one HTML page."""

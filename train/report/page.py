@@ -1,0 +1,77 @@
+"""One self-contained HTML page of a comparison: no script, no network, plots inside."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+
+from lvm_runtime.errors import BackendUnavailable
+
+from .runs import Run
+from .table import baseline_lines, table
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #111827; background: #fff; max-width: 1480px; margin: 2rem auto;
+       padding: 0 1.2rem; }
+h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.05rem; margin: 0 0 .4rem }
+p { color: #374151; max-width: 52rem } .scroll { overflow-x: auto }
+table { border-collapse: collapse; font-size: 12.5px; font-variant-numeric: tabular-nums; margin: 1rem 0 }
+th, td { padding: .35rem .55rem; text-align: right; border-bottom: 1px solid #e5e7eb; vertical-align: top }
+th { font-weight: 600; text-align: right } td:first-child, th:first-child, td.text, th.text { text-align: left }
+td:first-child { font-weight: 600 } td.text { min-width: 9rem } td.nowrap { white-space: nowrap }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1.6rem; margin-top: 1.5rem }
+figure { margin: 0 } figure img { width: 100%; height: auto } figcaption { font-size: 12.5px; color: #4b5563 }
+"""
+
+
+def page(runs: list[Run], remarks: list[str]) -> str:
+    """Return the page for `runs`. Raises BackendUnavailable where matplotlib is missing."""
+    try:
+        from . import plots
+    except ImportError as error:
+        raise BackendUnavailable("the plots need: pip install 'lvm_runtime[train]'") from error
+    figures = [
+        _figure("Validation by epoch", plots.curves(runs), "Zero: the linear average. Ring: the epoch kept."),
+        _figure("Training loss by epoch", plots.losses(runs), "Relative to each run's first epoch."),
+        _figure("Cosine with intervals", plots.cosines(runs), "Bootstrapped over documents, beside the baselines."),
+        _figure("Quality against speed", plots.speed(runs), "Up and to the right is better."),
+        _figure("Per-window cosine", plots.distribution(runs), "How the average comes about."),
+    ]
+    for run in runs:
+        if "attention_mean" in run.windows:
+            name = f"Attention of {run.row.name}"
+            figures.append(_figure(name, plots.attention(run), _attention_caption(run)))
+    columns, lines = table(runs)
+    head = "".join(f'<th class="{_kind(i)}">{escape(column)}</th>' for i, column in enumerate(columns))
+    body = "".join(
+        "<tr>" + "".join(f'<td class="{_kind(i)}">{escape(c)}</td>' for i, c in enumerate(line)) + "</tr>"
+        for line in lines
+    )
+    notes = "".join(f"<p>{escape(line)}</p>" for line in [*remarks, *baseline_lines(runs)])
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Latent vector models compared</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
+        f'<h1>Latent vector models compared</h1><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f'<tbody>{body}</tbody></table></div>{notes}<div class="plots">{"".join(figures)}</div></body></html>\n'
+    )
+
+
+def _attention_caption(run: Run) -> str:
+    examples = run.windows["attention_examples"]
+    spread = abs(examples - 1 / examples.shape[1]).max()
+    return (
+        "Mean with quartiles, and single validation windows; "
+        f"in these the weights differ from uniform by at most {spread:.1e}."
+    )
+
+
+def _kind(column: int) -> str:
+    return "text" if column == 1 else "nowrap" if column in (0, 5, 6, 7) else ""
+
+
+def _figure(title: str, svg: str, caption: str) -> str:
+    data = base64.b64encode(svg.encode()).decode()
+    return (
+        f'<figure><h2>{escape(title)}</h2><img alt="{escape(title)}" src="data:image/svg+xml;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )

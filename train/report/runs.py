@@ -1,0 +1,155 @@
+"""Finished runs, read back from their folders: one row of figures each."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.artifact.folder import DEFAULT_ROOT, Artifact
+from lvm_runtime.errors import ArtifactError
+
+from ..evaluation.baselines import LINEAR_AVERAGE
+from ..flops import multiply_adds
+from ..options import TrainOptions
+from .results import RESULT, WINDOWS
+
+SPEED_BATCHES = (1, 32)
+_REPEATS = 15
+_UNIMPORTANT = {"model", "data", "out", "resume", "checkpoint_every", "device", "seed", "windows", "dim", "test",
+                "trust_pickle", "resident_bytes", "epochs"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run in the table; cosines are on validation documents, `speed` is eager on this machine's CPU."""
+
+    name: str
+    recipe: str
+    data: str
+    parameters: int
+    mega_flops: float
+    megabytes: float
+    epochs: int
+    best_epoch: int
+    seconds: float
+    cosine: float
+    low: float
+    high: float
+    gain: float
+    gain_low: float
+    gain_high: float
+    test_gain: float | None
+    to_ceiling: float | None
+    to_own_ceiling: float | None
+    hit_at_5: float
+    mrr: float
+    margin: float
+    speed: dict[str, float]
+    cosine_per_million: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run's figures as read from its folder, and its row of the table."""
+
+    row: Row
+    result: dict[str, Any]
+    windows: dict[str, NDArray[Any]]
+
+
+def read_run(folder: Path) -> Run:
+    """Read the figures that a run left in `folder` and measure its artifact's speed here."""
+    try:
+        result = json.loads((folder / RESULT).read_bytes())
+        with np.load(folder / WINDOWS) as arrays:
+            windows = {name: arrays[name] for name in arrays.files}
+        return Run(_row(folder, result), result, windows)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{folder}: no figures of a finished run ({error}); train it with: python -m train"
+        ) from error
+
+
+def find_run(name: str) -> Path:
+    """Return the folder of figures that `name` means: an architecture, an artifact or the folder itself."""
+    path = DEFAULT_ROOT / name if name in ARCHITECTURES and not Path(name).exists() else Path(name)
+    return path if path.suffix == ".run" else path.with_name(path.name + ".run")
+
+
+def _row(folder: Path, result: dict[str, Any]) -> Row:
+    artifact = Artifact.load(result["artifact"])
+    found, ceiling, own = result["validation"], result["ceiling"], result.get("own_ceiling")
+    cosine, gain = found["cosine"], found["gain"]
+    return Row(
+        name=folder.name.removesuffix(".run"),
+        recipe=recipe_of(result["options"]),
+        data=Path(result["options"]["data"]).name,
+        parameters=result["parameters"],
+        mega_flops=2 * multiply_adds(artifact.config) / 1e6,
+        megabytes=result["parameters"] * 4 / 2**20,
+        epochs=result["history"][-1]["epoch"],
+        best_epoch=result["best_epoch"],
+        seconds=result["seconds"],
+        cosine=cosine["value"],
+        low=cosine["low"],
+        high=cosine["high"],
+        gain=gain["value"],
+        gain_low=gain["low"],
+        gain_high=gain["high"],
+        test_gain=result["test"]["gain"]["value"] if result["test"] else None,
+        to_ceiling=None if ceiling is None else cosine["value"] - ceiling,
+        to_own_ceiling=None if own is None else cosine["value"] - own,
+        hit_at_5=found["hits"]["hit@5"],
+        mrr=found["mrr"],
+        margin=found["margin"]["value"],
+        speed=measure_speed(artifact),
+        cosine_per_million=cosine["value"] / (result["parameters"] / 1e6),
+    )
+
+
+def recipe_of(options: dict[str, Any]) -> str:
+    """Name what a run changed of the shared recipe, or "reference"."""
+    changed = []
+    for item in fields(TrainOptions):
+        if item.name in _UNIMPORTANT or item.name not in options:
+            continue
+        value = options[item.name]
+        if item.name == "sizes":
+            changed += [f"{name} {size:g}" for name, size in value.items()]
+        elif value != item.default:
+            changed.append(f"{item.name.replace('_', ' ')} {value}")
+    return ", ".join(changed) or "reference"
+
+
+def measure_speed(artifact: Artifact) -> dict[str, float]:
+    """Return predictions per second of the training form, eager on the CPU, by batch size (median of repeats)."""
+    import torch
+
+    from lvm_runtime.models import load_model
+
+    model = load_model(artifact)
+    probes = torch.from_numpy(artifact.read_fingerprint().contexts)
+    speeds = {}
+    with torch.inference_mode():
+        for size in SPEED_BATCHES:
+            batch = probes[torch.arange(size) % len(probes)]
+            seconds = []
+            for _ in range(_REPEATS + 3):
+                began = time.perf_counter()
+                model(batch)
+                seconds.append(time.perf_counter() - began)
+            speeds[str(size)] = size / statistics.median(seconds[3:])
+    return speeds
+
+
+def linear_average_of(run: Run) -> float:
+    """Return the linear average's cosine on a run's validation windows."""
+    return float(run.result["validation"]["baselines"][LINEAR_AVERAGE]["value"])

@@ -1,0 +1,72 @@
+"""The table of a comparison."""
+
+from __future__ import annotations
+
+from .runs import Row, Run
+
+NO_FIGURE = "–"
+COLUMNS = (
+    "model", "recipe", "parameters", "MFLOP", "MB", "trained", "val cosine [95 %]", "to linear average [95 %]",
+    "test: to lin. avg", "to ceiling", "to its own", "hit@5", "MRR", "margin", "pred/s b=1", "b=32", "cosine/M par.",
+)  # fmt: skip
+
+
+def cells(row: Row) -> list[str]:
+    """Return one run's cells, in the order of `COLUMNS`."""
+    verdict = "" if row.gain_low > 0 else " (below)" if row.gain_high < 0 else " (not clear)"
+    return [
+        row.name,
+        row.recipe,
+        f"{row.parameters:,}",
+        f"{row.mega_flops:.1f}",
+        f"{row.megabytes:.1f}",
+        f"{row.seconds / 60:.1f} min, epoch {row.best_epoch} of {row.epochs}",
+        f"{row.cosine:.4f} [{row.low:.4f}, {row.high:.4f}]",
+        f"{row.gain:+.4f} [{row.gain_low:+.4f}, {row.gain_high:+.4f}]{verdict}",
+        NO_FIGURE if row.test_gain is None else f"{row.test_gain:+.4f}",
+        NO_FIGURE if row.to_ceiling is None else f"{row.to_ceiling:+.4f}",
+        NO_FIGURE if row.to_own_ceiling is None else f"{row.to_own_ceiling:+.4f}",
+        f"{row.hit_at_5:.3f}",
+        f"{row.mrr:.3f}",
+        f"{row.margin:+.3f}",
+        f"{row.speed['1']:,.0f}",
+        f"{row.speed['32']:,.0f}",
+        f"{row.cosine_per_million:.3f}",
+    ]
+
+
+def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and a line of cells per run, without the columns that no run has a figure for."""
+    lines = [cells(run.row) for run in runs]
+    kept = [i for i in range(len(COLUMNS)) if any(line[i] != NO_FIGURE for line in lines)]
+    return [COLUMNS[i] for i in kept], [[line[i] for i in kept] for line in lines]
+
+
+def markdown(runs: list[Run], remarks: list[str]) -> str:
+    """Return the table, the baselines of each data set, and the machine, as Markdown."""
+    columns, body = table(runs)
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(line) + " |" for line in body]
+    lines += ["", *remarks, *baseline_lines(runs)]
+    return "\n".join(lines) + "\n"
+
+
+def baseline_lines(runs: list[Run]) -> list[str]:
+    """Return one line per data set with its baselines and ceiling, and one on how to read the intervals."""
+    lines: dict[str, str] = {}
+    for run in runs:
+        baselines = run.result["validation"]["baselines"]
+        text = ", ".join(f"{name} {value['value']:.4f}" for name, value in baselines.items())
+        ceiling = run.result["ceiling"]
+        text += "" if ceiling is None else f", ceiling {ceiling:.4f} (closed form)"
+        count = len(run.windows["cosine"])
+        lines[f"{run.row.data} {count}"] = f"Baselines on {run.row.data} ({count:,} validation windows): {text}."
+    machine = runs[0].result["machine"]
+    note = (
+        "Intervals are 95 % bootstraps over documents; the gain is paired with the linear average on the same windows. "
+        f"Trained on {machine['system']}, {machine['cores']} cores, torch {machine['torch']}."
+    )
+    started = "" if all(run.result["history"][0]["epoch"] for run in runs) else (
+        " Epoch 0 is a model before training whose weights were set and fitted to a linear predictor (start baseline)."
+    )  # fmt: skip
+    return [*lines.values(), note + started]
