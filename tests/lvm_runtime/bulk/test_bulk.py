@@ -322,7 +322,7 @@ def test_runs_at_a_time_share_the_cpus(
     threads: int,
     workers: int,
 ) -> None:
-    for module in ("bulk", "routes", "backends.onnx", "backends.eager"):
+    for module in ("bulk.predict", "selection.routes", "backends.onnx", "backends.eager"):
         monkeypatch.setattr(f"lvm_runtime.{module}.usable_cpus", lambda: cpus)
     with open_for_bulk(small_artifacts("amn"), request_) as predictor:
         assert predictor.explain().routes[-1].threads == threads
