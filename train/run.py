@@ -21,10 +21,10 @@ from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import build_model, parameter_count, save_model
 
 from .checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
-from .evaluation.baselines import LINEAR_AVERAGE, baseline_scores
-from .evaluation.evaluate import Evaluation, evaluate, predictor, verdict
+from .evaluation.evaluate import Evaluation, evaluate, figures, predictor, verdict
 from .evaluation.gate import ROWS, check_agreement, compare_step
 from .evaluation.metrics import score_rows
+from .evaluation.retrieval import score
 from .loop import Trainer, TrainingDiverged
 from .material import Material, Say, prepare
 from .options import TrainOptions
@@ -96,9 +96,8 @@ def _start(trainer: Trainer, material: Material, say: Say, seconds: float) -> Pr
         progress.seconds = seconds
         cosine = _validate(trainer, material)
         _record(progress, trainer, {}, cosine)
-        average = float(material.baselines[LINEAR_AVERAGE].cosine.mean())
         say(f"epoch 0/{options.epochs}  before training  val cosine {cosine:.4f} "
-            f"({cosine - average:+.4f} to the linear average)")  # fmt: skip
+            f"({cosine - material.linear_average:+.4f} to the linear average)")  # fmt: skip
     return progress
 
 
@@ -163,12 +162,11 @@ def _record(progress: Progress, trainer: Trainer, training: dict[str, float], co
 def _epoch_line(progress: Progress, epochs: int, material: Material) -> str:
     last = progress.history[-1]
     before = progress.history[-2]["seconds"] if len(progress.history) > 1 else 0.0
-    average = float(material.baselines[LINEAR_AVERAGE].cosine.mean())
     rate = len(material.split.train) / max(last["seconds"] - before, 1e-9)
     best = "  best" if progress.best_epoch == last["epoch"] else ""
     return (
         f"epoch {last['epoch']:.0f}/{epochs}  loss {last['loss']:.6f}  val cosine {last['val_cosine']:.4f} "
-        f"({last['val_cosine'] - average:+.4f} to the linear average)  lr {last['learning_rate']:.1e}  "
+        f"({last['val_cosine'] - material.linear_average:+.4f} to the linear average)  lr {last['learning_rate']:.1e}  "
         f"{rate:,.0f} windows/s{best}"
     )
 
@@ -183,13 +181,17 @@ def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) 
     probes, _ = split.validation.batch(split.validation.sample(ROWS).starts)
     gate = check_agreement(model, probes, str(trainer.device))
     say(f"gate: {max(gate, key=lambda g: g.drift)} at worst, over {len(probes)} windows")
-    validation = evaluate(model, split.validation, material.baselines)
+    validation = evaluate(model, split.validation, material.scores, material.corpus.doc_ids)
     test = None
     if len(split.test):
-        test = evaluate(model, split.test, baseline_scores(split.train, split.test, seed=options.seed))
-    say(f"best epoch {progress.best_epoch}: {verdict('validation', validation)}")
-    if test is not None:
-        say(verdict("test documents, not used to choose the epoch", test))
+        test_scores = score(material.baselines.predictors, split.test)
+        test = evaluate(model, split.test, test_scores, material.corpus.doc_ids)
+    for name, found in ((f"best epoch {progress.best_epoch}: validation", validation),
+                        ("test documents, not used to choose the epoch", test)):  # fmt: skip
+        if found is not None:
+            say(f"{name}: {verdict(found.versus)}")
+            for line in figures(found, material.baselines.notes):
+                say(line)
     result = TrainResult(
         options=options,
         config=options.config(material.corpus.dim),
@@ -229,13 +231,15 @@ def _write(
         "val_cosine": validation.metrics.cosine.value,
         "linear_average": validation.linear_average.value,
         "gain": validation.gain.to_dict(),
-        "validation": validation.metrics.to_dict(),
+        "validation": validation.to_dict(),
+        "baseline_settings": material.baselines.notes,
         "ceiling": material.ceiling,
     }
     if test is not None:
-        metrics |= {"test": test.metrics.to_dict(), "test_gain": test.gain.to_dict()}
+        metrics |= {"test": test.to_dict(), "test_gain": test.gain.to_dict()}
     provenance = {
         "data": {
+            "diagnosis": material.diagnosis.to_dict(),
             "name": Path(corpus.name).name,
             "vectors": len(corpus.vectors),
             "digest": material.digest,

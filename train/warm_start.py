@@ -17,13 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lvm_runtime.models.transformer import Transformer
 
+from .data.holdout import hold_out
 from .data.windows import WindowSet
 
 DECAYS = (0.3, 0.45, 0.6, 0.75)
@@ -63,7 +63,7 @@ def start_at_baseline(model: nn.Module, windows: WindowSet, *, seed: int = 0) ->
     config: Any = model.config
     if config.architecture == "amn":
         return None
-    fit, held = _sides(windows)
+    fit, held = hold_out(windows)
     vectors = _projection(fit, config.hidden_dim, seed)
     random = {name: value.clone() for name, value in model.state_dict().items()}
     judged = held.sample(HELD_WINDOWS)
@@ -79,20 +79,6 @@ def start_at_baseline(model: nn.Module, windows: WindowSet, *, seed: int = 0) ->
     found, moments = attempt(decay, FIT_WINDOWS)
     _set_last_layer(model, moments.plus(_moments(model, judged, decay)).solve(found.penalty))
     return found
-
-
-def _sides(windows: WindowSet) -> tuple[WindowSet, WindowSet]:
-    """Keep the last tenth of the training documents, at least one window, out of the fit."""
-    documents = np.unique(windows.groups)
-    border = documents[len(documents) - max(1, len(documents) // 10)]
-    held = windows.groups >= border
-
-    def side(mask: np.ndarray) -> WindowSet:
-        chosen = torch.from_numpy(mask).to(windows.starts.device)
-        return WindowSet(windows.store, windows.starts[chosen], windows.groups[mask], windows.context_length)
-
-    # one document can only judge itself
-    return (windows, windows) if held.all() else (side(~held), side(held))
 
 
 def _projection(windows: WindowSet, width: int, seed: int) -> Tensor:
