@@ -29,6 +29,9 @@ class ModelConfig:
             if field.name == "dropout":
                 if not (isinstance(value, int | float) and 0.0 <= value < 1.0):
                     raise InvalidInput(f"{self.architecture}: dropout is {value!r}, expected a number in [0, 1)")
+            elif isinstance(field.default, bool):
+                if value not in (True, False):
+                    raise InvalidInput(f"{self.architecture}: {field.name} is {value!r}, expected true or false")
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidInput(f"{self.architecture}: {field.name} is {value!r}, expected a positive integer")
 
@@ -86,13 +89,18 @@ class TransformerConfig(ModelConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AMNConfig(ModelConfig):
-    """Attention Mixture Network: mean of the context plus a residual from one attention head and an MLP."""
+    """Attention Mixture Network: mean of the context plus a residual from one attention head and an MLP.
+
+    `recency` adds a learned bias per position to the mean and to the attention, 2 · T numbers; the published AMN,
+    which is blind to the order of its context, has none.
+    """
 
     architecture: ClassVar[str] = "amn"
 
     attention_dim: int = 256
     hidden_dim: int = 512
     bottleneck_dim: int = 256
+    recency: bool = False
 
 
 CONFIGS: dict[str, type[ModelConfig]] = {
