@@ -74,7 +74,7 @@ def prepare(options: TrainOptions, device: str, say: Say) -> Material:
     for line in diagnosis.lines():
         say(line)
     baselines = fit_baselines(split.train, seed=options.seed)
-    scores = score(baselines.predictors, split.validation)
+    scores = score(baselines.predictors, split.validation, options.queries)
     for name, reached in scores.items():
         mrr = reached.ranks.estimates()["mrr"]
         say(f"  {name:<15} {bootstrap(reached.rows.cosine, split.validation.groups)}  MRR {mrr}  "

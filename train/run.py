@@ -24,12 +24,13 @@ from .checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
 from .evaluation.evaluate import Evaluation, evaluate, figures, predictor, verdict
 from .evaluation.gate import ROWS, check_agreement, compare_step
 from .evaluation.metrics import score_rows
-from .evaluation.retrieval import score
+from .evaluation.retrieval import rank_rows, score
 from .loop import Trainer, TrainingDiverged
 from .material import Material, Say, prepare
 from .options import TrainOptions
 from .processes import Processes
 from .progress import Interruption, progress_bar
+from .ranked_start import start_ranked
 from .report.results import TrainResult, write_results
 from .warm_start import start_at_baseline
 
@@ -77,7 +78,15 @@ def _trainer(options: TrainOptions, material: Material, processes: Processes, sa
     if options.start == "baseline" and not options.resume:
         say(f"start: {start_at_baseline(model.to(device), train_windows, seed=options.seed) or 'the linear average'}")
     torch.manual_seed(options.seed + processes.rank)  # dropout; the order of windows has its own generator
-    return Trainer(model, train_windows, options, processes)
+    trainer = Trainer(model, train_windows, options, processes)
+    if trainer.ranking is not None:
+        say(f"ranking over {trainer.ranking.count:,} of {len(trainer.ranking.rows):,} training vectors")
+        if options.start == "ranked" and options.model != "amn" and not options.resume:
+            start = start_ranked(trainer.model, train_windows, trainer.ranking, material.baselines.decay,
+                                 cosine_weight=options.cosine_weight, seed=options.seed)  # fmt: skip
+            trainer.restart()
+            say(f"start: {start}")
+    return trainer
 
 
 def _start(trainer: Trainer, material: Material, say: Say, seconds: float) -> Progress:
@@ -92,17 +101,20 @@ def _start(trainer: Trainer, material: Material, say: Say, seconds: float) -> Pr
         say(f"starting afresh over {path} (--resume would continue it)")
         path.unlink()
     progress = Progress()
-    if options.start == "baseline":
+    if options.start != "default" or options.judge == "mrr":
         progress.seconds = seconds
-        cosine = _validate(trainer, material)
-        _record(progress, trainer, {}, cosine)
-        say(f"epoch 0/{options.epochs}  before training  val cosine {cosine:.4f} "
-            f"({cosine - material.linear_average:+.4f} to the linear average)")  # fmt: skip
+        _record(progress, trainer, {}, _validate(trainer, material))
+        say(f"epoch 0/{options.epochs}  before training  {_judged(progress.history[-1], material)}")
     return progress
 
 
-def _validate(trainer: Trainer, material: Material) -> float:
-    return float(score_rows(predictor(trainer.evaluated), material.split.validation).cosine.mean())
+def _validate(trainer: Trainer, material: Material) -> dict[str, float]:
+    """Return the validation cosine, and the mean reciprocal rank where epochs are judged by it."""
+    predict, windows = predictor(trainer.evaluated), material.split.validation
+    found = {"val_cosine": float(score_rows(predict, windows).cosine.mean())}
+    if trainer.options.judge == "mrr":
+        found["val_mrr"] = float((1 / rank_rows({"": predict}, windows, trainer.options.queries)[""].rank).mean())
+    return found
 
 
 def _epochs(trainer: Trainer, progress: Progress, material: Material, interruption: Interruption, say: Say) -> None:
@@ -142,9 +154,9 @@ def _epochs(trainer: Trainer, progress: Progress, material: Material, interrupti
                 raise TrainingDiverged(f"{error}; {kept}; try a lower --learning-rate") from None
             progress.seconds += time.perf_counter() - began
             saved_at = 0
-            cosine = _validate(trainer, material)
-            _record(progress, trainer, {"loss": loss, "learning_rate": rate}, cosine)
-            trainer.end_epoch(cosine)
+            found = _validate(trainer, material)
+            _record(progress, trainer, {"loss": loss, "learning_rate": rate}, found)
+            trainer.end_epoch(found[f"val_{options.judge}"])
             keep()
             say(_epoch_line(progress, options.epochs, material))
             if processes.any(interruption.requested) and trainer.epoch < options.epochs:
@@ -152,10 +164,11 @@ def _epochs(trainer: Trainer, progress: Progress, material: Material, interrupti
                 raise KeyboardInterrupt
 
 
-def _record(progress: Progress, trainer: Trainer, training: dict[str, float], cosine: float) -> None:
-    progress.history.append({"epoch": trainer.epoch, **training, "val_cosine": cosine, "seconds": progress.seconds})
-    if cosine > progress.best_cosine:
-        progress.best_epoch, progress.best_cosine = trainer.epoch, cosine
+def _record(progress: Progress, trainer: Trainer, training: dict[str, float], found: dict[str, float]) -> None:
+    progress.history.append({"epoch": trainer.epoch, **training, **found, "seconds": progress.seconds})
+    judged = found[f"val_{trainer.options.judge}"]
+    if judged > progress.best_score:
+        progress.best_epoch, progress.best_score = trainer.epoch, judged
         progress.best_weights = {k: v.detach().cpu().clone() for k, v in trainer.evaluated.state_dict().items()}
 
 
@@ -165,10 +178,19 @@ def _epoch_line(progress: Progress, epochs: int, material: Material) -> str:
     rate = len(material.split.train) / max(last["seconds"] - before, 1e-9)
     best = "  best" if progress.best_epoch == last["epoch"] else ""
     return (
-        f"epoch {last['epoch']:.0f}/{epochs}  loss {last['loss']:.6f}  val cosine {last['val_cosine']:.4f} "
-        f"({last['val_cosine'] - material.linear_average:+.4f} to the linear average)  lr {last['learning_rate']:.1e}  "
+        f"epoch {last['epoch']:.0f}/{epochs}  loss {last['loss']:.6f}  {_judged(last, material)}  "
+        f"lr {last['learning_rate']:.1e}  "
         f"{rate:,.0f} windows/s{best}"
     )
+
+
+def _judged(record: dict[str, float], material: Material) -> str:
+    cosine = record["val_cosine"]
+    text = f"val cosine {cosine:.4f} ({cosine - material.linear_average:+.4f} to the linear average)"
+    if "val_mrr" not in record:
+        return text
+    mrr = record["val_mrr"]
+    return f"{text}  val MRR {mrr:.4f} ({mrr - material.best_mrr:+.4f} to the best baseline)"
 
 
 def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) -> TrainResult:
@@ -184,7 +206,7 @@ def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) 
     validation = evaluate(model, split.validation, material.scores, material.corpus.doc_ids)
     test = None
     if len(split.test):
-        test_scores = score(material.baselines.predictors, split.test)
+        test_scores = score(material.baselines.predictors, split.test, options.queries)
         test = evaluate(model, split.test, test_scores, material.corpus.doc_ids)
     for name, found in ((f"best epoch {progress.best_epoch}: validation", validation),
                         ("test documents, not used to choose the epoch", test)):  # fmt: skip

@@ -80,7 +80,8 @@ def evaluate(
 ) -> Evaluation:
     """Return the metrics of `model` on `windows`, beside those of the baselines there; `doc_ids` are the corpus's."""
     predict = predictor(model)
-    scores = score({"model": predict}, windows)["model"]
+    queries = len(next(iter(baselines.values())).ranks.rank)  # the same for both, since differences are paired
+    scores = score({"model": predict}, windows, queries)["model"]
     gain = bootstrap(scores.rows.cosine - baselines[LINEAR_AVERAGE].rows.cosine, windows.groups)
     found = {name: s.metrics(windows) for name, s in baselines.items()}
     nearest = max(found, key=lambda name: found[name].cosine.value)

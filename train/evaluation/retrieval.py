@@ -19,7 +19,8 @@ from .metrics import Estimate, Floats, Metrics, Predict, RowScores, bootstrap_al
 
 HITS = (1, 5, 10)
 RETRIEVAL_QUERIES = 1000
-"""Ranks are counted for this many windows, evenly spaced: each one is compared with the whole corpus."""
+"""Ranks are counted for this many windows, evenly spaced, if no other number is given: each is compared with the
+whole corpus."""
 
 _CANDIDATE_BLOCK = 8192
 _ROUNDING = 1e-6  # of a cosine in float32: ties count as better
@@ -59,10 +60,10 @@ class Scores:
         return summarise(self.rows, windows, self.ranks.estimates())
 
 
-def score(predictors: Mapping[str, Predict], windows: WindowSet, batch_size: int = 256) -> dict[str, Scores]:
+def score(predictors: Mapping[str, Predict], windows: WindowSet, queries: int = RETRIEVAL_QUERIES) -> dict[str, Scores]:
     """Return the scores of every predictor on `windows`; the corpus is read once for all of them."""
-    ranks = rank_rows(predictors, windows)
-    return {name: Scores(score_rows(p, windows, batch_size), ranks[name]) for name, p in predictors.items()}
+    ranks = rank_rows(predictors, windows, queries)
+    return {name: Scores(score_rows(p, windows), ranks[name]) for name, p in predictors.items()}
 
 
 @torch.no_grad()
@@ -73,12 +74,12 @@ def rank_rows(
     *,
     rows: tuple[int, int] | None = None,
 ) -> dict[str, RankScores]:
-    """Rank each window's target among the vectors of the corpus, for at most `queries` windows, evenly spaced.
+    """Rank each window's target among the vectors of the corpus, for at most `queries` windows, evenly spaced (0: all).
 
     The window's own context is left out of the candidates: the reader has it already. Ties count as better. `rows`
-    limits the candidates to a range that holds the windows. Memory is q · 8,192 cosines, whatever N is.
+    limits the candidates to a range that holds the windows. Memory is 1,000 · 8,192 cosines, whatever N is.
     """
-    sample = windows.sample(queries)
+    sample = windows.sample(queries or len(windows))
     begin, end = rows or (0, len(windows.store))
     contexts, targets = sample.batch(sample.starts)
     targets, own_rows = F.normalize(targets, dim=1), sample.starts + sample.context_length
@@ -89,7 +90,8 @@ def rank_rows(
         block = torch.arange(first, min(first + _CANDIDATE_BLOCK, end), device=targets.device)
         candidates = F.normalize(windows.store.rows(block), dim=1)
         for name, found in predictions.items():
-            counts[name] += (found @ candidates.T >= limits[name]).sum(dim=1)
+            for part in torch.arange(len(sample), device=targets.device).split(RETRIEVAL_QUERIES):
+                counts[name][part] += (found[part] @ candidates.T >= limits[name][part]).sum(dim=1)
     contexts = F.normalize(contexts, dim=2)
     following = F.normalize(windows.store.rows((own_rows + 1).clamp(max=end - 1)), dim=1)
     has_following = own_rows + 1 < end

@@ -24,7 +24,7 @@ from .results import RESULT, WINDOWS
 SPEED_BATCHES = (1, 32)
 _REPEATS = 15
 _UNIMPORTANT = {"model", "data", "out", "resume", "checkpoint_every", "device", "seed", "windows", "dim", "test",
-                "trust_pickle", "resident_bytes", "epochs"}  # fmt: skip
+                "trust_pickle", "resident_bytes", "epochs", "queries"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
