@@ -48,7 +48,7 @@ def test_report_is_whole_and_self_contained(runs: list[Path], tmp_path: Path) ->
     assert re.search(r"infonce \(validation documents\) .*DOES NOT BEAT the best baseline for cosine", table)
     assert mse["validation"]["versus"]["mrr"]["baseline"] in mse["validation"]["baseline_metrics"]
     for text in (table, page):
-        assert "recency average on synthetic" in text
+        assert "recency average, synthetic (validation)" in text
         assert f"{mse['validation']['retrieval']['hit@10']['value']:.3f} [" in text
 
 

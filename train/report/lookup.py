@@ -18,32 +18,37 @@ _NONE = ""
 
 
 def verdicts(runs: list[Run]) -> list[str]:
-    """Return a line per run: whether it beats its baselines, on test documents where there are some, and warnings."""
+    """Return a line per run: whether it beats its baselines, and a warning where it fits the past."""
     lines = []
     for run in runs:
-        for side in ("test", "validation"):
-            found = run.result.get(side)
-            if found and "versus" in found:
-                versus = {k: Difference(v["baseline"], _estimate(v)) for k, v in found["versus"].items()}
-                lines.append(f"{run.row.name} ({side} documents) {verdict(versus)}.")
-                warning = past_warning({k: _estimate(v) for k, v in found["offsets"].items()})
-                lines += [f"{run.row.name}: {warning}."] if warning else []
-                break
+        side = _side(run)
+        found = run.result[side]
+        versus = {k: Difference(v["baseline"], _estimate(v)) for k, v in found["versus"].items()}
+        lines.append(f"{run.row.name} ({side} documents) {verdict(versus)}.")
+        warning = past_warning({k: _estimate(v) for k, v in found["offsets"].items()})
+        lines += [f"{run.row.name}: {warning}."] if warning else []
     return lines
 
 
 def lookup_table(runs: list[Run]) -> list[list[str]]:
-    """Return a line of cells per model and, after the models of a data set, per baseline there; validation windows."""
+    """Return a line of cells per model and, after the models of a data set, one per baseline there.
+
+    They are of test documents, which chose nothing, where a run kept some, and of validation documents elsewhere.
+    """
     lines: list[list[str]] = []
-    groups: dict[tuple[str, int], list[Run]] = {}
+    groups: dict[tuple[str, str, int], list[Run]] = {}
     for run in runs:
-        if "versus" in run.result["validation"]:
-            groups.setdefault((run.row.data, len(run.windows["cosine"])), []).append(run)
-    for (data, _), members in groups.items():
-        lines += [_cells(run.row.name, run.result["validation"]) for run in members]
-        baselines = members[0].result["validation"]["baseline_metrics"]
-        lines += [_cells(f"{name} on {data}", found) for name, found in baselines.items()]
+        side = _side(run)
+        groups.setdefault((run.row.data, side, run.result[side]["windows"]), []).append(run)
+    for (data, side, _), members in groups.items():
+        lines += [_cells(f"{run.row.name} ({side})", run.result[side]) for run in members]
+        baselines = members[0].result[side]["baseline_metrics"]
+        lines += [_cells(f"{name}, {data} ({side})", found) for name, found in baselines.items()]
     return lines
+
+
+def _side(run: Run) -> str:
+    return "test" if run.result["test"] else "validation"
 
 
 def _cells(name: str, found: dict[str, Any]) -> list[str]:

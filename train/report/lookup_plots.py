@@ -23,7 +23,7 @@ def hits(runs: list[Run]) -> str:
             axes.plot(*hits_by_k(run), color=colour, label=run.row.name)
         axes.set_xscale("log")
         axes.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
-        axes.set(xlabel="k", ylabel="share of queries with the next vector among the first k", ylim=(0, None))
+        axes.set(xlabel="k", ylabel="share found among the first k", ylim=(0, None))
         axes.legend(frameon=False, fontsize=8)
 
     return figure(draw)

@@ -35,8 +35,16 @@ def page(runs: list[Run], remarks: list[str]) -> str:
     except ImportError as error:
         raise BackendUnavailable("the plots need: pip install 'lvm_runtime[train]'") from error
     figures = [
-        _figure("Finding the next chunk", lookup_plots.hits(runs), "hit@k over k; grey: what needs no model."),
-        _figure("Where predictions point", lookup_plots.offsets(runs), "The best place is +1: the next chunk."),
+        _figure(
+            "Finding the next chunk",
+            lookup_plots.hits(runs),
+            "hit@k over k, validation; grey: what needs no model.",
+        ),
+        _figure(
+            "Where predictions point",
+            lookup_plots.offsets(runs),
+            "Validation. The best place is +1: the next chunk.",
+        ),
         _figure("Validation by epoch", plots.curves(runs), "Zero: the linear average. Ring: the epoch kept."),
         _figure("Training loss by epoch", plots.losses(runs), "Relative to each run's first epoch."),
         _figure("Cosine with intervals", plots.cosines(runs), "Bootstrapped over documents, beside the baselines."),
@@ -55,7 +63,7 @@ def page(runs: list[Run], remarks: list[str]) -> str:
     )
     notes = "".join(f"<p>{escape(line)}</p>" for line in [*remarks, *baseline_lines(runs)])
     summary = "".join(f"<p>{escape(line)}</p>" for line in verdicts(runs))
-    search = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in line) + "</tr>" for line in lookup_table(runs))
+    search = "".join(_search_row(line) for line in lookup_table(runs))
     search_head = "".join(f"<th>{escape(head)}</th>" for head in HEADS)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Latent vector models compared</title>'
@@ -65,6 +73,11 @@ def page(runs: list[Run], remarks: list[str]) -> str:
         f'<div class="scroll"><table><thead><tr>{search_head}</tr></thead><tbody>{search}</tbody></table></div>'
         f'<div class="plots">{"".join(figures)}</div></body></html>\n'
     )
+
+
+def _search_row(line: list[str]) -> str:
+    kinds = ["nowrap"] * 7 + ["text"] * (len(line) - 7)
+    return "<tr>" + "".join(f'<td class="{k}">{escape(c)}</td>' for k, c in zip(kinds, line, strict=True)) + "</tr>"
 
 
 def _attention_caption(run: Run) -> str:
