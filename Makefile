@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | soak | mac-report | clean
+# make demo | test | lint | docs | bench | soak | mac-report | clean
 # Each sets up what it needs; nothing but Python >= 3.10 and make has to be there before.
 
 PYTHON ?= python3
@@ -6,11 +6,12 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lint bench soak mac-report clean
+.PHONY: help demo test lint docs bench soak mac-report clean
 
 help:
 	@echo "make demo        train an AMN on the bundled corpus, export it three ways, verify, predict, measure"
 	@echo "make test        ruff, mypy and the test suite"
+	@echo "make docs        the documentation, in docs/_build/html"
 	@echo "make bench       the full benchmark run: pytest benchmarks/ --benchmark-only"
 	@echo "make soak        the long tests that the suite leaves out"
 	@echo "make mac-report  on a Mac: placement, latency and accuracy on this device, as one Markdown file"
@@ -35,6 +36,9 @@ lint: $(READY)
 # One thread a worker: two suites of threads on the same cores only wait for each other.
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical -m "not soak"
+
+docs: $(READY)
+	$(VENV)/bin/sphinx-build -q -W -b html docs docs/_build/html
 
 bench: $(READY)
 	$(PY) -m pytest benchmarks/ --benchmark-only
