@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from export.onnx.export import export_onnx, export_sequence
+from export.onnx.export import export_onnx
 from export.randomise import randomise
 from export.source import Source
-from export.torchscript import export_torchscript
 from export.verify import make_samples
 from lvm_runtime.artifact.config import make_config
 from lvm_runtime.models import build_model, save_model
@@ -27,10 +26,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = randomise(build_model(make_config("amn", dim=384, **SIZES)))
     source = Source(save_model(model, folder / "artifacts/amn"), model)
     samples = make_samples(source)
-    export_torchscript(source, samples)
     for precision in ("fp32", "int8"):
         export_onnx(source, samples, precision)
-    export_sequence(source, samples)
     sizes = {"input_dim": 384, "d_model": 8, "hidden_dim": 12, "bottleneck_dim": 8}
     checkpoint = {"model_type": "amn", "model_config": sizes, "model_state_dict": model.state_dict()}
     torch.save(checkpoint, folder / "best_model.pt")

@@ -7,7 +7,6 @@ import importlib
 import re
 from pathlib import Path
 from types import FunctionType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +17,6 @@ PAGE = Path(__file__).parents[2] / "docs/api.md"
 PUBLIC = re.findall(r"^\.\. auto\w+:: (\S+)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def documented(name: str) -> Any:
-    """Return the object that the API page calls `name`."""
-    module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
-
-
 def test_everything_public_is_on_the_page() -> None:
     assert set(lvm_runtime.__all__) <= {name.removeprefix("lvm_runtime.") for name in PUBLIC}
 
@@ -31,11 +24,13 @@ def test_everything_public_is_on_the_page() -> None:
 @pytest.mark.parametrize("name", PUBLIC)
 def test_examples_run(name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
-    names = {public: getattr(lvm_runtime, public) for public in lvm_runtime.__all__} | {"np": np}
+    path, _, attribute = name.rpartition(".")
+    module = importlib.import_module(path)
+    names = {public: getattr(lvm_runtime, public) for public in lvm_runtime.__all__} | vars(module) | {"np": np}
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     report: list[str] = []
-    for example in finder.find(documented(name), name.rpartition(".")[2], module=False, globs=names):
+    for example in finder.find(getattr(module, attribute), attribute, module=False, globs=names):
         runner.run(example, out=report.append)
     assert runner.tries, f"{name} has no example"
     assert not runner.failures, "".join(report)

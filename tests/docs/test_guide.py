@@ -15,7 +15,11 @@ from lvm_runtime.commands.main import build_parser
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-PAGES = [README, DOCS / "index.md", DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
+PAGES = [
+    README,
+    *(DOCS / name for name in ("index.md", "tutorial.md", "artifact.md")),
+    *sorted((DOCS / "how-to").glob("*.md")),
+]
 OUTSIDE = [README, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
 
 
