@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lvm_runtime.backends.registry import BACKENDS
 from lvm_runtime.commands import console
 from lvm_runtime.commands import coreml as coreml_commands
 from lvm_runtime.request import AUTO, Request
@@ -47,7 +48,7 @@ def _predict(options: argparse.Namespace) -> None:
     from lvm_runtime.bulk.predict import open_for_bulk, predict_file, workers_for
 
     with open_for_bulk(options.artifact, _request(options)) as predictor:
-        print("\n".join(map(str, predictor.explain().routes)), file=sys.stderr)
+        print(predictor.explain().running, file=sys.stderr)
         print(f"{workers_for(predictor)} runs at a time", file=sys.stderr)
         try:
             result = predict_file(
@@ -132,7 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_choice(parser: argparse.ArgumentParser, max_drift: float | None = None) -> None:
     add = parser.add_argument_group("which form runs").add_argument
-    add("--backend", default=AUTO, help="auto, onnx, openvino, torchscript, eager, compiled or coreml (default: auto)")
+    add("--backend", default=AUTO, help=f"auto, or one of {', '.join(BACKENDS)} (default: auto)")
     add("--device", default=AUTO, help="auto, cpu, cuda, mps, gpu or ane, as the backend has it (default: auto)")
     add("--precision", help="fp32, fp16, bf16 or int8 (default: any within --max-drift)")
     shown = "1e-6, full precision" if max_drift is None else f"{max_drift:g}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from importlib import metadata
 
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.backends.registry import BACKENDS, BackendInfo
+from lvm_runtime.backends.registry import BACKENDS, backend_class
+from lvm_runtime.errors import BackendUnavailable
 from lvm_runtime.selection.candidates import Refusal
 from lvm_runtime.selection.measurements import BATCHES, Measurement
 from lvm_runtime.selection.tuning import fastest
@@ -43,49 +43,33 @@ def describe_machine() -> str:
     """Return which backends can run on this machine, with versions and devices, and what the others need."""
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     rows = [("backend", "works", "with")]
-    rows += [(name, *_backend_state(info)) for name, info in BACKENDS.items()]
+    rows += [(name, *_backend_state(name)) for name in BACKENDS]
     return f"{system}, {usable_cpus()} usable CPUs\n\n{table(rows)}"
 
 
 def describe_tuning(
     measured: Sequence[Measurement], refused: Sequence[Refusal], typical_batch: int | None = None
 ) -> str:
-    """Return the table that `lvm tune` prints: predictions per second by form, and which forms will be used."""
+    """Return the table that `lvm tune` prints: predictions per second by form, and which of them will serve."""
     rows = [("form", "device", "drift", *(f"batch {batch}" for batch in BATCHES))]
     usable = [m for m in measured if m.problem is None]
-    picks = fastest(usable, typical_batch) if usable else ()
+    best = fastest(usable, typical_batch) if usable else None
     for m in usable:
-        rates = [
-            f"{batch / seconds:,.0f}{' *' * (i < len(picks) and picks[i] is m)}"
-            for i, (batch, seconds) in enumerate(zip(BATCHES, m.seconds, strict=True))
-        ]
-        rows.append((f"{m.backend} {m.precision} ({m.file})", m.device, f"{m.drift:.1e}", *rates))
-    lines = ["predictions per second; * serves that batch size", "", table(rows)] if usable else ["nothing runs here"]
+        rates = [f"{batch / seconds:,.0f}" for batch, seconds in zip(BATCHES, m.seconds, strict=True)]
+        form = f"{m.backend} {m.precision} ({m.file}){' *' * (m is best)}"
+        rows.append((form, m.device, f"{m.drift:.1e}", *rates))
+    lines = ["predictions per second; * serves", "", table(rows)] if usable else ["nothing runs here"]
     lines += [f"ruled out: {m.backend} {m.precision} ({m.file}): {m.problem}" for m in measured if m.problem]
     return "\n".join([*lines, *(f"ruled out: {refusal}" for refusal in refused)])
 
 
-def _backend_state(info: BackendInfo) -> tuple[str, str]:
-    if problem := info.missing():
-        return "no", problem
-    return "yes", f"{info.framework} {metadata.version(info.framework)}, {', '.join(_devices(info.framework))}"
-
-
-def _devices(framework: str) -> list[str]:
-    """Return the devices that its backends can run on here, after really importing it."""
-    if framework == "onnxruntime":
-        from lvm_runtime.backends.onnx import onnx_devices
-
-        return onnx_devices()
-    if framework == "torch":
-        import torch
-
-        return ["cpu", *(n for n, m in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if m.is_available())]
-    if framework == "openvino":
-        import openvino  # noqa: F401 (that it can be imported is what is asked)
-
-        return ["cpu"]
-    return ["cpu", "gpu", "ane"]
+def _backend_state(name: str) -> tuple[str, str]:
+    cls = backend_class(name)
+    try:
+        devices = cls.devices()
+    except BackendUnavailable as error:
+        return "no", str(error).removeprefix(f"backend {name} is not available: ")
+    return "yes", f"{cls.framework} {cls.version()}, {', '.join(devices)}"
 
 
 def _megabytes(size: int) -> str:
