@@ -232,5 +232,5 @@ def _check(value: float, limit: float, what: str) -> None:
     if not value <= limit:
         raise VerificationFailed(
             f"{what} is {value:.2e}, allowed {limit:.0e}; nothing was kept: "
-            "choose a higher --precision, or report it with the versions that `lvm doctor` prints"
+            "choose a higher --precision, or report it with the versions that `lvm-runtime doctor` prints"
         )

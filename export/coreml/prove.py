@@ -197,6 +197,8 @@ def largest(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.nan_to_num(np.abs(np.asarray(a, np.float64) - b), nan=np.inf).max(initial=0.0))
 
 
-def _require(value: float, limit: float, what: str, remedy: str = "report it with what `lvm doctor` prints") -> None:
+def _require(
+    value: float, limit: float, what: str, remedy: str = "report it with what `lvm-runtime doctor` prints"
+) -> None:
     if not value <= limit:
         raise VerificationFailed(f"{what}: {value:.2e}, allowed {limit:.1e}; nothing was kept: {remedy}")

@@ -126,5 +126,5 @@ def _nothing_message(artifact: Artifact, request: Request) -> str:
     option = f" --precision {request.precision}" if request.precision not in (None, "fp32") else ""
     return (
         f"{artifact.path} has no {wanted} form (it has {present}); "
-        f"make one with: python -m export.{format} --model {artifact.path}{option}"
+        f"make one with: lvm-runtime export {format} --model {artifact.path}{option}"
     )

@@ -4,8 +4,8 @@ What is asked for by name is used or is an error. What is left open goes to the 
 
 1. One light form fits (the usual case: fp32 over onnxruntime): it is opened, nothing is timed.
 2. Several light forms fit: they are timed once per machine, a few hundredths of a second each, and the result is kept.
-3. Heavy frameworks (torch, OpenVINO, coremltools) are not loaded just to find out. They join once `lvm tune` has
-   measured them, or when no light form fits (torch.compile only in the first case: building it takes too long).
+3. Heavy frameworks (torch, OpenVINO, coremltools) are not loaded just to find out. They join once `lvm-runtime tune`
+   has measured them, or when no light form fits (torch.compile only in the first case: building it takes too long).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lvm_runtime.selection.session import Session, largest_difference
 from lvm_runtime.selection.tuning import REGIME_STARTS, fastest, measure
 from lvm_runtime.system.cpus import usable_cpus
 
-_UNTRIED = "not tried, because it loads a heavy framework; `lvm tune` measures it"
+_UNTRIED = "not tried, because it loads a heavy framework; `lvm-runtime tune` measures it"
 
 
 class Routes:
