@@ -21,12 +21,13 @@ MODULES = sorted(
 )
 HIDE = """
 import runpy, sys
+HIDDEN, *LINES = sys.argv[1:]
 class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in sys.argv[1].split(","):
+        if name.partition(".")[0] in HIDDEN.split(","):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hidden())
-for line in sys.argv[2:]:
+for line in LINES:
     sys.argv = line.split()
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

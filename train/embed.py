@@ -152,6 +152,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     options = parser.parse_args(argv)
     if options.out.suffix != ".npz":
         raise InvalidInput(f"--out {options.out}: expected a name that ends in .npz")
+    extras.require("text", "embedding text", "torch", "sentence_transformers")
     from lvm_runtime.backends.devices import torch_device
 
     device = torch_device(options.device)

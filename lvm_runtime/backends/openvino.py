@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -30,12 +31,7 @@ class OpenVinoBackend(Backend):
         precision: str = "fp32",
         **options: Any,
     ) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise BackendUnavailable(
-                "backend openvino needs OpenVINO; install it with: pip install 'lvm_runtime[openvino]'"
-            ) from error
+        openvino = extras.require("openvino", "backend openvino", "openvino")
         if device not in ("auto", "cpu"):
             raise BackendUnavailable(f"backend openvino runs on the cpu here, and device {device!r} was asked for")
         core = openvino.Core()

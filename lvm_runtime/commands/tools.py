@@ -24,7 +24,7 @@ TOOLS = {
     "export coreml": ("export.coreml.__main__", ""),
     "export ane-lint": ("export.ane_lint.__main__", ""),
     "export mil-reference": ("export.mil_reference.__main__", ""),
-    "export mac-report": ("export.mac_report", ""),
+    "export mac-report": ("export.mac_report.__main__", ""),
 }
 """Command to its module and one line of help; those of two words are listed by `export --help`."""
 
