@@ -26,7 +26,7 @@ def test_overhead(benchmark: Any, workload: Workload) -> None:
     workload.export("onnx", "fp32")
     context = workload.batch(1)
     with Predictor(workload.artifact.path, backend="onnx", threads=1) as predictor:
-        session = predictor._open_routes().single.backend._session  # type: ignore[attr-defined]
+        session = predictor._open_session().backend._session  # type: ignore[attr-defined]
 
         def raw() -> Any:
             return session.run(["prediction"], {"context": context})[0]

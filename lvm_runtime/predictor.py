@@ -17,9 +17,10 @@ from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.contexts import Array, Contexts, as_float_array, finite_float32, is_finite
 from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
 from lvm_runtime.request import AUTO, Request
+from lvm_runtime.selection.choice import open_session
 from lvm_runtime.selection.explanation import Explanation
-from lvm_runtime.selection.routes import Routes, open_routes
 from lvm_runtime.selection.sequences import SequenceRunner
+from lvm_runtime.selection.session import Session
 from lvm_runtime.system.mapped import mapping_of, release
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ class Predictor:
         self.artifact = Artifact.load(path)
         self.config = self.artifact.config
         self._shape = (self.config.context_length, self.config.dim)
-        routes, self._refused = open_routes(self.artifact, request)
-        self._routes: Routes | None = routes
-        self._sequences = SequenceRunner(self.artifact, routes.large)
+        session, self._refused = open_session(self.artifact, request)
+        self._session: Session | None = session
+        self._sequences = SequenceRunner(self.artifact, session)
 
     @overload
     def predict(self, contexts: Any, *, out: Array | None = ..., return_attention: Literal[False] = ...) -> Any: ...
@@ -107,14 +108,13 @@ class Predictor:
             and not return_attention
             and is_finite(contexts)
         ):
-            return self._open_routes().for_batch(len(contexts)).run(contexts)
+            return self._open_session().run(contexts)
         return self._predict_any(contexts, out, return_attention)
 
     def _predict_any(self, value: Any, out: Array | None, return_attention: bool) -> Any:
-        routes = self._open_routes()
+        session = self._open_session()
         contexts = Contexts(value, *self._shape)
         batch, (length, dim) = len(contexts), self._shape
-        session = routes.for_batch(batch)
         if return_attention and not session.has_attention:
             raise InvalidInput(f"return_attention: the {self.config.architecture} has no attention to return, only amn")
         if out is None:
@@ -142,7 +142,7 @@ class Predictor:
         Row i is the prediction for vectors i to i + T − 1, i.e. of vector i + T, and equals `predict` of that window.
         Takes and returns the kinds that `predict` does, and raises what it raises.
         """
-        self._open_routes()
+        self._open_session()
         array, wrap = as_float_array(vectors, "vectors")
         length, dim = self._shape
         if array.ndim != 2 or array.shape[1] != dim:
@@ -199,7 +199,7 @@ class Predictor:
         """
         from lvm_runtime.batcher import Batcher  # asyncio costs a sixth of the start-up time, and few need it
 
-        self._open_routes()
+        self._open_session()
         return Batcher(
             self._one_context, self.predict, max_batch=max_batch, max_delay_ms=max_delay_ms, max_pending=max_pending
         )
@@ -216,21 +216,21 @@ class Predictor:
 
     def explain(self) -> Explanation:
         """Say what was asked for, what runs where with which drift, and what was ruled out and why."""
-        routes = self._open_routes().describe()
+        running = self._open_session().describe()
         refused = [*self._refused, self._sequences.refusal] if self._sequences.refusal else self._refused
-        return Explanation(str(self.artifact.path), self.config.architecture, self.request, routes, tuple(refused))
+        return Explanation(str(self.artifact.path), self.config.architecture, self.request, running, tuple(refused))
 
     def close(self) -> None:
         """Release the backends; predicting afterwards is an error. Closing twice is not."""
-        routes, self._routes = self._routes, None
-        if routes is not None:
-            routes.close()
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
             self._sequences.close()
 
-    def _open_routes(self) -> Routes:
-        if self._routes is None:
+    def _open_session(self) -> Session:
+        if self._session is None:
             raise LvmError("this Predictor is closed; make a new one")
-        return self._routes
+        return self._session
 
     def __enter__(self) -> Predictor:
         return self
@@ -254,7 +254,7 @@ class Predictor:
             raise ArtifactError(f"{self.artifact.path}: its weights changed since this Predictor was pickled")
 
     def __repr__(self) -> str:
-        running = "closed" if self._routes is None else "; ".join(map(str, self._routes.describe()))
+        running = "closed" if self._session is None else self._session.describe()
         return f"Predictor({str(self.artifact.path)!r}: {self.config.architecture}, {running})"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, PRECISIONS
-from lvm_runtime.backends.registry import backend_info
+from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.errors import InvalidInput
 
 AUTO = "auto"
@@ -29,7 +29,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.backend != AUTO:
-            backend_info(self.backend)
+            backend_class(self.backend)
         if self.precision is not None and self.precision not in PRECISIONS:
             raise InvalidInput(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
         if self.max_drift is not None and not self.max_drift >= 0:

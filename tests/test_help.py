@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,14 @@ def test_a_missing_extra_is_one_line_with_the_command(line: str, library: str, e
     assert status == f"{line}: 1"
     assert error.startswith("error: ")
     assert f"needs {library}; install it with: pip install -e '.[{extra}]' in {ROOT}" in error
+
+
+def test_no_text_names_a_command_that_is_not_there() -> None:
+    """`lvm` is the volume manager's; and a message of the runtime cannot know that it runs in a checkout."""
+    for folder, wrong in (
+        ("", r"\blvm (info|doctor|tune|predict|explain|cache)\b"),
+        ("lvm_runtime", r"python -m \w+\."),
+    ):
+        for file in (ROOT / folder).glob("*/**/*.py"):
+            if ".venv" not in file.parts:
+                assert not re.search(wrong, file.read_text()), file

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from lvm_runtime.artifact.config import make_config
-from lvm_runtime.artifact.drift import drift
+from lvm_runtime.artifact.drift import drift, largest_difference
+from lvm_runtime.backends.batch_sizes import any_batch
 from lvm_runtime.coreml.package import UNITS, import_coremltools
 from lvm_runtime.models import build_model, save_model
 
@@ -76,10 +77,11 @@ def verification(folder: Path, name: str, dim: int) -> str:
     rows = []
     for device in DEVICES:
         backend = CoreMLBackend(artifact.file(artifact.find("coreml")[0]), device=device)
-        whole = drift(backend.run(sample.contexts), sample.predictions)
-        alone = np.concatenate([backend.run(sample.contexts[i : i + 1]) for i in range(8)])
-        change = np.abs(alone - backend.run(sample.contexts[:8])).max()
-        finite = np.isfinite(backend.run(np.zeros_like(sample.contexts[:1]))).all()
+        run = any_batch(backend).run
+        whole = drift(run(sample.contexts), sample.predictions)
+        alone = np.concatenate([run(sample.contexts[i : i + 1]) for i in range(8)])
+        change = largest_difference(alone, run(sample.contexts[:8]))
+        finite = np.isfinite(run(np.zeros_like(sample.contexts[:1]))).all()
         rows.append((device, f"{whole.max():.1e}", f"{np.median(whole):.1e}", f"{change:.1e}", finite))
         backend.close()
     return table(("device", "worst drift", "median drift", "batch 1 against 8", "zeros finite"), rows)

@@ -67,4 +67,4 @@ def write_graph(
     `contexts` `[n, T, D]`, if there are any, are what int8 is centred on.
     """
     ops = Int8GraphOps(form, contexts) if precision == "int8" else GraphOps(form)
-    path.write_bytes(build_graph(form, ops, kind).SerializeToString())
+    path.write_bytes(build_graph(form, ops, kind, precision).SerializeToString())

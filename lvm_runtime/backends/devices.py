@@ -18,18 +18,23 @@ def import_torch() -> Any:
     return extras.require("torch", "this", "torch")
 
 
+def torch_devices() -> list[str]:
+    """Return the devices that PyTorch has here, the preferred one first."""
+    torch = import_torch()
+    here = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available(), "cpu": True}
+    return [device for device, available in here.items() if available]
+
+
 def torch_device(name: str) -> str:
     """Return the device that `name` (auto, mps, cuda, cpu) means on this machine.
 
     "auto" takes MPS, then CUDA, then the CPU; a device asked for by name is that device or BackendUnavailable.
     """
-    torch = import_torch()
-    here = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available(), "cpu": True}
+    present = torch_devices()
     if name == "auto":
-        return next(device for device, available in here.items() if available)
-    if not here.get(name, False):
-        present = ", ".join(device for device, available in here.items() if available)
-        raise BackendUnavailable(f"device {name!r} is not available to PyTorch here; available: {present}")
+        return present[0]
+    if name not in present:
+        raise BackendUnavailable(f"device {name!r} is not available to PyTorch here; available: {', '.join(present)}")
     return name
 
 

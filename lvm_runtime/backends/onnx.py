@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.backends.base import Array, Backend, file_precision
 from lvm_runtime.backends.crew import Crew
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.system.cpus import usable_cpus
@@ -48,24 +48,24 @@ class OnnxBackend(Backend):
     """
 
     name: ClassVar[str] = "onnx"
+    format: ClassVar[str | None] = "onnx"
+    framework: ClassVar[str] = "onnxruntime"
+    install: ClassVar[str] = "pip install onnxruntime"
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")
+    light: ClassVar[bool] = True
+    runs_sequences: ClassVar[bool] = True
+    several_runs: ClassVar[tuple[str, ...]] = ("cpu",)
     threads: int
 
     def __init__(
-        self,
-        source: Path,
-        *,
-        device: str = "auto",
-        threads: int | None = None,
-        precision: str = "fp32",
-        **options: Any,
+        self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
     ) -> None:
-        ort = _import_onnxruntime()
+        present = self.devices()
         self.device = "cpu" if device == "auto" else device
-        provider = PROVIDERS.get(self.device)
-        if provider is None or provider not in ort.get_available_providers():
+        if self.device not in present:
             raise BackendUnavailable(
                 f"backend onnx cannot run on device {device!r}: this onnxruntime has the devices "
-                f"{', '.join(onnx_devices())}; for cuda: pip install onnxruntime-gpu"
+                f"{', '.join(present)}; for cuda: pip install onnxruntime-gpu"
             )
         self.threads = threads or usable_cpus()
         self._single = None  # the session of one thread; equal shares suit equal cores, which Apple's are not
@@ -78,18 +78,25 @@ class OnnxBackend(Backend):
             if self.device != "cpu":
                 raise BackendUnavailable(f"{source} does not run whole on {self.device}: {problem}") from error
             raise ArtifactError(f"{source}: onnxruntime cannot load it: {problem}") from error
-        if self._session.get_providers()[0] != provider:
+        if self._session.get_providers()[0] != PROVIDERS[self.device]:
             raise BackendUnavailable(
                 f"backend onnx was asked for {self.device} and the session uses {self._session.get_providers()[0]}"
             )
         about = self._session.get_modelmeta().custom_metadata_map
+        self.precision = file_precision(source, about.get("precision"), precision)
         self._input = self._session.get_inputs()[0].name
         self._overlap = int(about["context_length"]) - 1 if about.get("form") == "sequence" else 0
         self._widths = {output.name: output.shape[1] for output in self._session.get_outputs()}
         self._slots: list[_Slot] = []
-        rows, work = _LEAST_SHARES.get(precision, _LEAST_SHARES["fp32"])
+        rows, work = _LEAST_SHARES.get(self.precision, _LEAST_SHARES["fp32"])
         self._share_from = self.threads * max(rows, math.ceil(work / source.stat().st_size))
         self._crew = Crew(self.threads if self._single else 1)
+
+    @classmethod
+    def devices(cls) -> list[str]:
+        """Return the devices that the installed onnxruntime was built for, the CPU first."""
+        present = cls.load_framework().get_available_providers()
+        return [device for device, provider in PROVIDERS.items() if provider in present]
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]`."""
@@ -156,26 +163,13 @@ class _Slot:
 
 def _open_session(source: Path, device: str, threads: int) -> Any:
     """Return an onnxruntime session that runs on `device` as a whole."""
-    ort = _import_onnxruntime()
-    settings = ort.SessionOptions()
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4  # its errors come as exceptions too
     settings.intra_op_num_threads = threads
     settings.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
     if device != "cpu":
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     providers = [(PROVIDERS[device], _OPTIONS.get(device, {}))]
-    return ort.InferenceSession(str(source), settings, providers=providers, enable_fallback=0)
-
-
-def onnx_devices() -> list[str]:
-    """Return the devices that the installed onnxruntime was built for, the CPU first."""
-    present = _import_onnxruntime().get_available_providers()
-    return [device for device, provider in PROVIDERS.items() if provider in present]
-
-
-def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendUnavailable("backend onnx needs onnxruntime; install it with: pip install onnxruntime") from error
-    return onnxruntime
+    return onnxruntime.InferenceSession(str(source), settings, providers=providers, enable_fallback=0)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.bulk.output import Output, discard
 from lvm_runtime.bulk.source import Source, open_source
 from lvm_runtime.contexts import bad_rows, describe_bad_row
@@ -72,12 +73,13 @@ def open_for_bulk(artifact: str | Path, request: Request) -> Predictor:
     asked for is used.
     """
     predictor = Predictor.from_request(artifact, request)
-    route = predictor.explain().routes[-1]
-    if request.threads is not None or (route.backend, route.device) != ("onnx", "cpu"):
+    running = predictor.explain().running
+    if request.threads is not None or running.device not in backend_class(running.backend).several_runs:
         return predictor
     predictor.close()
     threads = -(-usable_cpus() // MOST_WORKERS)
-    wanted = replace(request, backend="onnx", device="cpu", precision=route.precision, threads=threads)
+    backend, device, precision = running.backend, running.device, running.precision
+    wanted = replace(request, backend=backend, device=device, precision=precision, threads=threads)
     return Predictor.from_request(artifact, wanted)
 
 
@@ -153,7 +155,7 @@ def _run(predictor: Predictor, source: Source, output: Output, skip_bad: bool, b
 
 def workers_for(predictor: Predictor) -> int:
     """Return how many chunks to have in work: one for each run that the CPUs hold, and two at least."""
-    threads = predictor.explain().routes[-1].threads
+    threads = predictor.explain().running.threads
     return min(MOST_WORKERS, max(2, usable_cpus() // (threads or usable_cpus())))
 
 
@@ -189,11 +191,12 @@ def _reason(chunk: Chunk, source: Source, row: int) -> str:
 def _identity(predictor: Predictor, source: Path) -> dict[str, Any]:
     stat = source.stat()
     compiled = predictor.artifact.manifest.compiled
+    running = predictor.explain().running
     hashes = {c.file.path: c.file.sha256 for c in compiled}
     return {
         "input": [str(source.absolute()), stat.st_size, stat.st_mtime_ns],
         "weights": predictor.artifact.manifest.weights.sha256,
-        "model": [[str(route), hashes.get(route.file)] for route in predictor.explain().routes],
+        "model": [str(running), hashes.get(running.file)],
         "sequence": [c.file.sha256 for c in compiled if c.form == "sequence"],
     }
 

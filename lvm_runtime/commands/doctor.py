@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import platform
-from importlib import metadata
 
-from lvm_runtime.backends.registry import BACKENDS, BackendInfo
+from lvm_runtime.backends.registry import BACKENDS, backend_class
 from lvm_runtime.commands.console import show, table
+from lvm_runtime.errors import BackendUnavailable
 from lvm_runtime.system.cpus import usable_cpus
 
 DESCRIPTION = """Import every framework that is installed here and show which backends can run, on which devices, with
@@ -28,28 +28,14 @@ def describe_machine() -> str:
     """Return which backends can run on this machine, with versions and devices, and what the others need."""
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     rows = [("backend", "works", "with")]
-    rows += [(name, *_backend_state(info)) for name, info in BACKENDS.items()]
+    rows += [(name, *_backend_state(name)) for name in BACKENDS]
     return f"{system}, {usable_cpus()} usable CPUs\n\n{table(rows)}"
 
 
-def _backend_state(info: BackendInfo) -> tuple[str, str]:
-    if problem := info.missing():
-        return "no", problem
-    return "yes", f"{info.framework} {metadata.version(info.framework)}, {', '.join(_devices(info.framework))}"
-
-
-def _devices(framework: str) -> list[str]:
-    """Return the devices that its backends can run on here, after really importing it."""
-    if framework == "onnxruntime":
-        from lvm_runtime.backends.onnx import onnx_devices
-
-        return onnx_devices()
-    if framework == "torch":
-        import torch
-
-        return ["cpu", *(n for n, m in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if m.is_available())]
-    if framework == "openvino":
-        import openvino  # noqa: F401 (that it can be imported is what is asked)
-
-        return ["cpu"]
-    return ["cpu", "gpu", "ane"]
+def _backend_state(name: str) -> tuple[str, str]:
+    cls = backend_class(name)
+    try:
+        devices = cls.devices()
+    except BackendUnavailable as error:
+        return "no", str(error).removeprefix(f"backend {name} is not available: ")
+    return "yes", f"{cls.framework} {cls.version()}, {', '.join(devices)}"

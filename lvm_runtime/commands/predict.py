@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Predict the file and print how many predictions were written."""
     with open_for_bulk(options.artifact, request_from(options)) as predictor:
-        print(printable("\n".join(map(str, predictor.explain().routes))), file=sys.stderr)
+        print(printable(str(predictor.explain().running)), file=sys.stderr)
         print(f"{workers_for(predictor)} runs at a time", file=sys.stderr)
         try:
             result = predict_file(

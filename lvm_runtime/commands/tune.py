@@ -34,16 +34,14 @@ def run(options: argparse.Namespace) -> None:
 def describe_tuning(
     measured: Sequence[Measurement], refused: Sequence[Refusal], typical_batch: int | None = None
 ) -> str:
-    """Return a table of predictions per second by form, with the forms that will be used."""
+    """Return a table of predictions per second by form, with a mark at the one that will serve."""
     rows = [("form", "device", "drift", *(f"batch {batch}" for batch in BATCHES))]
     usable = [m for m in measured if m.problem is None]
-    picks = fastest(usable, typical_batch) if usable else ()
+    best = fastest(usable, typical_batch) if usable else None
     for m in usable:
-        rates = [
-            f"{batch / seconds:,.0f}{' *' * (i < len(picks) and picks[i] is m)}"
-            for i, (batch, seconds) in enumerate(zip(BATCHES, m.seconds, strict=True))
-        ]
-        rows.append((f"{m.backend} {m.precision} ({m.file})", m.device, f"{m.drift:.1e}", *rates))
-    lines = ["predictions per second; * serves that batch size", "", table(rows)] if usable else ["nothing runs here"]
+        rates = [f"{batch / seconds:,.0f}" for batch, seconds in zip(BATCHES, m.seconds, strict=True)]
+        form = f"{m.backend} {m.precision} ({m.file}){' *' * (m is best)}"
+        rows.append((form, m.device, f"{m.drift:.1e}", *rates))
+    lines = ["predictions per second; * serves", "", table(rows)] if usable else ["nothing runs here"]
     lines += [f"ruled out: {m.backend} {m.precision} ({m.file}): {m.problem}" for m in measured if m.problem]
     return "\n".join([*lines, *(f"ruled out: {refusal}" for refusal in refused)])

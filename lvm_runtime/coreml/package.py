@@ -20,6 +20,7 @@ from lvm_runtime.system import extras
 SPEC = PurePosixPath("Data/com.apple.CoreML/model.mlmodel")
 FUNCTIONS = "lvm.functions"
 COMPUTE_UNITS = "lvm.compute_units"
+PRECISION = "lvm.precision"
 UNITS = {"ane": "CPU_AND_NE", "gpu": "CPU_AND_GPU", "cpu": "CPU_ONLY", "all": "ALL"}
 """Device to coremltools' compute unit; the CPU is part of each, as Core ML always may use it."""
 MULTIFUNCTION_MACOS = 15
@@ -28,11 +29,13 @@ SMALLEST_MACOS = 13
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What a package says of itself: batch size to function name, smallest first, and the device it was made for."""
+    """What a package says of itself: batch size to function name, smallest first, the device it was made for, and the
+    precision that its manifest should list, None in an older package."""
 
     path: Path
     functions: dict[int, str]
     device: str
+    precision: str | None = None
 
     @property
     def multifunction(self) -> bool:
@@ -78,7 +81,8 @@ def read_package(path: Path) -> Package:
     except Exception as error:  # coremltools raises bare Exceptions and protobuf's own errors
         raise ArtifactError(f"{path}: not a Core ML package ({' '.join(str(error).split())})") from error
     metadata = spec.description.metadata.userDefined
-    return Package(path, read_functions(metadata, path), str(metadata.get(COMPUTE_UNITS) or "ane"))
+    device = str(metadata.get(COMPUTE_UNITS) or "ane")
+    return Package(path, read_functions(metadata, path), device, metadata.get(PRECISION))
 
 
 def read_functions(metadata: Mapping[str, str], source: Path) -> dict[int, str]:

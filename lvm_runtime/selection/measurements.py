@@ -13,15 +13,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.registry import BACKENDS, backend_class
 from lvm_runtime.system import atomic
 from lvm_runtime.system.cache import cache_folder
 
 BATCHES = (1, 8, 128)
 """Batch sizes that stand for single queries, small batches and large ones."""
 
-_LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "openvino", "coremltools")
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 Identity = tuple[str, str, str, str]
@@ -32,8 +34,7 @@ Identity = tuple[str, str, str, str]
 class Measurement:
     """One form on this machine: median seconds per run at each of BATCHES, or the problem that it has here.
 
-    `drift` is the largest over the probes (1 − cosine). `sample` holds some components of its answers to the probes,
-    by which forms that agree with each other are told from forms that do not.
+    `drift` is the largest over the probes (1 − cosine).
     """
 
     backend: str
@@ -42,17 +43,12 @@ class Measurement:
     file: str
     drift: float = 0.0
     seconds: tuple[float, ...] = ()
-    sample: tuple[float, ...] = ()
     problem: str | None = None
 
     @property
     def identity(self) -> Identity:
         """What tells it from the other forms; equal to its candidate's."""
         return self.backend, self.device, self.precision, self.file
-
-    def agrees_with(self, other: Measurement, limit: float) -> bool:
-        """Say whether both gave the same answers to the probes, up to `limit` in one component."""
-        return all(abs(a - b) <= limit for a, b in zip(self.sample, other.sample, strict=True))
 
 
 def load(artifact: Artifact, threads: int) -> list[Measurement]:
@@ -78,14 +74,10 @@ def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> P
 
 def machine() -> dict[str, str]:
     """Return what a measurement depends on besides the artifact: chip, system and library versions."""
-    from importlib import metadata  # slow to import, and seldom needed
-
-    versions = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    versions = {"numpy": np.__version__}
+    for cls in map(backend_class, BACKENDS):
+        if version := cls.version():
+            versions[cls.framework] = version
     system = f"{platform.system()} {platform.release()}"
     return {"chip": chip(), "system": system, "python": platform.python_version()} | versions
 

@@ -9,14 +9,13 @@ import threading
 
 import numpy as np
 
-from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT
+from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, largest_difference, require
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.manifest import CompiledFile
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.onnx import OnnxBackend
-from lvm_runtime.errors import LvmError, VerificationFailed
+from lvm_runtime.errors import LvmError
 from lvm_runtime.selection.candidates import Refusal
-from lvm_runtime.selection.session import Session, largest_difference
+from lvm_runtime.selection.session import Session
 
 
 class SequenceRunner:
@@ -51,33 +50,34 @@ class SequenceRunner:
         with self._lock:
             if self._opened:
                 return
-            candidate = self._windows.candidate
-            if candidate.backend == "onnx":
-                for form in self._artifact.find("onnx", precision=candidate.precision, form="sequence"):
+            served = self._windows.backend
+            if served.runs_sequences and served.format is not None:
+                for form in self._artifact.find(served.format, precision=served.precision, form="sequence"):
                     try:
                         self.backend = self._verified(form)
                         break
                     except LvmError as error:
-                        self.refusal = Refusal(f"onnx {form.precision} sequence ({form.file.path})", str(error))
+                        what = f"{served.name} {form.precision} sequence ({form.file.path})"
+                        self.refusal = Refusal(what, str(error))
             self._opened = True
 
     def _verified(self, form: CompiledFile) -> Backend:
         session = self._windows
         probes = self._artifact.read_fingerprint().contexts
         n, length, dim = probes.shape
-        backend = OnnxBackend(
+        backend = type(session.backend)(
             self._artifact.file(form),
             device=session.backend.device,
             threads=session.requested_threads,
             precision=form.precision,
         )
         answers = backend.run(probes.reshape(n * length, dim))[::length]  # windows that start where a probe does
-        difference = largest_difference(answers, session.answers)
-        if not difference <= BATCH_INVARIANCE_LIMIT:
-            raise VerificationFailed(
-                f"its answers differ by {difference:.1e} from those to single windows, "
-                f"expected ≤ {BATCH_INVARIANCE_LIMIT:.0e}"
-            )
+        change = largest_difference(answers, session.answers)
+        try:
+            require(change, BATCH_INVARIANCE_LIMIT, "its largest difference to single windows", "export it again")
+        except LvmError:
+            backend.close()
+            raise
         return backend
 
 

@@ -58,8 +58,8 @@ def test_right_answers_pass(sample: Sample) -> None:
 @pytest.mark.parametrize(
     ("fault", "precision", "message"),
     [
-        pytest.param({"offset": 0.1}, "fp32", r"largest drift \(1 - cosine\) is .*allowed 1e-06", id="drift"),
-        pytest.param({"offset": 0.1}, "int8", r"largest drift \(1 - cosine\) is .*allowed 1e-03", id="int8 drift"),
+        pytest.param({"offset": 0.1}, "fp32", r"largest drift \(1 - cosine\) is .*expected ≤ 1.0e-06", id="drift"),
+        pytest.param({"offset": 0.1}, "int8", r"largest drift \(1 - cosine\) is .*expected ≤ 1.0e-03", id="int8 drift"),
         pytest.param({"offset": 1e-4}, "fp32", "largest difference in a component", id="component"),
         pytest.param({"offset": 0.03}, "int8", "median drift", id="median"),
         pytest.param({"mates": 1e-5}, "int8", "change of a row by its batch-mates", id="batch-mates"),

@@ -168,14 +168,14 @@ def test_a_closed_predictor_says_so(small_artifacts: Get) -> None:
 def test_explain_says_what_runs_and_what_does_not(small_artifacts: Get) -> None:
     with Predictor(small_artifacts("amn"), threads=1) as predictor:
         explanation = predictor.explain()
-    (route,) = explanation.routes
-    assert (route.backend, route.device, route.precision, route.threads) == ("onnx", "cpu", "fp32", 1)
-    assert 0 < route.drift < 1e-12
+    running = explanation.running
+    assert (running.backend, running.device, running.precision, running.threads) == ("onnx", "cpu", "fp32", 1)
+    assert 0 < running.drift < 1e-12
     why = {refusal.what: refusal.why for refusal in explanation.refused}
     assert "lvm-runtime tune" in why["eager fp32 (model.safetensors)"]
     assert "bf16 arithmetic drifts" in why["openvino bf16 (onnx/fp32.onnx)"]
-    assert "every batch: onnx fp32 on cpu, 1 thread" in str(explanation)
-    assert explanation.to_dict()["routes"][0]["file"] == "onnx/fp32.onnx"
+    assert "running: onnx fp32 on cpu, 1 thread, drift" in str(explanation)
+    assert explanation.to_dict()["running"]["file"] == "onnx/fp32.onnx"
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[LvmError], str]] = {
@@ -191,6 +191,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[LvmError], str]] = {
         ArtifactError,
         "no int8 form.*export.onnx --model .* --precision int8",
     ),
+    "arithmetic": ({"backend": "eager", "precision": "int8"}, BackendUnavailable, "eager computes in fp32, and int8"),
     "too strict": ({"max_drift": 0.0, "backend": "onnx"}, BackendUnavailable, "drift"),
 }
 
@@ -222,7 +223,8 @@ def look_alike(tmp_path: Path) -> Path:
 
 def test_a_look_alike_is_an_error(look_alike: Path) -> None:
     with pytest.raises(
-        VerificationFailed, match=r"drift from the known answers is \d\.\d+e-0\d .*16 probes, expected ≤ 1e-06"
+        VerificationFailed,
+        match=r"drift from the known answers \(mean .* of 16 probes\) is \d\.\d+e-0\d, expected ≤ 1\.0e-06",
     ):
         Predictor(look_alike, backend="onnx")
 
@@ -231,7 +233,7 @@ def test_a_look_alike_is_never_chosen(look_alike: Path) -> None:
     with pytest.warns(UserWarning, match="not the model that it should be: onnx fp32 on cpu"):
         predictor = Predictor(look_alike)
     explanation = predictor.explain()
-    assert explanation.routes[0].backend == "eager"
+    assert explanation.running.backend == "eager"
     refused = {refusal.what: refusal.why for refusal in explanation.refused}
     assert "drift from the known answers" in refused["onnx fp32 on cpu (onnx/fp32.onnx)"]
     assert "drift from the known answers" in refused["openvino fp32 (onnx/fp32.onnx)"]

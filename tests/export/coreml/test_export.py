@@ -205,7 +205,7 @@ def test_planted_mistake_is_caught_and_leaves_no_package(
         return form
 
     monkeypatch.setattr(export_module, "coreml_form", wrong_form)
-    with pytest.raises(VerificationFailed, match="the fp32 package differs from the training form"):
+    with pytest.raises(VerificationFailed, match="difference of the fp32 package from the training form"):
         export_coreml(source, few(source), CoreMLOptions(shapes="static", batch_sizes=(2,), precision="fp32"))
     assert not (source.artifact.path / "coreml").exists()
 
@@ -240,7 +240,7 @@ def test_mistake_in_one_batch_size_is_caught(tmp_path: Path) -> None:
     save_functions({name: convert(form, options, (LENGTH, DIM), sizes) for (name, sizes), form in forms}, package)
     contexts = few(source)[0].contexts
     assert prove_form(package, {1: "batch1"}, source.model, contexts) <= 2e-6
-    with pytest.raises(VerificationFailed, match="differs from the training form"):
+    with pytest.raises(VerificationFailed, match="of the fp32 package from the training form"):
         prove_form(package, options.functions, source.model, contexts)
 
 

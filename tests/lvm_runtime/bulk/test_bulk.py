@@ -322,10 +322,10 @@ def test_runs_at_a_time_share_the_cpus(
     threads: int,
     workers: int,
 ) -> None:
-    for module in ("bulk.predict", "selection.routes", "backends.onnx", "backends.eager"):
+    for module in ("bulk.predict", "selection.choice", "backends.onnx", "backends.torch_base"):
         monkeypatch.setattr(f"lvm_runtime.{module}.usable_cpus", lambda: cpus)
     with open_for_bulk(small_artifacts("amn"), request_) as predictor:
-        assert predictor.explain().routes[-1].threads == threads
+        assert predictor.explain().running.threads == threads
         assert workers_for(predictor) == workers
 
 

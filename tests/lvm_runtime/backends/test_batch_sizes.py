@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from lvm_runtime.backends.batch_plan import DISPATCH, plan_batches
+from lvm_runtime.backends.batch_sizes import DISPATCH, plan_batches
 
 SIZES = (1, 8, 32, 128)
 PLANS = {0: (), 1: (1,), 2: (8,), 7: (8,), 8: (8,), 9: (8, 1), 33: (32, 1), 120: (128,), 129: (128, 1)}

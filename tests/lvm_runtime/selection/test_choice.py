@@ -20,41 +20,32 @@ from lvm_runtime.request import Request
 from lvm_runtime.selection import measurements
 from lvm_runtime.selection.candidates import list_candidates
 from lvm_runtime.selection.measurements import Measurement
-from lvm_runtime.selection.tuning import fastest, regime, time_together, tune
+from lvm_runtime.selection.tuning import fastest, time_together, tune
 from lvm_runtime.system.cpus import usable_cpus
 from tests.artifacts import add_onnx, some_contexts
 
 Get = Callable[[str], Path]
 
 
-def _measured(name: str, *seconds: float, sample: float = 0.0, problem: str | None = None) -> Measurement:
-    return Measurement(name, "cpu", "fp32", "f", 0.0, seconds, (sample,), problem)
+def _measured(name: str, *seconds: float, problem: str | None = None) -> Measurement:
+    return Measurement(name, "cpu", "fp32", "f", 0.0, seconds, problem)
 
 
-CHOICES: dict[str, tuple[list[Measurement], int | None, list[str]]] = {
-    "one": ([_measured("a", 1, 2, 3)], None, ["a"] * 3),
-    "best everywhere": ([_measured("a", 2, 2, 2), _measured("b", 1, 1, 1)], None, ["b"] * 3),
-    "by regime": ([_measured("a", 1, 4, 9), _measured("b", 3, 2, 3)], None, ["a", "b", "b"]),
-    "hardly better": ([_measured("a", 0.97, 4, 9), _measured("b", 1, 2, 3)], None, ["b"] * 3),
-    "disagreeing ones do not mix": (
-        [_measured("a", 0.1, 40, 90), _measured("b", 3, 2, 3, sample=1e-4)],
-        None,
-        ["b"] * 3,
-    ),
-    "typical batch decides": ([_measured("a", 0.1, 40, 90), _measured("b", 3, 2, 3, sample=1e-4)], 1, ["a"] * 3),
-    "agreeing ones mix": ([_measured("a", 0.1, 40, 90), _measured("b", 3, 2, 3, sample=1e-7)], None, ["a", "b", "b"]),
-    "problems do not count": ([_measured("a", 9, 9, 9), _measured("b", problem="off")], None, ["a"] * 3),
+CHOICES: dict[str, tuple[list[Measurement], int | None, str]] = {
+    "one": ([_measured("a", 1, 2, 3)], None, "a"),
+    "all weighed alike": ([_measured("a", 1, 4, 9), _measured("b", 3, 2, 3)], None, "b"),
+    "single queries": ([_measured("a", 1, 4, 9), _measured("b", 3, 2, 3)], 1, "a"),
+    "small batches": ([_measured("a", 1, 4, 1), _measured("b", 3, 2, 3)], 31, "b"),
+    "large batches": ([_measured("a", 1, 4, 1), _measured("b", 3, 2, 3)], 32, "a"),
+    "problems do not count": ([_measured("a", 9, 9, 9), _measured("b", problem="off")], None, "a"),
 }
 
 
 @pytest.mark.parametrize(("measured", "typical", "expected"), CHOICES.values(), ids=CHOICES.keys())
-def test_the_fastest_of_those_that_agree(measured: list[Measurement], typical: int | None, expected: list[str]) -> None:
-    assert [m.backend for m in fastest(measured, typical)] == expected
-
-
-@pytest.mark.parametrize(("batch", "expected"), [(1, 0), (2, 1), (31, 1), (32, 2), (10**6, 2)])
-def test_regimes(batch: int, expected: int) -> None:
-    assert regime(batch) == expected
+def test_the_fastest_for_the_batches_that_count(
+    measured: list[Measurement], typical: int | None, expected: str
+) -> None:
+    assert fastest(measured, typical).backend == expected
 
 
 @pytest.fixture
@@ -72,7 +63,7 @@ def _light(path: Path) -> list[Measurement]:
 
 def test_a_single_light_form_is_not_timed(int8: Path) -> None:
     with Predictor(int8) as predictor:
-        assert predictor.explain().routes[0].precision == "fp32"
+        assert predictor.explain().running.precision == "fp32"
     assert _light(int8) == []
 
 
@@ -80,7 +71,7 @@ def test_several_light_forms_are_timed_once(int8: Path, monkeypatch: pytest.Monk
     with Predictor(int8, max_drift=1e-3) as predictor:
         first = predictor.explain()
     assert {m.file for m in _light(int8)} == {"onnx/fp32.onnx", "onnx/int8.onnx"}
-    monkeypatch.setattr("lvm_runtime.selection.routes.measure", None)  # a second measurement would fail
+    monkeypatch.setattr("lvm_runtime.selection.choice.measure", None)  # a second measurement would fail
     with Predictor(int8, max_drift=1e-3) as predictor:
         assert predictor.explain() == first
 
@@ -96,26 +87,21 @@ def test_the_measurement_decides(int8: Path, fast: str, slow: str) -> None:
     measurements.save(artifact, usable_cpus(), forged)
     with Predictor(int8, device="cpu", max_drift=1e-3) as predictor:
         explanation = predictor.explain()
-    assert [route.file for route in explanation.routes] == [fast]
+    assert explanation.running.file == fast
     slower = {refusal.what: refusal.why for refusal in explanation.refused}
     assert any(slow in what and "slower here: 0 / 4 / 64 predictions/s" in why for what, why in slower.items())
 
 
-def test_forms_that_agree_share_the_batch_sizes(int8: Path) -> None:
+def test_the_typical_batch_decides_where_no_form_is_always_the_fastest(int8: Path) -> None:
     found = [m for name in ("onnx", "eager", "torchscript") for m in tune(int8, Request(name, device="cpu"))[0]]
-    times = {"onnx": (1.0, 9.0, 9.0), "eager": (5.0, 1.0, 5.0), "torchscript": (5.0, 5.0, 1.0)}
-    forged = [replace(m, seconds=times.get(m.backend, (50.0, 50.0, 50.0))) for m in found]
-    measurements.save(Artifact.load(int8), usable_cpus(), forged)
-    with Predictor(int8, device="cpu") as predictor:
-        routes = {route.batches: route.backend for route in predictor.explain().routes}
-        assert routes == {"batch 1": "onnx", "batches 2 to 31": "eager", "batches from 32": "torchscript"}
-        contexts = some_contexts(40)
-        together = predictor.predict(contexts)
-        for size in (1, 2, 31, 32):
-            np.testing.assert_allclose(predictor.predict(contexts[:size]), together[:size], rtol=0, atol=1e-6)
+    times = {"onnx": (1.0, 9.0, 9.0), "eager": (5.0, 1.0, 6.0), "torchscript": (5.0, 5.0, 1.0)}
+    measurements.save(Artifact.load(int8), usable_cpus(), [replace(m, seconds=times[m.backend]) for m in found])
+    for batch, backend in ((1, "onnx"), (None, "torchscript"), (31, "eager"), (32, "torchscript")):
+        with Predictor(int8, device="cpu", typical_batch=batch) as predictor:
+            assert predictor.explain().running.backend == backend
 
 
-def test_a_form_for_batch_1_only_is_never_mixed_with_one_that_disagrees(small_artifacts: Get, tmp_path: Path) -> None:
+def test_a_form_for_batch_1_only_serves_every_batch(small_artifacts: Get, tmp_path: Path) -> None:
     path = Path(shutil.copytree(small_artifacts("lstm"), tmp_path / "lstm"))
     artifact = Artifact.load(path)
     add_onnx(artifact, load_model(artifact), "onnx/int8-b1.onnx", precision="int8", drift=5e-4, batch_sizes=(1,))
@@ -124,7 +110,6 @@ def test_a_form_for_batch_1_only_is_never_mixed_with_one_that_disagrees(small_ar
         together = predictor.predict(contexts)
         alone = np.stack([predictor.predict(context) for context in contexts])
         np.testing.assert_array_equal(together, alone)
-        assert predictor.explain().routes[0].batches == "every batch"
 
 
 def test_tuning_measures_everything_and_later_predictors_use_it(small_artifacts: Get) -> None:
