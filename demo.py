@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness.timing import interleave
-from export.__main__ import exports
+from export.formats import exports
 from export.source import Source, open_source
 from export.verify import make_samples
 from lvm_runtime import BackendUnavailable, Predictor

@@ -41,7 +41,9 @@ REAL_WINDOWS = 256
 MEDIAN_DRIFT_LIMITS = {"fp32": 1e-7, "fp16": 5e-5, "bf16": 2e-4, "int8": 2e-4}
 ALONE = 8
 """Rows that are also run alone, first, last and among large ones."""
-_REMEDY = "nothing was kept: choose a higher --precision, or report it with the versions that `lvm doctor` prints"
+_REMEDY = (
+    "nothing was kept: choose a higher --precision, or report it with the versions that `lvm-runtime doctor` prints"
+)
 
 
 class SequenceRunner:

@@ -21,3 +21,7 @@ class BackendUnavailable(LvmError, ImportError):
 
 class VerificationFailed(LvmError):
     """A model's answers are further from the known answers than its precision allows."""
+
+
+class WriteFailed(LvmError, OSError):
+    """An output cannot be written: a read-only or full disk, a missing permission, a name the system refuses."""

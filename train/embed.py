@@ -1,4 +1,4 @@
-"""`python -m train.embed FILES… --out corpus.npz`: from text files to a corpus of vectors.
+"""`lvm-runtime embed FILES… --out corpus.npz`: from text files to a corpus of vectors.
 
 Each file (.txt, .md, .html) is a document. It is cut at paragraph and sentence borders into chunks of about
 `--words` words, and each chunk is embedded and divided by its length. Order within a document is kept:
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.commands import console
-from lvm_runtime.errors import BackendUnavailable, InvalidInput
-from lvm_runtime.system import atomic
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.system import atomic, extras
 
 from .progress import progress_bar
 
@@ -127,10 +127,7 @@ def embed(
 
 
 def _load_encoder(encoder: str, device: str) -> Any:
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise BackendUnavailable("embedding text needs: pip install 'lvm_runtime[text]'") from error
+    SentenceTransformer = extras.require("text", "embedding text", "sentence_transformers").SentenceTransformer
     try:
         return SentenceTransformer(encoder, device=device)
     except Exception as error:  # the library raises whatever its downloader and parsers raise
@@ -140,21 +137,22 @@ def _load_encoder(encoder: str, device: str) -> Any:
         ) from error
 
 
-def main() -> int:
+def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and write a corpus."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.embed",
+        prog=prog or console.program(),
         description="Make a corpus from text: each file is a document, each chunk of it a vector.",
-        epilog="Then: python -m train --model amn --data corpus.npz",
+        epilog="Then: lvm-runtime train --model amn --data corpus.npz",
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a .txt, .md or .html file")
     parser.add_argument("--out", type=Path, required=True, help="the corpus to write, such as corpus.npz")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER, help=f"name or folder (default {DEFAULT_ENCODER})")
     parser.add_argument("--words", type=int, default=WORDS, help=f"words per chunk (default {WORDS})")
     parser.add_argument("--device", default="auto", choices=("auto", "mps", "cuda", "cpu"))
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.out.suffix != ".npz":
         raise InvalidInput(f"--out {options.out}: expected a name that ends in .npz")
+    extras.require("text", "embedding text", "torch", "sentence_transformers")
     from lvm_runtime.backends.devices import torch_device
 
     device = torch_device(options.device)
@@ -167,4 +165,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main))
+    raise SystemExit(console.run(command))

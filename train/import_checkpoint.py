@@ -1,4 +1,4 @@
-"""`python -m train.import_checkpoint best_model.pt --out artifacts/amn`: from a reference checkpoint to an artifact.
+"""`lvm-runtime import-checkpoint best_model.pt --out artifacts/amn`: from a reference checkpoint to an artifact.
 
 A reference checkpoint is a `torch.save` dict with model_type, model_state_dict, model_config, val_cosine and
 more. It is read with `weights_only=True`. Keys and shapes cannot tell a model from a look-alike with another
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.devices import import_torch
 from lvm_runtime.commands import console
 from lvm_runtime.errors import ArtifactError, InvalidInput, VerificationFailed
+from lvm_runtime.system import extras
 
 COSINE_TOLERANCE = 0.01
 POSITION_DIM = 769  # 768 and a position scalar that some reference runs appended
@@ -152,10 +153,10 @@ def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, A
     return cosine, sample.batch(sample.starts)[0].numpy()
 
 
-def main() -> int:
+def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and import."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.import_checkpoint",
+        prog=prog or console.program(),
         description="Turn a checkpoint of the reference implementation into an artifact.",
         epilog="With --data the validation cosine is computed again; a difference over 0.01 is an error.",
     )
@@ -165,7 +166,8 @@ def main() -> int:
     parser.add_argument("--validation", type=float, default=0.1, help="share of documents validated on (default 0.1)")
     parser.add_argument("--split", choices=("last", "random"), default="last")
     parser.add_argument("--seed", type=int, default=0, help="of a random split")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    extras.require("train", "importing a checkpoint", "torch", "safetensors")
     artifact, cosine = import_checkpoint(
         options.checkpoint,
         options.out,
@@ -175,9 +177,9 @@ def main() -> int:
         seed=options.seed,
     )
     checked = "not checked against data" if cosine is None else f"validation cosine {cosine:.4f}, as stored"
-    print(f"{artifact.path}: {artifact.config.architecture}, {checked}")
+    console.show(f"{artifact.path}: {artifact.config.architecture}, {checked}")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main))
+    raise SystemExit(console.run(command))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lvm_runtime.errors import BackendUnavailable
+from lvm_runtime.system import extras
 
 
 class Processes:
@@ -22,11 +22,8 @@ class Processes:
         self.rank, self.count = 0, int(os.environ.get("WORLD_SIZE", "1"))
         self._accelerator: Any = None
         if self.count > 1:
-            try:
-                from accelerate import Accelerator
-            except ImportError as error:
-                raise BackendUnavailable("several processes need: pip install 'lvm_runtime[train]'") from error
-            self._accelerator = Accelerator(cpu=device == "cpu")
+            accelerate = extras.require("train", "training in several processes", "accelerate")
+            self._accelerator = accelerate.Accelerator(cpu=device == "cpu")
             self.rank = int(self._accelerator.process_index)
 
     @property

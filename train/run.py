@@ -1,4 +1,4 @@
-"""One training run from options to an artifact, as a function: `train(options)` is all that `python -m train` does.
+"""One training run from options to an artifact, as a function: `train(options)` is all that the command does.
 
 The run reads like its steps: load and check the corpus, split it by documents, score the baselines, train
 and judge each epoch, keep the best, pass the gate, measure, write.

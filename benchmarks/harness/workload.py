@@ -68,7 +68,7 @@ def _torchscript(source: Source, samples: Sequence[Sample], precision: str) -> A
 
 
 def _coreml(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
-    from export.coreml import export_coreml
+    from export.coreml.export import export_coreml
 
     return export_coreml(source, samples)
 

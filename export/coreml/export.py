@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.system import atomic
 
 from ..source import Source
 from ..verify import Sample
@@ -65,6 +66,7 @@ def build_package(
         functions=options.functions,
         metadata=_metadata(source, options, proof),
     )
+    atomic.share_tree(path)
     return proof
 
 

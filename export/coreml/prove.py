@@ -44,7 +44,7 @@ WEIGHTS_LIMIT = 2e-4
 ROUNDED_LIMIT = 5e-4
 """The same with every result rounded to fp16."""
 COSINE_LIMIT = 0.9999
-_REMEDY = "nothing was kept: report it with what `lvm doctor` prints"
+_REMEDY = "nothing was kept: report it with what `lvm-runtime doctor` prints"
 LIMITS_AT = 768
 """The D for which the two fp16 limits hold; components of a unit vector shrink as 1/√D, and errors with them."""
 

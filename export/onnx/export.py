@@ -1,7 +1,4 @@
-"""Export to ONNX: `python -m export.onnx --model amn`.
-
-Writes the deployment form for any batch size, in fp32 (drift ≤ 1e-6) and in int8 (drift ≤ 1e-3, independent of
-batch-mates), and the sequence form, which predicts every window of a document and shares their common work.
+"""Write deployment forms as ONNX files, verify them and add them to an artifact.
 
 B batch, N vectors of a document, T context length, D vector.
 """
@@ -20,11 +17,9 @@ from lvm_runtime.artifact.folder import Artifact
 from ..forms import Form, build_form
 from ..source import Source
 from ..verify import Sample, SequenceRunner, verify, verify_file
+from .files import SEQUENCE_FILE, context_file
 from .graph import GraphOps, build_graph
 from .quantise import Int8GraphOps
-
-PRECISIONS = ("fp32", "int8")
-SEQUENCE_FILE = "onnx/sequence-fp32.onnx"
 
 
 def export_onnx(source: Source, samples: Sequence[Sample], precision: str = "fp32") -> Artifact:
@@ -62,11 +57,6 @@ def export_sequence(source: Source, samples: Sequence[Sample]) -> Artifact:
             form="sequence",
             details=report.details() | {"onnx": onnx.__version__},
         )
-
-
-def context_file(precision: str) -> str:
-    """Return where the context form of `precision` lies in an artifact."""
-    return f"onnx/{precision}.onnx"
 
 
 def write_graph(

@@ -170,11 +170,11 @@ def resolve(name: str | Path) -> Path:
         path = DEFAULT_ROOT / str(name)
         if (path / MANIFEST).is_file():
             return path
-        raise ArtifactError(f"no artifact at {path}; make one with: python -m train --model {name} --out {path}")
+        raise ArtifactError(f"no artifact at {path}; make one with: lvm-runtime train --model {name} --out {path}")
     problem = f"has no {MANIFEST}" if path.exists() else "does not exist"
     raise ArtifactError(
         f"{path} {problem}; expected an artifact folder or one of {', '.join(ARCHITECTURES)}; "
-        f"make one with: python -m train --model amn --out {path}"
+        f"make one with: lvm-runtime train --model amn --out {path}"
     )
 
 

@@ -24,19 +24,20 @@ from lvm_runtime.coreml.package import (
     require_macos,
 )
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.system import extras
 
 
 class CoreMLBackend(Backend):
-    """Run a package made by `python -m export.coreml` on device ane, gpu, cpu or all ("auto": as it was exported).
+    """Run a package made by `lvm-runtime export coreml` on device ane, gpu, cpu or all ("auto": as it was exported).
 
-    A device means that Core ML may use it beside the CPU; `lvm explain PACKAGE` shows what it makes of that. One
-    lock guards the predictions, as coremltools is not known to be safe without.
+    A device means that Core ML may use it beside the CPU; `lvm-runtime placement PACKAGE` shows what it makes of that.
+    One lock guards the predictions, as coremltools is not known to be safe without.
     """
 
     name: ClassVar[str] = "coreml"
     format: ClassVar[str | None] = "coreml"
     framework: ClassVar[str] = "coremltools"
-    install: ClassVar[str] = "pip install 'lvm_runtime[coreml]'"
+    install: ClassVar[str] = extras.pip_command("coreml")
     system: ClassVar[str | None] = "Darwin"
 
     def __init__(

@@ -10,15 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.errors import BackendUnavailable
+from lvm_runtime.system import extras
 
 
 def import_torch() -> Any:
     """Import torch, or raise BackendUnavailable with the pip command."""
-    try:
-        import torch
-    except ImportError as error:
-        raise BackendUnavailable("this needs PyTorch; install it with: pip install 'lvm_runtime[torch]'") from error
-    return torch
+    return extras.require("torch", "this", "torch")
 
 
 def torch_devices() -> list[str]:

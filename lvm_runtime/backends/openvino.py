@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from lvm_runtime.backends.base import Array, Backend, file_precision
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -23,7 +24,7 @@ class OpenVinoBackend(Backend):
     name: ClassVar[str] = "openvino"
     format: ClassVar[str | None] = "onnx"
     framework: ClassVar[str] = "openvino"
-    install: ClassVar[str] = "pip install 'lvm_runtime[openvino]'"
+    install: ClassVar[str] = extras.pip_command("openvino")
     precisions: ClassVar[tuple[str, ...] | None] = tuple(_HINTS)
 
     def __init__(

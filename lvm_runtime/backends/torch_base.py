@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.devices import inference, to_tensor, torch_device, torch_devices
+from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
 
 
@@ -15,7 +16,7 @@ class TorchBackend(Backend):
     """A model in float32 on MPS, CUDA or the CPU."""
 
     framework: ClassVar[str] = "torch"
-    install: ClassVar[str] = "pip install 'lvm_runtime[torch]'"
+    install: ClassVar[str] = extras.pip_command("torch")
     precisions: ClassVar[tuple[str, ...] | None] = ("fp32",)
 
     def __init__(

@@ -15,6 +15,7 @@ from typing import Any
 
 from lvm_runtime.coreml import cache as coreml_cache
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.system import extras
 
 SPEC = PurePosixPath("Data/com.apple.CoreML/model.mlmodel")
 FUNCTIONS = "lvm.functions"
@@ -48,13 +49,13 @@ def require_macos(what: str, *, least: int = SMALLEST_MACOS) -> None:
     if system != "Darwin":
         raise BackendUnavailable(
             f"{what} runs on macOS only, and this is {system}; "
-            "here, check a package with: python -m export.mil_reference PACKAGE --input CONTEXTS.npy"
+            "here, check a package with: lvm-runtime export mil-reference PACKAGE --input CONTEXTS.npy"
         )
     version = platform.mac_ver()[0]
     if int(version.split(".")[0] or 0) < least:
         raise BackendUnavailable(
             f"{what} needs macOS {least} or later, and this is {version}; "
-            "export for it with: python -m export.coreml --shapes enumerated --target macOS13"
+            "export for it with: lvm-runtime export coreml --shapes enumerated --target macOS13"
         )
 
 
@@ -64,13 +65,9 @@ def import_coremltools() -> Any:
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns about versions of libraries that are not used here
     try:
-        import coremltools
-    except ImportError as error:
-        command = "pip install 'lvm_runtime[coreml]'"
-        raise BackendUnavailable(f"this needs coremltools; install it with: {command}") from error
+        return extras.require("coreml", "Core ML", "coremltools")
     finally:
         logger.setLevel(level)
-    return coremltools
 
 
 def read_package(path: Path) -> Package:
@@ -99,7 +96,7 @@ def read_functions(metadata: Mapping[str, str], source: Path) -> dict[int, str]:
     except (ValueError, AttributeError) as error:
         raise ArtifactError(
             f"{source}: its metadata has no usable {FUNCTIONS!r} (found {text!r}); "
-            "export it again with: python -m export.coreml"
+            "export it again with: lvm-runtime export coreml"
         ) from error
 
 

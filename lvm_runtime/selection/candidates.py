@@ -134,5 +134,5 @@ def _nothing(artifact: Artifact, request: Request) -> ArtifactError:
     option = f" --precision {request.precision}" if request.precision not in (None, "fp32") else ""
     return ArtifactError(
         f"{artifact.path} has no {wanted} form (it has {present}); "
-        f"make one with: python -m export.{cls.format} --model {artifact.path}{option}"
+        f"make one with: lvm-runtime export {cls.format} --model {artifact.path}{option}"
     )

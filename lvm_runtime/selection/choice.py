@@ -23,7 +23,7 @@ from lvm_runtime.selection.session import Session
 from lvm_runtime.selection.tuning import fastest, measure
 from lvm_runtime.system.cpus import usable_cpus
 
-_UNTRIED = "not tried, because it loads a heavy framework; `lvm tune` measures it"
+_UNTRIED = "not tried, because it loads a heavy framework; `lvm-runtime tune` measures it"
 
 Known = dict[Identity, Measurement]
 

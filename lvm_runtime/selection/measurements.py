@@ -97,8 +97,33 @@ def chip() -> str:
     return platform.processor() or platform.machine()
 
 
+def folder() -> Path:
+    """Return the folder that holds the measurements, with one folder for each artifact."""
+    return cache_folder() / "measurements"
+
+
+def list_kept() -> list[tuple[Path, str]]:
+    """Return each kept file and a line on it: threads, number of forms, and the chip that they were measured on."""
+    kept = []
+    for file in sorted(folder().glob("*/*.json")):
+        try:
+            body = json.loads(file.read_bytes())
+            line = f"{len(body['measurements'])} forms, {body['threads']} threads, {body['machine']['chip']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            line = "cannot be read, and will be measured again"
+        kept.append((file, line))
+    return kept
+
+
+def clear() -> list[Path]:
+    """Remove every measurement and return the files that were removed."""
+    removed = [file for file, _ in list_kept()]
+    atomic.remove(folder())
+    return removed
+
+
 def _folder(artifact: Artifact) -> Path:
-    return cache_folder() / "measurements" / hashlib.sha256(artifact.manifest.to_json()).hexdigest()[:24]
+    return folder() / hashlib.sha256(artifact.manifest.to_json()).hexdigest()[:24]
 
 
 def _file(artifact: Artifact, threads: int) -> Path:

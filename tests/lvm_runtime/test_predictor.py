@@ -172,7 +172,7 @@ def test_explain_says_what_runs_and_what_does_not(small_artifacts: Get) -> None:
     assert (running.backend, running.device, running.precision, running.threads) == ("onnx", "cpu", "fp32", 1)
     assert 0 < running.drift < 1e-12
     why = {refusal.what: refusal.why for refusal in explanation.refused}
-    assert "lvm tune" in why["eager fp32 (model.safetensors)"]
+    assert "lvm-runtime tune" in why["eager fp32 (model.safetensors)"]
     assert "bf16 arithmetic drifts" in why["openvino bf16 (onnx/fp32.onnx)"]
     assert "running: onnx fp32 on cpu, 1 thread, drift" in str(explanation)
     assert explanation.to_dict()["running"]["file"] == "onnx/fp32.onnx"

@@ -67,7 +67,7 @@ def test_start_is_named(runs: list[Path], tmp_path: Path) -> None:
 
 
 def test_run_without_figures_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"no figures.*python -m train"):
+    with pytest.raises(ArtifactError, match=r"no figures.*lvm-runtime train"):
         compare([tmp_path / "none.run"], tmp_path)
 
 

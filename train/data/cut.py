@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +35,17 @@ def cut(source: Path, out: Path, budget: int, seed: int) -> str:
     return f"{out}: {len(rows):,} vectors of {len(kept):,} documents, {len(buffer.getvalue()):,} bytes"
 
 
-def main() -> int:
+def command(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and cut."""
-    parser = argparse.ArgumentParser(prog="python -m train.data.cut", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=console.program(), description=__doc__.split("\n\n")[0])
     parser.add_argument("source", type=Path, help="the corpus to cut from")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--bytes", type=int, default=3_900_000, help="size limit of the slice (default 3900000)")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     print(cut(options.source, options.out, options.bytes, options.seed))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main))
+    raise SystemExit(console.run(command))

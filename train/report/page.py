@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from html import escape
 
-from lvm_runtime.errors import BackendUnavailable
+from lvm_runtime.system import extras
 
 from .runs import Run
 from .table import baseline_lines, table
@@ -26,10 +26,9 @@ figure { margin: 0 } figure img { width: 100%; height: auto } figcaption { font-
 
 def page(runs: list[Run], remarks: list[str]) -> str:
     """Return the page for `runs`. Raises BackendUnavailable where matplotlib is missing."""
-    try:
-        from . import plots
-    except ImportError as error:
-        raise BackendUnavailable("the plots need: pip install 'lvm_runtime[train]'") from error
+    extras.require("train", "the page of a comparison", "matplotlib")
+    from . import plots
+
     figures = [
         _figure("Validation by epoch", plots.curves(runs), "Zero: the linear average. Ring: the epoch kept."),
         _figure("Training loss by epoch", plots.losses(runs), "Relative to each run's first epoch."),

@@ -74,7 +74,7 @@ def read_run(folder: Path) -> Run:
         return Run(_row(folder, result), result, windows)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(
-            f"{folder}: no figures of a finished run ({error}); train it with: python -m train"
+            f"{folder}: no figures of a finished run ({error}); train it with: lvm-runtime train"
         ) from error
 
 

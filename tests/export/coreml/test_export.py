@@ -17,11 +17,12 @@ from torch import nn
 
 import export.coreml.export as export_module
 from export.ane_lint import Level, lint_package
-from export.coreml import CoreMLOptions, export_coreml
 from export.coreml.__main__ import build_parser
 from export.coreml.compress import compressed
 from export.coreml.convert import convert, quiet, save_functions, write_package
+from export.coreml.export import export_coreml
 from export.coreml.forms import coreml_form
+from export.coreml.options import CoreMLOptions
 from export.coreml.prove import prove_form, prove_package
 from export.coreml.stock import export_stock
 from export.mil_reference import load_program, operations

@@ -127,7 +127,7 @@ def test_a_missing_artifact_names_the_command_that_makes_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ArtifactError, match="python -m train --model amn --out"):
+    with pytest.raises(ArtifactError, match="lvm-runtime train --model amn --out"):
         resolve(name)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import lvm_runtime.backends.coreml as backend_module
-from export.coreml import CoreMLOptions, export_coreml
+from export.coreml.export import export_coreml
+from export.coreml.options import CoreMLOptions
 from export.mil_reference import Evaluator, load_program
 from export.randomise import randomise
 from export.source import Source
@@ -125,7 +126,7 @@ def test_an_old_system_is_refused(
 def test_elsewhere_the_error_names_the_system(source: Source, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BackendUnavailable, match="macOS only, and this is"):
         CoreMLBackend(package_of(source))
-    assert main(["explain", str(package_of(source))]) == 1
+    assert main(["placement", str(package_of(source))]) == 1
     assert "runs on macOS only" in capsys.readouterr().err
     with pytest.raises(BackendUnavailable):
         require_macos("this")
@@ -142,8 +143,8 @@ def test_core_ml_gives_the_known_answers(source: Source, device: str) -> None:
 
 
 @pytest.mark.coreml
-def test_explain_reports_on_a_mac(source: Source, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", str(package_of(source)), "--device", "cpu"]) == 0
+def test_placement_is_reported_on_a_mac(source: Source, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["placement", str(package_of(source)), "--device", "cpu"]) == 0
     assert "batch1: " in capsys.readouterr().out
 
 

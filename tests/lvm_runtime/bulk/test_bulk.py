@@ -1,4 +1,4 @@
-"""`lvm predict`: every kind of file, flat memory, and the same output however often it is killed."""
+"""`lvm-runtime predict`: every kind of file, flat memory, and the same output however often it is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `lvm` command as a user meets it."""
+"""The `lvm-runtime` command as a user meets it."""
 
 from __future__ import annotations
 

@@ -1,17 +1,10 @@
-"""A report on this Mac, in one Markdown file to send in: `python -m export.mac_report`.
-
-It runs what cannot be run anywhere else: Core ML's own answers, where Core ML places each operation, latency and
-throughput per device and batch size, how exact a device's GELU is, and one training step on the CPU and on MPS. A
-section that fails says so in the report and leaves the others to run.
-"""
+"""The sections of the report on a Mac. One that fails says so in the report and leaves the others to run."""
 
 from __future__ import annotations
 
-import argparse
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,37 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.drift import drift, largest_difference
 from lvm_runtime.backends.batch_sizes import any_batch
-from lvm_runtime.commands import console
-from lvm_runtime.coreml.package import UNITS, import_coremltools, require_macos
+from lvm_runtime.coreml.package import UNITS, import_coremltools
 from lvm_runtime.models import build_model, save_model
 
-from .coreml import CoreMLOptions, export_coreml
-from .coreml.convert import convert, save
-from .coreml.forms.layers import ErfGELU
-from .randomise import randomise
-from .source import Source
-from .verify import Sample, random_contexts
+from ..coreml.convert import convert, save
+from ..coreml.export import export_coreml
+from ..coreml.forms.layers import ErfGELU
+from ..coreml.options import CoreMLOptions
+from ..randomise import randomise
+from ..source import Source
+from ..verify import Sample, random_contexts
 
 DEVICES = tuple(UNITS)
 REPEATS = 30
-
-
-def run(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, measure and write the report."""
-    parser = argparse.ArgumentParser(prog="python -m export.mac_report", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("mac-report.md"), help="default: mac-report.md")
-    parser.add_argument("--dim", type=int, default=768, help="vector size D (default: 768)")
-    parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
-    arguments = parser.parse_args(argv)
-    require_macos("the Mac report", least=15)
-    with tempfile.TemporaryDirectory() as folder:
-        text = write_report(Path(folder), arguments.models, arguments.dim)
-    arguments.out.write_text(text)
-    print(f"{arguments.out}: written; please send it in")
-    return 0
 
 
 def write_report(folder: Path, models: Sequence[str], dim: int) -> str:
@@ -111,9 +89,9 @@ def verification(folder: Path, name: str, dim: int) -> str:
 
 def placement(folder: Path, name: str) -> str:
     """Return what Core ML's compute plan says when asked for the Neural Engine."""
-    from lvm_runtime.commands.coreml import explain_package
+    from lvm_runtime.commands.placement import describe_placement
 
-    return f"```\n{explain_package(folder / name / 'coreml' / 'fp16.mlpackage', 'ane')}\n```"
+    return f"```\n{describe_placement(folder / name / 'coreml' / 'fp16.mlpackage', 'ane')}\n```"
 
 
 def speed(folder: Path, name: str, dim: int) -> str:
@@ -175,7 +153,3 @@ def gelu_accuracy(folder: Path) -> str:
             relative = (error / np.maximum(np.abs(exact), 1e-3)).max()
             rows.append((kind, device, f"{error.max():.1e}", f"{relative:.1e}"))
     return table(("form", "device", "largest error", "largest relative error"), rows)
-
-
-if __name__ == "__main__":
-    sys.exit(console.run(run))
