@@ -48,8 +48,8 @@ def test_the_readme_is_short_and_its_table_has_sixteen_figures_at_most() -> None
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 130
     table = text.partition("<!-- benchmarks -->")[2].partition("<!-- /benchmarks -->")[0]
-    cells = [cell for line in table.splitlines() if line.startswith("|") for cell in line.split("|")[2:-1]]
-    assert sum(bool(re.search(r"\d", cell)) for cell in cells) <= 16
+    rows = [line.split("|")[2:-1] for line in table.splitlines() if line.startswith("|")][2:]  # less head and rule
+    assert 0 < sum(bool(re.search(r"\d", cell)) for row in rows for cell in row) <= 16
 
 
 @pytest.mark.parametrize("page", OUTSIDE, ids=lambda page: page.name)
