@@ -23,6 +23,7 @@ import torch
 
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
 from lvm_runtime.artifact.drift import drift
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.commands import console
 from lvm_runtime.coreml.package import UNITS, import_coremltools, require_macos
 from lvm_runtime.models import build_model, save_model
@@ -32,7 +33,7 @@ from .coreml.convert import convert, save
 from .coreml.forms.layers import ErfGELU
 from .randomise import randomise
 from .source import Source
-from .verify import Sample, random_contexts
+from .verify import SAMPLE_SEED, Sample
 
 DEVICES = tuple(UNITS)
 REPEATS = 30
@@ -93,7 +94,7 @@ def verification(folder: Path, name: str, dim: int) -> str:
 
     model = randomise(build_model(make_config(name, dim=dim)))
     source = Source(save_model(model, folder / name), model)
-    sample = Sample.of("random", model, random_contexts(128, 5, dim))
+    sample = Sample.of("random", model, random_contexts(128, 5, dim, seed=SAMPLE_SEED))
     artifact = export_coreml(source, [sample], CoreMLOptions())
     rows = []
     for device in DEVICES:

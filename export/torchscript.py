@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 
 from .commandline import main, make_parser, open_arguments, report_line
 from .forms import Form, build_form
 from .source import Source
-from .verify import Sample, random_contexts, verify_file
+from .verify import Sample, verify_file
 
 FILE = "torchscript/fp32.pt"
 

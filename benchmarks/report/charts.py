@@ -17,7 +17,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.report.results import Row, Run
-from benchmarks.report.tables import TITLES, count
+from benchmarks.report.tables import count
+from lvm_runtime.artifact.config import CONFIGS
 
 SETTINGS = {
     "svg.fonttype": "none",  # text stays text: smaller, selectable, in the page's own font
@@ -173,7 +174,7 @@ def _panels(run: Run, draw: Callable[[Any, str], None], *, legend: bool = True, 
         figure, grid = plt.subplots(lines, columns, figsize=(width * columns, 3.3 * lines + 0.7), squeeze=False)
         for axes, model in zip(grid.flat, models, strict=False):
             draw(axes, model)
-            axes.set_title(TITLES[model])
+            axes.set_title(CONFIGS[model].title)
         for axes in list(grid.flat)[len(models) :]:
             axes.set_visible(False)
         bottom = 0.0

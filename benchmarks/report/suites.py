@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from benchmarks.report.results import Run
-from benchmarks.report.tables import TITLES, count, markdown
+from benchmarks.report.tables import count, markdown
+from lvm_runtime.artifact.config import CONFIGS
 
 SUITES = {
     "forms": "Forms without the Predictor, one thread, against the targets",
@@ -66,7 +67,7 @@ def _flat(notes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _model(entry: dict[str, Any]) -> str:
     params = entry.get("params") or {}
     name = str(entry["extra_info"].get("model") or params.get("architecture", "–"))
-    return TITLES.get(name, name)
+    return CONFIGS[name].title if name in CONFIGS else name
 
 
 def _header(key: str) -> str:

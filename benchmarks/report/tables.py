@@ -9,13 +9,13 @@ from pathlib import Path
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.report import reference
 from benchmarks.report.results import Row, Run, describe
+from lvm_runtime.artifact.config import CONFIGS
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import atomic
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 README_BATCHES = (1, 32, 128)
 README_FORMS = (("lvm-onnx-fp32", "fp32"), ("lvm-onnx-int8", "int8"))
-TITLES = {"lstm": "LSTM", "gru": "GRU", "transformer": "Transformer", "amn": "AMN"}
 
 
 def count(value: float | None) -> str:
@@ -52,7 +52,7 @@ EXPLANATION = (
 
 def readme_section(runs: Sequence[Run]) -> str:
     """Return the README's part: our forms on each machine beside plain and the best peer; the first one is unfolded."""
-    models = [name for name in TITLES if any(name in run.models for run in runs)]
+    models = [name for name in CONFIGS if any(name in run.models for run in runs)]
     parts = [*map(machine_section, runs[:1]), *map(_folded, runs[1:]), EXPLANATION, reference_table(models)]
     return "\n\n".join(filter(None, parts))
 
@@ -81,7 +81,7 @@ def _ours(run: Run) -> str:
         for contender, precision in README_FORMS:
             found = [run.find(model, batch, contender) for batch in README_BATCHES]
             if any(found):
-                rows.append([TITLES[model], precision, *(_cell(row) for row in found), _drift(found)])
+                rows.append([CONFIGS[model].title, precision, *(_cell(row) for row in found), _drift(found)])
     header = ["model", "form", *(f"batch {batch}" for batch in README_BATCHES), "drift"]
     return markdown(header, rows, left=2) if rows else ""
 
@@ -109,7 +109,7 @@ def _peers(run: Run) -> str:
 def reference_table(models: Sequence[str]) -> str:
     """Return what the reference implementation measured, labelled so."""
     rows = [
-        [TITLES[model], *(f"*{count(reference.per_second(model, batch))}*" for batch in README_BATCHES)]
+        [CONFIGS[model].title, *(f"*{count(reference.per_second(model, batch))}*" for batch in README_BATCHES)]
         for model in models
     ]
     label = f"For orientation only, other hardware and not measured here: the {reference.LABEL}."
@@ -133,7 +133,8 @@ def full_table(run: Run) -> str:
     for row in run.rows:
         r = row.record
         ms = r["milliseconds"]
-        cells = [TITLES[row.model], str(row.batch), row.contender, str(r["threads"] or "–"), count(row.per_second)]
+        title, threads = CONFIGS[row.model].title, str(r["threads"] or "–")
+        cells = [title, str(row.batch), row.contender, threads, count(row.per_second)]
         cells += [f"{row.noise:.0%}", *(f"{ms[key]:.3g}" for key in ("median", "p95", "p99"))]
         cells += [plus_minus(row.over_anchor, row.interval(ANCHOR))]
         cells += [plus_minus(row.over_best_peer, row.interval(row.best_peer))]

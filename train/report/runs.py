@@ -17,7 +17,6 @@ from lvm_runtime.artifact.folder import DEFAULT_ROOT, Artifact
 from lvm_runtime.errors import ArtifactError
 
 from ..evaluation.baselines import LINEAR_AVERAGE
-from ..flops import multiply_adds
 from ..options import TrainOptions
 from .results import RESULT, WINDOWS
 
@@ -93,7 +92,7 @@ def _row(folder: Path, result: dict[str, Any]) -> Row:
         recipe=recipe_of(result["options"]),
         data=Path(result["options"]["data"]).name,
         parameters=result["parameters"],
-        mega_flops=2 * multiply_adds(artifact.config) / 1e6,
+        mega_flops=2 * artifact.config.multiply_adds() / 1e6,
         megabytes=result["parameters"] * 4 / 2**20,
         epochs=result["history"][-1]["epoch"],
         best_epoch=result["best_epoch"],

@@ -16,8 +16,9 @@ from export.coreml import CoreMLOptions, export_coreml
 from export.mil_reference import Evaluator, load_program
 from export.randomise import randomise
 from export.source import Source
-from export.verify import Sample, random_contexts
+from export.verify import Sample
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends.coreml import CoreMLBackend
 from lvm_runtime.commands.main import main
 from lvm_runtime.coreml import cache as coreml_cache
