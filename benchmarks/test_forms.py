@@ -20,11 +20,11 @@ from benchmarks.harness.arena import Arena
 from benchmarks.harness.contender import ANCHOR, Runner
 from benchmarks.harness.contenders import contender
 from benchmarks.harness.replay import replay
-from benchmarks.harness.timing import Timing, median_interval, speedup, speedups
 from benchmarks.harness.workload import Workload
 from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, max_drift
 from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.errors import LvmError
+from lvm_runtime.selection.timing import Timing, median_interval, speedup, speedups
 
 BATCHES = (1, 8, 32, 128, 1024)
 THREADS = 1

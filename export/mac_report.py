@@ -8,7 +8,6 @@ section that fails says so in the report and leaves the others to run.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 import tempfile
@@ -25,8 +24,10 @@ from lvm_runtime.artifact.config import ARCHITECTURES, make_config
 from lvm_runtime.artifact.drift import drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.commands import console
+from lvm_runtime.commands.tables import markdown
 from lvm_runtime.coreml.package import UNITS, import_coremltools, require_macos
 from lvm_runtime.models import build_model, save_model
+from lvm_runtime.system import machine
 
 from .coreml import CoreMLOptions, export_coreml
 from .coreml.convert import convert, save
@@ -56,7 +57,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def write_report(folder: Path, models: Sequence[str], dim: int) -> str:
     """Return the report; packages of random weights are made in `folder`."""
-    parts = ["# Report of a Mac\n", machine()]
+    parts = ["# Report of a Mac\n", hardware()]
     for name in models:
         parts.append(section(f"{name}: packages against known answers", partial(verification, folder, name, dim)))
         parts.append(section(f"{name}: placement", partial(placement, folder, name)))
@@ -76,16 +77,11 @@ def section(title: str, body: Callable[[], str]) -> str:
     return f"## {title}\n\n{text}\n"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def machine() -> str:
+def hardware() -> str:
     """Return what the figures depend on."""
-    versions = f"coremltools {import_coremltools().__version__}, torch {torch.__version__}, numpy {np.__version__}"
-    return f"{platform.platform()}, macOS {platform.mac_ver()[0]}, {platform.processor()}; {versions}\n"
+    here = machine.describe()
+    versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
+    return f"{machine.line(here)}; {here['system']}; {versions}\n"
 
 
 def verification(folder: Path, name: str, dim: int) -> str:
@@ -105,7 +101,7 @@ def verification(folder: Path, name: str, dim: int) -> str:
         finite = np.isfinite(backend.run(np.zeros_like(sample.contexts[:1]))).all()
         rows.append((device, f"{whole.max():.1e}", f"{np.median(whole):.1e}", f"{change:.1e}", finite))
         backend.close()
-    return table(("device", "worst drift", "median drift", "batch 1 against 8", "zeros finite"), rows)
+    return markdown(("device", "worst drift", "median drift", "batch 1 against 8", "zeros finite"), rows)
 
 
 def placement(folder: Path, name: str) -> str:
@@ -128,7 +124,7 @@ def speed(folder: Path, name: str, dim: int) -> str:
             p95 = sorted(times)[int(0.95 * len(times))]
             rows.append((device, size, f"{middle * 1e3:.3f}", f"{p95 * 1e3:.3f}", f"{size / middle:,.0f}"))
         backend.close()
-    return table(("device", "batch", "median ms", "p95 ms", "predictions/s"), rows)
+    return markdown(("device", "batch", "median ms", "p95 ms", "predictions/s"), rows)
 
 
 def timed(call: Callable[[Any], Any], contexts: Any) -> list[float]:
@@ -173,7 +169,7 @@ def gelu_accuracy(folder: Path) -> str:
             error = np.abs(answer - exact)
             relative = (error / np.maximum(np.abs(exact), 1e-3)).max()
             rows.append((kind, device, f"{error.max():.1e}", f"{relative:.1e}"))
-    return table(("form", "device", "largest error", "largest relative error"), rows)
+    return markdown(("form", "device", "largest error", "largest relative error"), rows)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Row:
 
     @property
     def noise(self) -> float:
-        """Relative spread of the rate between rounds, the machine's moods included, which ratios are free of."""
+        """Relative spread of the rate between rounds, slow moments of the machine included."""
         return float(self.record["noise"])
 
     @property
@@ -201,11 +201,3 @@ def disturbed(rows: Iterable[Row]) -> list[str]:
     """Return the cells among `rows` that were timed while other programs kept the CPUs busy."""
     found = {f"{r.model} batch {r.batch} ({r.elsewhere:.0%})": r.elsewhere for r in rows if r.elsewhere > DISTURBED}
     return sorted(found, key=lambda cell: -found[cell])
-
-
-def describe(machine: dict[str, Any]) -> str:
-    """Return the hardware in one line."""
-    parts = [machine["processor"], f"{machine['cpus']} CPUs", f"{machine['memory_gib']} GiB"]
-    if wide := [f for f in machine["features"] if f not in ("avx2", "asimd")]:
-        parts.append(", ".join(wide))
-    return "; ".join([*parts, *machine["accelerators"]])

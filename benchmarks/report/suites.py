@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from benchmarks.report.results import Run
-from benchmarks.report.tables import count, markdown
+from benchmarks.report.tables import count
 from lvm_runtime.artifact.config import CONFIGS
+from lvm_runtime.commands.tables import markdown
 
 SUITES = {
     "forms": "Forms without the Predictor, one thread, against the targets",

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.report import reference
-from benchmarks.report.results import Row, Run, describe
+from benchmarks.report.results import Row, Run
 from lvm_runtime.artifact.config import CONFIGS
+from lvm_runtime.commands.tables import markdown
 from lvm_runtime.errors import InvalidInput
-from lvm_runtime.system import atomic
+from lvm_runtime.system import atomic, machine
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 README_BATCHES = (1, 32, 128)
@@ -27,12 +28,6 @@ def count(value: float | None) -> str:
             scaled = value / factor
             return f"{scaled:.{2 if scaled < 10 and unit else 1 if scaled < 100 and unit else 0}f}{unit}"
     return f"{value:.2f}"
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return a Markdown table whose first `left` columns are text and whose others are figures."""
-    rule = ["---"] * left + ["---:"] * (len(header) - left)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
 
 def plus_minus(ratio: float | None, interval: tuple[float, float] | None) -> str:
@@ -59,12 +54,12 @@ def readme_section(runs: Sequence[Run]) -> str:
 
 def machine_section(run: Run) -> str:
     """Return one machine's part: hardware, table, peers."""
-    return "\n\n".join(filter(None, (f"**{describe(run.machine)}** ({_made_with(run)})", _ours(run), _peers(run))))
+    return "\n\n".join(filter(None, (f"**{machine.line(run.machine)}** ({_made_with(run)})", _ours(run), _peers(run))))
 
 
 def _folded(run: Run) -> str:
     body = "\n\n".join(filter(None, (_ours(run), _peers(run))))
-    return f"<details><summary>{describe(run.machine)} ({_made_with(run)})</summary>\n\n{body}\n\n</details>"
+    return f"<details><summary>{machine.line(run.machine)} ({_made_with(run)})</summary>\n\n{body}\n\n</details>"
 
 
 def _made_with(run: Run) -> str:

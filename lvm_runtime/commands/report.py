@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from importlib import metadata
 
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.registry import BACKENDS, BackendInfo
+from lvm_runtime.commands.tables import aligned
 from lvm_runtime.selection.candidates import Refusal
 from lvm_runtime.selection.measurements import BATCHES, Measurement
 from lvm_runtime.selection.tuning import fastest
-from lvm_runtime.system.cpus import usable_cpus
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return `rows` (the first is the head) as text with aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+from lvm_runtime.system import machine
 
 
 def describe_artifact(artifact: Artifact) -> str:
@@ -30,28 +22,28 @@ def describe_artifact(artifact: Artifact) -> str:
     for section, values in manifest.provenance.items():
         shown = ", ".join(f"{k} {_short(v)}" for k, v in values.items()) if isinstance(values, dict) else _short(values)
         lines.append(f"{section}: {shown}")
-    rows = [("file", "format", "precision", "form", "batch", "size", "drift")]
-    rows.append((manifest.weights.path, "weights", "fp32", "training", "any", _megabytes(manifest.weights.bytes), "0"))
+    header = ("file", "format", "precision", "form", "batch", "size", "drift")
+    rows = [(manifest.weights.path, "weights", "fp32", "training", "any", _megabytes(manifest.weights.bytes), "0")]
     for c in manifest.compiled:
         batch = "any" if c.batch_sizes is None else "/".join(map(str, c.batch_sizes))
         rows.append((c.file.path, c.format, c.precision, c.form, batch, _megabytes(c.file.bytes), f"{c.drift:.1e}"))
-    lines += ["", table(rows), "", "every file has its recorded size and SHA-256"]
+    lines += ["", aligned(header, rows), "", "every file has its recorded size and SHA-256"]
     return "\n".join(lines)
 
 
 def describe_machine() -> str:
     """Return which backends can run on this machine, with versions and devices, and what the others need."""
-    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    rows = [("backend", "works", "with")]
-    rows += [(name, *_backend_state(info)) for name, info in BACKENDS.items()]
-    return f"{system}, {usable_cpus()} usable CPUs\n\n{table(rows)}"
+    here = machine.describe()
+    rows = [(name, *_backend_state(info)) for name, info in BACKENDS.items()]
+    system = f"{here['system']} {here['architecture']}, Python {here['python']}"
+    return f"{machine.line(here)}\n{system}\n\n{aligned(('backend', 'works', 'with'), rows)}"
 
 
 def describe_tuning(
     measured: Sequence[Measurement], refused: Sequence[Refusal], typical_batch: int | None = None
 ) -> str:
     """Return the table that `lvm tune` prints: predictions per second by form, and which forms will be used."""
-    rows = [("form", "device", "drift", *(f"batch {batch}" for batch in BATCHES))]
+    header, rows = ("form", "device", "drift", *(f"batch {batch}" for batch in BATCHES)), []
     usable = [m for m in measured if m.problem is None]
     picks = fastest(usable, typical_batch) if usable else ()
     for m in usable:
@@ -60,7 +52,8 @@ def describe_tuning(
             for i, (batch, seconds) in enumerate(zip(BATCHES, m.seconds, strict=True))
         ]
         rows.append((f"{m.backend} {m.precision} ({m.file})", m.device, f"{m.drift:.1e}", *rates))
-    lines = ["predictions per second; * serves that batch size", "", table(rows)] if usable else ["nothing runs here"]
+    legend = "predictions per second; * serves that batch size"
+    lines = [legend, "", aligned(header, rows)] if usable else ["nothing runs here"]
     lines += [f"ruled out: {m.backend} {m.precision} ({m.file}): {m.problem}" for m in measured if m.problem]
     return "\n".join([*lines, *(f"ruled out: {refusal}" for refusal in refused)])
 

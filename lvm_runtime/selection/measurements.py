@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.system import atomic
+from lvm_runtime.system import atomic, machine
 from lvm_runtime.system.cache import cache_folder
 
 BATCHES = (1, 8, 128)
 """Batch sizes that stand for single queries, small batches and large ones."""
 
-_LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "openvino", "coremltools")
-_SCHEMA = 2
-
+_SCHEMA = 3
 
 Identity = tuple[str, str, str, str]
 """Backend, device, precision and file: what tells a form from the others of its artifact."""
@@ -71,38 +67,13 @@ def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> P
     new = {m.identity: m for m in measurements}
     kept = [m for m in load(artifact, threads) if m.identity not in new]
     path = _file(artifact, threads)
-    body = {"machine": machine(), "threads": threads, "measurements": [asdict(m) for m in (*kept, *new.values())]}
+    body = {
+        "machine": machine.identity(),
+        "threads": threads,
+        "measurements": [asdict(m) for m in (*kept, *new.values())],
+    }
     atomic.write_bytes(path, json.dumps(body, indent=1).encode())
     return path
-
-
-def machine() -> dict[str, str]:
-    """Return what a measurement depends on besides the artifact: chip, system and library versions."""
-    from importlib import metadata  # slow to import, and seldom needed
-
-    versions = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    system = f"{platform.system()} {platform.release()}"
-    return {"chip": chip(), "system": system, "python": platform.python_version()} | versions
-
-
-def chip() -> str:
-    """Return the processor's name."""
-    if sys.platform == "linux":
-        with open("/proc/cpuinfo") as lines:
-            for line in lines:
-                if line.startswith(("model name", "Model")):
-                    return line.partition(":")[2].strip()
-    elif sys.platform == "darwin":
-        import subprocess
-
-        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    return platform.processor() or platform.machine()
 
 
 def _folder(artifact: Artifact) -> Path:
@@ -110,7 +81,7 @@ def _folder(artifact: Artifact) -> Path:
 
 
 def _file(artifact: Artifact, threads: int) -> Path:
-    key = json.dumps([_SCHEMA, machine(), threads], sort_keys=True).encode()
+    key = json.dumps([_SCHEMA, machine.identity(), threads], sort_keys=True).encode()
     return _folder(artifact) / f"{hashlib.sha256(key).hexdigest()[:24]}.json"
 
 

@@ -21,6 +21,7 @@ from lvm_runtime.selection import measurements
 from lvm_runtime.selection.candidates import list_candidates
 from lvm_runtime.selection.measurements import Measurement
 from lvm_runtime.selection.tuning import fastest, regime, time_together, tune
+from lvm_runtime.system import machine
 from lvm_runtime.system.cpus import usable_cpus
 from tests.artifacts import add_onnx, some_contexts
 
@@ -174,7 +175,7 @@ def test_measurements_of_other_versions_or_threads_do_not_count(
     assert len(measurements.load(artifact, 2)) == 1
     assert measurements.load(artifact, 3) == []
     assert measurements.load(Artifact.load(small_artifacts("gru")), 2) == []
-    monkeypatch.setattr(measurements, "machine", lambda: {"onnxruntime": "9.9"})
+    monkeypatch.setattr(machine, "identity", lambda: {"onnxruntime": "9.9"})
     assert measurements.load(artifact, 2) == []
 
 
