@@ -21,8 +21,9 @@ from benchmarks.harness.record import cell_record
 from benchmarks.harness.replay import recorded_clock, replay
 from benchmarks.harness.workload import Workload
 from benchmarks.limits.ceilings import Ceilings, measure
+from benchmarks.report.read import read
 from benchmarks.report.regression import Change, regressions
-from benchmarks.report.results import Row, disturbed, read, rows_of
+from benchmarks.report.results import Row, disturbed, rows_of
 from benchmarks.report.tables import count, plus_minus
 from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS
 from lvm_runtime.errors import InvalidInput
