@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.commands import console
 
@@ -56,8 +57,6 @@ def export_torchscript(source: Source, samples: Sequence[Sample]) -> Artifact:
 def trace_form(form: Form, path: Path) -> None:
     """Write `form` in float32 as a TorchScript file; traced at one batch size, it serves every other."""
     import torch
-
-    from .verify import random_contexts
 
     form = form.float()
     example = torch.from_numpy(random_contexts(3, form.length, form.config.dim))

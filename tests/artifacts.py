@@ -10,28 +10,21 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from export.forms import build_form
 from export.onnx.export import write_graph
-from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.config import CONFIGS, make_config
 from lvm_runtime.artifact.drift import max_drift
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models import build_model, save_model
-
-SMALL: dict[str, dict[str, Any]] = {
-    "lstm": {"dim": 16, "hidden_dim": 8},
-    "gru": {"dim": 16, "hidden_dim": 8, "num_layers": 2},
-    "transformer": {"dim": 16, "hidden_dim": 8, "num_heads": 2, "ffn_dim": 16, "num_layers": 2},
-    "amn": {"dim": 16, "attention_dim": 8, "hidden_dim": 12, "bottleneck_dim": 8},
-}
 
 
 def randomised(architecture: str, *, seed: int = 0, **sizes: Any) -> nn.Module:
     """Return a model in eval mode in which every parameter has its own random values."""
-    model = build_model(make_config(architecture, **(sizes or SMALL[architecture])), seed=seed)
+    model = build_model(make_config(architecture, **(sizes or CONFIGS[architecture].small)), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -80,7 +73,5 @@ def make_artifact(folder: Path, architecture: str = "amn", *, onnx: bool = True,
 
 
 def some_contexts(batch: int, dim: int = 16, length: int = 5, *, seed: int = 1) -> Any:
-    """Return random unit vectors that share a direction, `[batch, length, dim]` float32."""
-    rng = np.random.default_rng(seed)
-    values = rng.standard_normal(dim) + rng.standard_normal((batch, length, dim))
-    return (values / np.linalg.norm(values, axis=2, keepdims=True)).astype(np.float32)
+    """Return random contexts `[batch, length, dim]` float32, by default for small models."""
+    return random_contexts(batch, length, dim, seed=seed)

@@ -27,9 +27,9 @@ def _has_cuda() -> bool:
 
 
 def _has_bf16() -> bool:
-    import openvino
+    from lvm_runtime.backends.openvino import has_bf16
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return has_bf16()
 
 
 AVAILABLE: dict[str, Callable[[], bool]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import sys
 import time
@@ -16,9 +15,12 @@ import torch
 
 from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.drift import drift, largest_difference
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends.batch_sizes import any_batch
+from lvm_runtime.commands.tables import markdown
 from lvm_runtime.coreml.package import UNITS, import_coremltools
 from lvm_runtime.models import build_model, save_model
+from lvm_runtime.system import machine
 
 from ..coreml.convert import convert, save
 from ..coreml.export import export_coreml
@@ -26,7 +28,7 @@ from ..coreml.forms.layers import ErfGELU
 from ..coreml.options import CoreMLOptions
 from ..randomise import randomise
 from ..source import Source
-from ..verify import Sample, random_contexts
+from ..verify import SAMPLE_SEED, Sample
 
 DEVICES = tuple(UNITS)
 REPEATS = 30
@@ -34,7 +36,7 @@ REPEATS = 30
 
 def write_report(folder: Path, models: Sequence[str], dim: int) -> str:
     """Return the report; packages of random weights are made in `folder`."""
-    parts = ["# Report of a Mac\n", machine()]
+    parts = ["# Report of a Mac\n", hardware()]
     for name in models:
         parts.append(section(f"{name}: packages against known answers", partial(verification, folder, name, dim)))
         parts.append(section(f"{name}: placement", partial(placement, folder, name)))
@@ -54,16 +56,11 @@ def section(title: str, body: Callable[[], str]) -> str:
     return f"## {title}\n\n{text}\n"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def machine() -> str:
+def hardware() -> str:
     """Return what the figures depend on."""
-    versions = f"coremltools {import_coremltools().__version__}, torch {torch.__version__}, numpy {np.__version__}"
-    return f"{platform.platform()}, macOS {platform.mac_ver()[0]}, {platform.processor()}; {versions}\n"
+    here = machine.describe()
+    versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
+    return f"{machine.line(here)}; {here['system']}; {versions}\n"
 
 
 def verification(folder: Path, name: str, dim: int) -> str:
@@ -72,7 +69,7 @@ def verification(folder: Path, name: str, dim: int) -> str:
 
     model = randomise(build_model(make_config(name, dim=dim)))
     source = Source(save_model(model, folder / name), model)
-    sample = Sample.of("random", model, random_contexts(128, 5, dim))
+    sample = Sample.of("random", model, random_contexts(128, 5, dim, seed=SAMPLE_SEED))
     artifact = export_coreml(source, [sample], CoreMLOptions())
     rows = []
     for device in DEVICES:
@@ -84,7 +81,7 @@ def verification(folder: Path, name: str, dim: int) -> str:
         finite = np.isfinite(run(np.zeros_like(sample.contexts[:1]))).all()
         rows.append((device, f"{whole.max():.1e}", f"{np.median(whole):.1e}", f"{change:.1e}", finite))
         backend.close()
-    return table(("device", "worst drift", "median drift", "batch 1 against 8", "zeros finite"), rows)
+    return markdown(("device", "worst drift", "median drift", "batch 1 against 8", "zeros finite"), rows)
 
 
 def placement(folder: Path, name: str) -> str:
@@ -102,12 +99,12 @@ def speed(folder: Path, name: str, dim: int) -> str:
     for device in DEVICES:
         backend = CoreMLBackend(folder / name / "coreml" / "fp16.mlpackage", device=device)
         for size in backend.batch_sizes or ():
-            times = timed(backend.run, random_contexts(size, 5, dim))
+            times = timed(backend.run, random_contexts(size, 5, dim, seed=SAMPLE_SEED))
             middle = statistics.median(times)
             p95 = sorted(times)[int(0.95 * len(times))]
             rows.append((device, size, f"{middle * 1e3:.3f}", f"{p95 * 1e3:.3f}", f"{size / middle:,.0f}"))
         backend.close()
-    return table(("device", "batch", "median ms", "p95 ms", "predictions/s"), rows)
+    return markdown(("device", "batch", "median ms", "p95 ms", "predictions/s"), rows)
 
 
 def timed(call: Callable[[Any], Any], contexts: Any) -> list[float]:
@@ -122,7 +119,7 @@ def timed(call: Callable[[Any], Any], contexts: Any) -> list[float]:
 
 def training_parity(name: str, dim: int) -> str:
     """Compare loss and gradients of one step on the CPU and on MPS."""
-    contexts = torch.from_numpy(random_contexts(32, 5, dim))
+    contexts = torch.from_numpy(random_contexts(32, 5, dim, seed=SAMPLE_SEED))
     target = torch.from_numpy(random_contexts(32, 1, dim, seed=2))[:, 0]
     results = {}
     for device in ("cpu", "mps"):
@@ -152,4 +149,4 @@ def gelu_accuracy(folder: Path) -> str:
             error = np.abs(answer - exact)
             relative = (error / np.maximum(np.abs(exact), 1e-3)).max()
             rows.append((kind, device, f"{error.max():.1e}", f"{relative:.1e}"))
-    return table(("form", "device", "largest error", "largest relative error"), rows)
+    return markdown(("form", "device", "largest error", "largest relative error"), rows)

@@ -65,21 +65,25 @@ class Fingerprint:
             raise ArtifactError(f"{source}: not a fingerprint ({error}); expected contexts and predictions") from error
 
 
-def probe_contexts(
-    dim: int, context_length: int, real: NDArray[np.floating] | None = None, *, seed: int = 0
-) -> NDArray[np.float32]:
-    """Return `[n, T, D]` float32 probes: unit vectors that share a direction, and up to 16 of the `real` contexts.
+def random_contexts(count: int, context_length: int, dim: int, *, seed: int = 0) -> NDArray[np.float32]:
+    """Return unit vectors `[count, T, D]` float32 that share a direction and, within a context, a topic.
 
-    Document vectors share a mean direction and drift along a topic, and so do the random probes; zeros or
-    independent noise would leave most of a model unexercised.
+    Document vectors share a mean direction and drift along a topic. Zeros or independent noise would leave most of a
+    model unexercised.
     """
     rng = np.random.default_rng(seed)
     shared = rng.standard_normal(dim)
-    topic = rng.standard_normal((RANDOM_PROBES, 1, dim))
-    noise = rng.standard_normal((RANDOM_PROBES, context_length, dim))
-    random = shared + topic + noise
-    random /= np.linalg.norm(random, axis=2, keepdims=True)
-    parts = [random.astype(np.float32)]
+    topic = rng.standard_normal((count, 1, dim))
+    contexts = shared + topic + rng.standard_normal((count, context_length, dim))
+    contexts /= np.linalg.norm(contexts, axis=2, keepdims=True)
+    return contexts.astype(np.float32)
+
+
+def probe_contexts(
+    dim: int, context_length: int, real: NDArray[np.floating] | None = None, *, seed: int = 0
+) -> NDArray[np.float32]:
+    """Return `[n, T, D]` float32 probes: 16 random contexts, and up to 16 of the `real` ones."""
+    parts = [random_contexts(RANDOM_PROBES, context_length, dim, seed=seed)]
     if real is not None and len(real):
         if real.shape[1:] != (context_length, dim):
             raise InvalidInput(f"real contexts have shape {real.shape}, expected [n, {context_length}, {dim}]")

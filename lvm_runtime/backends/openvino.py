@@ -15,6 +15,13 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _PRECISION = ["framework", "precision"]  # where OpenVINO keeps an ONNX file's metadata
 
 
+def has_bf16() -> bool:
+    """Say whether OpenVINO has bfloat16 arithmetic for this CPU; asked for it all the same, it computes in fp32."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OpenVinoBackend(Backend):
     """Run a full-precision ONNX file through OpenVINO's CPU plugin; `precision` is "fp32" or "bf16".
 
@@ -35,7 +42,7 @@ class OpenVinoBackend(Backend):
             raise BackendUnavailable(f"backend openvino runs on the cpu here, and device {device!r} was asked for")
         core = openvino.Core()
         self.precision = self.arithmetic(precision)
-        if self.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if self.precision == "bf16" and not has_bf16():
             raise BackendUnavailable("OpenVINO finds no bfloat16 arithmetic in this CPU")
         self.device = "cpu"
         self.threads = threads or usable_cpus()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,6 @@ def program() -> str:
     if spec is None:
         return Path(sys.argv[0]).name
     return f"python -m {spec.name.removesuffix('.__main__')}"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return `rows` (the first is the head) as text with aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
 
 
 def fields(values: Iterable[tuple[str, Any]]) -> str:

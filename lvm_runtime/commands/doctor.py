@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import platform
 
 from lvm_runtime.backends.registry import BACKENDS, backend_class
-from lvm_runtime.commands.console import show, table
+from lvm_runtime.commands.console import show
+from lvm_runtime.commands.tables import aligned
 from lvm_runtime.errors import BackendUnavailable
-from lvm_runtime.system.cpus import usable_cpus
+from lvm_runtime.system import machine
 
 DESCRIPTION = """Import every framework that is installed here and show which backends can run, on which devices, with
 how many CPUs, and what to install for the others."""
@@ -26,10 +26,10 @@ def run(options: argparse.Namespace) -> None:
 
 def describe_machine() -> str:
     """Return which backends can run on this machine, with versions and devices, and what the others need."""
-    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    rows = [("backend", "works", "with")]
-    rows += [(name, *_backend_state(name)) for name in BACKENDS]
-    return f"{system}, {usable_cpus()} usable CPUs\n\n{table(rows)}"
+    here = machine.describe()
+    system = f"{here['system']} {here['architecture']}, Python {here['python']}"
+    rows = [(name, *_backend_state(name)) for name in BACKENDS]
+    return f"{machine.line(here)}\n{system}\n\n{aligned(('backend', 'works', 'with'), rows)}"
 
 
 def _backend_state(name: str) -> tuple[str, str]:

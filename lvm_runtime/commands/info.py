@@ -6,7 +6,8 @@ import argparse
 
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.commands.choice import add_artifact
-from lvm_runtime.commands.console import fields, short, show, table
+from lvm_runtime.commands.console import fields, short, show
+from lvm_runtime.commands.tables import aligned
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,12 +27,12 @@ def describe_artifact(artifact: Artifact) -> str:
     lines = [f"{artifact.path}: {config.architecture} ({sizes})", f"made {manifest.created}"]
     for section, values in manifest.provenance.items():
         lines.append(f"{section}: {fields(values.items()) if isinstance(values, dict) else short(values)}")
-    rows = [("file", "format", "precision", "form", "batch", "size", "drift")]
-    rows.append((manifest.weights.path, "weights", "fp32", "training", "any", _megabytes(manifest.weights.bytes), "0"))
+    header = ("file", "format", "precision", "form", "batch", "size", "drift")
+    rows = [(manifest.weights.path, "weights", "fp32", "training", "any", _megabytes(manifest.weights.bytes), "0")]
     for c in manifest.compiled:
         batch = "any" if c.batch_sizes is None else "/".join(map(str, c.batch_sizes))
         rows.append((c.file.path, c.format, c.precision, c.form, batch, _megabytes(c.file.bytes), f"{c.drift:.1e}"))
-    lines += ["", table(rows), "", "every file has its recorded size and SHA-256"]
+    lines += ["", aligned(header, rows), "", "every file has its recorded size and SHA-256"]
     return "\n".join(lines)
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import numpy as np
 
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.registry import BACKENDS, backend_class
-from lvm_runtime.system import atomic
+from lvm_runtime.system import atomic, machine
 from lvm_runtime.system.cache import cache_folder
 
 BATCHES = (1, 8, 128)
@@ -67,34 +65,18 @@ def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> P
     new = {m.identity: m for m in measurements}
     kept = [m for m in load(artifact, threads) if m.identity not in new]
     path = _file(artifact, threads)
-    body = {"machine": machine(), "threads": threads, "measurements": [asdict(m) for m in (*kept, *new.values())]}
+    body = {"machine": here(), "threads": threads, "measurements": [asdict(m) for m in (*kept, *new.values())]}
     atomic.write_bytes(path, json.dumps(body, indent=1).encode())
     return path
 
 
-def machine() -> dict[str, str]:
-    """Return what a measurement depends on besides the artifact: chip, system and library versions."""
+def here() -> dict[str, str]:
+    """Return what a measurement depends on besides the artifact: processor, system and library versions."""
     versions = {"numpy": np.__version__}
     for cls in map(backend_class, BACKENDS):
         if version := cls.version():
             versions[cls.framework] = version
-    system = f"{platform.system()} {platform.release()}"
-    return {"chip": chip(), "system": system, "python": platform.python_version()} | versions
-
-
-def chip() -> str:
-    """Return the processor's name."""
-    if sys.platform == "linux":
-        with open("/proc/cpuinfo") as lines:
-            for line in lines:
-                if line.startswith(("model name", "Model")):
-                    return line.partition(":")[2].strip()
-    elif sys.platform == "darwin":
-        import subprocess
-
-        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    return platform.processor() or platform.machine()
+    return machine.identity() | versions
 
 
 def folder() -> Path:
@@ -108,7 +90,7 @@ def list_kept() -> list[tuple[Path, str]]:
     for file in sorted(folder().glob("*/*.json")):
         try:
             body = json.loads(file.read_bytes())
-            line = f"{len(body['measurements'])} forms, {body['threads']} threads, {body['machine']['chip']}"
+            line = f"{len(body['measurements'])} forms, {body['threads']} threads, {body['machine']['processor']}"
         except (OSError, ValueError, KeyError, TypeError):
             line = "cannot be read, and will be measured again"
         kept.append((file, line))
@@ -127,7 +109,7 @@ def _folder(artifact: Artifact) -> Path:
 
 
 def _file(artifact: Artifact, threads: int) -> Path:
-    key = json.dumps([_SCHEMA, machine(), threads], sort_keys=True).encode()
+    key = json.dumps([_SCHEMA, here(), threads], sort_keys=True).encode()
     return _folder(artifact) / f"{hashlib.sha256(key).hexdigest()[:24]}.json"
 
 

@@ -5,11 +5,10 @@ All forms are timed in one run, in turns and in bursts, so that what else the ma
 
 from __future__ import annotations
 
-import itertools
 import math
-import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from lvm_runtime.selection import measurements
 from lvm_runtime.selection.candidates import Candidate, Refusal, list_candidates
 from lvm_runtime.selection.measurements import BATCHES, Measurement
 from lvm_runtime.selection.session import Session
+from lvm_runtime.selection.timing import interleave
 from lvm_runtime.system.cpus import usable_cpus
 
 _STANDS_FROM = (1, 2, 32)
@@ -95,23 +95,19 @@ def measure(
 def time_together(sessions: Sequence[Session], contexts: Array, seconds: float) -> list[float]:
     """Return each session's median seconds per run, from bursts in turns; about `seconds` are spent on each."""
     rhythm = _LIGHT if all(session.candidate.light for session in sessions) else _BESIDE_FRAMEWORKS
-    repeats = []
-    for session in sessions:
-        session.run(contexts)
-        repeats.append(max(1, int(rhythm.counted / _timed(session, contexts, 1))))
-    bursts: list[list[float]] = [[] for _ in sessions]
-    turns = list(zip(sessions, repeats, bursts, strict=True))
-    shuffle = random.Random(0).shuffle  # none always follows the same other
-    started = time.perf_counter()
-    for turn in itertools.count():
-        if turn >= _FEWEST_TURNS and time.perf_counter() - started >= seconds * len(sessions):
-            break
-        shuffle(turns)
-        for session, count, times in turns:
-            time.sleep(rhythm.rest)
-            _warm_up(session, contexts, rhythm.warm_up)
-            times.append(_timed(session, contexts, count))
-    return [float(np.median(each)) for each in bursts]
+    sides = {str(i): partial(session.run, contexts) for i, session in enumerate(sessions)}
+    for run in sides.values():
+        run()
+    ends = time.perf_counter() + seconds * len(sides)
+    timings = interleave(
+        sides,
+        rounds=_FEWEST_TURNS,
+        seconds=rhythm.counted,
+        rest=rhythm.rest,
+        warm_up=rhythm.warm_up,
+        more=lambda _: time.perf_counter() < ends,
+    )
+    return [float(np.median(timings[name].round_medians)) for name in sides]
 
 
 def fastest(measured: Sequence[Measurement], typical_batch: int | None = None) -> Measurement:
@@ -124,20 +120,6 @@ def fastest(measured: Sequence[Measurement], typical_batch: int | None = None) -
         return min(usable, key=lambda m: math.prod(m.seconds))
     index = sum(typical_batch >= start for start in _STANDS_FROM[1:])
     return min(usable, key=lambda m: m.seconds[index])
-
-
-def _warm_up(session: Session, contexts: Array, seconds: float) -> None:
-    started = time.perf_counter()
-    session.run(contexts)
-    while time.perf_counter() - started < seconds:
-        session.run(contexts)
-
-
-def _timed(session: Session, contexts: Array, count: int) -> float:
-    started = time.perf_counter()
-    for _ in range(count):
-        session.run(contexts)
-    return (time.perf_counter() - started) / count
 
 
 def _batch_of(fingerprint: Fingerprint, batch: int) -> Array:

@@ -20,10 +20,6 @@ def test_section_reports_a_failure_and_goes_on() -> None:
     assert mac_report.section("Speed", lambda: "fast") == "## Speed\n\nfast\n"
 
 
-def test_table_is_markdown() -> None:
-    assert mac_report.table(("a", "b"), [(1, "x")]) == "| a | b |\n| --- | --- |\n| 1 | x |"
-
-
 def test_timing_leaves_the_warm_up_out() -> None:
     calls: list[int] = []
     assert len(mac_report.timed(calls.append, 1)) == mac_report.REPEATS

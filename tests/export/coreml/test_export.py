@@ -28,8 +28,9 @@ from export.coreml.stock import export_stock
 from export.mil_reference import load_program, operations
 from export.randomise import randomise
 from export.source import Source
-from export.verify import Sample, make_samples, random_contexts
+from export.verify import Sample, make_samples
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.coreml.package import FUNCTIONS, import_coremltools, read_package
 from lvm_runtime.errors import InvalidInput, VerificationFailed

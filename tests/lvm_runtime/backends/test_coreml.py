@@ -17,8 +17,9 @@ from export.coreml.options import CoreMLOptions
 from export.mil_reference import Evaluator, load_program
 from export.randomise import randomise
 from export.source import Source
-from export.verify import Sample, random_contexts
+from export.verify import Sample
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends.batch_sizes import any_batch
 from lvm_runtime.backends.coreml import CoreMLBackend
 from lvm_runtime.commands.main import main

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.models import build_model, known_answers, load_model, parameter_count, save_model
-from tests.artifacts import SMALL, randomised, some_contexts
+from tests.artifacts import randomised, some_contexts
 
 Weights = dict[str, NDArray[np.float64]]
 Array = NDArray[np.float64]
@@ -222,7 +222,7 @@ def test_lstm_drops_between_its_layers_and_only_in_training() -> None:
 
 
 def test_amn_starts_as_the_linear_average() -> None:
-    model = build_model(make_config("amn", **SMALL["amn"]), seed=0)
+    model = build_model(make_config("amn", **CONFIGS["amn"].small), seed=0)
     contexts = some_contexts(5)
     found, _ = known_answers(model, contexts)
     np.testing.assert_allclose(found, _unit(contexts.astype(np.float64).mean(1)), rtol=0, atol=1e-15)
@@ -230,7 +230,7 @@ def test_amn_starts_as_the_linear_average() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_seeded_weights_repeat_and_leave_the_callers_generator_alone(architecture: str) -> None:
-    config = make_config(architecture, **SMALL[architecture])
+    config = make_config(architecture, **CONFIGS[architecture].small)
     before = torch.get_rng_state()
     first, second = build_model(config, seed=3).state_dict(), build_model(config, seed=3).state_dict()
     assert torch.equal(torch.get_rng_state(), before)

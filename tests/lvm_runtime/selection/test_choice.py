@@ -159,7 +159,7 @@ def test_measurements_of_other_versions_or_threads_do_not_count(
     assert len(measurements.load(artifact, 2)) == 1
     assert measurements.load(artifact, 3) == []
     assert measurements.load(Artifact.load(small_artifacts("gru")), 2) == []
-    monkeypatch.setattr(measurements, "machine", lambda: {"onnxruntime": "9.9"})
+    monkeypatch.setattr(measurements, "here", lambda: {"onnxruntime": "9.9"})
     assert measurements.load(artifact, 2) == []
 
 

@@ -1,4 +1,4 @@
-"""Time several sides against each other so that the machine's moods hit all of them alike.
+"""Time several sides against each other, so that a slow moment of the machine hits all of them alike.
 
 The sides take turns in bursts, in another (seeded) order in every round, so that none always follows the same
 other. A burst starts with a rest and with calls that are not counted, so that each side finds its own
@@ -21,12 +21,15 @@ from typing import Any
 
 import numpy as np
 
-WARMUP_SHARE = 0.25
-"""Part of a burst's time that is spent on calls that do not count; one call at least."""
+from lvm_runtime.errors import InvalidInput
 
-PAUSE = 0.02
-"""Seconds of rest before a burst. The worker threads of the side before keep spinning for a while after its last
-call, and on all CPUs: without the rest, torch's eager mode behind an onnxruntime took 2.5 times as long."""
+WARM_UP_SHARE = 0.25
+"""Part of a burst's time that is spent on calls that do not count, unless told otherwise; one call at least."""
+
+REST = 0.02
+"""Seconds before a burst, unless told otherwise. The worker threads of the side before keep spinning for a while
+after its last call, and on all CPUs: without the rest, torch's eager mode behind an onnxruntime took 2.5 times as
+long."""
 
 LONG_CALL = 8.0
 """Bursts that a call may last and still be warmed up for in every round. A longer one is warm after its first
@@ -99,10 +102,10 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 def speedups(side: Timing, over: Timing) -> list[float]:
     """Return how many times as fast `side` was as `over` in each round, where both ran a moment apart.
 
-    Raises ValueError for timings that were not taken in the same rounds.
+    Raises InvalidInput for timings that were not taken in the same rounds.
     """
     if len(side.rounds) != len(over.rounds):
-        raise ValueError(
+        raise InvalidInput(
             f"one side has {len(side.rounds)} rounds and the other {len(over.rounds)}; "
             "ratios need both sides from one interleave()"
         )
@@ -119,31 +122,38 @@ def interleave(
     *,
     rounds: int = 7,
     seconds: float = 0.1,
+    rest: float = REST,
+    warm_up: float | None = None,
     max_calls: int = 2000,
     more: Callable[[dict[str, Timing]], bool] = lambda timings: False,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time each side in bursts of about `seconds` and return its Timing under its name.
 
-    There are `rounds` bursts of each side, and further ones for as long as `more` asks for them when it is shown the
-    timings up to then. A burst counts at least one call and at most `max_calls`. The garbage collector rests meanwhile.
+    Before a burst come a rest of `rest` seconds and `warm_up` seconds of calls that do not count (a quarter of the
+    burst's). There are `rounds` bursts of each side, and further ones for as long as `more` asks for them when it is
+    shown the timings up to then. A burst counts at least one call and at most `max_calls`. The garbage collector rests
+    meanwhile.
+
+    Raises InvalidInput without sides or rounds.
     """
     if rounds < 1 or not sides:
-        raise ValueError(f"{len(sides)} sides and {rounds} rounds; expected at least one of each")
+        raise InvalidInput(f"{len(sides)} sides and {rounds} rounds; expected at least one of each")
+    warm_up = seconds * WARM_UP_SHARE if warm_up is None else warm_up
     order = list(sides)
     shuffle = random.Random(0).shuffle
     bursts: dict[str, list[tuple[float, ...]]] = {name: [] for name in order}
     collecting = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         timings: dict[str, Timing] = {}
         while len(bursts[order[0]]) < rounds or more(timings):
             shuffle(order)
             for name in order:
-                time.sleep(PAUSE)
-                warm = bool(bursts[name]) and bursts[name][-1][0] > LONG_CALL * seconds
-                bursts[name].append(_burst(sides[name], seconds, max_calls, clock, warm))
+                time.sleep(rest)
+                if not bursts[name] or bursts[name][-1][0] <= LONG_CALL * seconds:
+                    _warm(sides[name], warm_up, clock)
+                bursts[name].append(_burst(sides[name], seconds, max_calls, clock))
             timings = {name: Timing(tuple(timed)) for name, timed in bursts.items()}
     finally:
         if collecting:
@@ -151,11 +161,14 @@ def interleave(
     return timings
 
 
-def _burst(call: Callable[[], Any], seconds: float, max_calls: int, clock: Clock, warm: bool) -> tuple[float, ...]:
+def _warm(call: Callable[[], Any], seconds: float, clock: Clock) -> None:
     began = clock()
-    while not warm:
+    call()
+    while clock() - began < seconds:
         call()
-        warm = clock() - began >= seconds * WARMUP_SHARE
+
+
+def _burst(call: Callable[[], Any], seconds: float, max_calls: int, clock: Clock) -> tuple[float, ...]:
     timed: list[float] = []
     began = clock()
     while not timed or (clock() - began < seconds and len(timed) < max_calls):

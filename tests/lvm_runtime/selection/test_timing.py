@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from benchmarks.harness.timing import Timing, interleave, median_interval, relative_spread, speedup
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.selection.timing import Timing, interleave, median_interval, relative_spread, speedup
 
 
 class FakeTime:
@@ -52,6 +53,16 @@ def test_warm_up_calls_are_not_counted() -> None:
     slow_start = time.side("a", 3.5, 1.0, 1.0, 1.0, 1.0)
     timing = interleave({"a": slow_start}, rounds=1, seconds=4.0, clock=time)["a"]
     assert timing.rounds == ((1.0, 1.0, 1.0, 1.0),)
+
+
+def test_rest_and_warm_up_are_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    time, rests = FakeTime(), []
+    monkeypatch.setattr("lvm_runtime.selection.timing.time.sleep", rests.append)
+    sides = {"a": time.side("a", 1.0), "b": time.side("b", 1.0)}
+    timings = interleave(sides, rounds=2, seconds=3.0, rest=0.5, warm_up=5.0, clock=time)
+    assert rests == [0.5] * 4
+    assert [len(burst) for burst in timings["a"].rounds] == [3, 3]
+    assert len(time.log) == 4 * (5 + 3)
 
 
 def test_a_call_longer_than_the_burst_still_counts_once_and_warms_up() -> None:
@@ -120,7 +131,7 @@ def test_spread_is_between_rounds_and_not_within() -> None:
 def test_speedup_pairs_the_rounds() -> None:
     fast, slow = Timing(((1.0,), (10.0,), (1.0,))), Timing(((2.0,), (20.0,), (2.0,)))
     assert speedup(fast, slow) == pytest.approx(2.0)
-    with pytest.raises(ValueError, match="2 rounds and the other 3"):
+    with pytest.raises(InvalidInput, match="2 rounds and the other 3"):
         speedup(Timing(((1.0,), (1.0,))), slow)
 
 
@@ -135,5 +146,5 @@ def test_the_garbage_collector_rests_and_comes_back() -> None:
 
 @pytest.mark.parametrize(("sides", "rounds"), [({}, 3), ({"a": int}, 0)], ids=["no-sides", "no-rounds"])
 def test_nothing_to_do_is_an_error(sides: dict[str, Callable[[], int]], rounds: int) -> None:
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(InvalidInput, match="at least one"):
         interleave(sides, rounds=rounds)
