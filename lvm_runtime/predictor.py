@@ -181,8 +181,8 @@ class Predictor:
     def rollout(self, contexts: Any, steps: int) -> Any:
         """Predict `steps` vectors ahead, feeding each prediction back in: `[B, T, D]` to `[B, steps, D]`.
 
-        One context `[T, D]` gives `[steps, D]`. Takes and returns the kinds that `predict` does. Raises InvalidInput for
-        `steps` below 0 and for what `predict` refuses.
+        One context `[T, D]` gives `[steps, D]`. Takes and returns the kinds that `predict` does. Raises InvalidInput
+        for `steps` below 0 and for what `predict` refuses.
 
         >>> Predictor("artifacts/amn").rollout(np.ones((5, 384)), steps=3).shape
         (3, 384)
