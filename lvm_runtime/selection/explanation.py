@@ -32,10 +32,10 @@ class Running:
 class Explanation:
     """The account that `Predictor.explain` gives; print it, or take it apart with `to_dict`.
 
-    >>> print(Predictor("artifacts/amn", backend="onnx", threads=1).explain())
+    >>> print(Predictor("artifacts/amn", backend="onnx", device="cpu").explain())
     amn from ...
-      asked for: backend onnx, device auto, threads 1
-      running...: onnx fp32 on cpu, 1 thread, drift ...
+      asked for: backend onnx, device cpu
+      running: onnx fp32 on cpu, ... drift ...
     """
 
     artifact: str
