@@ -34,6 +34,13 @@ def export_torchscript(source: Source, samples: Sequence[Sample]) -> Artifact:
     """Trace the deployment form, verify the saved file on `samples` and add it to the artifact.
 
     Raises VerificationFailed, and keeps nothing, if it does not compute what the training form does.
+
+    >>> from export.source import open_source
+    >>> from export.verify import make_samples
+    >>> source = open_source("amn")
+    >>> artifact = export_torchscript(source, make_samples(source))
+    >>> artifact.find("torchscript")[0].file.path
+    'torchscript/fp32.pt'
     """
     import torch
 

@@ -115,6 +115,10 @@ def make_samples(source: Source, data: Path | None = None, count: int = REAL_WIN
 
     Real ones are held-out windows of `data`, or of the bundled corpus if its vectors have this D, or the real
     probes of the artifact's fingerprint.
+
+    >>> from export.source import open_source
+    >>> [sample.name for sample in make_samples(open_source("amn"))]
+    ['random', 'real']
     """
     config = source.artifact.config
     length, dim = config.context_length, config.dim

@@ -47,6 +47,10 @@ class Batcher:
 
     `check` turns what a caller hands in into `[1, T, D]` float32 or raises InvalidInput; `run` predicts `[b, T, D]`.
     At most `max_pending` requests wait; further callers are held back. Made by `Predictor.batcher`.
+
+    >>> with Predictor("artifacts/amn").batcher() as batcher:
+    ...     batcher.submit(np.ones((5, 384))).result().shape
+    (384,)
     """
 
     def __init__(
@@ -79,17 +83,40 @@ class Batcher:
 
         A context that cannot be used makes its own future fail with InvalidInput, and no other. While `max_pending`
         requests wait, this call blocks; after `timeout` seconds of that it raises LvmError. So it does once closed.
+
+        >>> with Predictor("artifacts/amn").batcher() as batcher:
+        ...     good = batcher.submit(np.ones((5, 384)))
+        ...     bad = batcher.submit(np.ones((4, 384)))
+        >>> good.result().shape, type(bad.exception()).__name__
+        ((384,), 'InvalidInput')
         """
         return self._admit(context, lambda: self._wait_for_room(timeout))
 
     async def predict(self, context: Any) -> Array:
-        """Return the prediction `[D]` for one context `[T, D]`; held back, without blocking the loop, when full."""
+        """Return the prediction `[D]` for one context `[T, D]`; held back, without blocking the loop, when full.
+
+        Raises InvalidInput for a context that cannot be used, and LvmError once closed.
+
+        >>> import asyncio
+        >>> async def answer():
+        ...     with Predictor("artifacts/amn").batcher() as batcher:
+        ...         return await batcher.predict(np.ones((5, 384)))
+        >>> asyncio.run(answer()).shape
+        (384,)
+        """
         while not self._closed and len(self._waiting) >= self.max_pending:
             await asyncio.sleep(_POLL_SECONDS)
         return await self._admit(context, lambda: None)
 
     def close(self) -> None:
-        """Run what is queued, then stop; submitting afterwards is an error. Closing twice is not."""
+        """Run what is queued, then stop; submitting afterwards is an error. Closing twice is not.
+
+        >>> batcher = Predictor("artifacts/amn").batcher()
+        >>> batcher.close()
+        >>> batcher.submit(np.ones((5, 384)))
+        Traceback (most recent call last):
+        lvm_runtime.errors.LvmError: this batcher is closed; make a new one
+        """
         with self._lock:
             self._closed = True
             self._work.notify_all()

@@ -48,6 +48,10 @@ class Predictor:
 
     Raises ArtifactError for a missing or damaged artifact, BackendUnavailable for what cannot run here,
     VerificationFailed if the model's answers here are not the known ones, InvalidInput for wrong arguments.
+
+    >>> with Predictor("artifacts/amn") as predictor:
+    ...     predictor.predict(np.ones((2, 5, 384))).shape
+    (2, 384)
     """
 
     def __init__(
@@ -66,7 +70,12 @@ class Predictor:
 
     @classmethod
     def from_request(cls, artifact: str | Path, request: Request) -> Predictor:
-        """Build a Predictor for `request`, which holds the constructor's keyword arguments."""
+        """Build a Predictor for `request`, which holds the constructor's keyword arguments.
+
+        >>> request = Request(backend="onnx", precision="int8")
+        >>> Predictor.from_request("artifacts/amn", request).request.precision
+        'int8'
+        """
         self = cls.__new__(cls)
         self._load(resolve(artifact).absolute(), request)
         return self
@@ -97,6 +106,14 @@ class Predictor:
 
         Raises InvalidInput for a wrong shape or dtype, and for NaN or infinity with the first bad row; rows of
         `out` before that one may be filled by then.
+
+        >>> predictor = Predictor("artifacts/amn")
+        >>> predictor.predict(np.ones((5, 384), np.float16)).dtype
+        dtype('float32')
+        >>> contexts = np.ones((2, 5, 384))
+        >>> answer = predictor.predict(contexts, return_attention=True)
+        >>> [part.shape for part in answer]
+        [(2, 384), (2, 5)]
         """
         if (
             type(contexts) is np.ndarray
@@ -141,6 +158,10 @@ class Predictor:
 
         Row i is the prediction for vectors i to i + T − 1, i.e. of vector i + T, and equals `predict` of that window.
         Takes and returns the kinds that `predict` does, and raises what it raises.
+
+        >>> document = np.ones((12, 384), np.float32)
+        >>> Predictor("artifacts/amn").predict_sequence(document).shape
+        (8, 384)
         """
         self._open_session()
         array, wrap = as_float_array(vectors, "vectors")
@@ -160,7 +181,11 @@ class Predictor:
     def rollout(self, contexts: Any, steps: int) -> Any:
         """Predict `steps` vectors ahead, feeding each prediction back in: `[B, T, D]` to `[B, steps, D]`.
 
-        One context `[T, D]` gives `[steps, D]`. Takes and returns the kinds that `predict` does.
+        One context `[T, D]` gives `[steps, D]`. Takes and returns the kinds that `predict` does. Raises InvalidInput
+        for `steps` below 0 and for what `predict` refuses.
+
+        >>> Predictor("artifacts/amn").rollout(np.ones((5, 384)), steps=3).shape
+        (3, 384)
         """
         if not isinstance(steps, int) or steps < 0:
             raise InvalidInput(f"steps is {steps!r}, expected a whole number ≥ 0")
@@ -176,6 +201,11 @@ class Predictor:
         """Yield a prediction `[D]` for each context `[T, D]` that comes, in order, running them in batches.
 
         Raises InvalidInput with the number of the first bad one, after the predictions of those before it.
+
+        >>> contexts = (np.full((5, 384), i) for i in (1.0, 2.0, 3.0))
+        >>> predictions = Predictor("artifacts/amn").stream(contexts, batch_size=2)
+        >>> [prediction.shape for prediction in predictions]
+        [(384,), (384,), (384,)]
         """
         if batch_size < 1:
             raise InvalidInput(f"batch_size is {batch_size!r}, expected a positive integer")
@@ -196,6 +226,11 @@ class Predictor:
 
         A batch starts when it holds `max_batch` requests, or `max_delay_ms` after its first one came; `max_pending`
         (4 · max_batch unless given) bounds how many wait.
+
+        >>> with Predictor("artifacts/amn").batcher(max_batch=8) as batcher:
+        ...     futures = [batcher.submit(np.ones((5, 384))) for _ in range(3)]
+        >>> [future.result().shape for future in futures]
+        [(384,), (384,), (384,)]
         """
         from lvm_runtime.batcher import Batcher  # asyncio costs a sixth of the start-up time, and few need it
 
@@ -215,13 +250,25 @@ class Predictor:
             yield from self.predict(np.concatenate(rows))
 
     def explain(self) -> Explanation:
-        """Say what was asked for, what runs where with which drift, and what was ruled out and why."""
+        """Say what was asked for, what runs where with which drift, and what was ruled out and why.
+
+        >>> explanation = Predictor("artifacts/amn", backend="onnx").explain()
+        >>> "onnx fp32" in str(explanation)
+        True
+        """
         running = self._open_session().describe()
         refused = [*self._refused, self._sequences.refusal] if self._sequences.refusal else self._refused
         return Explanation(str(self.artifact.path), self.config.architecture, self.request, running, tuple(refused))
 
     def close(self) -> None:
-        """Release the backends; predicting afterwards is an error. Closing twice is not."""
+        """Release the backends; predicting afterwards is an error. Closing twice is not.
+
+        >>> predictor = Predictor("artifacts/amn")
+        >>> predictor.close()
+        >>> predictor.predict(np.ones((5, 384)))
+        Traceback (most recent call last):
+        lvm_runtime.errors.LvmError: this Predictor is closed; make a new one
+        """
         session, self._session = self._session, None
         if session is not None:
             session.close()

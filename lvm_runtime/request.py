@@ -18,6 +18,12 @@ class Request:
     `max_drift` is the largest drift per row (1 − cosine) that a form may have. Left open it is 1e-6, which only
     full precision reaches, or the limit of the precision that was asked for. `typical_batch` is the batch size to
     be fastest at; None weighs single queries, small and large batches alike.
+
+    Raises InvalidInput for an unknown name and for a number out of range.
+
+    >>> Request(precision="int8", threads=0)
+    Traceback (most recent call last):
+    lvm_runtime.errors.InvalidInput: threads is 0, ...
     """
 
     backend: str = AUTO
@@ -40,7 +46,13 @@ class Request:
                 raise InvalidInput(f"{name} is {value!r}, expected a positive integer, or None for {left_open}")
 
     def drift_limit(self, precision: str) -> float:
-        """Return the largest drift that a form of `precision` may show for this request."""
+        """Return the largest drift that a form of `precision` may show for this request.
+
+        >>> Request().drift_limit("int8")
+        1e-06
+        >>> Request(max_drift=1e-3).drift_limit("int8")
+        0.001
+        """
         limit = DRIFT_LIMITS[precision]
         if self.max_drift is not None:
             return min(limit, self.max_drift)

@@ -44,6 +44,11 @@ def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: 
     `corpus` goes to `TrainOptions` (`validation`, `split`, …) and must cut the windows as the checkpoint's run did.
     Raises ArtifactError for a file that is no checkpoint, InvalidInput for one that cannot be used here, and
     VerificationFailed where the cosine on `data` is more than 0.01 from the stored one; nothing is written then.
+
+    >>> path, out = Path("best_model.pt"), Path("artifacts/imported")
+    >>> artifact, cosine = import_checkpoint(path, out)
+    >>> artifact.config.architecture, cosine
+    ('amn', None)
     """
     from lvm_runtime.models import build_model, save_model
 

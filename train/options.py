@@ -52,6 +52,10 @@ class TrainOptions:
 
     Fractions are of documents. `sizes` overrides fields of the model's config (`hidden_dim`, `dropout`, …).
     `resident_bytes` is the size up to which vectors are copied to the device.
+
+    >>> options = TrainOptions(model="lstm", sizes={"hidden_dim": 256})
+    >>> options.config(dim=384)
+    LSTMConfig(dim=384, context_length=5, hidden_dim=256, ...)
     """
 
     model: str

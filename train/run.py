@@ -42,6 +42,13 @@ def train(options: TrainOptions, say: Say = print) -> TrainResult:
 
     Raises children of LvmError for anything wrong with options, data, device or the trained model, and
     KeyboardInterrupt after Ctrl-C, with a checkpoint written from which `resume` continues.
+
+    >>> from pathlib import Path
+    >>> small = {"data": "synthetic", "windows": 200, "dim": 16, "epochs": 1}
+    >>> options = TrainOptions(model="amn", out=Path("artifacts/tiny"), **small)
+    >>> result = train(options, say=lambda line: None)
+    >>> result.artifact.config.dim, result.best_epoch
+    (16, 1)
     """
     device = torch_device(options.device)
     processes = Processes(device)

@@ -30,6 +30,14 @@ def export_coreml(
     """Add `coreml/NAME.mlpackage` (see `CoreMLOptions.name`) to the artifact and return the artifact with it.
 
     `say` is told what is being done. Raises VerificationFailed, with the figures, if the package is not the model.
+
+    >>> from export.source import open_source
+    >>> from export.verify import make_samples
+    >>> source = open_source("amn")
+    >>> options = CoreMLOptions(shapes="static", batch_sizes=(1,))
+    >>> artifact = export_coreml(source, make_samples(source), options)
+    >>> artifact.find("coreml")[0].file.path
+    'coreml/fp16-static.mlpackage'
     """
     options = options or CoreMLOptions()
     relative = f"coreml/{options.name}.mlpackage"

@@ -26,6 +26,11 @@ class CoreMLOptions:
     `target` is the oldest system that can load it (None: the oldest that `shapes` allows, macOS 14 at least).
     `max_drift` bounds the drift of a compressed package. `compute_units` is a recommendation to whoever loads it.
     `gelu`: "table" keeps Core ML's fused operation, which some devices look up in a table, "erf" spells it out.
+
+    Raises InvalidInput for choices that do not fit each other.
+
+    >>> CoreMLOptions(compress="palette8").name
+    'fp16-palette8'
     """
 
     shapes: str = "multifunction"

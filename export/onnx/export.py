@@ -26,6 +26,13 @@ def export_onnx(source: Source, samples: Sequence[Sample], precision: str = "fp3
     """Write the context form in `precision` ("fp32" or "int8"), verify the file and add it to the artifact.
 
     Raises VerificationFailed, and keeps nothing, if it drifts too far or lets batch-mates change an answer.
+
+    >>> from export.source import open_source
+    >>> from export.verify import make_samples
+    >>> source = open_source("amn")
+    >>> artifact = export_onnx(source, make_samples(source), "int8")
+    >>> artifact.find("onnx", precision="int8")[0].drift < 1e-3
+    True
     """
     artifact, relative = source.artifact, context_file(precision)
     with artifact.adding(relative) as temporary:
@@ -42,7 +49,18 @@ def export_onnx(source: Source, samples: Sequence[Sample], precision: str = "fp3
 
 
 def export_sequence(source: Source, samples: Sequence[Sample]) -> Artifact:
-    """Write the sequence form in fp32, verify each sample's contexts as documents, and add it to the artifact."""
+    """Write the sequence form in fp32, verify each sample's contexts as documents, and add it to the artifact.
+
+    It takes the vectors of a document `[N, D]` and returns `[N − T + 1, D]`. Raises VerificationFailed, and keeps
+    nothing, if it does not compute what the training form does.
+
+    >>> from export.source import open_source
+    >>> from export.verify import make_samples
+    >>> source = open_source("amn")
+    >>> artifact = export_sequence(source, make_samples(source))
+    >>> artifact.find("onnx", form="sequence")[0].file.path
+    'onnx/sequence-fp32.onnx'
+    """
     artifact = source.artifact
     with artifact.adding(SEQUENCE_FILE) as temporary:
         write_graph(build_form(source.model), temporary, "fp32", "sequence")

@@ -35,7 +35,14 @@ DEFAULT_ROOT = Path("artifacts")
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A checked artifact on disk. Immutable: `add` returns the artifact as it is afterwards."""
+    """A checked artifact on disk. Immutable: `commit` returns the artifact as it is afterwards.
+
+    >>> artifact = Artifact.load("artifacts/amn")
+    >>> artifact.config.architecture, artifact.config.dim
+    ('amn', 384)
+    >>> [compiled.file.path for compiled in artifact.find("onnx")]
+    ['onnx/fp32.onnx', 'onnx/int8.onnx']
+    """
 
     path: Path
     manifest: Manifest

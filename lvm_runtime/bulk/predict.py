@@ -32,7 +32,11 @@ MOST_WORKERS = 8  # each holds a chunk in memory
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """How many predictions a run wrote, took over from an interrupted one, and set aside as bad."""
+    """How many predictions a run wrote, took over from an interrupted one, and set aside as bad.
+
+    >>> BulkResult(predictions=96, resumed=32, bad=0).resumed
+    32
+    """
 
     predictions: int
     resumed: int
@@ -99,6 +103,11 @@ def predict_file(
     and listed in `target`.bad.csv; otherwise the first one is an InvalidInput, and what came before it is kept for a
     second run. `restart` drops an interrupted run instead of going on with it. A `predictor` from `open_for_bulk` is
     the fastest.
+
+    >>> np.save("eight.npy", np.ones((8, 5, 384), np.float32))
+    >>> with Predictor("artifacts/amn", threads=1) as predictor:
+    ...     predict_file(predictor, "eight.npy", "eight-predicted.npy", progress=False)
+    BulkResult(predictions=8, resumed=0, bad=0)
     """
     source, target = Path(source), Path(target)
     if target.exists() and not overwrite:

@@ -30,7 +30,13 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The account that `Predictor.explain` gives; print it, or take it apart with `to_dict`."""
+    """The account that `Predictor.explain` gives; print it, or take it apart with `to_dict`.
+
+    >>> print(Predictor("artifacts/amn", backend="onnx", device="cpu").explain())
+    amn from ...
+      asked for: backend onnx, device cpu
+      running: onnx fp32 on cpu, ... drift ...
+    """
 
     artifact: str
     architecture: str
@@ -39,7 +45,11 @@ class Explanation:
     refused: tuple[Refusal, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain JSON values."""
+        """Return everything as plain JSON values.
+
+        >>> Predictor("artifacts/amn").explain().to_dict()["architecture"]
+        'amn'
+        """
         return asdict(self)
 
     def __str__(self) -> str:
