@@ -68,7 +68,12 @@ def describe_cache() -> str:
     entries = coreml_cache.list_entries()
     lines = [f"{entry.bytes / 1e6:8.1f} MB  {entry.created}  {entry.source}" for entry in entries]
     total = sum(entry.bytes for entry in entries) / 1e6
-    return "\n".join([*lines, f"{coreml_cache.folder()}: {len(entries)} compiled Core ML models, {total:.1f} MB"])
+    return "\n".join(
+        [
+            *lines,
+            f"{coreml_cache.folder() or 'no cache folder'}: {len(entries)} compiled Core ML models, {total:.1f} MB",
+        ]
+    )
 
 
 def _explain(options: argparse.Namespace) -> None:

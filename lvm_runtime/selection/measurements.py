@@ -53,22 +53,32 @@ class Measurement:
 
 def load(artifact: Artifact, threads: int) -> list[Measurement]:
     """Return what was measured of `artifact` on this machine; nothing, if nothing was."""
-    if not _folder(artifact).is_dir():  # spares a first start the search for library versions
-        return []
+    folder = _folder(artifact)
     try:
-        body = json.loads(_file(artifact, threads).read_bytes())
+        if folder is None or not folder.is_dir():  # spares a first start the search for library versions
+            return []
+        body = json.loads((folder / _name(threads)).read_bytes())
         return [Measurement(**_tuples(item)) for item in body["measurements"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []  # a cache: what cannot be read is measured again
 
 
-def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> Path:
-    """Add `measurements` to what is known of `artifact` here, in place of older ones of the same forms."""
+def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> Path | None:
+    """Add `measurements` to what is known of `artifact` here, in place of older ones of the same forms.
+
+    Returns the file, or None where none can be kept: no home, a folder that is read-only, a full disk.
+    """
+    folder = _folder(artifact)
+    if folder is None:
+        return None
     new = {m.identity: m for m in measurements}
     kept = [m for m in load(artifact, threads) if m.identity not in new]
-    path = _file(artifact, threads)
     body = {"machine": machine(), "threads": threads, "measurements": [asdict(m) for m in (*kept, *new.values())]}
-    atomic.write_bytes(path, json.dumps(body, indent=1).encode())
+    path = folder / _name(threads)
+    try:
+        atomic.write_bytes(path, json.dumps(body, indent=1).encode())
+    except OSError:
+        return None
     return path
 
 
@@ -97,13 +107,14 @@ def chip() -> str:
     return platform.processor() or platform.machine()
 
 
-def _folder(artifact: Artifact) -> Path:
-    return cache_folder() / "measurements" / hashlib.sha256(artifact.manifest.to_json()).hexdigest()[:24]
+def _folder(artifact: Artifact) -> Path | None:
+    root = cache_folder()
+    return root and root / "measurements" / hashlib.sha256(artifact.manifest.to_json()).hexdigest()[:24]
 
 
-def _file(artifact: Artifact, threads: int) -> Path:
+def _name(threads: int) -> str:
     key = json.dumps([_SCHEMA, machine(), threads], sort_keys=True).encode()
-    return _folder(artifact) / f"{hashlib.sha256(key).hexdigest()[:24]}.json"
+    return f"{hashlib.sha256(key).hexdigest()[:24]}.json"
 
 
 def _tuples(item: dict[str, Any]) -> dict[str, Any]:
