@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.arguments import whole_number
 from lvm_runtime.artifact.folder import Artifact, resolve
-from lvm_runtime.contexts import Array, Contexts, as_float_array, finite_float32, is_finite
+from lvm_runtime.contexts import Array, Contexts, as_float_array, is_usable, usable_float32
 from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
 from lvm_runtime.request import AUTO, Request
 from lvm_runtime.selection.choice import open_session
@@ -22,6 +23,7 @@ from lvm_runtime.selection.explanation import Explanation
 from lvm_runtime.selection.sequences import SequenceRunner
 from lvm_runtime.selection.session import Session
 from lvm_runtime.system.mapped import mapping_of, release
+from lvm_runtime.system.overlap import overlap, overlaps_itself
 
 if TYPE_CHECKING:
     import mmap
@@ -44,7 +46,9 @@ class Predictor:
     is used, or is an error; it never falls back. More than one thread on a CPU holds an ONNX form's weights in memory
     twice, for single queries and for large batches.
 
-    Safe to share between threads; can be pickled (the artifact's folder must be there again); a context manager.
+    Safe to share between threads; can be pickled (the artifact's folder must be there again); a context manager. In a
+    fork of its process it goes on with one thread where the backend can (onnx, torchscript, eager), and says so where
+    not. `largest_norm` is the largest norm that a vector may have: 1e6, and 200 where Core ML computes in fp16.
 
     Raises ArtifactError for a missing or damaged artifact, BackendUnavailable for what cannot run here,
     VerificationFailed if the model's answers here are not the known ones, InvalidInput for wrong arguments.
@@ -76,6 +80,8 @@ class Predictor:
         >>> Predictor.from_request("artifacts/amn", request).request.precision
         'int8'
         """
+        if not isinstance(request, Request):
+            raise InvalidInput(f"request is {request!r}, expected a Request")
         self = cls.__new__(cls)
         self._load(resolve(artifact).absolute(), request)
         return self
@@ -88,6 +94,7 @@ class Predictor:
         session, self._refused = open_session(self.artifact, request)
         self._session: Session | None = session
         self._sequences = SequenceRunner(self.artifact, session)
+        self.largest_norm = session.backend.largest_norm
 
     @overload
     def predict(self, contexts: Any, *, out: Array | None = ..., return_attention: Literal[False] = ...) -> Any: ...
@@ -104,8 +111,10 @@ class Predictor:
         given a tensor, or `out` (float32 numpy of the result's shape) if given. With `return_attention` (AMN only)
         the attention weights `[B, T]` come second.
 
-        Raises InvalidInput for a wrong shape or dtype, and for NaN or infinity with the first bad row; rows of
-        `out` before that one may be filled by then.
+        Raises InvalidInput for a wrong shape or dtype, for an `out` that overlaps itself or `contexts`, and, with the
+        first bad row, for NaN, infinity or a vector of a norm over `largest_norm`; rows of `out` before that one may be
+        filled by then. Vectors may be as small as they like, zeros too; only where the model's answer itself has no
+        direction, as that of an untrained AMN to zeros, a row is shorter than 1 or zero.
 
         >>> predictor = Predictor("artifacts/amn")
         >>> predictor.predict(np.ones((5, 384), np.float16)).dtype
@@ -123,23 +132,25 @@ class Predictor:
             and contexts.flags.c_contiguous
             and out is None
             and not return_attention
-            and is_finite(contexts)
+            and is_usable(contexts, self.largest_norm)
         ):
             return self._open_session().run(contexts)
         return self._predict_any(contexts, out, return_attention)
 
     def _predict_any(self, value: Any, out: Array | None, return_attention: bool) -> Any:
         session = self._open_session()
-        contexts = Contexts(value, *self._shape)
+        contexts = Contexts(value, *self._shape, self.largest_norm)
         batch, (length, dim) = len(contexts), self._shape
+        if not isinstance(return_attention, bool | np.bool_):
+            raise InvalidInput(f"return_attention is {return_attention!r}, expected True or False")
         if return_attention and not session.has_attention:
             raise InvalidInput(f"return_attention: the {self.config.architecture} has no attention to return, only amn")
         if out is None:
             predictions = np.empty((batch, dim), np.float32)
         elif contexts.single:
-            predictions = checked_out(out, (dim,))[None]
+            predictions = checked_out(out, (dim,), contexts.array)[None]
         else:
-            predictions = checked_out(out, (batch, dim))
+            predictions = checked_out(out, (batch, dim), contexts.array)
         attention = np.empty((batch, length), np.float32)
         mappings = mapping_of(contexts.array), mapping_of(predictions)
         for start in range(0, batch, PIECE):
@@ -169,12 +180,12 @@ class Predictor:
         if array.ndim != 2 or array.shape[1] != dim:
             raise InvalidInput(f"vectors have shape {list(array.shape)}, expected [N, {dim}]")
         count = max(0, len(array) - length + 1)
-        predictions = np.empty((count, dim), np.float32) if out is None else checked_out(out, (count, dim))
+        predictions = np.empty((count, dim), np.float32) if out is None else checked_out(out, (count, dim), array)
         mappings = mapping_of(array), mapping_of(predictions)
         for start in range(0, count, PIECE):
             _release_now_and_then(start, mappings)
             stop = min(start + PIECE, count)
-            part = finite_float32(array[start : stop + length - 1], first_row=start)
+            part = usable_float32(array[start : stop + length - 1], self.largest_norm, first_row=start)
             predictions[start:stop] = self._sequences.run(part)
         return wrap(predictions) if wrap is not None and out is None else predictions
 
@@ -187,9 +198,8 @@ class Predictor:
         >>> Predictor("artifacts/amn").rollout(np.ones((5, 384)), steps=3).shape
         (3, 384)
         """
-        if not isinstance(steps, int) or steps < 0:
-            raise InvalidInput(f"steps is {steps!r}, expected a whole number ≥ 0")
-        given = Contexts(contexts, *self._shape)
+        steps = whole_number(steps, "steps", least=0)
+        given = Contexts(contexts, *self._shape, self.largest_norm)
         window = given.piece(0, len(given))
         ahead = np.empty((len(given), steps, self.config.dim), np.float32)
         for step in range(steps):
@@ -207,8 +217,12 @@ class Predictor:
         >>> [prediction.shape for prediction in predictions]
         [(384,), (384,), (384,)]
         """
-        if batch_size < 1:
-            raise InvalidInput(f"batch_size is {batch_size!r}, expected a positive integer")
+        batch_size = whole_number(batch_size, "batch_size")
+        if not isinstance(contexts, Iterable):
+            raise InvalidInput(f"stream: got {type(contexts).__name__}, expected contexts to iterate over")
+        return self._stream(contexts, batch_size)
+
+    def _stream(self, contexts: Iterable[Any], batch_size: int) -> Iterator[Array]:
         waiting: list[Array] = []
         for number, context in enumerate(contexts):
             try:
@@ -240,10 +254,10 @@ class Predictor:
         )
 
     def _one_context(self, value: Any) -> Array:
-        contexts = Contexts(value, *self._shape)
+        contexts = Contexts(value, *self._shape, self.largest_norm)
         if not contexts.single:
             raise InvalidInput(f"got {len(contexts)} contexts, expected one of shape {list(self._shape)}")
-        return contexts.piece(0, 1)
+        return contexts.copy()  # it waits for others, and the caller may use its memory again
 
     def _predict_rows(self, rows: list[Array]) -> Iterator[Array]:
         if rows:
@@ -305,11 +319,22 @@ class Predictor:
         return f"Predictor({str(self.artifact.path)!r}: {self.config.architecture}, {running})"
 
 
-def checked_out(out: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return `out` after checking that a result of `shape` fits into it as it is."""
-    if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape or not out.flags.writeable:
+def checked_out(out: Any, shape: tuple[int, ...], source: NDArray[Any]) -> NDArray[np.float32]:
+    """Return `out` after checking that a result of `shape` fits into it as it is, apart from what `source` holds."""
+    if (
+        type(out) not in (np.ndarray, np.memmap)
+        or out.dtype != np.float32
+        or out.shape != shape
+        or not out.flags.writeable
+    ):
         what = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
         raise InvalidInput(f"out is {what}, expected a writable float32 numpy array of shape {list(shape)}")
+    if overlaps_itself(out):
+        raise InvalidInput(
+            f"out has strides {out.strides}, by which rows lie on each other; expected an array of its own"
+        )
+    if overlap(out, source):
+        raise InvalidInput("out shares memory with the input, which would change while it is read; give another array")
     return out
 
 

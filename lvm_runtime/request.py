@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lvm_runtime.arguments import finite_number, text, whole_number
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, PRECISIONS
 from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.errors import InvalidInput
+from lvm_runtime.system.cpus import most_threads
 
 AUTO = "auto"
 
@@ -34,16 +36,20 @@ class Request:
     typical_batch: int | None = None
 
     def __post_init__(self) -> None:
-        if self.backend != AUTO:
+        text(self.device, "device", example="cpu")
+        if text(self.backend, "backend", example="auto") != AUTO:
             backend_class(self.backend)
         if self.precision is not None and self.precision not in PRECISIONS:
             raise InvalidInput(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
-        if self.max_drift is not None and not self.max_drift >= 0:
-            raise InvalidInput(f"max_drift is {self.max_drift!r}, expected a number ≥ 0, such as 1e-3")
-        for name, left_open in (("threads", "all usable CPUs"), ("typical_batch", "any")):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InvalidInput(f"{name} is {value!r}, expected a positive integer, or None for {left_open}")
+        checked: dict[str, float | None] = {}
+        if self.max_drift is not None:
+            checked["max_drift"] = finite_number(self.max_drift, "max_drift", example="1e-3")
+        if self.threads is not None:
+            checked["threads"] = whole_number(self.threads, "threads", most=most_threads())
+        if self.typical_batch is not None:
+            checked["typical_batch"] = whole_number(self.typical_batch, "typical_batch")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def drift_limit(self, precision: str) -> float:
         """Return the largest drift that a form of `precision` may show for this request.

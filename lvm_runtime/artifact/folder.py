@@ -24,7 +24,7 @@ from typing import Any
 from lvm_runtime.artifact.config import ARCHITECTURES, ModelConfig
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.manifest import CompiledFile, Manifest, StoredFile
-from lvm_runtime.errors import ArtifactError
+from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.system import atomic
 
 MANIFEST = "manifest.json"
@@ -170,6 +170,8 @@ def resolve(name: str | Path) -> Path:
 
     Raises ArtifactError with the command that makes it when there is none.
     """
+    if not isinstance(name, str | Path):
+        raise InvalidInput(f"artifact is {name!r}, expected a folder or one of {', '.join(ARCHITECTURES)}")
     path = Path(name)
     if (path / MANIFEST).is_file():
         return path

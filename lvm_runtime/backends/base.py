@@ -15,10 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError
 
 Array = NDArray[np.float32]
 
+FP16_LARGEST_NORM = 200.0
+"""The `largest_norm` of fp16, whose largest number is 65,504. With random weights the Transformer overflows between 300
+and 1,000, the AMN between 1,000 and 3,000."""
 _SYSTEMS = {"Darwin": "macOS"}
 
 
@@ -52,6 +55,9 @@ class Backend(ABC):
     several_runs: ClassVar[tuple[str, ...]] = ()
     """The devices on which several runs at once, with few threads each, use the CPUs better than one with all."""
 
+    largest_norm: float = 1e6
+    """The largest L2 norm that a vector may have. Up to it nothing overflows inside, where sums of squares and scores
+    of attention grow with its square. Embeddings have norms of 1 to some hundreds."""
     device: str
     """Where it really runs, never "auto"."""
     precision: str
@@ -79,6 +85,16 @@ class Backend(ABC):
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`; only for models that have attention."""
         raise NotImplementedError(f"{self.name} has no attention output")
+
+    def after_fork(self) -> None:
+        """Get ready to run in a process that was forked off after this was built; LvmError if that cannot be.
+
+        The threads that a framework has started, and its devices, are in the parent only.
+        """
+        raise LvmError(
+            f"this Predictor was made before the process forked, and backend {self.name} on {self.device} does not "
+            "live through that; make a new one after the fork"
+        )
 
     def close(self) -> None:  # noqa: B027 (most backends hold nothing to release)
         """Release what the backend holds; it is not used afterwards."""

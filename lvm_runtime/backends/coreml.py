@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lvm_runtime.backends.base import Array, Backend, file_precision
+from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, Backend, file_precision
 from lvm_runtime.coreml.package import (
     MULTIFUNCTION_MACOS,
     SMALLEST_MACOS,
@@ -39,6 +39,7 @@ class CoreMLBackend(Backend):
     framework: ClassVar[str] = "coremltools"
     install: ClassVar[str] = extras.pip_command("coreml")
     system: ClassVar[str | None] = "Darwin"
+    largest_norm = FP16_LARGEST_NORM
 
     def __init__(
         self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
@@ -56,7 +57,7 @@ class CoreMLBackend(Backend):
         self._functions = package.functions
         self._compiled = str(compile_package(source))
         self._multifunction = package.multifunction
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close what it has interrupted
         self._models: dict[str, Any] = {}
         # coremltools lets go of an input about a second after the call, on another thread; inputs that live as
         # long as the backend cannot be freed under it

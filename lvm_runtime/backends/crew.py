@@ -31,33 +31,27 @@ class Crew:
 
         Returns, or raises an error of `work`, when no thread works any more; an error drops the pieces not yet begun.
         """
-        task = _Task(work, pieces)
+        task, at_work = _Task(work, pieces), self._at_work  # which a close in the meantime empties
         # After a fork the helpers are in the parent: in the child there is only the caller.
         if os.getpid() != self._process or not self._vacant.acquire(blocking=False):
             task.take_part()
         else:
             try:
-                for _ in self._at_work:
+                for _ in at_work:
                     self._tasks.put(task)
                 task.take_part()
-                self._wait()
+                _wait(at_work)
             except BaseException:  # the helpers are still at work on the caller's arrays
                 task.pieces.clear()
-                self._wait()
+                _wait(at_work)
                 raise
             finally:
                 self._vacant.release()
         if task.errors:
             raise task.errors[0]
 
-    def _wait(self) -> None:
-        """Return when no helper works; one that wakes up later will find no piece left."""
-        for lock in self._at_work:
-            with lock:
-                pass
-
     def close(self) -> None:
-        """Let the helpers go; the crew is not used afterwards."""
+        """Let the helpers go when they are done; whoever runs afterwards works alone."""
         for _ in self._at_work:
             self._tasks.put(None)
         self._at_work = []
@@ -82,6 +76,13 @@ class _Task:
             except IndexError:
                 return
             self.work(*piece)
+
+
+def _wait(at_work: Iterable[threading.Lock]) -> None:
+    """Return when no helper works; one that wakes up later will find no piece left."""
+    for lock in at_work:
+        with lock:
+            pass
 
 
 def _help(tasks: SimpleQueue[_Task | None], at_work: threading.Lock) -> None:

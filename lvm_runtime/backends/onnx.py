@@ -13,14 +13,16 @@ one thread, most of an int8 form's among them. That session holds the weights on
 from __future__ import annotations
 
 import math
+import os
 import sys
+import weakref
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from lvm_runtime.backends.base import Array, Backend, file_precision
+from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, Backend, file_precision
 from lvm_runtime.backends.crew import Crew
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.system.cpus import usable_cpus
@@ -37,6 +39,10 @@ next one reads it. Of 1,024 rows at once int8 forms compute a fifth to a third f
 _LEAST_SHARES = {"fp32": (16, 288e6), "int8": (4, 32e6)}
 """From how many rows per thread, and from what product of rows and bytes of weights, a share of its own is worth the
 50 to 150 µs that it takes to wake a thread for it. Products in int8 gain little from sharing each of them out."""
+
+_BUILT: weakref.WeakSet[OnnxBackend] = weakref.WeakSet()
+_KEPT_IN_FORK: list[Any] = []
+"""Sessions that were built before a fork: to let one go, onnxruntime waits for threads that the child does not have."""
 
 
 class OnnxBackend(Backend):
@@ -67,6 +73,8 @@ class OnnxBackend(Backend):
                 f"backend onnx cannot run on device {device!r}: this onnxruntime has the devices "
                 f"{', '.join(present)}; for cuda: pip install onnxruntime-gpu"
             )
+        if self.device == "coreml":  # which may compute in fp16
+            self.largest_norm = FP16_LARGEST_NORM
         self.threads = threads or usable_cpus()
         self._single = None  # the session of one thread; equal shares suit equal cores, which Apple's are not
         try:
@@ -91,6 +99,7 @@ class OnnxBackend(Backend):
         rows, work = _LEAST_SHARES.get(self.precision, _LEAST_SHARES["fp32"])
         self._share_from = self.threads * max(rows, math.ceil(work / source.stat().st_size))
         self._crew = Crew(self.threads if self._single else 1)
+        _BUILT.add(self)
 
     @classmethod
     def devices(cls) -> list[str]:
@@ -108,6 +117,14 @@ class OnnxBackend(Backend):
         """Return predictions `[b, D]` and attention `[b, T]`."""
         prediction, attention = self._run(contexts, ["prediction", "attention"])
         return prediction, attention
+
+    def after_fork(self) -> None:
+        """Run everything in the session of one thread; the threads of the other one are in the parent."""
+        if self._single is None:
+            super().after_fork()
+        else:
+            self._session = self._single
+            self._slots = []
 
     def close(self) -> None:
         """Let the helper threads go."""
@@ -173,3 +190,11 @@ def _open_session(source: Path, device: str, threads: int) -> Any:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     providers = [(PROVIDERS[device], _OPTIONS.get(device, {}))]
     return onnxruntime.InferenceSession(str(source), settings, providers=providers, enable_fallback=0)
+
+
+def _keep_sessions() -> None:
+    _KEPT_IN_FORK.extend(backend._session for backend in _BUILT)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_sessions)

@@ -34,6 +34,12 @@ class TorchBackend(Backend):
         cls.load_framework()
         return torch_devices()
 
+    def after_fork(self) -> None:
+        """Run on one thread; the threads of OpenMP are in the parent, and waiting for them would never end."""
+        if self.device != "cpu" or self.slow_to_build:
+            super().after_fork()
+        self.threads = 1
+
     @abstractmethod
     def _load(self, source: Path) -> None:
         """Load the model from `source` onto the device."""

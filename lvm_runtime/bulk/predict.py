@@ -58,9 +58,9 @@ class Chunk:
             return self.values[rows]
         return self.values[self.starts[rows][:, None] + np.arange(length)]
 
-    def bad(self, length: int) -> NDArray[np.intp]:
-        """Return the rows that hold a NaN or an infinity."""
-        bad = bad_rows(self.values)
+    def bad(self, length: int, largest_norm: float) -> NDArray[np.intp]:
+        """Return the rows that hold a NaN, an infinity, or a vector that is too long."""
+        bad = bad_rows(self.values, largest_norm)
         if self.starts is None or not len(bad):
             return bad
         spoiled = np.zeros(len(self.values) + 1, np.int64)  # a bad vector spoils every window that it is in
@@ -99,10 +99,10 @@ def predict_file(
 ) -> BulkResult:
     """Predict every context or window of the file `source` into the file `target`.
 
-    `.npy`, `.npz` and `.parquet` are read and written. With `skip_bad`, rows with NaN or infinity are NaN in the output
-    and listed in `target`.bad.csv; otherwise the first one is an InvalidInput, and what came before it is kept for a
-    second run. `restart` drops an interrupted run instead of going on with it. A `predictor` from `open_for_bulk` is
-    the fastest.
+    `.npy`, `.npz` and `.parquet` are read and written. With `skip_bad`, rows with NaN, infinity or a vector that is too
+    long are NaN in the output and listed in `target`.bad.csv; otherwise the first one is an InvalidInput, and what came
+    before it is kept for a second run. `restart` drops an interrupted run instead of going on with it. A `predictor`
+    from `open_for_bulk` is the fastest.
 
     >>> np.save("eight.npy", np.ones((8, 5, 384), np.float32))
     >>> with Predictor("artifacts/amn", threads=1) as predictor:
@@ -132,13 +132,15 @@ def predict_file(
 
 
 def _run(predictor: Predictor, source: Source, output: Output, skip_bad: bool, bar: Any) -> None:
+    norm = predictor.largest_norm
+
     def work(number: int, start: int, stop: int) -> int:
         chunk = Chunk(start, stop - start, *source.read(start, stop))
         try:
             predictions, reasons = predict_chunk(predictor, chunk), {}
         except InvalidInput:
-            bad = chunk.bad(source.context_length)  # none, if the value is in a document too short for a window
-            reasons = {start + int(row): _reason(chunk, source, int(row)) for row in bad}
+            bad = chunk.bad(source.context_length, norm)  # none, if the value is in a document too short for a window
+            reasons = {start + int(row): _reason(chunk, source, int(row), norm) for row in bad}
             if len(bad) and not skip_bad:
                 first = reasons[start + int(bad[0])]
                 message = f"{source.name}: {first}; give --skip-bad to set such rows aside and go on"
@@ -186,7 +188,7 @@ def predict_good(predictor: Predictor, chunk: Chunk, bad: NDArray[np.intp]) -> N
     return predictions
 
 
-def _reason(chunk: Chunk, source: Source, row: int) -> str:
+def _reason(chunk: Chunk, source: Source, row: int, largest_norm: float) -> str:
     if chunk.starts is None:
         values, first = chunk.values[row : row + 1], chunk.first + row
     else:
@@ -194,7 +196,7 @@ def _reason(chunk: Chunk, source: Source, row: int) -> str:
         values = chunk.values[start : start + source.context_length]
         first = int(source.rows()[chunk.first + row]) - source.context_length + 1
     with np.errstate(over="ignore"):
-        return describe_bad_row(values, values.astype(np.float32), first)
+        return describe_bad_row(values, values.astype(np.float32), first, largest_norm)
 
 
 def _identity(predictor: Predictor, source: Path) -> dict[str, Any]:

@@ -51,22 +51,32 @@ class Measurement:
 
 def load(artifact: Artifact, threads: int) -> list[Measurement]:
     """Return what was measured of `artifact` on this machine; nothing, if nothing was."""
-    if not _folder(artifact).is_dir():  # spares a first start the search for library versions
-        return []
+    folder = _folder(artifact)
     try:
-        body = json.loads(_file(artifact, threads).read_bytes())
+        if folder is None or not folder.is_dir():  # spares a first start the search for library versions
+            return []
+        body = json.loads((folder / _name(threads)).read_bytes())
         return [Measurement(**_tuples(item)) for item in body["measurements"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []  # a cache: what cannot be read is measured again
 
 
-def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> Path:
-    """Add `measurements` to what is known of `artifact` here, in place of older ones of the same forms."""
+def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> Path | None:
+    """Add `measurements` to what is known of `artifact` here, in place of older ones of the same forms.
+
+    Returns the file, or None where none can be kept: no home, a folder that is read-only, a full disk.
+    """
+    folder = _folder(artifact)
+    if folder is None:
+        return None
     new = {m.identity: m for m in measurements}
     kept = [m for m in load(artifact, threads) if m.identity not in new]
-    path = _file(artifact, threads)
     body = {"machine": here(), "threads": threads, "measurements": [asdict(m) for m in (*kept, *new.values())]}
-    atomic.write_bytes(path, json.dumps(body, indent=1).encode())
+    path = folder / _name(threads)
+    try:
+        atomic.write_bytes(path, json.dumps(body, indent=1).encode())
+    except OSError:
+        return None
     return path
 
 
@@ -79,15 +89,17 @@ def here() -> dict[str, str]:
     return machine.identity() | versions
 
 
-def folder() -> Path:
-    """Return the folder that holds the measurements, with one folder for each artifact."""
-    return cache_folder() / "measurements"
+def folder() -> Path | None:
+    """Return the folder that holds the measurements, with one folder for each artifact; None where none is kept."""
+    root = cache_folder()
+    return root and root / "measurements"
 
 
 def list_kept() -> list[tuple[Path, str]]:
     """Return each kept file and a line on it: threads, number of forms, and the chip that they were measured on."""
     kept = []
-    for file in sorted(folder().glob("*/*.json")):
+    root = folder()
+    for file in sorted(root.glob("*/*.json")) if root else ():
         try:
             body = json.loads(file.read_bytes())
             line = f"{len(body['measurements'])} forms, {body['threads']} threads, {body['machine']['processor']}"
@@ -100,17 +112,19 @@ def list_kept() -> list[tuple[Path, str]]:
 def clear() -> list[Path]:
     """Remove every measurement and return the files that were removed."""
     removed = [file for file, _ in list_kept()]
-    atomic.remove(folder())
+    if root := folder():
+        atomic.remove(root)
     return removed
 
 
-def _folder(artifact: Artifact) -> Path:
-    return folder() / hashlib.sha256(artifact.manifest.to_json()).hexdigest()[:24]
+def _folder(artifact: Artifact) -> Path | None:
+    root = folder()
+    return root and root / hashlib.sha256(artifact.manifest.to_json()).hexdigest()[:24]
 
 
-def _file(artifact: Artifact, threads: int) -> Path:
+def _name(threads: int) -> str:
     key = json.dumps([_SCHEMA, here(), threads], sort_keys=True).encode()
-    return _folder(artifact) / f"{hashlib.sha256(key).hexdigest()[:24]}.json"
+    return f"{hashlib.sha256(key).hexdigest()[:24]}.json"
 
 
 def _tuples(item: dict[str, Any]) -> dict[str, Any]:

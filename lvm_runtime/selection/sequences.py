@@ -13,6 +13,7 @@ from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, largest_differenc
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.manifest import CompiledFile
 from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.backends.guard import Guard
 from lvm_runtime.errors import LvmError
 from lvm_runtime.selection.candidates import Refusal
 from lvm_runtime.selection.session import Session
@@ -30,21 +31,28 @@ class SequenceRunner:
         self._windows = windows
         self._lock = threading.Lock()
         self._opened = False
-        self.backend: Backend | None = None
+        self._guard: Guard | None = None
         self.refusal: Refusal | None = None
 
     def run(self, vectors: Array) -> Array:
         """Return predictions `[N − T + 1, D]` for contiguous vectors `[N, D]`, N ≥ T."""
         if not self._opened:
             self._open()
-        if self.backend is not None:
-            return self.backend.run(vectors)
+        if self._guard is not None:
+            return self._guard.run(vectors)
         return self._windows.run(window(vectors, self._artifact.config.context_length))
 
     def close(self) -> None:
-        """Release the sequence form's backend."""
-        if self.backend is not None:
-            self.backend.close()
+        """Wait for the runs that are under way and release the sequence form's backend; none is opened any more."""
+        with self._lock:
+            self._opened = True
+        if self._guard is not None:
+            self._guard.close()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the sequence form is open and runs documents."""
+        return self._guard is not None
 
     def _open(self) -> None:
         with self._lock:
@@ -54,7 +62,7 @@ class SequenceRunner:
             if served.runs_sequences and served.format is not None:
                 for form in self._artifact.find(served.format, precision=served.precision, form="sequence"):
                     try:
-                        self.backend = self._verified(form)
+                        self._guard = Guard(self._verified(form))
                         break
                     except LvmError as error:
                         what = f"{served.name} {form.precision} sequence ({form.file.path})"

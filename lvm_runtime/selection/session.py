@@ -5,6 +5,9 @@ n probes, b batch, T context length, D vector.
 
 from __future__ import annotations
 
+import atexit
+import weakref
+
 import numpy as np
 
 from lvm_runtime.artifact.drift import (
@@ -17,31 +20,35 @@ from lvm_runtime.artifact.drift import (
 )
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.batch_sizes import any_batch
+from lvm_runtime.backends.guard import Guard
 from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.request import Request
 from lvm_runtime.selection.candidates import Candidate
 from lvm_runtime.selection.explanation import Running
 
 _REMEDY = "this is not the same model here: export it again, or use another backend"
+_OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 class Session:
     """One verified backend.
 
     `answers` `[n, D]` are its answers to the probes, and `drift` is the largest row drift among them, both from this
-    machine.
+    machine. Whatever is still open is closed at the interpreter's exit, before the frameworks take themselves down.
     """
 
-    __slots__ = ("_runner", "answers", "backend", "candidate", "drift", "has_attention", "requested_threads")
+    __slots__ = (
+        "__weakref__", "_guard", "answers", "backend", "candidate", "drift", "has_attention", "requested_threads",
+    )  # fmt: skip
 
     def __init__(self, candidate: Candidate, backend: Backend, fingerprint: Fingerprint, drift_limit: float) -> None:
         self.candidate = candidate
         self.backend = backend
         self.requested_threads: int | None = None
         self.has_attention = fingerprint.attention is not None
-        self._runner = any_batch(backend)
+        self._guard = Guard(backend)
         self.answers, self.drift = self._verify(fingerprint, drift_limit)
+        _OPEN.add(self)
 
     @classmethod
     def open(cls, candidate: Candidate, fingerprint: Fingerprint, request: Request) -> Session:
@@ -65,15 +72,15 @@ class Session:
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1."""
-        return self._runner.run(contexts)
+        return self._guard.run(contexts)
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
-        return self._runner.run_with_attention(contexts)
+        return self._guard.run_with_attention(contexts)
 
     def close(self) -> None:
-        """Release the backend."""
-        self.backend.close()
+        """Wait for the runs that are under way and release the backend; later runs are an LvmError."""
+        self._guard.close()
 
     def describe(self) -> Running:
         """Return what runs where."""
@@ -112,3 +119,9 @@ class Session:
         if self.backend.batch_sizes is None:
             return self.run(contexts[i : i + 1])[0]
         return self.run(np.repeat(contexts[i : i + 1], len(contexts), axis=0))[i]
+
+
+@atexit.register
+def _close_all() -> None:
+    for session in list(_OPEN):
+        session.close()

@@ -88,7 +88,8 @@ def measure(
             session.close()
     for (candidate, session), of_batches in zip(sessions.items(), zip(*times, strict=True), strict=True):
         results.append(Measurement(*candidate.identity, session.drift, of_batches))
-    measurements.save(artifact, request.threads or usable_cpus(), results)
+    if measurements.save(artifact, request.threads or usable_cpus(), results) is None:
+        report("the cache folder cannot be written: the result serves this process only; set LVM_CACHE to another")
     return results
 
 

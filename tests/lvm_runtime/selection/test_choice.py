@@ -165,7 +165,9 @@ def test_measurements_of_other_versions_or_threads_do_not_count(
 
 def test_a_damaged_cache_is_measured_again(small_artifacts: Get) -> None:
     artifact = Artifact.load(small_artifacts("amn"))
-    measurements.save(artifact, 2, [_measured("a", 1, 1, 1)]).write_bytes(b"{")
+    file = measurements.save(artifact, 2, [_measured("a", 1, 1, 1)])
+    assert file is not None
+    file.write_bytes(b"{")
     assert measurements.load(artifact, 2) == []
 
 

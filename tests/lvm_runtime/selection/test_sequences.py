@@ -37,7 +37,7 @@ def test_a_document_is_all_its_windows(small_artifacts: Get, architecture: str, 
     with Predictor(small_artifacts(architecture), backend=backend) as predictor:
         found = predictor.predict_sequence(vectors)
         np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=2e-6)
-        assert (predictor._sequences.backend is not None) == (backend == "onnx")
+        assert predictor._sequences.in_use == (backend == "onnx")
         assert predictor._sequences.refusal is None
 
 
