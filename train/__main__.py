@@ -9,6 +9,7 @@ from typing import Any
 
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.commands import console
+from lvm_runtime.corpus.formats import ACCEPTED
 from lvm_runtime.errors import InvalidInput
 
 from .options import LOSSES, PRECISIONS, RECIPES, SCHEDULES, SPLITS, STARTS, TUNED, TrainOptions
@@ -21,9 +22,9 @@ EXAMPLES = """examples:
   python -m train --model amn --resume                         take up a run that was stopped or killed
   torchrun --nproc-per-node 2 -m train --model amn             two processes, same global batch
 
-A corpus is an .npz with vectors [N, D] and doc_ids [N], an .npy with a .ids.npy beside it (memory-mapped), a
-.parquet with columns vector and doc_id, or an .npz of ready-cut contexts [n, T, D] and targets [n, D].
-`python -m train.embed FILES` makes one from text."""
+`python -m train.embed FILES` makes a corpus from text.
+
+"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m train",
         description="Train a latent vector model and write it as an artifact.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES + ACCEPTED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("--model", required=True, choices=ARCHITECTURES)

@@ -9,7 +9,6 @@ reached the disk before its data does no harm.
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import json
 import os
@@ -23,7 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.bulk.source import NpyFile, import_pyarrow, write_header
+from lvm_runtime.corpus.npy import NpyFile, claim, write_header
+from lvm_runtime.corpus.parquet import import_pyarrow
 from lvm_runtime.errors import InvalidInput, LvmError
 from lvm_runtime.system import atomic
 
@@ -112,7 +112,7 @@ class Output:
             write_header(file, (self.rows, self.dim))
             size = file.tell() + self.rows * self.dim * 4
             try:
-                _claim(file.fileno(), size)
+                claim(file.fileno(), size)
             except OSError as error:
                 self.part.unlink()
                 raise LvmError(f"{self.path} needs {size / 1e6:,.1f} MB: {error.strerror}") from error
@@ -160,17 +160,6 @@ def discard(path: Path) -> None:
     """Drop what an interrupted run left beside the output `path`."""
     for suffix in (".part", ".progress"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def _claim(file: int, size: int) -> None:
-    """Give a file its size, and its room on the disk where the file system can promise that."""
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file, 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-    os.truncate(file, size)
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.bulk.output import Output, discard
-from lvm_runtime.bulk.source import Source, open_source
+from lvm_runtime.bulk.source import Source
 from lvm_runtime.contexts import bad_rows, describe_bad_row
+from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.request import Request
@@ -31,11 +32,12 @@ MOST_WORKERS = 8  # each holds a chunk in memory
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """How many predictions a run wrote, took over from an interrupted one, and set aside as bad."""
+    """How many predictions a run wrote, took over from an interrupted one and set aside as bad, and remarks."""
 
     predictions: int
     resumed: int
     bad: int
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +95,10 @@ def predict_file(
 ) -> BulkResult:
     """Predict every context or window of the file `source` into the file `target`.
 
-    `.npy`, `.npz` and `.parquet` are read and written. With `skip_bad`, rows with NaN or infinity are NaN in the output
-    and listed in `target`.bad.csv; otherwise the first one is an InvalidInput, and what came before it is kept for a
-    second run. `restart` drops an interrupted run instead of going on with it. A `predictor` from `open_for_bulk` is
-    the fastest.
+    `lvm_runtime.corpus.formats` says what is read; `.npy`, `.npz` and `.parquet` are written. With `skip_bad`, rows
+    with NaN or infinity are NaN in the output and listed in `target`.bad.csv; otherwise the first one is an
+    InvalidInput, and what came before it is kept for a second run. `restart` drops an interrupted run instead of going
+    on with it. A `predictor` from `open_for_bulk` is the fastest.
     """
     source, target = Path(source), Path(target)
     if target.exists() and not overwrite:
@@ -104,20 +106,18 @@ def predict_file(
     if restart:
         discard(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(target.name + ".input")
+    length, dim = predictor.config.context_length, predictor.config.dim
+    corpus = open_corpus(source, context_length=length, dim=dim, scratch=target.parent)
+    rows = Source(corpus, length)
+    output = Output(target, len(rows), dim, CHUNK, _identity(predictor, source))
+    resumed = sum(min(CHUNK, len(rows) - number * CHUNK) for number in output.done)
     try:
-        rows = open_source(source, scratch, predictor.config.context_length, predictor.config.dim)
-        output = Output(target, len(rows), predictor.config.dim, CHUNK, _identity(predictor, source))
-        resumed = sum(min(CHUNK, len(rows) - number * CHUNK) for number in output.done)
-        try:
-            _run(predictor, rows, output, skip_bad, _bar(len(rows), resumed, progress))
-        except BaseException:
-            output.close()
-            raise
-        output.finish(rows.rows())
-    finally:
-        scratch.unlink(missing_ok=True)
-    return BulkResult(len(rows), resumed, len(output.bad))
+        _run(predictor, rows, output, skip_bad, _bar(len(rows), resumed, progress))
+    except BaseException:
+        output.close()
+        raise
+    output.finish(rows.rows())
+    return BulkResult(len(rows), resumed, len(output.bad), corpus.remarks)
 
 
 def _run(predictor: Predictor, source: Source, output: Output, skip_bad: bool, bar: Any) -> None:

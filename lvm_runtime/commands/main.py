@@ -17,9 +17,13 @@ from pathlib import Path
 
 from lvm_runtime.commands import console
 from lvm_runtime.commands import coreml as coreml_commands
+from lvm_runtime.corpus.formats import ACCEPTED
 from lvm_runtime.request import AUTO, Request
 
 _ARTIFACT = "an artifact's folder, or an architecture's name for ./artifacts/NAME"
+
+_OUTPUT = """OUTPUT is .npy (predictions in order), or .npz or .parquet, which also carry the row of the input that each
+prediction belongs to (for vectors: of its window's last one)."""
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -63,6 +67,8 @@ def _predict(options: argparse.Namespace) -> None:
             raise
     taken_over = f", {result.resumed:,} of them by an interrupted run before" if result.resumed else ""
     print(f"{options.output}: {result.predictions:,} predictions{taken_over}")
+    for remark in result.remarks:
+        print(remark, file=sys.stderr)
     if result.bad:
         print(f"{options.output}.bad.csv: {result.bad:,} rows that could not be predicted", file=sys.stderr)
 
@@ -110,11 +116,10 @@ def build_parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict",
         help="predict for a file, however large",
-        description="Predict the next vector for every context of INPUT, or for every window of its documents. Memory "
-        "stays flat. An interrupted run goes on where it was when the same command is given again.",
-        epilog="INPUT is .npy, .npz or .parquet: contexts [N, T, D], or vectors [N, D] with doc_ids [N] beside them if "
-        "they are of several documents. OUTPUT is .npy (predictions in order), or .npz or .parquet, which also "
-        "carry the row of the input that each prediction belongs to (for a corpus: of its window's last vector).",
+        description="Predict the next vector for every context of INPUT, or for every window of its documents.\n"
+        "Memory stays flat. An interrupted run goes on where it was when the same command is given again.",
+        epilog=f"INPUT is a corpus.\n\n{ACCEPTED}\n\n{_OUTPUT}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     predict.add_argument("artifact", metavar="ARTIFACT", help=_ARTIFACT)
     predict.add_argument("input", metavar="INPUT", type=Path)

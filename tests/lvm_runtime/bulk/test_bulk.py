@@ -23,7 +23,7 @@ from lvm_runtime import InvalidInput, LvmError, Predictor
 from lvm_runtime.bulk import predict as bulk
 from lvm_runtime.bulk.output import checksum
 from lvm_runtime.bulk.predict import open_for_bulk, predict_file, workers_for
-from lvm_runtime.bulk.source import window_starts
+from lvm_runtime.corpus.documents import window_starts
 from lvm_runtime.request import Request
 from tests.artifacts import some_contexts
 
@@ -262,12 +262,12 @@ def test_an_output_is_not_overwritten_unasked(predictor: Predictor, tmp_path: Pa
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "shape": ("in.npy", {"x": np.zeros((4, 5, 15), np.float32)}, r"shape \[4, 5, 15\], expected contexts \[N, 5, 16\]"),
     "position": ("in.npy", {"x": np.zeros((4, 5, 17), np.float32)}, r"expected contexts .*a position scalar appended"),
-    "dtype": ("in.npy", {"x": np.zeros((4, 5, 16), np.int32)}, "dtype int32, expected C-ordered float16"),
+    "dtype": ("in.npy", {"x": np.zeros((4, 5, 16), np.int32)}, "dtype int32, expected float16"),
     "order": ("in.npy", {"x": np.asfortranarray(np.zeros((4, 5, 16), np.float32))}, "Fortran order"),
-    "keys": ("in.npz", {"data": np.zeros(3)}, "holds data, expected contexts or vectors"),
+    "keys": ("in.npz", {"data": np.zeros(3)}, "holds data, expected vectors"),
     "doc_ids": ("in.npz", {"vectors": np.zeros((9, 16)), "doc_ids": np.zeros(8)}, r"doc_ids have shape \[8\]"),
-    "columns": ("in.parquet", {"a": np.zeros((4, 16)), "b": np.zeros((4, 16))}, "columns a, b; expected one"),
-    "list size": ("in.parquet", {"vectors": np.zeros((4, 15))}, "lists of 15 in column vectors, expected 16 or 80"),
+    "columns": ("in.parquet", {"a": np.zeros((4, 16)), "b": np.zeros((4, 16))}, "columns a, b; expected lists"),
+    "list size": ("in.parquet", {"vectors": np.zeros((4, 15))}, r"shape \[4, 15\], expected contexts"),
     "kind": ("in.csv", {}, "unknown kind of file '.csv'"),
     "missing": ("absent.npy", {}, "no such file"),
 }
