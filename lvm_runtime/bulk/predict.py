@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.bulk.output import Output, discard
+from lvm_runtime.bulk.destination import Destination
+from lvm_runtime.bulk.output import Output
 from lvm_runtime.bulk.source import Source
-from lvm_runtime.contexts import bad_rows, describe_bad_row
+from lvm_runtime.contexts import bad_rows, finite_float32
 from lvm_runtime.corpus.corpus import open_corpus
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.corpus.formats import ids_beside
+from lvm_runtime.errors import InvalidInput, LvmError
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.request import Request
 from lvm_runtime.system.cpus import usable_cpus
@@ -56,14 +59,8 @@ class Chunk:
         return self.values[self.starts[rows][:, None] + np.arange(length)]
 
     def bad(self, length: int) -> NDArray[np.intp]:
-        """Return the rows that hold a NaN or an infinity."""
-        bad = bad_rows(self.values)
-        if self.starts is None or not len(bad):
-            return bad
-        spoiled = np.zeros(len(self.values) + 1, np.int64)  # a bad vector spoils every window that it is in
-        spoiled[bad + 1] = 1
-        before = np.cumsum(spoiled)
-        return np.flatnonzero(before[self.starts + length] > before[self.starts])
+        """Return the rows that no model can predict: those that hold a NaN or an infinity."""
+        return bad_rows(self.contexts(np.arange(self.count), length))
 
 
 def open_for_bulk(artifact: str | Path, request: Request) -> Predictor:
@@ -100,22 +97,34 @@ def predict_file(
     InvalidInput, and what came before it is kept for a second run. `restart` drops an interrupted run instead of going
     on with it. A `predictor` from `open_for_bulk` is the fastest.
     """
-    source, target = Path(source), Path(target)
-    if target.exists() and not overwrite:
-        raise InvalidInput(f"{target} exists; choose another name, or give --overwrite")
-    if restart:
-        discard(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    source, place = Path(source), Destination(Path(target))
+    inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]
+    place.check(inputs, overwrite=overwrite)
+    with place.locked():
+        place.check(inputs, overwrite=overwrite)  # another run may have ended since
+        if restart:
+            place.discard()
+        return _predict(predictor, source, inputs, place, skip_bad, progress)
+
+
+def _predict(
+    predictor: Predictor, source: Path, inputs: list[Path], place: Destination, skip_bad: bool, progress: bool
+) -> BulkResult:
     length, dim = predictor.config.context_length, predictor.config.dim
-    corpus = open_corpus(source, context_length=length, dim=dim, scratch=target.parent)
+    before = _states(inputs)
+    corpus = open_corpus(source, context_length=length, dim=dim, scratch=place.path.parent)
     rows = Source(corpus, length)
-    output = Output(target, len(rows), dim, CHUNK, _identity(predictor, source))
+    output = Output(place, len(rows), dim, CHUNK, _identity(predictor, before))
     resumed = sum(min(CHUNK, len(rows) - number * CHUNK) for number in output.done)
     try:
         _run(predictor, rows, output, skip_bad, _bar(len(rows), resumed, progress))
     except BaseException:
-        output.close()
+        with suppress(LvmError):  # the first error is the one to report
+            output.close()
         raise
+    if [state[:4] for state in _states(inputs)] != [state[:4] for state in before]:
+        output.close()
+        raise LvmError(f"{source}: another program changed it during the run; give --restart to begin again")
     output.finish(rows.rows())
     return BulkResult(len(rows), resumed, len(output.bad), corpus.remarks)
 
@@ -182,16 +191,27 @@ def _reason(chunk: Chunk, source: Source, row: int) -> str:
         start = int(chunk.starts[row])
         values = chunk.values[start : start + source.context_length]
         first = int(source.rows()[chunk.first + row]) - source.context_length + 1
-    with np.errstate(over="ignore"):
-        return describe_bad_row(values, values.astype(np.float32), first)
+    try:
+        finite_float32(values, first_row=first)
+    except InvalidInput as error:
+        return str(error)
+    return f"row {first}: too large for the model together with the rows after it"
 
 
-def _identity(predictor: Predictor, source: Path) -> dict[str, Any]:
-    stat = source.stat()
+def _states(inputs: list[Path]) -> list[list[Any]]:
+    """Return path, size, time, inode and time of the last change of any kind for each input that is there.
+
+    The system sets the last one, and nobody else can: contents that change while size and time stay show in it.
+    """
+    stats = [(path, path.stat()) for path in inputs if path.exists()]
+    return [[str(path.absolute()), s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns] for path, s in stats]
+
+
+def _identity(predictor: Predictor, inputs: list[list[Any]]) -> dict[str, Any]:
     compiled = predictor.artifact.manifest.compiled
     hashes = {c.file.path: c.file.sha256 for c in compiled}
     return {
-        "input": [str(source.absolute()), stat.st_size, stat.st_mtime_ns],
+        "input": inputs,
         "weights": predictor.artifact.manifest.weights.sha256,
         "model": [[str(route), hashes.get(route.file)] for route in predictor.explain().routes],
         "sequence": [c.file.sha256 for c in compiled if c.form == "sequence"],
