@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.models import build_model
 from lvm_runtime.selection.timing import interleave, speedup
-from train.data.corpus import Corpus, load_corpus
+from train.data.corpus import load_corpus
 from train.data.windows import VectorStore, WindowSet, split_windows
 from train.loop import Trainer
 from train.options import TrainOptions
@@ -36,7 +37,7 @@ class Samples(Dataset):
     """Windows one by one, as tensors: what a first version of a training script has."""
 
     def __init__(self, corpus: Corpus, windows: WindowSet) -> None:
-        self.vectors = torch.from_numpy(corpus.vectors)
+        self.vectors = torch.from_numpy(corpus.values)
         self.starts = windows.starts.tolist()
 
     def __len__(self) -> int:
@@ -77,8 +78,8 @@ def our_loop(architecture: str, corpus: Corpus, windows: WindowSet, *, compile_s
 
 def test_loop_against_the_obvious_one(benchmark: BenchmarkFixture, architecture: str) -> None:
     corpus = load_corpus("synthetic", windows=4000)
-    store = VectorStore(corpus.vectors, "cpu")
-    windows = split_windows(corpus, np.ones(len(corpus.vectors), bool), store).train
+    store = VectorStore(corpus.values, "cpu")
+    windows = split_windows(corpus, np.ones(len(corpus.values), bool), store).train
     sides: dict[str, Iterator[Any]] = {
         "ours": our_loop(architecture, corpus, windows),
         "obvious": obvious_loop(architecture, corpus, windows),

@@ -40,8 +40,8 @@ def make_parser(description: str, prog: str | None = None, epilog: str = "") -> 
     parser.add_argument(
         "--data",
         type=Path,
-        metavar="NPZ",
-        help="corpus (vectors [N, D], doc_ids [N]) whose last documents verify the export "
+        metavar="CORPUS",
+        help="a corpus, as `lvm-runtime predict --help` describes it, whose last documents verify the export "
         "(default: the bundled corpus if its D fits, else the real probes in the artifact)",
     )
     return parser

@@ -32,10 +32,11 @@ from lvm_runtime.backends import backend_class
 from lvm_runtime.backends.base import Array
 from lvm_runtime.backends.batch_sizes import Runner
 from lvm_runtime.backends.onnx import OnnxBackend
+from lvm_runtime.corpus.corpus import BUNDLED
 from lvm_runtime.models import known_answers
 
 from .source import Source
-from .windows import BUNDLED, read_windows
+from .windows import read_windows
 
 BATCH_SIZES = (1, 3, 32, 128)
 REAL_WINDOWS = 256

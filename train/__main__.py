@@ -10,6 +10,7 @@ from typing import Any
 
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.commands import console
+from lvm_runtime.corpus.formats import ACCEPTED
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import extras
 
@@ -23,9 +24,9 @@ EXAMPLES = """examples:
   %(prog)s --model amn --resume                         take up a run that was stopped or killed
   torchrun --nproc-per-node 2 -m lvm_runtime train --model amn    two processes, same global batch
 
-A corpus is an .npz with vectors [N, D] and doc_ids [N], an .npy with a .ids.npy beside it (memory-mapped), a
-.parquet with columns vector and doc_id, or an .npz of ready-cut contexts [n, T, D] and targets [n, D].
-`lvm-runtime embed FILES` makes one from text."""
+`lvm-runtime embed FILES` makes a corpus from text.
+
+"""
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -33,7 +34,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog=prog or console.program(),
         description="Train a latent vector model and write it as an artifact.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES + ACCEPTED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("--model", required=True, choices=ARCHITECTURES)

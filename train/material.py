@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .data.corpus import Corpus, check_corpus, load_corpus
+from lvm_runtime.corpus.corpus import Corpus
+
+from .data.corpus import check_corpus, load_corpus
+from .data.synthetic import SyntheticProcess
 from .data.windows import Split, VectorStore, split_windows
 from .evaluation.baselines import baseline_scores
 from .evaluation.metrics import RowScores, bootstrap
@@ -37,9 +40,9 @@ def prepare(options: TrainOptions, device: str, say: Say) -> Material:
         context_length=options.context_length,
         trust_pickle=options.trust_pickle,
     )
-    with progress_bar(len(corpus.vectors), "checking", "row") as bar:
+    with progress_bar(len(corpus.values), "checking", "row") as bar:
         found, usable = check_corpus(corpus, options.context_length, bar.update)
-    store = VectorStore(corpus.vectors, device, normalize=options.normalize, resident_bytes=options.resident_bytes)
+    store = VectorStore(corpus.values, device, normalize=options.normalize, resident_bytes=options.resident_bytes)
     split = split_windows(
         corpus,
         usable,
@@ -60,9 +63,10 @@ def prepare(options: TrainOptions, device: str, say: Say) -> Material:
     for name, scores in baselines.items():
         say(f"  {name:<15} {bootstrap(scores.cosine, split.validation.groups)}")
     material = Material(corpus, split, corpus.digest(), baselines)
-    if corpus.process is None:
+    if options.data != "synthetic":
         return material
-    ceiling = corpus.process.ceiling(options.context_length)
-    own = corpus.process.ceiling_of(options.config(corpus.dim))
+    process = SyntheticProcess(dim=options.dim)
+    ceiling = process.ceiling(options.context_length)
+    own = process.ceiling_of(options.config(corpus.dim))
     say(f"  {'ceiling':<15} {ceiling:.4f}; for this {options.model} {own:.4f} (closed forms, in expectation)")
     return replace(material, ceiling=ceiling, own_ceiling=own)

@@ -244,7 +244,7 @@ def _write(
     provenance = {
         "data": {
             "name": Path(corpus.name).name,
-            "vectors": len(corpus.vectors),
+            "vectors": len(corpus.values),
             "digest": material.digest,
             "windows": {"train": len(material.split.train), "validation": len(material.split.validation)},
         },

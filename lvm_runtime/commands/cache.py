@@ -33,7 +33,9 @@ def describe_cache() -> str:
     entries = coreml_cache.list_entries()
     lines = [f"{entry.bytes / 1e6:8.1f} MB  {entry.created}  {entry.source}" for entry in entries]
     total = sum(entry.bytes for entry in entries) / 1e6
-    lines.append(f"{coreml_cache.folder() or 'no cache folder'}: {len(entries)} compiled Core ML models, {total:.1f} MB")
+    lines.append(
+        f"{coreml_cache.folder() or 'no cache folder'}: {len(entries)} compiled Core ML models, {total:.1f} MB"
+    )
     kept = measurements.list_kept()
     lines += [f"  {file.parent.name}/{file.name}  {line}" for file, line in kept]
     lines.append(f"{measurements.folder() or 'no cache folder'}: {len(kept)} files of measured speeds")

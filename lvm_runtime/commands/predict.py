@@ -9,17 +9,19 @@ from pathlib import Path
 from lvm_runtime.bulk.predict import open_for_bulk, predict_file, workers_for
 from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
 from lvm_runtime.commands.console import printable, show
+from lvm_runtime.corpus.formats import ACCEPTED
 
 DESCRIPTION = """Predict the next vector for every context of INPUT, or for every window of its documents. Memory stays
 flat. An interrupted run goes on where it was when the same command is given again."""
-EPILOG = """INPUT is .npy, .npz or .parquet: contexts [N, T, D], or vectors [N, D] with doc_ids [N] beside them if they
-are of several documents. OUTPUT is .npy (predictions in order), or .npz or .parquet, which also carry the row of the
-input that each prediction belongs to (for a corpus: of its window's last vector)."""
+OUTPUT = """OUTPUT is .npy (predictions in order), or .npz or .parquet, which also carry the row of the input that each
+prediction belongs to (for vectors: of its window's last one)."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Set up the command's parser."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.description = DESCRIPTION
+    parser.epilog = f"INPUT is a corpus.\n\n{ACCEPTED}\n\n{OUTPUT}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_artifact(parser)
     parser.add_argument("input", metavar="INPUT", type=Path)
     parser.add_argument("output", metavar="OUTPUT", type=Path)
@@ -50,6 +52,8 @@ def run(options: argparse.Namespace) -> None:
             raise
     taken_over = f", {result.resumed:,} of them by an interrupted run before" if result.resumed else ""
     show(f"{options.output}: {result.predictions:,} predictions{taken_over}")
+    for remark in result.remarks:
+        print(printable(remark), file=sys.stderr)
     if result.bad:
         bad = f"{options.output}.bad.csv: {result.bad:,} rows that could not be predicted"
         print(printable(bad), file=sys.stderr)

@@ -71,6 +71,6 @@ def test_files_become_a_corpus(tmp_path: Path) -> None:
     report, usable = check_corpus(corpus, 5)
     assert (report.documents, report.rows_off_unit, corpus.dim) == (2, 0, 384)
     assert usable.all()
-    similarity = corpus.vectors.astype(np.float32) @ corpus.vectors.astype(np.float32).T
+    similarity = corpus.values.astype(np.float32) @ corpus.values.astype(np.float32).T
     same = corpus.doc_ids[:, None] == corpus.doc_ids
     assert similarity[same].mean() > similarity[~same].mean()
