@@ -181,7 +181,7 @@ def test_explain_says_what_runs_and_what_does_not(small_artifacts: Get) -> None:
 WRONG: dict[str, tuple[dict[str, Any], type[LvmError], str]] = {
     "backend": ({"backend": "tensorrt"}, InvalidInput, "unknown backend 'tensorrt'; expected auto or one of onnx"),
     "precision": ({"precision": "fp8"}, InvalidInput, "precision is 'fp8', expected one of fp32"),
-    "threads": ({"threads": 0}, InvalidInput, "threads is 0, expected a positive integer"),
+    "threads": ({"threads": 0}, InvalidInput, "threads is 0, expected a whole number from 1 to"),
     "max_drift": ({"max_drift": -1.0}, InvalidInput, "max_drift is -1.0"),
     "typical_batch": ({"typical_batch": 1.5}, InvalidInput, "typical_batch is 1.5"),
     "device": ({"backend": "onnx", "device": "npu"}, BackendUnavailable, "cannot run on device 'npu'.*has the devices"),
