@@ -5,6 +5,7 @@ N vectors, T context length.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,6 +70,8 @@ def load_corpus(
     if name == "synthetic":
         return of_documents(name, *SyntheticProcess(dim=dim).sample(windows, context_length=context_length, seed=seed))
     path = BUNDLED if name == "bundled" else Path(name)
+    if not os.path.exists(path):
+        raise InvalidInput(f"{name}: no such file; expected bundled, synthetic or the path of a corpus")
     return replace(joined(open_corpus(path, context_length=context_length, trust_pickle=trust_pickle)), name=name)
 
 

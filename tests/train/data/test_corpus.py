@@ -58,3 +58,8 @@ def test_digest_tells_data_apart() -> None:
     assert make([7, 3]).digest() == make([7, 3]).digest()
     assert make([7, 3]).digest() != make([6, 4]).digest()
     assert make([7, 3]).digest() != make([7, 3], seed=1).digest()
+
+
+def test_a_misspelt_name_is_told_what_there_is() -> None:
+    with pytest.raises(InvalidInput, match="bundeld: no such file; expected bundled, synthetic or the path"):
+        load_corpus("bundeld")
