@@ -56,7 +56,7 @@ class Backend(ABC):
     """The devices on which several runs at once, with few threads each, use the CPUs better than one with all."""
 
     largest_norm: float = 1e6
-    """The largest L2 norm that a vector may have. Up to it nothing overflows inside, where sums of squares and the scores
+    """The largest L2 norm that a vector may have. Up to it nothing overflows inside, where sums of squares and scores
     of an attention grow with its square. Embeddings have norms of 1 to some hundreds."""
     device: str
     """Where it really runs, never "auto"."""
