@@ -19,7 +19,7 @@ from lvm_runtime import ArtifactError, BackendUnavailable, InvalidInput, LvmErro
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models import known_answers, load_model, save_model
-from lvm_runtime.predictor import PIECE
+from lvm_runtime.predictor import SLICE
 from tests.artifacts import add_onnx, randomised, some_contexts
 
 Get = Callable[[str], Path]
@@ -37,7 +37,7 @@ def _answers(path: Path, contexts: Any) -> Any:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("batch", [1, 2, 33, PIECE, 2 * PIECE + 1])
+@pytest.mark.parametrize("batch", [1, 2, 33, SLICE, 2 * SLICE + 1])
 def test_predictions_are_those_of_the_training_form(small_artifacts: Get, architecture: str, batch: int) -> None:
     path = small_artifacts(architecture)
     contexts = some_contexts(batch)
@@ -123,9 +123,9 @@ def test_an_out_that_does_not_fit_is_refused(amn: Predictor, out: Any) -> None:
         amn.predict(some_contexts(3), out=out)
 
 
-@pytest.mark.parametrize("row", [0, PIECE - 1, PIECE + 3])
+@pytest.mark.parametrize("row", [0, SLICE - 1, SLICE + 3])
 def test_a_bad_row_is_named_wherever_it_is(amn: Predictor, row: int) -> None:
-    contexts = some_contexts(2 * PIECE)
+    contexts = some_contexts(2 * SLICE)
     contexts[row, 4, 15] = np.nan
     with pytest.raises(InvalidInput, match=f"row {row}, position 4, component 15 is nan"):
         amn.predict(contexts)
@@ -181,7 +181,7 @@ def test_explain_says_what_runs_and_what_does_not(small_artifacts: Get) -> None:
 WRONG: dict[str, tuple[dict[str, Any], type[LvmError], str]] = {
     "backend": ({"backend": "tensorrt"}, InvalidInput, "unknown backend 'tensorrt'; expected auto or one of onnx"),
     "precision": ({"precision": "fp8"}, InvalidInput, "precision is 'fp8', expected one of fp32"),
-    "threads": ({"threads": 0}, InvalidInput, "threads is 0, expected a positive integer"),
+    "threads": ({"threads": 0}, InvalidInput, "threads is 0, expected a whole number from 1 to"),
     "max_drift": ({"max_drift": -1.0}, InvalidInput, "max_drift is -1.0"),
     "typical_batch": ({"typical_batch": 1.5}, InvalidInput, "typical_batch is 1.5"),
     "device": ({"backend": "onnx", "device": "npu"}, BackendUnavailable, "cannot run on device 'npu'.*has the devices"),
