@@ -1,7 +1,7 @@
 """What callers hand in and what they get back: any float array, list or tensor as float32 windows.
 
-Conversion is lazy: `Contexts` keeps the caller's array as it is, and `piece` converts and checks the rows
-that are about to run, so a float64 array or a memory-mapped file larger than memory costs one piece at a time.
+Conversion is lazy: `Contexts` keeps the caller's array as it is, and `rows` converts and checks the rows
+that are about to run, so a float64 array or a memory-mapped file larger than memory costs one slice at a time.
 
 B batch, T context length, D vector.
 """
@@ -44,12 +44,12 @@ class Contexts:
     def __len__(self) -> int:
         return len(self.array)
 
-    def piece(self, start: int, stop: int) -> Array:
+    def rows(self, start: int, stop: int) -> Array:
         """Return rows start to stop as contiguous float32 `[b, T, D]`; InvalidInput names the first bad row."""
         return usable_float32(self.array[start:stop], self._largest_norm, first_row=start)
 
     def copy(self) -> Array:
-        """Return all rows as `piece` does, and never as a view of the caller's memory."""
+        """Return all rows as `rows` does, and never as a view of the caller's memory."""
         return usable_float32(self.array, self._largest_norm, copy=True)
 
     def give_back(self, result: Array) -> Any:

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     from lvm_runtime.batcher import Batcher
 
-PIECE = 1024
-"""Most contexts that run at once; larger inputs run in pieces, so memory stays bounded."""
+SLICE = 1024
+"""Most contexts that run at once; larger inputs run in slices, so memory stays bounded."""
 
 RELEASE_EVERY = 2
-"""Pieces after which the pages of memory-mapped inputs and outputs are handed back."""
+"""Slices after which the pages of memory-mapped inputs and outputs are handed back."""
 
 
 class Predictor:
@@ -128,7 +128,7 @@ class Predictor:
             type(contexts) is np.ndarray
             and contexts.dtype == np.float32
             and contexts.shape[1:] == self._shape
-            and 0 < len(contexts) <= PIECE
+            and 0 < len(contexts) <= SLICE
             and contexts.flags.c_contiguous
             and out is None
             and not return_attention
@@ -153,14 +153,14 @@ class Predictor:
             predictions = checked_out(out, (batch, dim), contexts.array)
         attention = np.empty((batch, length), np.float32)
         mappings = mapping_of(contexts.array), mapping_of(predictions)
-        for start in range(0, batch, PIECE):
+        for start in range(0, batch, SLICE):
             _release_now_and_then(start, mappings)
-            stop = min(start + PIECE, batch)
-            piece = contexts.piece(start, stop)
+            stop = min(start + SLICE, batch)
+            part = contexts.rows(start, stop)
             if return_attention:
-                predictions[start:stop], attention[start:stop] = session.run_with_attention(piece)
+                predictions[start:stop], attention[start:stop] = session.run_with_attention(part)
             else:
-                predictions[start:stop] = session.run(piece)
+                predictions[start:stop] = session.run(part)
         result = contexts.give_back(predictions) if out is None else out
         return (result, contexts.give_back(attention)) if return_attention else result
 
@@ -182,9 +182,9 @@ class Predictor:
         count = max(0, len(array) - length + 1)
         predictions = np.empty((count, dim), np.float32) if out is None else checked_out(out, (count, dim), array)
         mappings = mapping_of(array), mapping_of(predictions)
-        for start in range(0, count, PIECE):
+        for start in range(0, count, SLICE):
             _release_now_and_then(start, mappings)
-            stop = min(start + PIECE, count)
+            stop = min(start + SLICE, count)
             part = usable_float32(array[start : stop + length - 1], self.largest_norm, first_row=start)
             predictions[start:stop] = self._sequences.run(part)
         return wrap(predictions) if wrap is not None and out is None else predictions
@@ -200,7 +200,7 @@ class Predictor:
         """
         steps = whole_number(steps, "steps", least=0)
         given = Contexts(contexts, *self._shape, self.largest_norm)
-        window = given.piece(0, len(given))
+        window = given.rows(0, len(given))
         ahead = np.empty((len(given), steps, self.config.dim), np.float32)
         for step in range(steps):
             ahead[:, step] = prediction = self.predict(window)
@@ -339,6 +339,6 @@ def checked_out(out: Any, shape: tuple[int, ...], source: NDArray[Any]) -> NDArr
 
 
 def _release_now_and_then(start: int, mappings: tuple[mmap.mmap | None, ...]) -> None:
-    if start % (RELEASE_EVERY * PIECE) == 0 and start:
+    if start % (RELEASE_EVERY * SLICE) == 0 and start:
         for mapping in mappings:
             release(mapping)

@@ -5,7 +5,7 @@ sessions (`set_global_thread_pool_sizes`) would make every session fail that any
 A thread that waits for work spins for a while before it sleeps, because waking it takes longer than a small operation.
 By default it spins for a millisecond or more, and keeps a CPU from the session that runs next or at the same moment.
 
-On a CPU a large batch is cut into pieces that fit the caches, and each thread takes whole pieces through a session of
+On a CPU a large batch is cut into slices that fit the caches, and each thread takes whole slices through a session of
 one thread. Nobody waits for the others after each operation, and those are shared out too that onnxruntime gives to
 one thread, most of an int8 form's among them. That session holds the weights once more.
 """
@@ -33,7 +33,7 @@ _SPIN_MICROSECONDS = "50"
 stopping at the end of a run (`force_spinning_stop`) costs a lone AMN query a tenth."""
 _OPTIONS = {"cuda": {"use_tf32": "0"}, "coreml": {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"}}
 
-PIECE = 64
+SLICE = 64
 """Rows that a thread takes at a time, give or take half: what one operation writes is then still in the cache when the
 next one reads it. Of 1,024 rows at once int8 forms compute a fifth to a third fewer a second."""
 _LEAST_SHARES = {"fp32": (16, 288e6), "int8": (4, 32e6)}
@@ -133,17 +133,17 @@ class OnnxBackend(Backend):
     def _run(self, inputs: Array, names: list[str]) -> list[Array]:
         rows = len(inputs) - self._overlap
         single = self._single
-        pieces = max(1, round(rows / PIECE / self.threads)) * self.threads
-        if single is None or rows < self._share_from or pieces == 1:
+        slices = max(1, round(rows / SLICE / self.threads)) * self.threads
+        if single is None or rows < self._share_from or slices == 1:
             return self._session.run(names, {self._input: inputs})
         results = [np.empty((rows, self._widths[name]), np.float32) for name in names]
 
-        def run_piece(start: int, stop: int) -> None:
+        def run_slice(start: int, stop: int) -> None:
             found = single.run(names, {self._input: inputs[start : stop + self._overlap]})
-            for result, piece in zip(results, found, strict=True):
-                result[start:stop] = piece
+            for result, part in zip(results, found, strict=True):
+                result[start:stop] = part
 
-        self._crew.run(run_piece, pairwise(rows * i // pieces for i in range(pieces + 1)))
+        self._crew.run(run_slice, pairwise(rows * i // slices for i in range(slices + 1)))
         return results
 
     def _run_one(self, contexts: Array) -> Array:

@@ -56,10 +56,10 @@ KINDS: dict[str, Any] = {
 @pytest.mark.parametrize("value", KINDS.values(), ids=KINDS.keys())
 def test_every_kind_becomes_the_same_float32(value: Any) -> None:
     contexts = Contexts(value, 5, 16, NORM)
-    piece = contexts.piece(0, 3)
-    assert piece.dtype == np.float32
-    assert piece.flags.c_contiguous
-    np.testing.assert_allclose(piece, X, rtol=0, atol=1e-7)
+    rows = contexts.rows(0, 3)
+    assert rows.dtype == np.float32
+    assert rows.flags.c_contiguous
+    np.testing.assert_allclose(rows, X, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ def test_every_kind_becomes_the_same_float32(value: Any) -> None:
     ids=["float16", "float16 tensor", "bfloat16 tensor"],
 )
 def test_small_floats_are_widened(value: Any, atol: float) -> None:
-    np.testing.assert_allclose(Contexts(value, 5, 16, NORM).piece(0, 3), X, rtol=0, atol=atol)
+    np.testing.assert_allclose(Contexts(value, 5, 16, NORM).rows(0, 3), X, rtol=0, atol=atol)
 
 
 def test_whole_numbers_in_lists_are_numbers() -> None:
-    assert Contexts([[[1] * 16] * 5], 5, 16, NORM).piece(0, 1).sum() == 80
+    assert Contexts([[[1] * 16] * 5], 5, 16, NORM).rows(0, 1).sum() == 80
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ TOO_LONG: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("contexts", "message"), TOO_LONG.values(), ids=TOO_LONG.keys())
 def test_a_vector_that_is_too_long_is_named(contexts: Any, message: str) -> None:
     with pytest.raises(InvalidInput, match=message + ".*expected at most 1e\\+06"):
-        Contexts(contexts, 5, 16, NORM).piece(0, 3)
+        Contexts(contexts, 5, 16, NORM).rows(0, 3)
 
 
 def test_bad_rows_are_found() -> None:

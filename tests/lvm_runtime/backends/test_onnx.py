@@ -59,18 +59,18 @@ def test_lone_queries_at_the_same_moment_keep_apart(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let 6 rows per thread be many, and a piece be 4."""
+    """Let 6 rows per thread be many, and a slice be 4."""
     monkeypatch.setattr(onnx_backend, "_LEAST_SHARES", {"fp32": (6, 0), "int8": (6, 0)})
-    monkeypatch.setattr(onnx_backend, "PIECE", 4)
+    monkeypatch.setattr(onnx_backend, "SLICE", 4)
 
 
 def _spy(backend: OnnxBackend, monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, int]]]:
-    """Return a list that gets the pieces of every batch that is cut."""
+    """Return a list that gets the slices of every batch that is cut."""
     cuts: list[list[tuple[int, int]]] = []
     run = backend._crew.run
 
-    def spied(work: Any, pieces: Any) -> None:
-        cuts.append(list(pieces))
+    def spied(work: Any, slices: Any) -> None:
+        cuts.append(list(slices))
         run(work, cuts[-1])
 
     monkeypatch.setattr(backend._crew, "run", spied)
@@ -80,7 +80,7 @@ def _spy(backend: OnnxBackend, monkeypatch: pytest.MonkeyPatch) -> list[list[tup
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_batch_in_pieces_is_the_batch(
+def test_a_batch_in_slices_is_the_batch(
     architecture: str, precision: str, threads: int, small_shares: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     artifact = make_artifact(tmp_path / "model", architecture)
@@ -99,15 +99,15 @@ def test_a_batch_in_pieces_is_the_batch(
             assert ours.dtype == np.float32
             np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0)
     assert len(cuts) == 45 - max(6 * threads, 6) + 1
-    for pieces in cuts:
-        assert len(pieces) % threads == 0
-        assert [start for start, _ in pieces[1:]] == [stop for _, stop in pieces[:-1]]
-        assert all(2 <= stop - start <= 6 for start, stop in pieces)
+    for slices in cuts:
+        assert len(slices) % threads == 0
+        assert [start for start, _ in slices[1:]] == [stop for _, stop in slices[:-1]]
+        assert all(2 <= stop - start <= 6 for start, stop in slices)
     backend.close()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_document_in_pieces_is_the_document(
+def test_a_document_in_slices_is_the_document(
     architecture: str, small_shares: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     artifact = add_onnx(
@@ -175,7 +175,7 @@ def test_many_callers_share_the_helpers(small_shares: None, tmp_path: Path) -> N
     backend.close()
 
 
-def test_a_piece_that_fails_is_an_error(small_shares: None, tmp_path: Path) -> None:
+def test_a_slice_that_fails_is_an_error(small_shares: None, tmp_path: Path) -> None:
     backend = OnnxBackend(make_artifact(tmp_path / "amn").path / "onnx/fp32.onnx", threads=2)
     with pytest.raises(Exception, match="context"):
         backend.run(np.zeros((40, 5, 17), np.float32))
