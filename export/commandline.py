@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_runtime.artifact.config import ARCHITECTURES
-from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.folder import MANIFEST, Artifact
 from lvm_runtime.commands import console
-from lvm_runtime.system import extras
+from lvm_runtime.system import atomic, extras
 
 if TYPE_CHECKING:
     from .source import Source
@@ -57,6 +57,7 @@ def open_arguments(arguments: argparse.Namespace, *libraries: str) -> tuple[Sour
     from .verify import make_samples
 
     source = open_source(arguments.model, untrained=arguments.untrained, dim=arguments.dim)
+    atomic.require_writable(source.artifact.path / MANIFEST)
     print(f"{source.artifact.path}: computing the known answers in float64", file=sys.stderr)
     return source, make_samples(source, arguments.data)
 

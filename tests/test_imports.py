@@ -24,8 +24,8 @@ ALLOWED = {
 """Package to the packages that it may import."""
 
 ORDER = {
-    "lvm_runtime": """errors arguments system artifact contexts corpus models coreml backends request selection batcher predictor
-        bulk . commands __main__""",
+    "lvm_runtime": """errors arguments system artifact contexts corpus models coreml backends request selection
+        batcher predictor bulk . commands __main__""",
     "train": """options progress processes data losses recurrent forward evaluation warm_start material loop
         checkpoint report run import_checkpoint embed compare __main__ all .""",
     "export": """randomise source windows verify forms mil_reference ane_lint commandline torchscript onnx coreml

@@ -109,6 +109,7 @@ class TrainOptions:
             _require(getattr(self, name) in known, name, getattr(self, name), f"one of {', '.join(known)}")
         if self.loss == "infonce":
             _require(self.batch_size > 1, "batch_size", self.batch_size, "more than 1: InfoNCE's negatives are there")
+        _require(self.artifact_path.name not in ("", ".."), "out", str(self.out), "the path of a folder with a name")
         self.config(dim=self.dim)
 
     def config(self, dim: int) -> ModelConfig:

@@ -6,6 +6,7 @@ and judge each epoch, keep the best, pass the gate, measure, write.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.folder import MANIFEST, Artifact
 from lvm_runtime.backends.devices import torch_device
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models import build_model, parameter_count, save_model
+from lvm_runtime.system import atomic
 
 from .checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
 from .evaluation.baselines import LINEAR_AVERAGE, baseline_scores
@@ -52,6 +54,8 @@ def train(options: TrainOptions, say: Say = print) -> TrainResult:
     """
     device = torch_device(options.device)
     processes = Processes(device)
+    if processes.main:
+        _check_outputs(options)
     device = processes.device(device)
     report: Say = say if processes.main else (lambda line: None)
     if options.loss == "infonce" and processes.count > 1:
@@ -70,6 +74,15 @@ def train(options: TrainOptions, say: Say = print) -> TrainResult:
         return _finish(trainer, progress, material, report)
     finally:
         processes.close()
+
+
+def _check_outputs(options: TrainOptions) -> None:
+    """Raise a child of LvmError if the artifact or the run's figures could not be written at the end."""
+    path = options.artifact_path
+    if path.is_dir() and not (path / MANIFEST).is_file() and any(path.iterdir()):
+        raise ArtifactError(f"{path}: exists and is not an artifact; choose another output folder or move it away")
+    atomic.require_writable(path, folder=True)
+    atomic.require_writable(options.run_path, folder=True)
 
 
 def _trainer(options: TrainOptions, material: Material, processes: Processes, say: Say) -> Trainer:
@@ -145,12 +158,14 @@ def _epochs(trainer: Trainer, progress: Progress, material: Material, interrupti
             rate = trainer.learning_rate
             try:
                 loss = trainer.train_epoch(watch)
+                progress.seconds += time.perf_counter() - began
+                cosine = _validate(trainer, material)
+                if not math.isfinite(cosine):
+                    raise TrainingDiverged(f"the weights are not finite after the last step of epoch {trainer.epoch}")
             except TrainingDiverged as error:
                 kept = f"last good checkpoint: {path}" if path.exists() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}; try a lower --learning-rate") from None
-            progress.seconds += time.perf_counter() - began
             saved_at = 0
-            cosine = _validate(trainer, material)
             _record(progress, trainer, {"loss": loss, "learning_rate": rate}, cosine)
             trainer.end_epoch(cosine)
             keep()

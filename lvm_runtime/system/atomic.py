@@ -78,6 +78,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError of the body into a WriteFailed that names `path`."""
+    if "\0" in str(path):
+        raise WriteFailed(f"{path}: a name cannot hold a NUL character")
     try:
         yield
     except WriteFailed:

@@ -82,7 +82,7 @@ def read_run(folder: Path) -> Run:
 def find_run(name: str) -> Path:
     """Return the folder of figures that `name` means: an architecture, an artifact or the folder itself."""
     path = DEFAULT_ROOT / name if name in ARCHITECTURES and not Path(name).exists() else Path(name)
-    return path if path.suffix == ".run" else path.with_name(path.name + ".run")
+    return path if path.suffix == ".run" else path.parent / f"{path.name}.run"
 
 
 def _row(folder: Path, result: dict[str, Any]) -> Row:
