@@ -22,6 +22,7 @@ import numpy as np
 
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.crew import Crew
+from lvm_runtime.backends.onnx_file import refuse_external_data
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -68,6 +69,7 @@ class OnnxBackend(Backend):
                 f"{', '.join(onnx_devices())}; for cuda: pip install onnxruntime-gpu"
             )
         self.threads = threads or usable_cpus()
+        refuse_external_data(source)
         self._single = None  # the session of one thread; equal shares suit equal cores, which Apple's are not
         try:
             self._session = _open_session(source, self.device, self.threads)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.backends.onnx_file import refuse_external_data
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -38,6 +39,7 @@ class OpenVinoBackend(Backend):
             ) from error
         if device not in ("auto", "cpu"):
             raise BackendUnavailable(f"backend openvino runs on the cpu here, and device {device!r} was asked for")
+        refuse_external_data(source)
         core = openvino.Core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise BackendUnavailable("OpenVINO finds no bfloat16 arithmetic in this CPU")

@@ -1,4 +1,7 @@
-"""TorchScript: a traced module that needs PyTorch and none of this project's model code."""
+"""TorchScript: a traced module that needs PyTorch and none of this project's model code.
+
+The file holds code. It is checked before it is loaded, and `backend="auto"` still never takes it: ask for it by name.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any, ClassVar
 
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.devices import import_torch, inference, to_tensor, torch_device
+from lvm_runtime.backends.torchscript_file import checked_module
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -24,7 +28,7 @@ class TorchScriptBackend(Backend):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # torch deprecates TorchScript; files exist
-                self._module: Any = self._torch.jit.load(str(source), map_location=self.device).eval()
+                self._module: Any = self._torch.jit.load(checked_module(source), map_location=self.device).eval()
         except RuntimeError as error:
             raise ArtifactError(f"{source}: PyTorch cannot load it: {str(error).splitlines()[0]}") from error
 

@@ -18,6 +18,9 @@ from lvm_runtime.request import AUTO, Request
 SMALLEST_REDUCED_DRIFT = 2e-6
 """Below this no reduced arithmetic is worth trying: bfloat16 and int8 were never measured under 6e-6."""
 
+RUN_CODE = ("torchscript",)
+"""Backends whose files hold code. A hash says that a file is what its manifest says, and not who wrote it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -77,7 +80,7 @@ def list_candidates(artifact: Artifact, request: Request) -> tuple[list[Candidat
         raise ArtifactError(_nothing_message(artifact, request))
     candidates, refused = [], []
     for form in forms:
-        problem = BACKENDS[form.backend].missing() or _over_limit(form, request)
+        problem = BACKENDS[form.backend].missing() or _holds_code(form, request) or _over_limit(form, request)
         if problem:
             refused.append(Refusal(str(form), problem))
         else:
@@ -87,6 +90,12 @@ def list_candidates(artifact: Artifact, request: Request) -> tuple[list[Candidat
         # nothing was said of accuracy: the most precise form of the backend, and not a faster one
         candidates = [form for form in candidates if form.precision == candidates[0].precision]
     return candidates, refused
+
+
+def _holds_code(form: Candidate, request: Request) -> str | None:
+    if request.backend != AUTO or form.backend not in RUN_CODE:
+        return None
+    return f"its file holds code; if you trust whoever made it, ask for it by name: backend={form.backend!r}"
 
 
 def _over_limit(form: Candidate, request: Request) -> str | None:

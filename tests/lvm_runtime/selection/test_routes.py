@@ -22,7 +22,7 @@ from lvm_runtime.selection.candidates import list_candidates
 from lvm_runtime.selection.measurements import Measurement
 from lvm_runtime.selection.tuning import fastest, regime, time_together, tune
 from lvm_runtime.system.cpus import usable_cpus
-from tests.artifacts import add_onnx, some_contexts
+from tests.artifacts import add_onnx, edit_manifest, some_contexts
 
 Get = Callable[[str], Path]
 
@@ -102,13 +102,13 @@ def test_the_measurement_decides(int8: Path, fast: str, slow: str) -> None:
 
 
 def test_forms_that_agree_share_the_batch_sizes(int8: Path) -> None:
-    found = [m for name in ("onnx", "eager", "torchscript") for m in tune(int8, Request(name, device="cpu"))[0]]
-    times = {"onnx": (1.0, 9.0, 9.0), "eager": (5.0, 1.0, 5.0), "torchscript": (5.0, 5.0, 1.0)}
+    found = [m for name in ("onnx", "eager", "openvino") for m in tune(int8, Request(name, device="cpu"))[0]]
+    times = {"onnx": (1.0, 9.0, 9.0), "eager": (5.0, 1.0, 5.0), "openvino": (5.0, 5.0, 1.0)}
     forged = [replace(m, seconds=times.get(m.backend, (50.0, 50.0, 50.0))) for m in found]
     measurements.save(Artifact.load(int8), usable_cpus(), forged)
     with Predictor(int8, device="cpu") as predictor:
         routes = {route.batches: route.backend for route in predictor.explain().routes}
-        assert routes == {"batch 1": "onnx", "batches 2 to 31": "eager", "batches from 32": "torchscript"}
+        assert routes == {"batch 1": "onnx", "batches 2 to 31": "eager", "batches from 32": "openvino"}
         contexts = some_contexts(40)
         together = predictor.predict(contexts)
         for size in (1, 2, 31, 32):
@@ -131,8 +131,8 @@ def test_tuning_measures_everything_and_later_predictors_use_it(small_artifacts:
     told: list[str] = []
     path = small_artifacts("gru")
     found, refused = tune(path, Request(max_drift=1e-3, device="cpu", precision="fp32"), report=told.append)
-    assert {m.backend for m in found} == {"onnx", "openvino", "eager", "torchscript", "compiled"}
-    assert refused == []
+    assert {m.backend for m in found} == {"onnx", "openvino", "eager", "compiled"}
+    assert [r.what.split()[0] for r in refused] == ["torchscript"]
     for m in found:
         assert m.problem is None
         assert len(m.seconds) == 3
@@ -184,15 +184,27 @@ def test_a_damaged_cache_is_measured_again(small_artifacts: Get) -> None:
     assert measurements.load(artifact, 2) == []
 
 
+def test_auto_never_runs_a_file_that_holds_code(int8: Path) -> None:
+    edit_manifest(int8, lambda m: m.update(compiled=[c for c in m["compiled"] if c["format"] == "torchscript"]))
+    shutil.rmtree(int8 / "onnx")
+    with Predictor(int8, device="cpu") as predictor:  # nothing light is left, and heavy forms are tried
+        explanation = predictor.explain()
+    assert [route.backend for route in explanation.routes] == ["eager"]
+    (refusal,) = [r for r in explanation.refused if r.what.startswith("torchscript")]
+    assert "its file holds code" in refusal.why
+    with Predictor(int8, device="cpu", backend="torchscript") as predictor:
+        assert [route.backend for route in predictor.explain().routes] == ["torchscript"]
+
+
 REQUESTS: dict[str, tuple[dict[str, Any], set[str]]] = {
-    "default": ({}, {"onnx fp32", "openvino fp32", "torchscript fp32", "eager fp32", "compiled fp32"}),
+    "default": ({}, {"onnx fp32", "openvino fp32", "eager fp32", "compiled fp32"}),
     "any drift": (
         {"max_drift": 1e-3},
-        {"onnx fp32", "onnx int8", "openvino fp32", "openvino bf16", "torchscript fp32", "eager fp32", "compiled fp32"},
+        {"onnx fp32", "onnx int8", "openvino fp32", "openvino bf16", "eager fp32", "compiled fp32"},
     ),
     "little drift": (
         {"max_drift": 1e-4},
-        {"onnx fp32", "openvino fp32", "openvino bf16", "torchscript fp32", "eager fp32", "compiled fp32"},
+        {"onnx fp32", "openvino fp32", "openvino bf16", "eager fp32", "compiled fp32"},
     ),
     "a backend": ({"backend": "onnx"}, {"onnx fp32"}),
     "a backend and drift": ({"backend": "onnx", "max_drift": 1e-3}, {"onnx fp32", "onnx int8"}),
