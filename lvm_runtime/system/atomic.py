@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from lvm_runtime.system.exchange import exchange
+
 _PREFIX = ".tmp-"
 
 
@@ -50,8 +52,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what the body makes there, file or folder, then takes its place.
 
-    If the body raises, or is interrupted, `path` stays as it was and the temporary is removed. A file is
-    replaced in one step; between the two renames of a folder there is none at `path`, never half of one.
+    If the body raises, or is interrupted, `path` stays as it was and the temporary is removed. The old and the new
+    change places in one step. A disk that cannot do that with folders has none at `path` between two renames.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=path.parent))
@@ -59,9 +61,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync_tree(temporary)
-        if path.is_dir():
-            os.rename(path, holder / "replaced")
-        os.replace(temporary, path)
+        if not (path.is_dir() and exchange(temporary, path)):
+            if path.is_dir():
+                os.rename(path, holder / "replaced")
+            os.replace(temporary, path)
         _sync(path.parent)
     finally:
         remove(holder)
