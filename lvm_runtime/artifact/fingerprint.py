@@ -33,6 +33,10 @@ _NPY_HEADER = re.compile(
 """The header that numpy writes for such an array. numpy reads others too, with a parser of Python literals, and
 believes their shape before it looks at the data."""
 
+_ZIP_END = struct.Struct("<4s6sHI6s")
+"""The end of a zip: signature, disks, number of parts, bytes of their list, its place (and no comment)."""
+_LARGEST_DIRECTORY = 1024  # bytes; three parts take 180
+
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
@@ -81,6 +85,7 @@ class Fingerprint:
         No more memory is taken than `data` has: its parts are uncompressed, and their shapes must fit their sizes.
         """
         try:
+            _check_directory(data)
             with zipfile.ZipFile(io.BytesIO(data)) as parts:
                 arrays = {part.filename.removesuffix(".npy"): _read_part(parts, part) for part in parts.infolist()}
             if not {"contexts", "predictions"} <= set(arrays) <= set(_TYPES):
@@ -89,6 +94,18 @@ class Fingerprint:
         # zipfile raises RuntimeError and NotImplementedError for encrypted and unusual parts
         except (ValueError, OSError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{source}: not a fingerprint ({error}); expected contexts and predictions") from error
+
+
+def _check_directory(data: bytes) -> None:
+    """Refuse a zip whose list of parts is long: zipfile would build an object for each of millions of entries."""
+    end = data[-_ZIP_END.size :]
+    if len(end) == _ZIP_END.size:
+        signature, _, entries, size, _ = _ZIP_END.unpack(end)
+        if signature == b"PK\x05\x06" and data[-42:-38] != b"PK\x06\x07":  # a second directory, of large archives
+            if entries > len(_TYPES) or size > _LARGEST_DIRECTORY:
+                raise ValueError(f"it has {entries} parts")
+            return
+    raise ValueError("it does not end like a zip of numpy's")
 
 
 def _read_part(parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> NDArray[Any]:

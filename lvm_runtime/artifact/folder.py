@@ -34,6 +34,9 @@ WEIGHTS = "model.safetensors"
 FINGERPRINT = "fingerprint.npz"
 DEFAULT_ROOT = Path("artifacts")
 
+_ATTEMPTS = 5
+"""How often an artifact is read again because a writer changed its manifest between two looks at it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -83,10 +86,16 @@ class Artifact:
 
         Raises ArtifactError with the file, what was found and what was expected.
         """
-        path = Path(path)
-        artifact = cls(path, _read_manifest(path))
-        artifact.check()
-        return artifact
+        path, attempts = Path(path), _ATTEMPTS
+        while True:
+            artifact = cls(path, _read_manifest(path))
+            try:
+                artifact.check()
+                return artifact
+            except ArtifactError:
+                attempts -= 1
+                if not attempts or _read_manifest(path) == artifact.manifest:
+                    raise
 
     def check(self) -> None:
         """Compare every listed file with its recorded size and hash, and the weights with the config.

@@ -63,8 +63,9 @@ def checked_module(path: Path) -> io.BytesIO:
     Raises ArtifactError, and runs nothing, for a file with other parts, other code or other operators.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(read_plain(path, LARGEST_FILE))) as parts:
-            contents = _read_parts(parts)
+        data = read_plain(path, LARGEST_FILE)
+        with zipfile.ZipFile(io.BytesIO(data)) as parts:
+            contents = _read_parts(parts, len(data))
             for name, data in contents.items():
                 if name.endswith(".py"):
                     _check_code(data, name)
@@ -81,9 +82,11 @@ def checked_module(path: Path) -> io.BytesIO:
     return checked
 
 
-def _read_parts(parts: zipfile.ZipFile) -> dict[str, bytes]:
+def _read_parts(parts: zipfile.ZipFile, size: int) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
     left = LARGEST_CODE
+    if sum(part.file_size for part in parts.infolist() if part.compress_type == zipfile.ZIP_STORED) > size:
+        raise ValueError("its parts overlap")
     for part in parts.infolist():
         name = part.filename.partition("/")[2]
         if not _PARTS.fullmatch(name) and _UNUSED.fullmatch(name):
@@ -93,6 +96,8 @@ def _read_parts(parts: zipfile.ZipFile) -> dict[str, bytes]:
         if part.compress_type == zipfile.ZIP_STORED:
             contents[name] = parts.read(part)
             continue
+        if part.compress_type != zipfile.ZIP_DEFLATED:
+            raise ValueError(f"its part {part.filename[:99]!r} is compressed in a way that PyTorch does not write")
         with parts.open(part) as file:
             contents[name] = file.read(left + 1)
         left -= len(contents[name])

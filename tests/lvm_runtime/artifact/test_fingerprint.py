@@ -50,6 +50,8 @@ BROKEN = {
     "objects": (_archive(contexts=_array("(1, 5, 8)", "|O")), "does not begin like"),
     "another type": (_archive(contexts=_array("(1, 1, 1)", "<f8", bytes(8))), "holds <f8"),
     "another part": (_archive(more=_array("(1, 1)", "<f8", bytes(8))), "holds <f8"),
+    "many parts": (_archive(**{str(i): b"" for i in range(1000)}), "it has 1000 parts"),
+    "a comment": (Fingerprint(np.ones((1, 1, 1), np.float32), np.ones((1, 1))).to_bytes() + b"!", "does not end like"),
     "no predictions": (_archive(contexts=_array("(1, 1, 1)", data=bytes(4))), "it has contexts"),
 }
 

@@ -123,6 +123,22 @@ def test_training_again_drops_the_old_forms(copy: Path) -> None:
     assert sorted(p.name for p in copy.iterdir()) == ["fingerprint.npz", "manifest.json", "model.safetensors"]
 
 
+def test_an_artifact_that_is_replaced_while_it_is_read_is_read_again(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, writers = Artifact.check, [1, 2]
+
+    def check_late(artifact: Artifact) -> None:
+        if writers:
+            save_model(randomised("amn", seed=writers.pop()), copy)
+        check(artifact)
+
+    monkeypatch.setattr(Artifact, "check", check_late)
+    artifact = Artifact.load(copy)
+    assert artifact.manifest.compiled == ()
+    check(artifact)
+
+
 def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ArtifactError, match="not an artifact"):

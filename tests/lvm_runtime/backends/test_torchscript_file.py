@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -125,10 +124,8 @@ def test_changed_code_is_refused(
     change: Callable[[str, bytes], bytes], message: str, traced: Path, tmp_path: Path
 ) -> None:
     file = _rewrite(traced, change, tmp_path / "changed.pt")
-    started = time.process_time()
     with pytest.raises(ArtifactError, match=message):
         TorchScriptBackend(file)
-    assert time.process_time() - started < 60  # 5 MB of code; a bound on the kind of work, not on its speed
 
 
 def test_a_pickle_with_other_classes_is_refused(traced: Path, tmp_path: Path) -> None:
