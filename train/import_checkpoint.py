@@ -16,10 +16,9 @@ from typing import Any
 from lvm_runtime.artifact.config import CONFIGS, ModelConfig, make_config
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.weights import check_shapes
+from lvm_runtime.backends.devices import import_torch
 from lvm_runtime.commands import console
 from lvm_runtime.errors import ArtifactError, InvalidInput, VerificationFailed
-
-from .foreign import read_checkpoint, strip_prefixes
 
 COSINE_TOLERANCE = 0.01
 POSITION_DIM = 769  # 768 and a position scalar that some reference runs appended
@@ -45,8 +44,11 @@ def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: 
     Raises ArtifactError for a file that is no checkpoint, InvalidInput for one that cannot be used here, and
     VerificationFailed where the cosine on `data` is more than 0.01 from the stored one; nothing is written then.
     """
+    import_torch()
     from lvm_runtime.models import build_model, save_model
     from lvm_runtime.models.pack import require_finite
+
+    from .foreign import read_checkpoint, strip_prefixes
 
     checkpoint = read_checkpoint(path)
     config = reference_config(checkpoint["model_type"], checkpoint["model_config"])
