@@ -6,9 +6,9 @@
       fingerprint.npz      probe contexts and their known answers
       torchscript/…  onnx/…  coreml/…
 
-The manifest is the commit point: a file that it does not list is not part of the artifact. Replacing a
-compiled form first takes it out of the manifest, so that whatever moment a writer is stopped at, what
-the manifest lists is whole.
+The manifest is the commit point: what it lists is whole, whatever moment a writer is stopped at, because
+replacing a compiled form first takes it out of the manifest. A file that it does not list is an error, unless
+the `.tmp-` folder of its writer is still beside it.
 """
 
 from __future__ import annotations
