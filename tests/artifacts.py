@@ -6,7 +6,9 @@ so most mistakes would not show.
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from lvm_runtime.artifact.config import CONFIGS, make_config
 from lvm_runtime.artifact.drift import max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.manifest import seal
 from lvm_runtime.models import build_model, save_model
 
 
@@ -70,6 +73,14 @@ def make_artifact(folder: Path, architecture: str = "amn", *, onnx: bool = True,
     model = randomised(architecture, **sizes)
     artifact = save_model(model, folder)
     return add_onnx(artifact, model) if onnx else artifact
+
+
+def edit_manifest(artifact: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest on the disk and seal it again, as somebody who means harm would."""
+    body = json.loads((artifact / "manifest.json").read_text())
+    body.pop("digest")
+    edit(body)
+    (artifact / "manifest.json").write_bytes(seal(body))
 
 
 def some_contexts(batch: int, dim: int = 16, length: int = 5, *, seed: int = 1) -> Any:

@@ -8,7 +8,6 @@ forward pass, so with `--data` the validation cosine is computed again and compa
 from __future__ import annotations
 
 import argparse
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from lvm_runtime.artifact.config import CONFIGS, ModelConfig, make_config
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.weights import check_shapes
 from lvm_runtime.backends.devices import import_torch
 from lvm_runtime.commands import console
 from lvm_runtime.errors import ArtifactError, InvalidInput, VerificationFailed
@@ -50,15 +50,22 @@ def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: 
     >>> artifact.config.architecture, cosine
     ('amn', None)
     """
+    import_torch()
     from lvm_runtime.models import build_model, save_model
+    from lvm_runtime.models.pack import require_finite
 
-    checkpoint = _read(path)
+    from .foreign import read_checkpoint, strip_prefixes
+
+    checkpoint = read_checkpoint(path)
     config = reference_config(checkpoint["model_type"], checkpoint["model_config"])
+    weights, prefix = strip_prefixes(checkpoint["model_state_dict"])
+    check_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()}, config, str(path))
     model = build_model(config)
     try:
-        model.load_state_dict(checkpoint["model_state_dict"], strict=True)
+        model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise ArtifactError(f"{path}: its weights do not fit a {config.architecture} of its config: {error}") from error
+    require_finite(model, str(path))
     stored = checkpoint.get("val_cosine")
     measured, contexts = None, None
     if data is not None:
@@ -75,7 +82,7 @@ def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: 
     provenance = {
         "data": {"name": None if data is None else Path(data).name},
         "metrics": metrics,
-        "training": {"imported_from": path.name, "epoch": checkpoint.get("epoch")},
+        "training": {"imported_from": path.name, "epoch": checkpoint.get("epoch"), "prefix_removed": prefix},
     }
     return save_model(model, out, real_contexts=contexts, provenance=provenance), measured
 
@@ -118,26 +125,6 @@ def _field_name(architecture: str, key: str) -> str | None:
         # the reference AMN calls its attention width d_model and its MLP width hidden_dim
         return "attention_dim" if architecture == "amn" and key == "d_model" else "hidden_dim"
     return _FIELD_NAMES.get(key, key if key in _PLAIN_FIELDS else None)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    torch = import_torch()
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; expected a checkpoint such as best_model.pt")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(
-            f"{path}: holds objects beyond weights, which would run code when read, or is no checkpoint ({reason})"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{path}: not a readable checkpoint ({error}); expected one made by torch.save") from error
-    needed = ("model_type", "model_state_dict", "model_config")
-    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in needed):
-        found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise ArtifactError(f"{path}: has {found or 'nothing'}; expected a dict with {', '.join(needed)}")
-    return checkpoint
 
 
 def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, Any]) -> tuple[float, Any]:
@@ -183,6 +170,8 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     )
     checked = "not checked against data" if cosine is None else f"validation cosine {cosine:.4f}, as stored"
     console.show(f"{artifact.path}: {artifact.config.architecture}, {checked}")
+    if prefix := artifact.manifest.provenance["training"]["prefix_removed"]:
+        console.show(f"the names of its weights began with {prefix!r}, which was removed")
     return 0
 
 

@@ -150,7 +150,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
 ARCHITECTURES: tuple[str, ...] = tuple(CONFIGS)
 
 
-def make_config(architecture: str, **values: Any) -> ModelConfig:
+def make_config(architecture: str, /, **values: Any) -> ModelConfig:
     """Build the config of `architecture` from keyword values; defaults fill the rest.
 
     Raises InvalidInput for an unknown architecture or key.

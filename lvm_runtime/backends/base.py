@@ -50,6 +50,9 @@ class Backend(ABC):
     """Whether its framework loads in hundredths of a second, so that it may be tried while a Predictor is built."""
     slow_to_build: ClassVar[bool] = False
     """Whether building takes so long that it is used only when it is asked for by name or was tuned."""
+    holds_code: ClassVar[bool] = False
+    """Whether its files can hold code of their maker. A hash says that a file is what its manifest says, and not who
+    wrote it: such a file is used only when the backend is asked for by name."""
     runs_sequences: ClassVar[bool] = False
     """Whether it runs sequence forms: vectors `[N, D]` in the place of contexts, one prediction per window."""
     several_runs: ClassVar[tuple[str, ...]] = ()

@@ -24,6 +24,7 @@ import numpy as np
 
 from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, Backend, file_precision
 from lvm_runtime.backends.crew import Crew
+from lvm_runtime.backends.onnx_file import refuse_external_data
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -76,6 +77,7 @@ class OnnxBackend(Backend):
         if self.device == "coreml":  # which may compute in fp16
             self.largest_norm = FP16_LARGEST_NORM
         self.threads = threads or usable_cpus()
+        refuse_external_data(source)
         self._single = None  # the session of one thread; equal shares suit equal cores, which Apple's are not
         try:
             self._session = _open_session(source, self.device, self.threads)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lvm_runtime.backends.base import Array, Backend, file_precision
+from lvm_runtime.backends.onnx_file import refuse_external_data
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
@@ -40,6 +41,7 @@ class OpenVinoBackend(Backend):
         openvino = self.load_framework()
         if device not in ("auto", "cpu"):
             raise BackendUnavailable(f"backend openvino runs on the cpu here, and device {device!r} was asked for")
+        refuse_external_data(source)
         core = openvino.Core()
         self.precision = self.arithmetic(precision)
         if self.precision == "bf16" and not has_bf16():

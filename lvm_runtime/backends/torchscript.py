@@ -1,4 +1,7 @@
-"""TorchScript: a traced module that needs PyTorch and none of this project's model code."""
+"""TorchScript: a traced module that needs PyTorch and none of this project's model code.
+
+The file holds code. It is checked before it is loaded, and `backend="auto"` still never takes it: ask for it by name.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lvm_runtime.backends.torch_base import TorchBackend
+from lvm_runtime.backends.torchscript_file import checked_module
 from lvm_runtime.errors import ArtifactError
 
 
@@ -15,12 +19,13 @@ class TorchScriptBackend(TorchBackend):
 
     name: ClassVar[str] = "torchscript"
     format: ClassVar[str | None] = "torchscript"
+    holds_code: ClassVar[bool] = True
 
     def _load(self, source: Path) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # torch deprecates TorchScript; files exist
-                self._module: Any = self._torch.jit.load(str(source), map_location=self.device).eval()
+                self._module: Any = self._torch.jit.load(checked_module(source), map_location=self.device).eval()
         except RuntimeError as error:
             raise ArtifactError(f"{source}: PyTorch cannot load it: {str(error).splitlines()[0]}") from error
 

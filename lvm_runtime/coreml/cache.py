@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from lvm_runtime.artifact.folder import describe
+from lvm_runtime.artifact.files import describe
 from lvm_runtime.system import atomic
 from lvm_runtime.system.cache import cache_folder
 

@@ -80,7 +80,7 @@ def list_candidates(artifact: Artifact, request: Request) -> tuple[list[Candidat
         raise _nothing(artifact, request)
     candidates, refused = [], []
     for form in forms:
-        problem = backend_class(form.backend).missing() or _over_limit(form, request)
+        problem = backend_class(form.backend).missing() or _holds_code(form, request) or _over_limit(form, request)
         if problem:
             refused.append(Refusal(str(form), problem))
         else:
@@ -90,6 +90,12 @@ def list_candidates(artifact: Artifact, request: Request) -> tuple[list[Candidat
         # nothing was said of accuracy: the most precise form of the backend, and not a faster one
         candidates = [form for form in candidates if form.precision == candidates[0].precision]
     return candidates, refused
+
+
+def _holds_code(form: Candidate, request: Request) -> str | None:
+    if request.backend != AUTO or not backend_class(form.backend).holds_code:
+        return None
+    return f"its file holds code; if you trust whoever made it, ask for it by name: backend={form.backend!r}"
 
 
 def _over_limit(form: Candidate, request: Request) -> str | None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lvm_runtime.errors import WriteFailed
+from lvm_runtime.system.exchange import exchange
 
 _PREFIX = ".tmp-"
 _LOCK = ".in-use"
@@ -104,8 +105,8 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what the body makes there, file or folder, then takes its place.
 
-    If the body raises, or is interrupted, `path` stays as it was and the temporary is removed. A file is
-    replaced in one step; between the two renames of a folder there is none at `path`, never half of one.
+    If the body raises, or is interrupted, `path` stays as it was and the temporary is removed. The old and the new
+    change places in one step. A disk that cannot do that with folders has none at `path` between two renames.
     Raises WriteFailed where the place cannot be written to.
     """
     with writing(path):
@@ -115,11 +116,12 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with writing(path):
             sync_tree(temporary)
-            if path.is_dir():
-                if not temporary.is_dir():
-                    raise IsADirectoryError(errno.EISDIR, "a folder is there")
-                os.rename(path, holder / "replaced")
-            os.replace(temporary, path)
+            if path.is_dir() and not temporary.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "a folder is there")
+            if not (path.is_dir() and exchange(temporary, path)):
+                if path.is_dir():
+                    os.rename(path, holder / "replaced")
+                os.replace(temporary, path)
             _sync(path.parent)
 
 

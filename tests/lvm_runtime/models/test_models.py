@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 
 from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.errors import ArtifactError
+from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models import build_model, known_answers, load_model, parameter_count, save_model
 from tests.artifacts import randomised, some_contexts
 
@@ -254,3 +255,12 @@ def test_weights_of_other_sizes_are_refused(tmp_path: Any) -> None:
     (artifact.path / "model.safetensors").write_bytes((other.path / "model.safetensors").read_bytes())
     with pytest.raises(ArtifactError, match="not the weights of this amn"):
         load_model(artifact)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    model = randomised("lstm")
+    with torch.no_grad():
+        model.output_proj.bias[1] = float("nan")  # type: ignore[index, union-attr, operator]
+    with pytest.raises(InvalidInput, match=r"the model: output_proj\.bias has 1 of 16 values"):
+        save_model(model, tmp_path / "lstm")
+    assert not (tmp_path / "lstm").exists()

@@ -22,7 +22,7 @@ from lvm_runtime.selection.candidates import list_candidates
 from lvm_runtime.selection.measurements import Measurement
 from lvm_runtime.selection.tuning import fastest, time_together, tune
 from lvm_runtime.system.cpus import usable_cpus
-from tests.artifacts import add_onnx, some_contexts
+from tests.artifacts import add_onnx, edit_manifest, some_contexts
 
 Get = Callable[[str], Path]
 
@@ -93,10 +93,10 @@ def test_the_measurement_decides(int8: Path, fast: str, slow: str) -> None:
 
 
 def test_the_typical_batch_decides_where_no_form_is_always_the_fastest(int8: Path) -> None:
-    found = [m for name in ("onnx", "eager", "torchscript") for m in tune(int8, Request(name, device="cpu"))[0]]
-    times = {"onnx": (1.0, 9.0, 9.0), "eager": (5.0, 1.0, 6.0), "torchscript": (5.0, 5.0, 1.0)}
+    found = [m for name in ("onnx", "eager", "openvino") for m in tune(int8, Request(name, device="cpu"))[0]]
+    times = {"onnx": (1.0, 9.0, 9.0), "eager": (5.0, 1.0, 6.0), "openvino": (5.0, 5.0, 1.0)}
     measurements.save(Artifact.load(int8), usable_cpus(), [replace(m, seconds=times[m.backend]) for m in found])
-    for batch, backend in ((1, "onnx"), (None, "torchscript"), (31, "eager"), (32, "torchscript")):
+    for batch, backend in ((1, "onnx"), (None, "openvino"), (31, "eager"), (32, "openvino")):
         with Predictor(int8, device="cpu", typical_batch=batch) as predictor:
             assert predictor.explain().running.backend == backend
 
@@ -116,8 +116,8 @@ def test_tuning_measures_everything_and_later_predictors_use_it(small_artifacts:
     told: list[str] = []
     path = small_artifacts("gru")
     found, refused = tune(path, Request(max_drift=1e-3, device="cpu", precision="fp32"), report=told.append)
-    assert {m.backend for m in found} == {"onnx", "openvino", "eager", "torchscript", "compiled"}
-    assert refused == []
+    assert {m.backend for m in found} == {"onnx", "openvino", "eager", "compiled"}
+    assert [r.what.split()[0] for r in refused] == ["torchscript"]
     for m in found:
         assert m.problem is None
         assert len(m.seconds) == 3
@@ -171,15 +171,27 @@ def test_a_damaged_cache_is_measured_again(small_artifacts: Get) -> None:
     assert measurements.load(artifact, 2) == []
 
 
+def test_auto_never_runs_a_file_that_holds_code(int8: Path) -> None:
+    edit_manifest(int8, lambda m: m.update(compiled=[c for c in m["compiled"] if c["format"] == "torchscript"]))
+    shutil.rmtree(int8 / "onnx")
+    with Predictor(int8, device="cpu") as predictor:  # nothing light is left, and heavy forms are tried
+        explanation = predictor.explain()
+    assert [route.backend for route in explanation.routes] == ["eager"]
+    (refusal,) = [r for r in explanation.refused if r.what.startswith("torchscript")]
+    assert "its file holds code" in refusal.why
+    with Predictor(int8, device="cpu", backend="torchscript") as predictor:
+        assert [route.backend for route in predictor.explain().routes] == ["torchscript"]
+
+
 REQUESTS: dict[str, tuple[dict[str, Any], set[str]]] = {
-    "default": ({}, {"onnx fp32", "openvino fp32", "torchscript fp32", "eager fp32", "compiled fp32"}),
+    "default": ({}, {"onnx fp32", "openvino fp32", "eager fp32", "compiled fp32"}),
     "any drift": (
         {"max_drift": 1e-3},
-        {"onnx fp32", "onnx int8", "openvino fp32", "openvino bf16", "torchscript fp32", "eager fp32", "compiled fp32"},
+        {"onnx fp32", "onnx int8", "openvino fp32", "openvino bf16", "eager fp32", "compiled fp32"},
     ),
     "little drift": (
         {"max_drift": 1e-4},
-        {"onnx fp32", "openvino fp32", "openvino bf16", "torchscript fp32", "eager fp32", "compiled fp32"},
+        {"onnx fp32", "openvino fp32", "openvino bf16", "eager fp32", "compiled fp32"},
     ),
     "a backend": ({"backend": "onnx"}, {"onnx fp32"}),
     "a backend and drift": ({"backend": "onnx", "max_drift": 1e-3}, {"onnx fp32", "onnx int8"}),
