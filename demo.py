@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness.timing import interleave
-from export.__main__ import exports
+from export.formats import exports
 from export.source import Source, open_source
 from export.verify import make_samples
 from lvm_runtime import BackendUnavailable, Predictor
@@ -27,6 +26,7 @@ from lvm_runtime.artifact.drift import max_drift
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.commands import console
 from lvm_runtime.models import known_answers
+from lvm_runtime.selection.timing import interleave
 from train.evaluation.evaluate import Evaluation
 from train.material import prepare
 from train.options import TUNED, TrainOptions

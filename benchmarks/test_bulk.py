@@ -46,7 +46,7 @@ def test_bulk(benchmark: Any, workload: Workload, tmp_path: Path, request: pytes
         Predictor(workload.artifact.path, backend="onnx") as alone,
         open_for_bulk(workload.artifact.path, Request(backend="onnx")) as predictor,
     ):
-        backend = alone._open_routes().large.backend
+        backend = alone._open_session().backend
         pieces = _write(source, piece, lambda: backend.run(piece), 4 if request.config.getoption("--tiny") else None)
 
         in_memory = np.stack([piece] * min(pieces, DISTINCT_CHUNKS))

@@ -20,11 +20,11 @@ from benchmarks.harness.arena import Arena
 from benchmarks.harness.contender import ANCHOR, Runner
 from benchmarks.harness.contenders import contender
 from benchmarks.harness.replay import replay
-from benchmarks.harness.timing import Timing, median_interval, speedup, speedups
 from benchmarks.harness.workload import Workload
 from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, max_drift
 from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.errors import LvmError
+from lvm_runtime.selection.timing import Timing, median_interval, speedup, speedups
 
 BATCHES = (1, 8, 32, 128, 1024)
 THREADS = 1
@@ -41,6 +41,8 @@ AIM = {"amn": (1.4, 5.0, 3.0), "lstm": (1.05, 4.5, 4.0), "gru": (1.0, 4.5, 4.0),
 
 def target(table: dict[str, tuple[float, float, float]], architecture: str, side: str, batch: int) -> float | None:
     """Return the ratio to the plain side that `table` asks for, or None where it asks for nothing."""
+    if architecture not in table:
+        return None
     fp32, int8, int8_alone = table[architecture]
     if side == "form-int8" and batch == 1:
         return int8_alone

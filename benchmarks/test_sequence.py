@@ -17,11 +17,11 @@ from benchmarks.harness.arena import Arena
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.harness.contenders import contender
 from benchmarks.harness.replay import replay
-from benchmarks.harness.timing import Timing, speedup
 from benchmarks.harness.workload import Array, Workload
 from lvm_runtime import Predictor
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.models import known_answers
+from lvm_runtime.selection.timing import Timing, speedup
 from lvm_runtime.system.cpus import usable_cpus
 
 CHUNKS = 1000

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
-from .data.corpus import Corpus, check_corpus, load_corpus
+from numpy.typing import NDArray
+
+from lvm_runtime.corpus.corpus import Corpus
+
+from .data.corpus import check_corpus, load_corpus
+from .data.synthetic import SyntheticProcess
 from .data.windows import Split, VectorStore, split_windows
 from .evaluation.baselines import LINEAR_AVERAGE, Baselines, fit_baselines
-from .evaluation.diagnosis import Diagnosis, diagnose
+from .evaluation.diagnosis import Diagnosis, diagnose, document_ids
 from .evaluation.metrics import bootstrap
 from .evaluation.retrieval import Scores, score
 from .options import TrainOptions
@@ -31,6 +37,11 @@ class Material:
     own_ceiling: float | None = None
 
     @property
+    def doc_ids(self) -> NDArray[Any]:
+        """Return which document each vector belongs to `[N]`."""
+        return document_ids(self.corpus)
+
+    @property
     def linear_average(self) -> float:
         """The linear average's cosine on the validation windows."""
         return float(self.scores[LINEAR_AVERAGE].rows.cosine.mean())
@@ -51,9 +62,9 @@ def prepare(options: TrainOptions, device: str, say: Say) -> Material:
         context_length=options.context_length,
         trust_pickle=options.trust_pickle,
     )
-    with progress_bar(len(corpus.vectors), "checking", "row") as bar:
+    with progress_bar(len(corpus.values), "checking", "row") as bar:
         found, usable = check_corpus(corpus, options.context_length, bar.update)
-    store = VectorStore(corpus.vectors, device, normalize=options.normalize, resident_bytes=options.resident_bytes)
+    store = VectorStore(corpus.values, device, normalize=options.normalize, resident_bytes=options.resident_bytes)
     split = split_windows(
         corpus,
         usable,
@@ -80,9 +91,10 @@ def prepare(options: TrainOptions, device: str, say: Say) -> Material:
         say(f"  {name:<15} {bootstrap(reached.rows.cosine, split.validation.groups)}  MRR {mrr}  "
             f"{baselines.notes.get(name, '')}".rstrip())  # fmt: skip
     material = Material(corpus, split, corpus.digest(), baselines, scores, diagnosis)
-    if corpus.process is None:
+    if options.data != "synthetic":
         return material
-    ceiling = corpus.process.ceiling(options.context_length)
-    own = corpus.process.ceiling_of(options.config(corpus.dim))
+    process = SyntheticProcess(dim=options.dim)
+    ceiling = process.ceiling(options.context_length)
+    own = process.ceiling_of(options.config(corpus.dim))
     say(f"  {'ceiling':<15} {ceiling:.4f}; for this {options.model} {own:.4f} (closed forms, in expectation)")
     return replace(material, ceiling=ceiling, own_ceiling=own)

@@ -17,7 +17,7 @@ from lvm_runtime.errors import InvalidInput
 
 LOSSES = ("mse", "infonce", "ranking")
 STARTS = ("default", "baseline", "ranked")
-JUDGES = ("cosine", "mrr")
+JUDGES = ("cosine", "mrr", "both")
 SPLITS = ("last", "random")
 SCHEDULES = ("plateau", "cosine")
 PRECISIONS = ("fp32", "bf16")
@@ -75,6 +75,10 @@ class TrainOptions:
 
     Fractions are of documents. `sizes` overrides fields of the model's config (`hidden_dim`, `dropout`, …).
     `resident_bytes` is the size up to which vectors are copied to the device.
+
+    >>> options = TrainOptions(model="lstm", sizes={"hidden_dim": 256})
+    >>> options.config(dim=384)
+    LSTMConfig(dim=384, context_length=5, hidden_dim=256, ...)
     """
 
     model: str
@@ -148,6 +152,7 @@ class TrainOptions:
             _require(not self.compile, "compile", True, "none with --loss ranking, whose blocks are not compiled")
         else:
             _require(self.start != "ranked", "start", self.start, "ranked with --loss ranking only")
+        _require(self.artifact_path.name not in ("", ".."), "out", str(self.out), "the path of a folder with a name")
         self.config(dim=self.dim)
 
     def config(self, dim: int) -> ModelConfig:

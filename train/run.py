@@ -1,4 +1,4 @@
-"""One training run from options to an artifact, as a function: `train(options)` is all that `python -m train` does.
+"""One training run from options to an artifact, as a function: `train(options)` is all that the command does.
 
 The run reads like its steps: load and check the corpus, split it by documents, score the baselines, train
 and judge each epoch, keep the best, pass the gate, measure, write.
@@ -6,6 +6,7 @@ and judge each epoch, keep the best, pass the gate, measure, write.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.folder import MANIFEST, Artifact
 from lvm_runtime.backends.devices import torch_device
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models import build_model, parameter_count, save_model
+from lvm_runtime.system import atomic
 
 from .checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
 from .evaluation.evaluate import Evaluation, evaluate, figures, predictor, verdict
@@ -43,9 +45,18 @@ def train(options: TrainOptions, say: Say = print) -> TrainResult:
 
     Raises children of LvmError for anything wrong with options, data, device or the trained model, and
     KeyboardInterrupt after Ctrl-C, with a checkpoint written from which `resume` continues.
+
+    >>> from pathlib import Path
+    >>> small = {"data": "synthetic", "windows": 200, "dim": 16, "epochs": 1}
+    >>> options = TrainOptions(model="amn", out=Path("artifacts/tiny"), **small)
+    >>> result = train(options, say=lambda line: None)
+    >>> result.artifact.config.dim, result.best_epoch
+    (16, 1)
     """
     device = torch_device(options.device)
     processes = Processes(device)
+    if processes.main:
+        _check_outputs(options)
     device = processes.device(device)
     report: Say = say if processes.main else (lambda line: None)
     if options.loss == "infonce" and processes.count > 1:
@@ -64,6 +75,15 @@ def train(options: TrainOptions, say: Say = print) -> TrainResult:
         return _finish(trainer, progress, material, report)
     finally:
         processes.close()
+
+
+def _check_outputs(options: TrainOptions) -> None:
+    """Raise a child of LvmError if the artifact or the run's figures could not be written at the end."""
+    path = options.artifact_path
+    if path.is_dir() and not (path / MANIFEST).is_file() and any(path.iterdir()):
+        raise ArtifactError(f"{path}: exists and is not an artifact; choose another output folder or move it away")
+    atomic.require_writable(path, folder=True)
+    atomic.require_writable(options.run_path, folder=True)
 
 
 def _trainer(options: TrainOptions, material: Material, processes: Processes, say: Say) -> Trainer:
@@ -101,7 +121,7 @@ def _start(trainer: Trainer, material: Material, say: Say, seconds: float) -> Pr
         say(f"starting afresh over {path} (--resume would continue it)")
         path.unlink()
     progress = Progress()
-    if options.start != "default" or options.judge == "mrr":
+    if options.start != "default" or options.judge != "cosine":
         progress.seconds = seconds
         _record(progress, trainer, {}, _validate(trainer, material))
         say(f"epoch 0/{options.epochs}  before training  {_judged(progress.history[-1], material)}")
@@ -109,11 +129,12 @@ def _start(trainer: Trainer, material: Material, say: Say, seconds: float) -> Pr
 
 
 def _validate(trainer: Trainer, material: Material) -> dict[str, float]:
-    """Return the validation cosine, and the mean reciprocal rank where epochs are judged by it."""
+    """Return the validation cosine; where epochs are judged by it, the mean reciprocal rank and the sum of both."""
     predict, windows = predictor(trainer.evaluated), material.split.validation
     found = {"val_cosine": float(score_rows(predict, windows).cosine.mean())}
-    if trainer.options.judge == "mrr":
+    if trainer.options.judge != "cosine":
         found["val_mrr"] = float((1 / rank_rows({"": predict}, windows, trainer.options.queries)[""].rank).mean())
+        found["val_both"] = found["val_cosine"] + found["val_mrr"]
     return found
 
 
@@ -149,12 +170,14 @@ def _epochs(trainer: Trainer, progress: Progress, material: Material, interrupti
             rate = trainer.learning_rate
             try:
                 loss = trainer.train_epoch(watch)
+                progress.seconds += time.perf_counter() - began
+                found = _validate(trainer, material)
+                if not math.isfinite(found["val_cosine"]):
+                    raise TrainingDiverged(f"the weights are not finite after the last step of epoch {trainer.epoch}")
             except TrainingDiverged as error:
                 kept = f"last good checkpoint: {path}" if path.exists() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}; try a lower --learning-rate") from None
-            progress.seconds += time.perf_counter() - began
             saved_at = 0
-            found = _validate(trainer, material)
             _record(progress, trainer, {"loss": loss, "learning_rate": rate}, found)
             trainer.end_epoch(found[f"val_{options.judge}"])
             keep()
@@ -203,11 +226,11 @@ def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) 
     probes, _ = split.validation.batch(split.validation.sample(ROWS).starts)
     gate = check_agreement(model, probes, str(trainer.device))
     say(f"gate: {max(gate, key=lambda g: g.drift)} at worst, over {len(probes)} windows")
-    validation = evaluate(model, split.validation, material.scores, material.corpus.doc_ids)
+    validation = evaluate(model, split.validation, material.scores, material.doc_ids)
     test = None
     if len(split.test):
         test_scores = score(material.baselines.predictors, split.test, options.queries)
-        test = evaluate(model, split.test, test_scores, material.corpus.doc_ids)
+        test = evaluate(model, split.test, test_scores, material.doc_ids)
     for name, found in ((f"best epoch {progress.best_epoch}: validation", validation),
                         ("test documents, not used to choose the epoch", test)):  # fmt: skip
         if found is not None:
@@ -263,7 +286,7 @@ def _write(
         "data": {
             "diagnosis": material.diagnosis.to_dict(),
             "name": Path(corpus.name).name,
-            "vectors": len(corpus.vectors),
+            "vectors": len(corpus.values),
             "digest": material.digest,
             "windows": {"train": len(material.split.train), "validation": len(material.split.validation)},
         },

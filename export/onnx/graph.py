@@ -186,8 +186,8 @@ class GraphOps:
         )
 
 
-def build_graph(form: Form, ops: GraphOps, kind: str = "context") -> onnx.ModelProto:
-    """Write `form` through `ops` as an ONNX model.
+def build_graph(form: Form, ops: GraphOps, kind: str = "context", precision: str = "fp32") -> onnx.ModelProto:
+    """Write `form` through `ops`, which compute in `precision`, as an ONNX model that says what it is.
 
     `kind` "context" maps `context` `[B, T, D]` to `prediction` `[B, D]` (and `attention` `[B, T]`), "sequence"
     maps `vectors` `[N, D]` to one row per window.
@@ -215,9 +215,8 @@ def build_graph(form: Form, ops: GraphOps, kind: str = "context") -> onnx.ModelP
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=PRODUCER)
-    helper.set_model_props(
-        model, {"architecture": form.config.architecture, "form": kind, "dim": str(dim), "context_length": str(length)}
-    )
+    about = {"architecture": form.config.architecture, "form": kind, "precision": precision}
+    helper.set_model_props(model, about | {"dim": str(dim), "context_length": str(length)})
     onnx.checker.check_model(model, full_check=True)
     return model
 

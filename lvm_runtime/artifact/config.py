@@ -1,13 +1,15 @@
-"""Hyperparameters of the four architectures, free of any framework.
+"""The architectures: name, title, hyperparameters and cost of each, free of any framework.
 
 A config is written into the artifact's manifest and rebuilt from it, so an unknown or missing key is an
 error here and not a default somewhere else. Field names are the paper names of the parts they size.
 
-D = `dim`, T = `context_length`, H = `hidden_dim`.
+D = `dim`, T = `context_length`, H = `hidden_dim`, A = `attention_dim`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
@@ -15,10 +17,16 @@ from lvm_runtime.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
-    """What every architecture has: input and output vectors of size `dim`, contexts of `context_length` vectors."""
+class ModelConfig(ABC):
+    """What every architecture has: input and output vectors of size `dim`, contexts of `context_length` vectors.
+
+    `architecture` is its name in commands and manifests, `title` its name in tables, `small` the fields of a model
+    that tests can build in milliseconds.
+    """
 
     architecture: ClassVar[str]
+    title: ClassVar[str]
+    small: ClassVar[Mapping[str, int]]
 
     dim: int = 768
     context_length: int = 5
@@ -35,6 +43,13 @@ class ModelConfig:
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidInput(f"{self.architecture}: {field.name} is {value!r}, expected a positive integer")
 
+    @abstractmethod
+    def multiply_adds(self) -> int:
+        """Return the multiply-adds of one prediction by the training form; one is two floating-point operations.
+
+        Matrix products only: normalisations and activations are a per mille of them.
+        """
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         return asdict(self)
@@ -45,10 +60,18 @@ class LSTMConfig(ModelConfig):
     """Stacked LSTM without input projection; `dropout` acts between the layers."""
 
     architecture: ClassVar[str] = "lstm"
+    title: ClassVar[str] = "LSTM"
+    small: ClassVar[Mapping[str, int]] = {"dim": 16, "hidden_dim": 8}
 
     hidden_dim: int = 512
     num_layers: int = 2
     dropout: float = 0.2
+
+    def multiply_adds(self) -> int:
+        """Count four gates per layer and step, and the output projection."""
+        inputs = self.dim + (self.num_layers - 1) * self.hidden_dim
+        layers = 4 * self.hidden_dim * (inputs + self.num_layers * self.hidden_dim)
+        return self.context_length * layers + self.hidden_dim * self.dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +79,18 @@ class GRUConfig(ModelConfig):
     """Stack of residual GRU blocks; `dropout` acts on each GRU's output."""
 
     architecture: ClassVar[str] = "gru"
+    title: ClassVar[str] = "GRU"
+    small: ClassVar[Mapping[str, int]] = {"dim": 16, "hidden_dim": 8, "num_layers": 2}
 
     hidden_dim: int = 512
     num_layers: int = 4
     dropout: float = 0.0
+
+    def multiply_adds(self) -> int:
+        """Count the projections in and out, and three gates per block and step."""
+        block = 3 * self.hidden_dim * 2 * self.hidden_dim
+        projections = (self.context_length + 1) * self.dim * self.hidden_dim
+        return projections + self.context_length * self.num_layers * block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +98,8 @@ class TransformerConfig(ModelConfig):
     """Post-norm decoder whose cross-attention reads its own projected input."""
 
     architecture: ClassVar[str] = "transformer"
+    title: ClassVar[str] = "Transformer"
+    small: ClassVar[Mapping[str, int]] = {"dim": 16, "hidden_dim": 8, "num_heads": 2, "ffn_dim": 16, "num_layers": 2}
 
     hidden_dim: int = 512
     num_layers: int = 4
@@ -86,6 +119,13 @@ class TransformerConfig(ModelConfig):
                 f"transformer: context_length {self.context_length} exceeds max_positions {self.max_positions}"
             )
 
+    def multiply_adds(self) -> int:
+        """Count the input projection, two attentions and a feed-forward part per layer, and the head."""
+        steps, hidden = self.context_length, self.hidden_dim
+        attention = 4 * hidden * hidden * steps + 2 * steps * steps * hidden
+        layer = 2 * attention + 2 * hidden * self.ffn_dim * steps
+        return steps * self.dim * hidden + self.num_layers * layer + hidden * hidden + hidden * self.dim
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AMNConfig(ModelConfig):
@@ -96,11 +136,20 @@ class AMNConfig(ModelConfig):
     """
 
     architecture: ClassVar[str] = "amn"
+    title: ClassVar[str] = "AMN"
+    small: ClassVar[Mapping[str, int]] = {"dim": 16, "attention_dim": 8, "hidden_dim": 12, "bottleneck_dim": 8}
 
     attention_dim: int = 256
     hidden_dim: int = 512
     bottleneck_dim: int = 256
     recency: bool = False
+
+    def multiply_adds(self) -> int:
+        """Count T keys and a query, T scores of A and the mixture of T vectors, and the residual network."""
+        attention = (self.context_length + 1) * self.dim * self.attention_dim
+        attention += self.context_length * (self.attention_dim + self.dim)
+        bottleneck = self.bottleneck_dim * (self.hidden_dim + self.dim)
+        return attention + 2 * self.dim * self.hidden_dim + bottleneck
 
 
 CONFIGS: dict[str, type[ModelConfig]] = {
@@ -109,7 +158,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
 ARCHITECTURES: tuple[str, ...] = tuple(CONFIGS)
 
 
-def make_config(architecture: str, **values: Any) -> ModelConfig:
+def make_config(architecture: str, /, **values: Any) -> ModelConfig:
     """Build the config of `architecture` from keyword values; defaults fill the rest.
 
     Raises InvalidInput for an unknown architecture or key.

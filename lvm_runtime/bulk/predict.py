@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.bulk.output import Output, discard
-from lvm_runtime.bulk.source import Source, open_source
+from lvm_runtime.backends.registry import backend_class
+from lvm_runtime.bulk.destination import Destination
+from lvm_runtime.bulk.output import Output
+from lvm_runtime.bulk.source import Source
 from lvm_runtime.contexts import bad_rows, describe_bad_row
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.corpus.corpus import open_corpus
+from lvm_runtime.corpus.formats import ids_beside
+from lvm_runtime.errors import InvalidInput, LvmError
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.request import Request
 from lvm_runtime.system.cpus import usable_cpus
@@ -31,11 +36,16 @@ MOST_WORKERS = 8  # each holds a chunk in memory
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """How many predictions a run wrote, took over from an interrupted one, and set aside as bad."""
+    """How many predictions a run wrote, took over from an interrupted one and set aside as bad, and remarks.
+
+    >>> BulkResult(predictions=96, resumed=32, bad=0).resumed
+    32
+    """
 
     predictions: int
     resumed: int
     bad: int
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +63,9 @@ class Chunk:
             return self.values[rows]
         return self.values[self.starts[rows][:, None] + np.arange(length)]
 
-    def bad(self, length: int) -> NDArray[np.intp]:
-        """Return the rows that hold a NaN or an infinity."""
-        bad = bad_rows(self.values)
+    def bad(self, length: int, largest_norm: float) -> NDArray[np.intp]:
+        """Return the rows that hold a NaN, an infinity, or a vector that is too long."""
+        bad = bad_rows(self.values, largest_norm)
         if self.starts is None or not len(bad):
             return bad
         spoiled = np.zeros(len(self.values) + 1, np.int64)  # a bad vector spoils every window that it is in
@@ -72,12 +82,13 @@ def open_for_bulk(artifact: str | Path, request: Request) -> Predictor:
     asked for is used.
     """
     predictor = Predictor.from_request(artifact, request)
-    route = predictor.explain().routes[-1]
-    if request.threads is not None or (route.backend, route.device) != ("onnx", "cpu"):
+    running = predictor.explain().running
+    if request.threads is not None or running.device not in backend_class(running.backend).several_runs:
         return predictor
     predictor.close()
     threads = -(-usable_cpus() // MOST_WORKERS)
-    wanted = replace(request, backend="onnx", device="cpu", precision=route.precision, threads=threads)
+    backend, device, precision = running.backend, running.device, running.precision
+    wanted = replace(request, backend=backend, device=device, precision=precision, threads=threads)
     return Predictor.from_request(artifact, wanted)
 
 
@@ -93,41 +104,58 @@ def predict_file(
 ) -> BulkResult:
     """Predict every context or window of the file `source` into the file `target`.
 
-    `.npy`, `.npz` and `.parquet` are read and written. With `skip_bad`, rows with NaN or infinity are NaN in the output
-    and listed in `target`.bad.csv; otherwise the first one is an InvalidInput, and what came before it is kept for a
-    second run. `restart` drops an interrupted run instead of going on with it. A `predictor` from `open_for_bulk` is
-    the fastest.
+    `lvm_runtime.corpus.formats` says what is read; `.npy`, `.npz` and `.parquet` are written. With `skip_bad`, rows
+    with NaN, infinity or a vector that is too long are NaN in the output and listed in `target`.bad.csv; otherwise the
+    first one is an InvalidInput, and what came before it is kept for a second run. `restart` drops an interrupted run
+    instead of going on with it. A `predictor` from `open_for_bulk` is the fastest.
+
+    >>> np.save("eight.npy", np.ones((8, 5, 384), np.float32))
+    >>> with Predictor("artifacts/amn", threads=1) as predictor:
+    ...     predict_file(predictor, "eight.npy", "eight-predicted.npy", progress=False)
+    BulkResult(predictions=8, resumed=0, bad=0, remarks=())
     """
-    source, target = Path(source), Path(target)
-    if target.exists() and not overwrite:
-        raise InvalidInput(f"{target} exists; choose another name, or give --overwrite")
-    if restart:
-        discard(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(target.name + ".input")
+    source, place = Path(source), Destination(Path(target))
+    inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]
+    place.check(inputs, overwrite=overwrite)
+    with place.locked():
+        place.check(inputs, overwrite=overwrite)  # another run may have ended since
+        if restart:
+            place.discard()
+        return _predict(predictor, source, inputs, place, skip_bad, progress)
+
+
+def _predict(
+    predictor: Predictor, source: Path, inputs: list[Path], place: Destination, skip_bad: bool, progress: bool
+) -> BulkResult:
+    length, dim = predictor.config.context_length, predictor.config.dim
+    before = _states(inputs)
+    corpus = open_corpus(source, context_length=length, dim=dim, scratch=place.path.parent)
+    rows = Source(corpus, length)
+    output = Output(place, len(rows), dim, CHUNK, _identity(predictor, before))
+    resumed = sum(min(CHUNK, len(rows) - number * CHUNK) for number in output.done)
     try:
-        rows = open_source(source, scratch, predictor.config.context_length, predictor.config.dim)
-        output = Output(target, len(rows), predictor.config.dim, CHUNK, _identity(predictor, source))
-        resumed = sum(min(CHUNK, len(rows) - number * CHUNK) for number in output.done)
-        try:
-            _run(predictor, rows, output, skip_bad, _bar(len(rows), resumed, progress))
-        except BaseException:
+        _run(predictor, rows, output, skip_bad, _bar(len(rows), resumed, progress))
+    except BaseException:
+        with suppress(LvmError):  # the first error is the one to report
             output.close()
-            raise
-        output.finish(rows.rows())
-    finally:
-        scratch.unlink(missing_ok=True)
-    return BulkResult(len(rows), resumed, len(output.bad))
+        raise
+    if [state[:4] for state in _states(inputs)] != [state[:4] for state in before]:
+        output.close()
+        raise LvmError(f"{source}: another program changed it during the run; give --restart to begin again")
+    output.finish(rows.rows())
+    return BulkResult(len(rows), resumed, len(output.bad), corpus.remarks)
 
 
 def _run(predictor: Predictor, source: Source, output: Output, skip_bad: bool, bar: Any) -> None:
+    norm = predictor.largest_norm
+
     def work(number: int, start: int, stop: int) -> int:
         chunk = Chunk(start, stop - start, *source.read(start, stop))
         try:
             predictions, reasons = predict_chunk(predictor, chunk), {}
         except InvalidInput:
-            bad = chunk.bad(source.context_length)  # none, if the value is in a document too short for a window
-            reasons = {start + int(row): _reason(chunk, source, int(row)) for row in bad}
+            bad = chunk.bad(source.context_length, norm)  # none, if the value is in a document too short for a window
+            reasons = {start + int(row): _reason(chunk, source, int(row), norm) for row in bad}
             if len(bad) and not skip_bad:
                 first = reasons[start + int(bad[0])]
                 message = f"{source.name}: {first}; give --skip-bad to set such rows aside and go on"
@@ -153,7 +181,7 @@ def _run(predictor: Predictor, source: Source, output: Output, skip_bad: bool, b
 
 def workers_for(predictor: Predictor) -> int:
     """Return how many chunks to have in work: one for each run that the CPUs hold, and two at least."""
-    threads = predictor.explain().routes[-1].threads
+    threads = predictor.explain().running.threads
     return min(MOST_WORKERS, max(2, usable_cpus() // (threads or usable_cpus())))
 
 
@@ -175,7 +203,7 @@ def predict_good(predictor: Predictor, chunk: Chunk, bad: NDArray[np.intp]) -> N
     return predictions
 
 
-def _reason(chunk: Chunk, source: Source, row: int) -> str:
+def _reason(chunk: Chunk, source: Source, row: int, largest_norm: float) -> str:
     if chunk.starts is None:
         values, first = chunk.values[row : row + 1], chunk.first + row
     else:
@@ -183,17 +211,26 @@ def _reason(chunk: Chunk, source: Source, row: int) -> str:
         values = chunk.values[start : start + source.context_length]
         first = int(source.rows()[chunk.first + row]) - source.context_length + 1
     with np.errstate(over="ignore"):
-        return describe_bad_row(values, values.astype(np.float32), first)
+        return describe_bad_row(values, values.astype(np.float32), first, largest_norm)
 
 
-def _identity(predictor: Predictor, source: Path) -> dict[str, Any]:
-    stat = source.stat()
+def _states(inputs: list[Path]) -> list[list[Any]]:
+    """Return path, size, time, inode and time of the last change of any kind for each input that is there.
+
+    The system sets the last one, and nobody else can: contents that change while size and time stay show in it.
+    """
+    stats = [(path, path.stat()) for path in inputs if path.exists()]
+    return [[str(path.absolute()), s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns] for path, s in stats]
+
+
+def _identity(predictor: Predictor, inputs: list[list[Any]]) -> dict[str, Any]:
     compiled = predictor.artifact.manifest.compiled
+    running = predictor.explain().running
     hashes = {c.file.path: c.file.sha256 for c in compiled}
     return {
-        "input": [str(source.absolute()), stat.st_size, stat.st_mtime_ns],
+        "input": inputs,
         "weights": predictor.artifact.manifest.weights.sha256,
-        "model": [[str(route), hashes.get(route.file)] for route in predictor.explain().routes],
+        "model": [str(running), hashes.get(running.file)],
         "sequence": [c.file.sha256 for c in compiled if c.form == "sequence"],
     }
 

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from export.ane_lint import Level, lint_package
-from export.coreml import CoreMLOptions, export_coreml
+from export.coreml.export import export_coreml
 from export.coreml.forms import coreml_form
+from export.coreml.options import CoreMLOptions
 from export.forms import build_form, multiply_adds
 from export.forms.ops import TorchOps
 from export.onnx.export import export_onnx, export_sequence

@@ -28,7 +28,7 @@ SIZES = {"hidden_dim": 16, "attention_dim": 8, "bottleneck_dim": 8}
 def data(windows: int = 600, dim: int = 16) -> Split:
     """Return a small synthetic corpus, split."""
     corpus = load_corpus("synthetic", windows=windows, dim=dim)
-    return split_windows(corpus, np.ones(len(corpus.vectors), bool), VectorStore(corpus.vectors, "cpu"))
+    return split_windows(corpus, np.ones(len(corpus.values), bool), VectorStore(corpus.values, "cpu"))
 
 
 def trainer(split: Split, **values: object) -> Trainer:

@@ -14,7 +14,7 @@ from lvm_runtime.artifact.config import make_config
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import build_model
 from train import ranking as ranking_module
-from train.__main__ import options_from, parser
+from train.__main__ import make_parser, options_from
 from train.data.corpus import load_corpus
 from train.data.windows import Split, VectorStore, WindowSet, split_windows
 from train.evaluation.baselines import recency_average
@@ -93,8 +93,8 @@ def test_a_sample_estimates_the_whole_and_is_new_for_each_step(vectors: np.ndarr
 @pytest.fixture(scope="module")
 def split() -> Split:
     corpus = load_corpus("bundled")
-    usable = np.ones(len(corpus.vectors), bool)
-    return split_windows(corpus, usable, VectorStore(corpus.vectors, "cpu", normalize=True))
+    usable = np.ones(len(corpus.values), bool)
+    return split_windows(corpus, usable, VectorStore(corpus.values, "cpu", normalize=True))
 
 
 @pytest.mark.parametrize("architecture", SMALL)
@@ -120,7 +120,7 @@ def test_recipe_runs_for_every_architecture_and_keeps_the_epoch_with_the_best_ra
     line = ["--model", architecture, "--data", "synthetic", "--recipe", "retrieval", "--windows", "2000", "--dim", "24"]
     sizes = SMALL.get(architecture, {"hidden_dim": 32})
     line += itertools.chain.from_iterable(("--set", f"{name}={value}") for name, value in sizes.items())
-    options = options_from(parser().parse_args([*line, "--device", "cpu", "--out", str(tmp_path / "model")]))
+    options = options_from(make_parser().parse_args([*line, "--device", "cpu", "--out", str(tmp_path / "model")]))
     assert options.sizes.get("recency", False) == (architecture == "amn")
     lines: list[str] = []
     result = train(options, lines.append)
@@ -134,11 +134,15 @@ def test_recipe_runs_for_every_architecture_and_keeps_the_epoch_with_the_best_ra
 def test_cosine_weight_moves_a_model_towards_cosine(tmp_path: Path) -> None:
     cosines = []
     for weight in (0.0, 20.0):
+        recipe = RETRIEVAL["amn"] | {"cosine_weight": weight, "judge": "both"}
+        recipe |= {"sizes": {"hidden_dim": 32, "recency": True}}
         options = TrainOptions(
-            model="amn", data="synthetic", windows=2000, dim=24, device="cpu", out=tmp_path / str(weight),
-            **RETRIEVAL["amn"] | {"cosine_weight": weight, "sizes": {"hidden_dim": 32, "recency": True}},
-        )  # fmt: skip
-        cosines.append(train(options, lambda line: None).history[-1]["val_cosine"])
+            model="amn", data="synthetic", windows=2000, dim=24, device="cpu", out=tmp_path / str(weight), **recipe
+        )
+        result = train(options, lambda line: None)
+        sums = [record["val_cosine"] + record["val_mrr"] for record in result.history]
+        assert result.best_epoch == int(np.argmax(sums))
+        cosines.append(result.history[-1]["val_cosine"])
     assert cosines[1] > cosines[0] + 0.005
 
 
@@ -147,7 +151,7 @@ def test_cosine_weight_moves_a_model_towards_cosine(tmp_path: Path) -> None:
     [
         ({"start": "ranked"}, "ranked with --loss ranking only"),
         ({"loss": "ranking", "compile": True}, "none with --loss ranking"),
-        ({"judge": "rank"}, "one of cosine, mrr"),
+        ({"judge": "rank"}, "one of cosine, mrr, both"),
         ({"vector_dropout": 1.0}, "vector_dropout is 1.0"),
         ({"candidates": -1}, "candidates is -1"),
     ],

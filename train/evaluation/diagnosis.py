@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from ..data.corpus import Corpus
+from lvm_runtime.corpus.corpus import Corpus
+from lvm_runtime.corpus.documents import run_begins
+
 from ..data.windows import VectorStore, WindowSet
 
 SAMPLE = 20_000
@@ -94,31 +96,35 @@ class Diagnosis:
 
 def diagnose(corpus: Corpus, store: VectorStore, context_length: int = 5) -> Diagnosis:
     """Look at the whole corpus for duplicates and lengths, and at a sample of its windows for the rest."""
-    starts = corpus.starts(context_length)
-    groups = starts if corpus.groups is None else corpus.groups[starts]
-    windows = WindowSet(store, torch.from_numpy(starts).to(store.device), groups, context_length)
-    _, lengths = np.unique(corpus.doc_ids, return_counts=True)
-    coherence, random_pairs = _coherence(corpus, store)
+    starts, ids = corpus.starts(context_length + 1), document_ids(corpus)
+    windows = WindowSet(store, torch.from_numpy(starts).to(store.device), starts, context_length)
+    lengths = np.diff(run_begins(ids), append=len(ids))
+    coherence, random_pairs = _coherence(ids, store)
     return Diagnosis(
-        vectors=len(corpus.vectors),
+        vectors=len(corpus.values),
         documents=len(lengths),
         windows=len(starts),
         coherence=coherence,
         random_pairs=random_pairs,
         by_position=_by_position(windows.sample(SAMPLE)),
-        duplicates=_duplicates(corpus.vectors),
+        duplicates=_duplicates(corpus.values),
         lengths=tuple(int(v) for v in np.percentile(lengths, [0, 25, 50, 75, 100])),
         short_documents=float((lengths <= context_length).mean()),
     )
 
 
-def _coherence(corpus: Corpus, store: VectorStore) -> tuple[float, float]:
+def document_ids(corpus: Corpus) -> NDArray[Any]:
+    """Return which document each vector of `corpus` belongs to `[N]`; without ids all are one document."""
+    return np.zeros(len(corpus.values), np.int64) if corpus.doc_ids is None else corpus.doc_ids
+
+
+def _coherence(ids: NDArray[Any], store: VectorStore) -> tuple[float, float]:
     """Return the mean cosine of neighbours in a document and of rows of different documents, half a corpus apart."""
-    total = len(corpus.doc_ids)
-    neighbours = np.flatnonzero(corpus.doc_ids[1:] == corpus.doc_ids[:-1])
+    total = len(ids)
+    neighbours = np.flatnonzero(ids[1:] == ids[:-1])
     rows = np.linspace(0, total - 1, min(SAMPLE, total)).astype(np.int64)
     far = (rows + total // 2) % total
-    apart = corpus.doc_ids[rows] != corpus.doc_ids[far]
+    apart = ids[rows] != ids[far]
     return _cosine(store, _spaced(neighbours), 1 + _spaced(neighbours)), _cosine(store, rows[apart], far[apart])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from html import escape
 
-from lvm_runtime.errors import BackendUnavailable
+from lvm_runtime.system import extras
 
 from .lookup import HEADS, lookup_table, verdicts
 from .runs import Run
@@ -30,10 +30,9 @@ UNIFORM = 0.02
 
 def page(runs: list[Run], remarks: list[str]) -> str:
     """Return the page for `runs`. Raises BackendUnavailable where matplotlib is missing."""
-    try:
-        from . import lookup_plots, plots
-    except ImportError as error:
-        raise BackendUnavailable("the plots need: pip install 'lvm_runtime[train]'") from error
+    extras.require("train", "the page of a comparison", "matplotlib")
+    from . import lookup_plots, plots
+
     figures = [
         _figure(
             "Finding the next chunk",

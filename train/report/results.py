@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from torch import nn
 from lvm_runtime.artifact.config import ModelConfig
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models.amn import AMN
-from lvm_runtime.system import atomic
+from lvm_runtime.system import atomic, machine
 
 from ..data.windows import WindowSet
 from ..evaluation.baselines import LINEAR_AVERAGE
@@ -87,13 +85,7 @@ def _document(result: TrainResult) -> dict[str, Any]:
         "validation": result.validation.to_dict(),
         "test": None if result.test is None else result.test.to_dict(),
         "gate": [{"device": g.device, "batch_size": g.batch_size, "drift": g.drift} for g in result.gate],
-        "machine": {
-            "system": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "torch": str(torch.__version__),
-        },
+        "machine": machine.describe() | {"threads": torch.get_num_threads()},
     }
 
 

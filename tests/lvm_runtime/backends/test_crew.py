@@ -1,4 +1,4 @@
-"""Helper threads: every piece once, no waiting for others, and nobody at work once `run` is over."""
+"""Helper threads: every slice once, no waiting for others, and nobody at work once `run` is over."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lvm_runtime.backends.crew import Crew, Piece
+from lvm_runtime.backends.crew import Crew, Slice
 
-PIECES: list[Piece] = [(i, i + 1) for i in range(40)]
+SLICES: list[Slice] = [(i, i + 1) for i in range(40)]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def _helpers() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "lvm-helper"}
 
 
-def _note(done: list[Piece], start: int, stop: int) -> None:
+def _note(done: list[Slice], start: int, stop: int) -> None:
     done.append((start, stop))
 
 
@@ -49,12 +49,12 @@ def _fill(array: NDArray[np.float64], start: int, stop: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_every_piece_is_worked_on_once(size: int) -> None:
+def test_every_slice_is_worked_on_once(size: int) -> None:
     crew = Crew(size)
     for _ in range(50):
-        done: list[Piece] = []
-        crew.run(partial(_note, done), iter(PIECES))
-        assert sorted(done) == PIECES
+        done: list[Slice] = []
+        crew.run(partial(_note, done), iter(SLICES))
+        assert sorted(done) == SLICES
     crew.close()
 
 
@@ -67,7 +67,7 @@ def test_the_threads_work_at_the_same_time() -> None:
         meeting.wait()
         threads.add(threading.get_ident())
 
-    crew.run(work, PIECES[:3])
+    crew.run(work, SLICES[:3])
     assert len(threads) == 3
     assert threading.get_ident() in threads
     crew.close()
@@ -80,12 +80,12 @@ def test_who_comes_while_the_helpers_are_taken_works_alone(crew: Crew) -> None:
         begun.release()
         assert go_on.wait(10)
 
-    first = threading.Thread(target=crew.run, args=(hold, PIECES[:2]))
+    first = threading.Thread(target=crew.run, args=(hold, SLICES[:2]))
     first.start()
     assert all(begun.acquire(timeout=10) for _ in range(2))  # the helper too is at work
     threads: list[int] = []
-    crew.run(lambda start, stop: threads.append(threading.get_ident()), PIECES)
-    assert threads == [threading.get_ident()] * len(PIECES)
+    crew.run(lambda start, stop: threads.append(threading.get_ident()), SLICES)
+    assert threads == [threading.get_ident()] * len(SLICES)
     go_on.set()
     first.join()
 
@@ -105,16 +105,16 @@ def test_an_error_comes_out_when_nobody_works_any_more(crew: Crew, error: type[B
         done.append(start)
 
     with pytest.raises(error, match="no"):
-        crew.run(work, PIECES)
+        crew.run(work, SLICES)
     after = list(done)
-    assert len(after) < len(PIECES) - 1
+    assert len(after) < len(SLICES) - 1
     assert after
-    assert after[0] < 2  # the other one came to the end of its piece
+    assert after[0] < 2  # the other one came to the end of its slice
     time.sleep(0.1)
     assert done == after
     again: list[int] = []
-    crew.run(lambda start, stop: again.append(start), PIECES)
-    assert len(again) == len(PIECES)
+    crew.run(lambda start, stop: again.append(start), SLICES)
+    assert len(again) == len(SLICES)
 
 
 def test_helpers_leave_with_the_crew() -> None:
@@ -126,7 +126,7 @@ def test_helpers_leave_with_the_crew() -> None:
     crew.close()
     assert _eventually(lambda: not threads & _helpers())
     forgotten = Crew(4)
-    forgotten.run(lambda start, stop: None, PIECES)
+    forgotten.run(lambda start, stop: None, SLICES)
     threads = _helpers() - before
     assert len(threads) == 3
     del forgotten
@@ -134,10 +134,26 @@ def test_helpers_leave_with_the_crew() -> None:
     assert _eventually(lambda: not threads & _helpers())
 
 
+def test_a_run_that_is_closed_under_way_still_waits_for_the_helper() -> None:
+    crew, caller, both = Crew(2), threading.get_ident(), threading.Barrier(2, timeout=10)
+    done: list[int] = []
+
+    def work(start: int, stop: int) -> None:
+        both.wait()
+        if threading.get_ident() == caller:
+            crew.close()
+        else:
+            time.sleep(0.05)
+        done.append(start)
+
+    crew.run(work, SLICES[:2])
+    assert sorted(done) == [0, 1]
+
+
 def test_a_task_is_forgotten_when_it_is_done(crew: Crew) -> None:
     array = np.zeros(8)
     kept = weakref.ref(array)
-    crew.run(partial(_fill, array), PIECES)
+    crew.run(partial(_fill, array), SLICES)
     del array
     assert _eventually(lambda: kept() is None)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lvm_runtime.errors import WriteFailed
 from lvm_runtime.system import atomic
 
 
@@ -72,8 +73,93 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
         assert len(set(data)) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="permissions and kills as on POSIX")
+def test_what_killed_runs_left_is_removed_by_the_next_and_nothing_in_use(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as killed,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as alive,
+    ):
+        assert killed.stdout is not None
+        assert alive.stdout is not None
+        assert alive.stdin is not None
+        left, used = (Path(process.stdout.readline().decode().strip()) for process in (killed, alive))
+        killed.kill()
+        killed.wait()
+        (tmp_path / ".tmp-of-somebody-else").mkdir()
+        assert left.is_dir()
+        subprocess.run([sys.executable, "-c", NEXT, str(tmp_path / "file")], check=True)
+        assert sorted(tmp_path.iterdir()) == sorted([used, tmp_path / ".tmp-of-somebody-else", tmp_path / "file"])
+        alive.stdin.close()
+    assert not used.exists()
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from lvm_runtime.system import atomic
+with atomic.scratch(Path(sys.argv[1])) as holder:
+    (holder / "half").write_text("half")
+    print(holder, flush=True)
+    sys.stdin.read()
+"""
+NEXT = "import sys, pathlib; from lvm_runtime.system import atomic; atomic.write_bytes(pathlib.Path(sys.argv[1]), b'x')"
+
+
+BAD_PLACES = {
+    "below a file": "file/out",
+    "a folder": "folder",
+    "name too long": "n" * 300,
+    "NUL": "a\0b",
+    "no such device": "/proc/none/out",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the names are Linux's")
+@pytest.mark.parametrize("place", BAD_PLACES.values(), ids=BAD_PLACES.keys())
+def test_a_bad_place_is_a_documented_error_before_and_while_writing(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "folder").mkdir()
+    for write in (atomic.require_writable, lambda path: atomic.write_bytes(path, b"new")):
+        with pytest.raises(WriteFailed, match=r"cannot be written \(|cannot hold a NUL"):
+            write(tmp_path / place)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    atomic.write_bytes(tmp_path / "file", b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(WriteFailed, match=r"file: cannot be written \(File too large\)"):
+            atomic.write_bytes(tmp_path / "file", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="permissions as on POSIX")
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)], ids=oct)
+def test_private_files_follow_the_umask(tmp_path: Path, umask: int, file: int, folder: int) -> None:
+    package = tmp_path / "model.mlpackage"
+    (package / "Data").mkdir(parents=True)
+    (package / "Data" / "weights").touch(0o600)
+    (package / "Data").chmod(0o700)
+    before = os.umask(umask)
+    try:
+        package.chmod(0o700)
+        atomic.share_tree(package)
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in (package, package / "Data", package / "Data" / "weights")]
+    assert modes == [folder, folder, file]
+
+
 def _hold(folder: Path, log: Path) -> None:
-    with atomic.locked(folder):
+    with atomic.locked(folder / "locked"):
         for word in ("in\n", "out\n"):
             with log.open("a") as file:
                 file.write(word)

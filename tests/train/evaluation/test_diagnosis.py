@@ -11,26 +11,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.data.corpus import Corpus, load_corpus
+from lvm_runtime.corpus.corpus import Corpus, of_documents
+from train.data.corpus import load_corpus
 from train.data.windows import VectorStore
 from train.evaluation.diagnosis import Diagnosis, diagnose
 
 
 def look(corpus: Corpus) -> Diagnosis:
-    return diagnose(corpus, VectorStore(corpus.vectors, "cpu"))
+    return diagnose(corpus, VectorStore(corpus.values, "cpu"))
 
 
 def test_figures_against_independent_sums() -> None:
     corpus = load_corpus("bundled")
     found = look(corpus)
-    unit = corpus.vectors.astype(np.float64)
+    unit = corpus.values.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     same = corpus.doc_ids[1:] == corpus.doc_ids[:-1]
     assert found.coherence == pytest.approx((unit[1:] * unit[:-1]).sum(axis=1)[same].mean(), abs=1e-6)
-    starts = corpus.starts(5)
+    starts = corpus.starts(6)
     by_position = [(unit[starts + t] * unit[starts + 5]).sum(axis=1).mean() for t in range(5)]
     np.testing.assert_allclose(found.by_position, by_position, atol=1e-6)
-    assert found.duplicates == pytest.approx(1 - len(np.unique(corpus.vectors, axis=0)) / len(corpus.vectors))
+    assert found.duplicates == pytest.approx(1 - len(np.unique(corpus.values, axis=0)) / len(corpus.values))
     lengths = np.unique(corpus.doc_ids, return_counts=True)[1]
     assert found.lengths == (lengths.min(), *np.percentile(lengths, [25, 50, 75]).astype(int), lengths.max())
     assert not found.warnings()
@@ -38,8 +39,8 @@ def test_figures_against_independent_sums() -> None:
 
 def test_shuffled_rows_are_nothing_to_learn_from() -> None:
     corpus = load_corpus("bundled")
-    order = np.random.default_rng(0).permutation(len(corpus.vectors))
-    warnings = look(replace(corpus, vectors=corpus.vectors[order])).warnings()
+    order = np.random.default_rng(0).permutation(len(corpus.values))
+    warnings = look(replace(corpus, values=corpus.values[order])).warnings()
     assert [("hardly more alike" in w, "NOTHING TO LEARN" in w) for w in warnings] == [(True, False), (False, True)]
 
 
@@ -49,7 +50,7 @@ def test_duplicates_and_short_documents_are_counted(dtype: type) -> None:
     vectors = rng.standard_normal((100, 7)).astype(dtype)
     vectors[40:50] = vectors[:10]
     ids = np.repeat(np.arange(25), 4)
-    found = look(Corpus("small", vectors, ids, ids))
+    found = look(of_documents("small", vectors, ids))
     assert found.duplicates == pytest.approx(0.1)
     assert (found.windows, found.short_documents, found.by_position) == (0, 1.0, ())
     assert any("too short" in warning for warning in found.warnings())

@@ -16,8 +16,8 @@ from train.evaluation.metrics import bootstrap, bootstrap_all, score_rows, summa
 def split() -> Split:
     """A small synthetic corpus, split by documents."""
     corpus = load_corpus("synthetic", windows=400, dim=16)
-    usable = np.ones(len(corpus.vectors), bool)
-    return split_windows(corpus, usable, VectorStore(corpus.vectors, "cpu"), validation=0.3)
+    usable = np.ones(len(corpus.values), bool)
+    return split_windows(corpus, usable, VectorStore(corpus.values, "cpu"), validation=0.3)
 
 
 def test_scores_do_not_depend_on_batching(split: Split) -> None:

@@ -15,10 +15,10 @@ from train.evaluation.offsets import offset_profile, past_warning
 @pytest.mark.parametrize("offset", [-3, -1, 0, 1, 2])
 def test_profile_is_one_at_the_offset_that_is_predicted(offset: int) -> None:
     corpus = load_corpus("synthetic", windows=200, dim=16)
-    store = VectorStore(corpus.vectors, "cpu")
-    starts = torch.from_numpy(corpus.starts(5))
+    store = VectorStore(corpus.values, "cpu")
+    starts = torch.from_numpy(corpus.starts(6))
     windows = WindowSet(store, starts, corpus.doc_ids[starts.numpy()], 5)
-    rows = {corpus.vectors[row].tobytes(): row for row in range(len(corpus.vectors))}
+    rows = {corpus.values[row].tobytes(): row for row in range(len(corpus.values))}
 
     def predict(contexts: Tensor) -> Tensor:
         last = [rows[context[-1].numpy().tobytes()] for context in contexts]

@@ -31,8 +31,8 @@ from train.evaluation.ridge import fit_ridge
 def split() -> Split:
     """A small synthetic corpus, split by documents."""
     corpus = load_corpus("synthetic", windows=400, dim=16)
-    usable = np.ones(len(corpus.vectors), bool)
-    return split_windows(corpus, usable, VectorStore(corpus.vectors, "cpu"), validation=0.3)
+    usable = np.ones(len(corpus.values), bool)
+    return split_windows(corpus, usable, VectorStore(corpus.values, "cpu"), validation=0.3)
 
 
 class Last(nn.Module):
@@ -79,10 +79,10 @@ def test_queries_are_spaced_and_candidates_can_be_limited(split: Split) -> None:
 
 def test_a_mapped_corpus_of_several_blocks_gives_the_same_ranks() -> None:
     corpus = load_corpus("synthetic", windows=2 * _CANDIDATE_BLOCK, dim=8)
-    usable = np.ones(len(corpus.vectors), bool)
+    usable = np.ones(len(corpus.values), bool)
     ranks = []
     for limit in (1 << 30, 0):
-        part = split_windows(corpus, usable, VectorStore(corpus.vectors, "cpu", resident_bytes=limit)).validation
+        part = split_windows(corpus, usable, VectorStore(corpus.values, "cpu", resident_bytes=limit)).validation
         ranks.append(rank_rows({"average": linear_average}, part, 50)["average"].rank)
     np.testing.assert_array_equal(*ranks)
 
