@@ -27,6 +27,7 @@ from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import build_model, known_answers, load_model, save_model
 from train.forward import training_form
+from train.import_checkpoint import reference_config
 
 SIZES = {"hidden_dim": 64, "attention_dim": 48, "bottleneck_dim": 32}
 ADDED = {"mean_recency", "attention_recency"}
@@ -104,6 +105,7 @@ def test_off_is_the_published_amn() -> None:
     for name, value in published.state_dict().items():
         assert torch.equal(value, recent.state_dict()[name]), name
     assert multiply_adds(build_form(recent)) - multiply_adds(build_form(published)) == 5 * 24
+    assert reference_config("amn", {"input_dim": 24, "recency": True}) == make_config("amn", dim=24, recency=True)
     with pytest.raises(InvalidInput, match="recency is 2, expected true or false"):
         make_config("amn", recency=2)
 
