@@ -119,9 +119,8 @@ class Trainer:
         if options.input_noise:
             contexts = contexts + torch.randn_like(contexts) * (options.input_noise / contexts.shape[2] ** 0.5)
         if options.vector_dropout:
-            contexts = (
-                contexts * (torch.rand(contexts.shape[:2], device=self.device) >= options.vector_dropout)[..., None]
-            )
+            kept = torch.rand(contexts.shape[:2], device=self.device) >= options.vector_dropout  # [b, T]
+            contexts = contexts * kept.unsqueeze(2)
         loss = self.loss(contexts, targets, starts)
         if weight != 1.0:
             loss = loss * weight

@@ -42,7 +42,7 @@ TUNED: dict[str, dict[str, Any]] = {
 }
 """Named departures from the recipe for corpora of real documents, all of which beat the linear average there: an AMN
 that learns slowly, and the other three from a linear fit, whose last layer is so small that a larger rate undoes it in
-an epoch. LOG.md has the figures of what was run."""
+an epoch. `docs/experiments` has the figures of what was run."""
 
 _RANKING: dict[str, Any] = {
     "loss": "ranking",
@@ -122,16 +122,8 @@ class TrainOptions:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("learning_rate", "grad_clip", "temperature"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
-        not_negative = (
-            "weight_decay",
-            "input_noise",
-            "cosine_weight",
-            "checkpoint_every",
-            "seed",
-            "candidates",
-            "queries",
-        )
-        for name in not_negative:
+        counts = ("checkpoint_every", "seed", "candidates", "queries")
+        for name in (*counts, "weight_decay", "input_noise", "cosine_weight"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "not negative")
         for name in ("ema", "vector_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number in [0, 1)")

@@ -15,7 +15,7 @@ from ..data.holdout import hold_out
 from ..data.windows import WindowSet
 from .metrics import Predict
 
-PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+PENALTIES = (0.3, 1.0, 3.0, 10.0)
 """Ridge penalties, as shares of the inputs' mean square times n."""
 
 FIT_WINDOWS = 40_000
