@@ -59,6 +59,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a shape in words": (lambda h: h["output_proj.bias"].update(shape="2"), "expected dtype F32, shape"),
     "an overlap": (lambda h: h["output_proj.bias"].update(data_offsets=[0, 8]), "gaps, overlap"),
     "offsets that run back": (lambda h: h["output_proj.bias"].update(data_offsets=[8, 0]), "do not fit each other"),
+    "false for 0": (lambda h: h["lstm.weight_ih_l0"]["data_offsets"].__setitem__(0, False), "do not fit each other"),
     "an unknown key": (lambda h: h["output_proj.bias"].update(crc=1), "expected dtype F32"),
     "an entry of another type": (lambda h: h.update({"output_proj.bias": 3}), "expected dtype F32"),
 }
