@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.weights import check_header, weight_shapes
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.models import build_model
-from tests.artifacts import SMALL, edit_manifest
+from tests.artifacts import edit_manifest
 
 CONFIG = make_config("lstm", dim=2, hidden_dim=2, num_layers=1)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_shapes_are_those_of_the_models(architecture: str) -> None:
-    for sizes in (SMALL[architecture], {"dim": 8, "hidden_dim": 8, "context_length": 3}):
+    for sizes in (CONFIGS[architecture].small, {"dim": 8, "hidden_dim": 8, "context_length": 3}):
         config = make_config(architecture, **sizes)
         expected = {name: tuple(weights.shape) for name, weights in build_model(config).state_dict().items()}
         assert dict(weight_shapes(config)) == expected
