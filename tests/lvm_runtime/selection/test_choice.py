@@ -180,7 +180,7 @@ def test_auto_never_runs_a_file_that_holds_code(int8: Path) -> None:
     (refusal,) = [r for r in explanation.refused if r.what.startswith("torchscript")]
     assert "its file holds code" in refusal.why
     with Predictor(int8, device="cpu", backend="torchscript") as predictor:
-        assert [route.backend for route in predictor.explain().routes] == ["torchscript"]
+        assert predictor.explain().running.backend == "torchscript"
 
 
 REQUESTS: dict[str, tuple[dict[str, Any], set[str]]] = {
