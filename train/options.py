@@ -41,7 +41,7 @@ TUNED: dict[str, dict[str, Any]] = {
 }
 """Named departures from the recipe for corpora of real documents, all of which beat the linear average there: an AMN
 that learns slowly, and the other three from a linear fit, whose last layer is so small that a larger rate undoes it in
-an epoch. LOG.md has the figures of what was run."""
+an epoch. `docs/experiments` has the figures of what was run."""
 
 RECIPES = ("reference", "tuned")
 
