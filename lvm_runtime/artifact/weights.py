@@ -91,7 +91,8 @@ def _read_shapes(tensors: dict[str, Any], path: Path, size: int) -> dict[str, Sh
     for name, entry in tensors.items():
         match entry:
             case {"dtype": "F32", "shape": list(shape), "data_offsets": [int(start), int(end)]} if len(entry) == 3:
-                whole = all(type(n) is int and 0 < n <= size for n in shape) and len(shape) <= 4
+                whole = len(shape) <= 4 and all(type(n) is int and 0 < n <= size for n in shape)
+                whole = whole and type(start) is int and type(end) is int  # JSON's false is an int to Python
                 if not whole or math.prod(shape) * _FLOAT32 != end - start:
                     raise ArtifactError(f"{path}: tensor {name[:99]!r}: shape and offsets do not fit each other")
                 shapes[name] = tuple(shape)

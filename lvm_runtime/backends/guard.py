@@ -5,8 +5,10 @@ b batch, T context length, D vector.
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
+import weakref
 from collections.abc import Callable
 from threading import get_ident
 from typing import TypeVar
@@ -18,15 +20,18 @@ from lvm_runtime.errors import LvmError
 _R = TypeVar("_R")
 _LOOK_SECONDS = 0.0005  # how often a close looks whether the runs have ended
 
+_OPEN: weakref.WeakSet[Guard] = weakref.WeakSet()
+
 
 class Guard:
     """Run any number of rows on `backend`, until it is closed; a close returns when the last run has ended.
 
-    After a fork the backend is told before its first run, and says so if it cannot run there. Guarding a run takes half
-    a microsecond: dictionaries are safe to share between threads, so nothing is locked.
+    After a fork the backend is told before its first run, and says so if it cannot run there. What is still open is
+    closed at the interpreter's exit, before the frameworks take themselves down. Guarding a run takes half a
+    microsecond: dictionaries are safe to share between threads, so nothing is locked.
     """
 
-    __slots__ = ("_closed", "_inside", "_process", "_runner", "backend")
+    __slots__ = ("__weakref__", "_closed", "_inside", "_process", "_runner", "backend")
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -34,6 +39,7 @@ class Guard:
         self._process = os.getpid()
         self._closed = False
         self._inside: dict[object, int] = {}
+        _OPEN.add(self)
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1; LvmError once closed."""
@@ -71,3 +77,9 @@ class Guard:
         self.backend.after_fork()
         self._inside.clear()
         self._process = os.getpid()
+
+
+@atexit.register
+def _close_all() -> None:
+    for guard in list(_OPEN):
+        guard.close()

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from lvm_runtime.bulk import journal
 from lvm_runtime.bulk.destination import Destination, writing
-from lvm_runtime.corpus.npy import NpyFile, claim, write_header
+from lvm_runtime.corpus.npy import NpyFile, write_header
 from lvm_runtime.corpus.parquet import import_pyarrow
 from lvm_runtime.errors import InvalidInput, LvmError
 from lvm_runtime.system import atomic
+from lvm_runtime.system.files import claim, write_at
 
 _BLOCK_ROWS = 4096
 SYNC_BYTES = 1 << 24
@@ -68,9 +69,7 @@ class Output:
         place = self._offset + number * self.chunk * self.dim * 4
         with writing(self.place.part):
             self._check_whole()
-            while data:
-                written = os.pwrite(self._data.fileno(), data, place)
-                data, place = data[written:], place + written
+            write_at(self._data.fileno(), data, place)
         with self._lock:
             self._lines.append(journal.entry(number, bad))
             self.bad |= bad

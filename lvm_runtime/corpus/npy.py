@@ -5,9 +5,7 @@ n rows of an array.
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import stat
 import tempfile
 from collections.abc import Iterable
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.errors import InvalidInput, LvmError
+from lvm_runtime.system.files import claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +127,6 @@ def unpack(
     except OSError as error:
         needs = f"unpacking it needs {size / 1e6:,.1f} MB in {folder}"
         raise LvmError(f"{source}: {needs}: {error.strerror or error}") from error
-
-
-def claim(file: int, size: int) -> None:
-    """Give a file its size, and its room on the disk where the file system can promise that."""
-    if size and hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file, 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-    os.truncate(file, size)
 
 
 def write_header(file: Any, shape: tuple[int, ...]) -> None:

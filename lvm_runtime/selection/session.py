@@ -5,9 +5,6 @@ n probes, b batch, T context length, D vector.
 
 from __future__ import annotations
 
-import atexit
-import weakref
-
 import numpy as np
 
 from lvm_runtime.artifact.drift import (
@@ -27,19 +24,16 @@ from lvm_runtime.selection.candidates import Candidate
 from lvm_runtime.selection.explanation import Running
 
 _REMEDY = "this is not the same model here: export it again, or use another backend"
-_OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 class Session:
     """One verified backend.
 
     `answers` `[n, D]` are its answers to the probes, and `drift` is the largest row drift among them, both from this
-    machine. Whatever is still open is closed at the interpreter's exit, before the frameworks take themselves down.
+    machine.
     """
 
-    __slots__ = (
-        "__weakref__", "_guard", "answers", "backend", "candidate", "drift", "has_attention", "requested_threads",
-    )  # fmt: skip
+    __slots__ = ("_guard", "answers", "backend", "candidate", "drift", "has_attention", "requested_threads")
 
     def __init__(self, candidate: Candidate, backend: Backend, fingerprint: Fingerprint, drift_limit: float) -> None:
         self.candidate = candidate
@@ -48,7 +42,6 @@ class Session:
         self.has_attention = fingerprint.attention is not None
         self._guard = Guard(backend)
         self.answers, self.drift = self._verify(fingerprint, drift_limit)
-        _OPEN.add(self)
 
     @classmethod
     def open(cls, candidate: Candidate, fingerprint: Fingerprint, request: Request) -> Session:
@@ -119,9 +112,3 @@ class Session:
         if self.backend.batch_sizes is None:
             return self.run(contexts[i : i + 1])[0]
         return self.run(np.repeat(contexts[i : i + 1], len(contexts), axis=0))[i]
-
-
-@atexit.register
-def _close_all() -> None:
-    for session in list(_OPEN):
-        session.close()

@@ -20,6 +20,7 @@ from lvm_runtime.system.exchange import exchange
 
 _PREFIX = ".tmp-"
 _LOCK = ".in-use"
+_REPLACED = ".replaced"
 _swept: set[Path] = set()
 
 
@@ -120,7 +121,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 raise IsADirectoryError(errno.EISDIR, "a folder is there")
             if not (path.is_dir() and exchange(temporary, path)):
                 if path.is_dir():
-                    os.rename(path, holder / "replaced")
+                    os.rename(path, holder / _REPLACED)
                 os.replace(temporary, path)
             _sync(path.parent)
 
@@ -154,8 +155,16 @@ def _remove_abandoned(folder: Path) -> None:
             continue  # somebody else's, or made a moment ago
         with contextlib.suppress(Timeout, OSError):  # in use, or just removed by another run
             with FileLock(holder / _LOCK, timeout=0):
-                pass
+                _restore(holder, folder)
             shutil.rmtree(holder)
+
+
+def _restore(holder: Path, folder: Path) -> None:
+    """Put a whole new folder into its place if its writer was killed after it had taken the old one away."""
+    if (holder / _REPLACED).exists():
+        for entry in holder.iterdir():
+            if entry.name not in (_LOCK, _REPLACED) and not (folder / entry.name).exists():
+                os.replace(entry, folder / entry.name)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import shutil
@@ -23,6 +22,7 @@ from lvm_runtime import InvalidInput, LvmError, Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.devices import inference
+from lvm_runtime.bulk.predict import predict_file
 from lvm_runtime.models import load_model
 from lvm_runtime.predictor import SLICE
 from lvm_runtime.request import Request
@@ -127,6 +127,7 @@ def ask():
     try:
         while True:
             assert (np.abs(predictor.predict(values) - expected) < 1e-6).all()
+            predictor.predict_sequence(values[:, 0])
             batcher.submit(values[0]).result()
     except LvmError:
         pass
@@ -179,6 +180,20 @@ def test_vectors_that_are_too_long_are_refused_with_their_row(small_artifacts: G
         ):
             with pytest.raises(InvalidInput, match=where + r".* expected at most 1e\+06"):
                 call(value)
+
+
+@pytest.mark.parametrize("kind", ["contexts", "vectors"])
+def test_a_vector_that_is_too_long_is_a_bad_row_of_a_file(small_artifacts: Get, tmp_path: Path, kind: str) -> None:
+    values = some_contexts(300) if kind == "contexts" else some_contexts(1, length=304)[0]
+    values[280] *= np.float32(1e20)
+    np.save(tmp_path / "in.npy", values)
+    with Predictor(small_artifacts("amn")) as predictor:
+        with pytest.raises(InvalidInput, match=r"row 280.* has norm .*expected at most 1e\+06; give --skip-bad"):
+            predict_file(predictor, tmp_path / "in.npy", tmp_path / "out.npy", progress=False)
+        result = predict_file(predictor, tmp_path / "in.npy", tmp_path / "out.npy", skip_bad=True, progress=False)
+    bad = np.flatnonzero(np.isnan(np.load(tmp_path / "out.npy")).any(axis=1))
+    assert bad.tolist() == ([280] if kind == "contexts" else [276, 277, 278, 279, 280])
+    assert result.bad == len(bad)
 
 
 def _strided(array: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
@@ -266,51 +281,6 @@ def test_a_dropped_batcher_answers_and_frees_its_thread(small_artifacts: Get) ->
         assert future.result(20).shape == (16,)
         worker.join(20)
         assert not worker.is_alive()
-
-
-WRONG: dict[str, Callable[[Predictor], Any]] = {
-    "artifact": lambda p: Predictor(None),  # type: ignore[arg-type]
-    "backend": lambda p: Predictor(p.artifact.path, backend=3),  # type: ignore[arg-type]
-    "device": lambda p: Predictor(p.artifact.path, device=["cpu"]),  # type: ignore[arg-type]
-    "precision": lambda p: Predictor(p.artifact.path, precision=32),  # type: ignore[arg-type]
-    "precision, a list": lambda p: Predictor(p.artifact.path, precision=["fp32"]),  # type: ignore[arg-type]
-    "max_drift": lambda p: Predictor(p.artifact.path, max_drift="1e-3"),  # type: ignore[arg-type]
-    "max_drift, nan": lambda p: Predictor(p.artifact.path, max_drift=np.nan),
-    "threads": lambda p: Predictor(p.artifact.path, threads="2"),  # type: ignore[arg-type]
-    "threads, true": lambda p: Predictor(p.artifact.path, threads=True),
-    "threads, absurd": lambda p: Predictor(p.artifact.path, threads=4096),
-    "typical_batch": lambda p: Predictor(p.artifact.path, typical_batch=np.ones(3)),  # type: ignore[arg-type]
-    "request": lambda p: Predictor.from_request(p.artifact.path, {}),  # type: ignore[arg-type]
-    "contexts": lambda p: p.predict(object()),
-    "masked contexts": lambda p: p.predict(np.ma.masked_invalid(some_contexts(1))),
-    "return_attention": lambda p: p.predict(some_contexts(1), return_attention="yes"),  # type: ignore[call-overload]
-    "out": lambda p: p.predict(some_contexts(1), out="out"),  # type: ignore[call-overload]
-    "vectors": lambda p: p.predict_sequence(7),
-    "masked vectors": lambda p: p.predict_sequence(np.ma.masked_invalid(some_contexts(1)[0])),
-    "steps": lambda p: p.rollout(some_contexts(1), True),
-    "stream": lambda p: p.stream(5),  # type: ignore[arg-type]
-    "batch_size": lambda p: p.stream([], batch_size="4"),  # type: ignore[arg-type]
-    "max_batch": lambda p: p.batcher(max_batch=1.5),  # type: ignore[arg-type]
-    "max_delay_ms": lambda p: p.batcher(max_delay_ms="2"),  # type: ignore[arg-type]
-    "max_delay_ms, infinite": lambda p: p.batcher(max_delay_ms=np.inf),
-    "max_pending": lambda p: p.batcher(max_pending=True),
-    "timeout": lambda p: p.batcher().submit(some_contexts(1)[0], timeout="1"),  # type: ignore[arg-type]
-    "batcher, masked": lambda p: p.batcher().submit(np.ma.masked_invalid(some_contexts(1)[0])).result(20),
-    "batcher, awaited": lambda p: asyncio.run(p.batcher().predict(None)),
-}
-
-
-@pytest.mark.parametrize("call", WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_argument_is_invalid_input(small_artifacts: Get, call: Callable[[Predictor], Any]) -> None:
-    with Predictor(small_artifacts("amn")) as predictor, pytest.raises(InvalidInput, match=r"expected|masked|unknown"):
-        call(predictor)
-
-
-def test_integers_of_numpy_are_numbers(small_artifacts: Get) -> None:
-    request = Request(threads=np.int64(2), typical_batch=np.uint8(8), max_drift=np.float32(0.5))  # type: ignore[arg-type]
-    assert (request.threads, request.typical_batch, request.max_drift) == (2, 8, 0.5)
-    with Predictor(small_artifacts("amn")) as predictor:
-        assert predictor.rollout(some_contexts(1), np.int32(2)).shape == (1, 2, 16)  # type: ignore[arg-type]
 
 
 def test_torch_keeps_its_threads_whoever_runs_beside(small_artifacts: Get) -> None:

@@ -72,6 +72,9 @@ def test_package_is_proved_described_and_clean(architecture: str, shapes: str, p
     assert compiled.details["form_difference"] <= 2e-6
     package = artifact.file(compiled)
     assert read_package(package).functions == options.functions
+    (tmp_path / "plain").touch()
+    modes = {file.stat().st_mode for file in package.rglob("*") if file.is_file()}
+    assert modes == {(tmp_path / "plain").stat().st_mode}, "other users may read it if they may read other files"
     kinds = Counter(op.op_type for op in operations(load_program(package)))
     assert sorted(FORBIDDEN & set(kinds)) == []
     findings = [f for f in lint_package(package) if f.level is not Level.NOTE]

@@ -185,14 +185,14 @@ def test_a_header_of_other_values(tmp_path: Path, path: tuple[Any, ...], value: 
 
 
 @pytest.mark.soak
-@_fuzz(20_000)
+@_fuzz(5_000)
 @given(manifest_places, json_values)
 def test_many_sealed_manifests_of_other_values(path: tuple[Any, ...], value: Any) -> None:
     _exchange_manifest(path, value)
 
 
 @pytest.mark.soak
-@_fuzz(10_000)
+@_fuzz(5_000)
 @given(header_places, json_values)
 def test_many_headers_of_other_values(tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
     _exchange_header(path, value, tmp_path / "w")

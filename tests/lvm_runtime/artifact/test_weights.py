@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.weights import check_header, weight_shapes
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.models import build_model
-from tests.artifacts import SMALL, edit_manifest
+from tests.artifacts import edit_manifest
 
 CONFIG = make_config("lstm", dim=2, hidden_dim=2, num_layers=1)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_shapes_are_those_of_the_models(architecture: str) -> None:
-    for sizes in (SMALL[architecture], {"dim": 8, "hidden_dim": 8, "context_length": 3}):
+    for sizes in (CONFIGS[architecture].small, {"dim": 8, "hidden_dim": 8, "context_length": 3}):
         config = make_config(architecture, **sizes)
         expected = {name: tuple(weights.shape) for name, weights in build_model(config).state_dict().items()}
         assert dict(weight_shapes(config)) == expected
@@ -59,6 +59,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a shape in words": (lambda h: h["output_proj.bias"].update(shape="2"), "expected dtype F32, shape"),
     "an overlap": (lambda h: h["output_proj.bias"].update(data_offsets=[0, 8]), "gaps, overlap"),
     "offsets that run back": (lambda h: h["output_proj.bias"].update(data_offsets=[8, 0]), "do not fit each other"),
+    "false for 0": (lambda h: h["lstm.weight_ih_l0"]["data_offsets"].__setitem__(0, False), "do not fit each other"),
     "an unknown key": (lambda h: h["output_proj.bias"].update(crc=1), "expected dtype F32"),
     "an entry of another type": (lambda h: h.update({"output_proj.bias": 3}), "expected dtype F32"),
 }

@@ -116,13 +116,16 @@ def test_nothing_to_predict_is_an_empty_file(predictor: Predictor, tmp_path: Pat
     assert np.load(tmp_path / "out.npy").shape == (0, 16)
 
 
+@pytest.mark.parametrize(("value", "said"), [(np.nan, "is nan"), (1e20, "norm")], ids=["nan", "too long"])
 @pytest.mark.parametrize("kind", ["contexts", "vectors"])
-def test_bad_rows_are_set_aside_when_asked(predictor: Predictor, tmp_path: Path, kind: str) -> None:
+def test_bad_rows_are_set_aside_when_asked(
+    predictor: Predictor, tmp_path: Path, kind: str, value: float, said: str
+) -> None:
     values = some_contexts(100) if kind == "contexts" else _vectors()
     clean = predictor.predict(values) if kind == "contexts" else predictor.predict_sequence(values)
-    values[50, ..., 3] = np.nan
+    values[50, ..., 3] = value
     path, out = _save(tmp_path / "in.npy", values=values), tmp_path / "out.npy"
-    with pytest.raises(InvalidInput, match=r"in\.npy: row 50,.* is nan.*--skip-bad"):
+    with pytest.raises(InvalidInput, match=rf"in\.npy: row 50.*{said}.*--skip-bad"):
         predict_file(predictor, path, out)
     assert not out.exists()
     result = predict_file(predictor, path, out, skip_bad=True)

@@ -176,11 +176,11 @@ def test_auto_never_runs_a_file_that_holds_code(int8: Path) -> None:
     shutil.rmtree(int8 / "onnx")
     with Predictor(int8, device="cpu") as predictor:  # nothing light is left, and heavy forms are tried
         explanation = predictor.explain()
-    assert [route.backend for route in explanation.routes] == ["eager"]
+    assert explanation.running.backend == "eager"
     (refusal,) = [r for r in explanation.refused if r.what.startswith("torchscript")]
     assert "its file holds code" in refusal.why
     with Predictor(int8, device="cpu", backend="torchscript") as predictor:
-        assert [route.backend for route in predictor.explain().routes] == ["torchscript"]
+        assert predictor.explain().running.backend == "torchscript"
 
 
 REQUESTS: dict[str, tuple[dict[str, Any], set[str]]] = {

@@ -180,3 +180,14 @@ def test_a_lock_makes_processes_take_turns(tmp_path: Path) -> None:
 
 def _threads() -> bool:
     return len(os.listdir("/proc/self/task")) > 1
+
+
+def test_a_writer_killed_between_two_renames_leaves_the_new_folder_to_the_next(tmp_path: Path) -> None:
+    holder = tmp_path / ".tmp-killed"
+    for folder, content in ((holder / ".replaced", "old"), (holder / "artifact", "new")):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(content)
+    (holder / ".in-use").touch()
+    atomic.write_bytes(tmp_path / "another", b"")
+    assert (tmp_path / "artifact" / "file").read_text() == "new"
+    assert not holder.exists()

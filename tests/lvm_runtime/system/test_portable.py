@@ -56,12 +56,14 @@ def run_without(script: str, *arguments: str, folder: Path, first: str = "") -> 
 def test_serving_needs_none_of_them(small_artifacts: Callable[[str], Path], tmp_path: Path) -> None:
     script = """
 import numpy as np
-from lvm_runtime import Predictor
+from lvm_runtime import Predictor, predict_file
 np.save("in.npy", np.ones((3000, 5, 16), np.float32))
 with Predictor(sys.argv[1]) as predictor, predictor.batcher() as batcher:
     answers = predictor.predict(np.load("in.npy", mmap_mode="r"))
     assert np.allclose(batcher.submit(np.ones((5, 16), np.float32)).result(), answers[0], atol=1e-6)
     assert predictor.predict_sequence(np.ones((3000, 16), np.float32)).shape == (2996, 16)
+    predict_file(predictor, "in.npy", "out.npy", progress=False)
+assert np.allclose(np.load("out.npy"), answers, atol=1e-6)
 print(answers.shape)
 """
     assert run_without(script, str(small_artifacts("amn")), folder=tmp_path) == "(3000, 16)\n"
