@@ -20,9 +20,12 @@ def whole_number(value: Any, name: str, *, least: int = 1, most: int | None = No
 def finite_number(value: Any, name: str, *, example: str) -> float:
     """Return `value`, a finite number of 0 or more, as a float."""
     number = not isinstance(value, bool) and hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0
-    if not number or not (math.isfinite(value) and value >= 0):
-        raise InvalidInput(f"{name} is {value!r}, expected a finite number of 0 or more, such as {example}")
-    return float(value)
+    try:
+        if number and math.isfinite(value) and value >= 0:
+            return float(value)
+    except OverflowError:  # a whole number that no float can hold
+        pass
+    raise InvalidInput(f"{name} is {value!r:.99}, expected a finite number of 0 or more, such as {example}")
 
 
 def text(value: Any, name: str, *, example: str) -> str:

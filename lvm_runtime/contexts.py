@@ -162,20 +162,36 @@ def _from_tensor(tensor: Any, name: str) -> tuple[NDArray[Any], Callable[[Array]
     if not tensor.is_floating_point():
         raise InvalidInput(f"{name} have dtype {tensor.dtype}, expected a floating-point tensor")
     device = tensor.device
-    host = tensor.detach().to("cpu")
-    if host.dtype not in (torch.float16, torch.float32, torch.float64):
-        host = host.float()
-    return host.numpy(), lambda result: torch.from_numpy(result).to(device)
+    try:
+        host = tensor.detach().to("cpu").resolve_neg()
+        if host.dtype not in (torch.float16, torch.float32, torch.float64):
+            host = host.float()
+        array = host.numpy()
+    except (RuntimeError, TypeError) as error:  # sparse, nested, on the device "meta"
+        reason = str(error).strip().partition("\n")[0]
+        raise InvalidInput(
+            f"{name}: this tensor cannot be read as an array ({reason}); expected a dense one"
+        ) from error
+    return array, lambda result: torch.from_numpy(result).to(device)
 
 
 def _from_dlpack(value: Any, name: str) -> NDArray[Any]:
     try:
         return np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the other library raises
         raise InvalidInput(f"{name}: {type(value).__name__} cannot be read through DLPack ({error})") from error
 
 
+def _holds_masks(value: Any) -> bool:
+    """Say whether a masked array is in nested lists; rows of numbers are not looked at one by one."""
+    if not isinstance(value, list | tuple):
+        return hasattr(value, "mask")
+    return bool(value) and not isinstance(value[0], float | int) and any(map(_holds_masks, value))
+
+
 def _from_sequence(value: Any, name: str) -> NDArray[Any]:
+    if _holds_masks(value):
+        raise InvalidInput(f"{name}: got masked arrays, whose masks would be lost; fill them, or leave such rows out")
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -152,5 +152,6 @@ def _reason(error: Exception) -> str:
             f"holds objects beyond weights and plain values, which would run code when read: {', '.join(names)}; "
             "save it again without them"
         )
-    text = " ".join(str(error).split())
+    # the rest of torch's message advises to read the file as code
+    text = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0].split())
     return f"not a readable checkpoint ({text[:200] or type(error).__name__}); expected one made by torch.save"

@@ -121,7 +121,7 @@ def _read_part(parts: zipfile.ZipFile, part: zipfile.ZipInfo) -> NDArray[Any]:
         raise ValueError(f"{part.filename[:99]!r} holds {dtype.str}")
     if math.prod(shape) * dtype.itemsize != len(data) - header.end():
         raise ValueError(f"{part.filename[:99]!r} has shape {shape}, and {len(data) - header.end()} bytes")
-    return np.frombuffer(data, dtype, offset=header.end()).reshape(shape)
+    return np.frombuffer(data, dtype, offset=header.end()).reshape(shape).copy()  # torch warns of read-only arrays
 
 
 def random_contexts(count: int, context_length: int, dim: int, *, seed: int = 0) -> NDArray[np.float32]:

@@ -204,7 +204,11 @@ def resolve(name: str | Path) -> Path:
     if not isinstance(name, str | Path):
         raise InvalidInput(f"artifact is {name!r}, expected a folder or one of {', '.join(ARCHITECTURES)}")
     path = Path(name)
-    if (path / MANIFEST).is_file():
+    try:
+        found = (path / MANIFEST).is_file()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); expected an artifact folder") from error
+    if found:
         return path
     if str(name) in ARCHITECTURES:
         path = DEFAULT_ROOT / str(name)

@@ -41,8 +41,11 @@ def torch_device(name: str) -> str:
 
 
 def to_tensor(contexts: NDArray[np.float32], device: str) -> Any:
-    """Return `contexts` as a tensor on `device`; read-only arrays, which torch cannot share, are copied."""
-    shared = contexts if contexts.flags.writeable else contexts.copy()
+    """Return `contexts` as a tensor on `device`.
+
+    What torch cannot share is copied: read-only arrays, and a lone row of a reversed array, which is contiguous too.
+    """
+    shared = contexts if contexts.flags.writeable and min(contexts.strides) >= 0 else contexts.copy()
     return import_torch().from_numpy(shared).to(device)
 
 

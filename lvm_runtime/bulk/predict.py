@@ -9,6 +9,7 @@ b rows of a chunk, n vectors that they need, T context length, D vector.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -133,23 +134,29 @@ def _predict(
     rows = Source(corpus, length)
     output = Output(place, len(rows), dim, CHUNK, _identity(predictor, before))
     resumed = sum(min(CHUNK, len(rows) - number * CHUNK) for number in output.done)
+
+    def check_inputs() -> None:
+        if [state[:4] for state in _states(inputs)] != [state[:4] for state in before]:
+            raise LvmError(f"{source}: another program changed it during the run; give --restart to begin again")
+
     try:
-        _run(predictor, rows, output, skip_bad, _bar(len(rows), resumed, progress))
+        _run(predictor, rows, output, skip_bad, check_inputs, _bar(len(rows), resumed, progress))
+        check_inputs()
     except BaseException:
         with suppress(LvmError):  # the first error is the one to report
             output.close()
         raise
-    if [state[:4] for state in _states(inputs)] != [state[:4] for state in before]:
-        output.close()
-        raise LvmError(f"{source}: another program changed it during the run; give --restart to begin again")
     output.finish(rows.rows())
     return BulkResult(len(rows), resumed, len(output.bad), corpus.remarks)
 
 
-def _run(predictor: Predictor, source: Source, output: Output, skip_bad: bool, bar: Any) -> None:
+def _run(
+    predictor: Predictor, source: Source, output: Output, skip_bad: bool, check_inputs: Callable[[], None], bar: Any
+) -> None:
     norm = predictor.largest_norm
 
     def work(number: int, start: int, stop: int) -> int:
+        check_inputs()  # the system ends a process that reads a mapped file beyond its new end
         chunk = Chunk(start, stop - start, *source.read(start, stop))
         try:
             predictions, reasons = predict_chunk(predictor, chunk), {}

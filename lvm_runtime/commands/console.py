@@ -13,8 +13,8 @@ from lvm_runtime.errors import LvmError
 def run(main: Callable[[], int | None]) -> int:
     """Call `main` and return an exit status: 0, or 1 after a one-line error, or 130 after Ctrl-C.
 
-    Errors that this project raises on purpose and those of the operating system (a file that is missing, a full disk)
-    become one line; anything else is a bug and keeps its traceback.
+    Errors that this project raises on purpose and those of the operating system (a file that is missing, a full disk,
+    no memory) become one line; anything else is a bug and keeps its traceback.
     """
     try:
         return main() or 0
@@ -26,6 +26,8 @@ def run(main: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         sys.stderr.close()
         return 0
+    except MemoryError as error:
+        return _fail(f"not enough memory ({error})" if str(error) else "not enough memory")
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
         return _fail(f"{where}{error.strerror or error}")

@@ -80,7 +80,7 @@ def measure(
             results.append(Measurement(*candidate.identity, problem=str(error)))
     try:
         times = []
-        for batch in BATCHES:
+        for batch in BATCHES if sessions else ():
             report(f"timing {len(sessions)} forms at batch {batch}")
             times.append(time_together(list(sessions.values()), _batch_of(fingerprint, batch), seconds))
     finally:

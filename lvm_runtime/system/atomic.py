@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lvm_runtime.errors import WriteFailed
@@ -77,6 +77,22 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put `files`, by name, into `folder` once all of them are on the disk; WriteFailed if that cannot be done.
+
+    Each takes its place in one step. Only a kill between two of these steps leaves old ones among the new.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with scratch(folder) as holder, writing(folder):
+        for name, data in files.items():
+            (holder / name).write_bytes(data)
+        sync_tree(holder)
+        for name in files:
+            os.replace(holder / name, folder / name)
+        _sync(folder)
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError of the body into a WriteFailed that names `path`."""
@@ -130,7 +146,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def scratch(folder: Path) -> Iterator[Path]:
     """Yield a new temporary folder inside `folder`, removed afterwards, and by the next run if this one is killed.
 
-    A lock inside it, which the system drops with the process, tells a folder in use from one that was left.
+    A lock inside it, which the system drops with the process, tells a folder in use from one that was left. It is the
+    first file to come and the last to go, so that no kill leaves a folder with other files and without it.
     """
     from filelock import FileLock
 
@@ -139,11 +156,29 @@ def scratch(folder: Path) -> Iterator[Path]:
             _swept.add(folder.absolute())
             _remove_abandoned(folder)
         holder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
+    lock = FileLock(holder / _LOCK)
     try:
-        with FileLock(holder / _LOCK):
+        with writing(folder):
+            lock.acquire()
+        try:
             yield holder
+        finally:
+            _empty(holder)
+            lock.release()
     finally:
-        remove(holder)
+        _remove_emptied(holder)
+
+
+def _empty(holder: Path) -> None:
+    for entry in holder.iterdir():
+        if entry.name != _LOCK:
+            remove(entry)
+
+
+def _remove_emptied(holder: Path) -> None:
+    with contextlib.suppress(OSError):  # another run may be removing it too
+        (holder / _LOCK).unlink(missing_ok=True)
+        holder.rmdir()
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -156,7 +191,8 @@ def _remove_abandoned(folder: Path) -> None:
         with contextlib.suppress(Timeout, OSError):  # in use, or just removed by another run
             with FileLock(holder / _LOCK, timeout=0):
                 _restore(holder, folder)
-            shutil.rmtree(holder)
+                _empty(holder)
+            _remove_emptied(holder)
 
 
 def _restore(holder: Path, folder: Path) -> None:

@@ -40,6 +40,7 @@ WRONG: dict[str, Callable[[Predictor], Any]] = {
     "batch_size": lambda p: p.stream([], batch_size="4"),  # type: ignore[arg-type]
     "max_batch": lambda p: p.batcher(max_batch=1.5),  # type: ignore[arg-type]
     "max_delay_ms": lambda p: p.batcher(max_delay_ms="2"),  # type: ignore[arg-type]
+    "max_drift, beyond floats": lambda p: Predictor(p.artifact.path, max_drift=10**400),
     "max_delay_ms, infinite": lambda p: p.batcher(max_delay_ms=np.inf),
     "max_pending": lambda p: p.batcher(max_pending=True),
     "timeout": lambda p: p.batcher().submit(some_contexts(1)[0], timeout="1"),  # type: ignore[arg-type]

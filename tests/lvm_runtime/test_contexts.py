@@ -49,6 +49,7 @@ KINDS: dict[str, Any] = {
     "tensor with gradient": torch.from_numpy(X).requires_grad_(),
     "float64 tensor": torch.from_numpy(X).double(),
     "transposed tensor": torch.from_numpy(X).transpose(0, 1).contiguous().transpose(0, 1),
+    "negated view": torch.complex(torch.zeros(X.shape), -torch.from_numpy(X)).conj().imag,
     "dlpack": _Dlpack(X),
 }
 
@@ -87,6 +88,16 @@ def test_results_come_back_in_kind(value: Any, kind: type, single: bool) -> None
     assert str(result.dtype).endswith("float32")
 
 
+class Broken:
+    """An array of a library with a fault."""
+
+    def __dlpack__(self, **_: Any) -> Any:
+        raise KeyError("device")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "rank 1": (np.zeros(16, np.float32), r"shape \[16\], expected \[B, 5, 16\] or \[5, 16\]"),
     "rank 4": (np.zeros((1, 1, 5, 16), np.float32), r"shape \[1, 1, 5, 16\]"),
@@ -103,6 +114,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "text": ("five vectors", "got str"),
     "bytes": (b"five", "got bytes"),
     "a masked array": (np.ma.masked_invalid(X), "got a masked array"),
+    "masked arrays in lists": ([[np.ma.masked_invalid(X[0, 0])] * 5], "got masked arrays"),
+    "a sparse tensor": (torch.from_numpy(X[0]).to_sparse(), "cannot be read as an array .*; expected a dense one"),
+    "a tensor without data": (torch.empty(2, 5, 16, device="meta"), "cannot be read as an array .*no data"),
+    "a broken __dlpack__": (Broken(), "Broken cannot be read through DLPack"),
     "nothing": (None, "got NoneType"),
     "a dict": ({"contexts": X}, "got dict"),
     "texts in lists": ([["a"] * 16] * 5, "dtype <U1"),

@@ -93,6 +93,16 @@ def test_input_kinds(amn: Predictor, kind: str) -> None:
     np.testing.assert_allclose(np.asarray(found), expected, rtol=0, atol=2e-2 if "16" in kind else 1e-6)
 
 
+@pytest.mark.parametrize("backend", ["onnx", "openvino", "torchscript", "eager"])
+def test_a_lone_row_of_a_reversed_or_read_only_array_is_a_row(small_artifacts: Get, backend: str) -> None:
+    contexts = some_contexts(1)
+    with Predictor(small_artifacts("gru"), backend=backend) as predictor:
+        expected = predictor.predict(contexts)
+        contexts.flags.writeable = False
+        for same in (contexts[::-1], contexts):
+            np.testing.assert_array_equal(predictor.predict(same), expected)
+
+
 @pytest.mark.cuda
 def test_a_cuda_tensor_comes_back_on_its_device(amn: Predictor) -> None:
     found = amn.predict(torch.from_numpy(some_contexts(3)).cuda())

@@ -103,6 +103,12 @@ def test_other_files_are_refused(tmp_path: Path, content: Any, message: str) -> 
         import_checkpoint(tmp_path / "x.pt", tmp_path / "out")
 
 
+def test_a_file_of_something_else_is_not_to_be_read_as_code(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(b"\x93NUMPY")
+    with pytest.raises(ArtifactError, match=r"x\.pt: not a readable checkpoint \(Unsupported operand 147\)"):
+        import_checkpoint(tmp_path / "x.pt", tmp_path / "out")
+
+
 def test_damaged_and_missing_files(tmp_path: Path) -> None:
     whole = checkpoint(tmp_path / "best.pt", "amn").read_bytes()
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])

@@ -29,9 +29,14 @@ def compare(folders: list[Path], out: Path) -> str:
         remarks.append("These runs were validated on different windows: compare their gains and not their cosines.")
     text = f"{lookup_markdown(runs)}\n{markdown(runs, remarks)}"
     document = {"remarks": remarks, "runs": [_entry(run) for run in runs]}
-    atomic.write_bytes(out / "comparison.md", text.encode())
-    atomic.write_bytes(out / "comparison.json", (json.dumps(document, indent=2) + "\n").encode())
-    atomic.write_bytes(out / "comparison.html", page(runs, remarks).encode())
+    atomic.write_files(
+        out,
+        {
+            "comparison.md": text.encode(),
+            "comparison.json": (json.dumps(document, indent=2) + "\n").encode(),
+            "comparison.html": page(runs, remarks).encode(),
+        },
+    )
     return f"{text}\nwritten to {out}: comparison.md, comparison.json, comparison.html"
 
 

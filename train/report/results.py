@@ -66,8 +66,8 @@ def write_results(folder: Path, result: TrainResult, model: nn.Module, validatio
         arrays |= _attention(model, validation)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    atomic.write_bytes(folder / WINDOWS, buffer.getvalue())
-    atomic.write_bytes(folder / RESULT, (json.dumps(_document(result), indent=2) + "\n").encode())
+    document = json.dumps(_document(result), indent=2) + "\n"
+    atomic.write_files(folder, {WINDOWS: buffer.getvalue(), RESULT: document.encode()})
 
 
 def _document(result: TrainResult) -> dict[str, Any]:

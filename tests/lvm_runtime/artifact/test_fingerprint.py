@@ -19,6 +19,7 @@ def test_reads_what_it_writes(attention: Any) -> None:
     written = Fingerprint(contexts, np.ones((16, 8)), attention)
     read = Fingerprint.from_bytes(written.to_bytes(), "f")
     np.testing.assert_array_equal(read.contexts, written.contexts)
+    assert read.contexts.flags.writeable
     np.testing.assert_array_equal(read.predictions, written.predictions)
     assert (read.attention is None) == (attention is None)
 

@@ -155,6 +155,12 @@ def test_a_missing_artifact_names_the_command_that_makes_one(
         resolve(name)
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"], ids=["long", "NUL"])
+def test_an_impossible_name_is_an_error(name: str) -> None:
+    with pytest.raises(ArtifactError, match="expected an artifact folder"):
+        resolve(name)
+
+
 def test_an_architecture_means_the_artifact_of_that_name(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (copy.parent / "artifacts").mkdir()
     shutil.move(copy, copy.parent / "artifacts" / "amn")

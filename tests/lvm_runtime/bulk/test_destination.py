@@ -188,6 +188,14 @@ def test_an_input_that_changes_during_the_run_is_an_error(
     assert not (tmp_path / "out.npy").exists()
 
 
+def test_an_input_that_is_cut_off_during_the_run_is_an_error(
+    predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(LvmError, match=r"in\.npy: another program changed it during the run"):
+        _interrupted(predictor, source, tmp_path / "out.npy", monkeypatch, lambda: os.truncate(source, 11 * 4096))
+    assert not (tmp_path / "out.npy").exists()
+
+
 @pytest.mark.parametrize("target", ["out.npy", "out.npz", "out.parquet"])
 @pytest.mark.parametrize("call", ["fsync", "pwrite", "replace"])
 def test_a_disk_that_fails_is_one_error_and_keeps_what_is_done(

@@ -47,10 +47,12 @@ def test_control_characters_from_files_are_escaped(capsys: pytest.CaptureFixture
         (FileNotFoundError(2, "No such file or directory", "a\x1bb"), "error: a\\x1bb: No such file or directory\n"),
         (OSError(28, "No space left on device"), "error: No space left on device\n"),
         (OSError("odd"), "error: odd\n"),
+        (MemoryError("Unable to allocate 3 TiB"), "error: not enough memory (Unable to allocate 3 TiB)\n"),
+        (MemoryError(), "error: not enough memory\n"),
     ],
-    ids=["file", "disk", "bare"],
+    ids=["file", "disk", "bare", "memory", "bare memory"],
 )
-def test_an_error_of_the_system_is_one_line(error: OSError, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_system_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda: _raise(error)) == 1
     assert capsys.readouterr().err == line
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvm_runtime import Predictor
+from lvm_runtime import BackendUnavailable, Predictor
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models import load_model
 from lvm_runtime.request import Request
@@ -55,6 +55,11 @@ def int8(small_artifacts: Get, tmp_path: Path) -> Path:
     artifact = Artifact.load(path)
     add_onnx(artifact, load_model(artifact), "onnx/int8.onnx", precision="int8", drift=5e-4)
     return path
+
+
+def test_a_device_that_no_form_has_is_an_error_with_the_reasons(int8: Path) -> None:
+    with pytest.raises(BackendUnavailable, match=r"no form of it can serve .*onnx fp32.*'tpu'.*onnx int8"):
+        Predictor(int8, device="tpu", max_drift=1e-3)
 
 
 def _light(path: Path) -> list[Measurement]:

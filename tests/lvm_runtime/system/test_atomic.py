@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,14 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path: Path, error: type[BaseEx
         write()
     assert (tmp_path / "file").read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_files_that_belong_together_are_all_old_or_all_new(tmp_path: Path) -> None:
+    names = {"a": b"old", "b": b"old"}
+    atomic.write_files(tmp_path / "sub", names)
+    with pytest.raises(WriteFailed, match="name too long"):
+        atomic.write_files(tmp_path / "sub", {"a": b"new", "n" * 300: b"new"})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "sub").iterdir()} == names
 
 
 WRITER = """
@@ -92,6 +101,19 @@ def test_what_killed_runs_left_is_removed_by_the_next_and_nothing_in_use(tmp_pat
         assert sorted(tmp_path.iterdir()) == sorted([used, tmp_path / ".tmp-of-somebody-else", tmp_path / "file"])
         alive.stdin.close()
     assert not used.exists()
+
+
+def test_a_kill_while_a_temporary_folder_is_removed_leaves_its_lock_to_the_next(tmp_path: Path) -> None:
+    with atomic.scratch(tmp_path) as holder:
+        for name in ("a", "b"):
+            (holder / name).mkdir()
+        lock = holder / ".in-use"
+        seen = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(atomic, "remove", lambda path: seen.append((path.name, lock.exists())) or shutil.rmtree(path))
+            atomic._empty(holder)
+    assert sorted(seen) == [("a", True), ("b", True)]
+    assert list(tmp_path.iterdir()) == []
 
 
 HOLDER = """
