@@ -212,7 +212,7 @@ def _best_penalty(model: nn.Module, moments: _Moments, held: WindowSet) -> tuple
     """Return the penalty with the best mean cosine on `held`, and that cosine."""
     contexts, targets = held.batch(held.starts)
     with torch.no_grad():
-        features = torch.cat([last_layer_features(model, piece) for piece in contexts.split(_BATCH)])
+        features = torch.cat([last_layer_features(model, batch) for batch in contexts.split(_BATCH)])
     targets = targets.cpu().double()
     cosines = {p: float(F.cosine_similarity(features @ moments.solve(p), targets).mean()) for p in PENALTIES}
     best = max(cosines, key=lambda penalty: cosines[penalty])
