@@ -93,8 +93,8 @@ def _held_out(options: TrainOptions) -> tuple[NDArray[np.float32], NDArray[np.fl
 def _print_comparison(test: Evaluation) -> None:
     average = test.linear_average.value
     print(f"  {'':<16} cosine [95 % interval over documents]   to the linear average")
-    for name, estimate in test.baselines.items():
-        print(f"  {name:<16} {estimate}   {estimate.value - average:+.4f}")
+    for name, found in test.baselines.items():
+        print(f"  {name:<16} {found.cosine}   {found.cosine.value - average:+.4f}")
     gain = test.gain
     print(f"  {'AMN':<16} {test.metrics.cosine}   {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
 

@@ -31,7 +31,10 @@ SIDES = ("lvm-predict-sequence-fp32", "lvm-predict-windows-fp32", "peer-onnxrunt
 
 
 def document(dim: int, seed: int = 0) -> Array:
-    """Return unit vectors `[N, D]` with a shared direction and a topic that drifts from chunk to chunk."""
+    """Return unit vectors `[N, D]` with a shared direction and a topic that drifts from chunk to chunk.
+
+    Contexts alone have a topic that stands still; here windows overlap, as those of a document do.
+    """
     rng = np.random.default_rng(seed)
     topic = np.cumsum(rng.standard_normal((CHUNKS, dim)) * 0.3, axis=0)
     vectors = rng.standard_normal(dim) + topic + rng.standard_normal((CHUNKS, dim))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from lvm_runtime.batcher import Batcher
 
-SLICE = 1024
+MOST_AT_ONCE = 1024
 """Most contexts that run at once; larger inputs run in slices, so memory stays bounded."""
 
 RELEASE_EVERY = 2
@@ -47,7 +47,7 @@ class Predictor:
     twice, for single queries and for large batches.
 
     Safe to share between threads; can be pickled (the artifact's folder must be there again); a context manager. In a
-    fork of its process it goes on with one thread where the backend can (onnx, torchscript, eager), and says so where
+    fork of its process it goes on with one thread where the backend can, and says so where
     not. `largest_norm` is the largest norm that a vector may have: 1e6, and 200 where Core ML computes in fp16.
 
     Raises ArtifactError for a missing or damaged artifact, BackendUnavailable for what cannot run here,
@@ -128,7 +128,7 @@ class Predictor:
             type(contexts) is np.ndarray
             and contexts.dtype == np.float32
             and contexts.shape[1:] == self._shape
-            and 0 < len(contexts) <= SLICE
+            and 0 < len(contexts) <= MOST_AT_ONCE
             and contexts.flags.c_contiguous
             and out is None
             and not return_attention
@@ -153,9 +153,9 @@ class Predictor:
             predictions = checked_out(out, (batch, dim), contexts.array)
         attention = np.empty((batch, length), np.float32)
         mappings = mapping_of(contexts.array), mapping_of(predictions)
-        for start in range(0, batch, SLICE):
+        for start in range(0, batch, MOST_AT_ONCE):
             _release_now_and_then(start, mappings)
-            stop = min(start + SLICE, batch)
+            stop = min(start + MOST_AT_ONCE, batch)
             part = contexts.rows(start, stop)
             if return_attention:
                 predictions[start:stop], attention[start:stop] = session.run_with_attention(part)
@@ -182,9 +182,9 @@ class Predictor:
         count = max(0, len(array) - length + 1)
         predictions = np.empty((count, dim), np.float32) if out is None else checked_out(out, (count, dim), array)
         mappings = mapping_of(array), mapping_of(predictions)
-        for start in range(0, count, SLICE):
+        for start in range(0, count, MOST_AT_ONCE):
             _release_now_and_then(start, mappings)
-            stop = min(start + SLICE, count)
+            stop = min(start + MOST_AT_ONCE, count)
             part = usable_float32(array[start : stop + length - 1], self.largest_norm, first_row=start)
             predictions[start:stop] = self._sequences.run(part)
         return wrap(predictions) if wrap is not None and out is None else predictions
@@ -339,6 +339,6 @@ def checked_out(out: Any, shape: tuple[int, ...], source: NDArray[Any]) -> NDArr
 
 
 def _release_now_and_then(start: int, mappings: tuple[mmap.mmap | None, ...]) -> None:
-    if start % (RELEASE_EVERY * SLICE) == 0 and start:
+    if start % (RELEASE_EVERY * MOST_AT_ONCE) == 0 and start:
         for mapping in mappings:
             release(mapping)

@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["lvm_runtime.artifact", "zipfile", "jso
     from lvm_runtime.artifact.config import make_config
     from lvm_runtime.artifact.fingerprint import Fingerprint
     from lvm_runtime.artifact.manifest import Manifest, StoredFile
-    from lvm_runtime.artifact.weights import check_header, weight_shapes
+    from lvm_runtime.artifact.weights import check_header
     from lvm_runtime.errors import ArtifactError
 
 CONFIG = make_config("lstm", dim=2, hidden_dim=2, num_layers=1)
@@ -58,7 +58,7 @@ def seeds() -> dict[str, bytes]:
     body = json.loads(Manifest(CONFIG, "2026-01-01", FILE, FILE).to_json()) | {"schema": 1}
     del body["digest"]
     header, start = {}, 0
-    for name, shape in weight_shapes(CONFIG):
+    for name, shape in CONFIG.weight_shapes():
         end = start + 4 * int(np.prod(shape))
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
         start = end

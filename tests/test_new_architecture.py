@@ -24,6 +24,7 @@ from export.verify import make_samples
 from lvm_runtime import Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, ModelConfig, make_config
 from lvm_runtime.artifact.fingerprint import random_contexts
+from lvm_runtime.artifact.shapes import Shapes, linear
 from lvm_runtime.models import known_answers
 from train.options import TUNED, TrainOptions
 from train.run import train
@@ -41,6 +42,10 @@ class ToyConfig(ModelConfig):
 
     def multiply_adds(self) -> int:
         return (self.context_length + 1) * self.dim * self.hidden_dim
+
+    def weight_shapes(self) -> Shapes:
+        yield from linear("wide", self.hidden_dim, self.context_length * self.dim)
+        yield from linear("narrow", self.dim, self.hidden_dim)
 
 
 class Toy(nn.Module):

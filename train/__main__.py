@@ -14,13 +14,14 @@ from lvm_runtime.corpus.formats import ACCEPTED
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import extras
 
-from .options import LOSSES, PRECISIONS, RECIPES, SCHEDULES, SPLITS, STARTS, TUNED, TrainOptions
+from .options import JUDGES, LOSSES, NAMED_RECIPES, PRECISIONS, RECIPES, SCHEDULES, SPLITS, STARTS, TrainOptions
 
 EXAMPLES = """examples:
   %(prog)s --model amn                                  the bundled corpus, to artifacts/amn
   %(prog)s --model lstm --data corpus.npz --test 0.1    your vectors; a tenth of the documents kept for a test
   %(prog)s --model amn --data synthetic                 80,000 windows whose best possible cosine is known
   %(prog)s --model gru --recipe tuned --set dropout=0.3 named settings, and a change to the model's config
+  %(prog)s --model amn --recipe retrieval               to search with: ranks over the corpus, judged by MRR
   %(prog)s --model amn --resume                         take up a run that was stopped or killed
   torchrun --nproc-per-node 2 -m lvm_runtime train --model amn    two processes, same global batch
 
@@ -60,6 +61,7 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     add(data, "test", "share of the documents kept for a test that no choice has seen")
     add(data, "split", "which documents: the last of the corpus, or random ones", choices=SPLITS)
     add(data, "context-length", "vectors in a context")
+    add(data, "queries", "held-out windows, evenly spaced, whose target is searched in the whole corpus; 0: all")
     add(data, "normalize", "divide every vector by its length", action="store_true")
     add(data, "windows", "size of the synthetic corpus, in training and held-out windows")
     add(data, "dim", "vector size of the synthetic corpus")
@@ -68,8 +70,8 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     recipe = result.add_argument_group("recipe")
     recipe.add_argument("--recipe", choices=RECIPES, default="reference", help="named settings (default reference)")
     recipe.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the model's config")
-    add(recipe, "start", "weights to begin with: default, or set so that training starts at a linear fit (lstm, gru, "
-        "transformer; an amn does by itself)", choices=STARTS)  # fmt: skip
+    add(recipe, "start", "weights to begin with: default, or a linear fit to targets (baseline) or to the ranking loss "
+        "(ranked); an amn starts at an average by itself", choices=STARTS)  # fmt: skip
     add(recipe, "epochs", "passes over the training windows; the best epoch is kept")
     add(recipe, "batch-size", "windows per step, over all processes")
     add(recipe, "learning-rate", "AdamW's rate")
@@ -77,9 +79,14 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     add(recipe, "grad-clip", "largest length of the gradient")
     add(recipe, "schedule", "halve the rate after 3 epochs without progress, or warm up and follow a cosine",
         choices=SCHEDULES)  # fmt: skip
-    add(recipe, "loss", "mse, or infonce to see that it is the wrong loss here", choices=LOSSES)
-    add(recipe, "temperature", "of infonce")
+    add(recipe, "loss", "mse; ranking: a softmax over the training vectors, for search; infonce, to see that it is the "
+        "wrong loss here", choices=LOSSES)  # fmt: skip
+    add(recipe, "temperature", "of ranking and infonce")
+    add(recipe, "cosine-weight", "weight of 1 − cosine, added to the loss")
+    add(recipe, "candidates", "vectors that a step ranks over at most, a new sample each; 0: all")
+    add(recipe, "judge", "the metric that says which epoch is best; both: the sum of the two", choices=JUDGES)
     add(recipe, "input-noise", "length of the noise added to each context vector while training")
+    add(recipe, "vector-dropout", "share of the context vectors that are left out while training")
     add(recipe, "ema", "decay of a running average of the weights, which is then judged and kept")
 
     machine = result.add_argument_group("machine")
@@ -95,18 +102,22 @@ def options_from(arguments: argparse.Namespace, **fixed: Any) -> TrainOptions:
     """Build the options: the recipe's, then what the command line says, then `fixed`."""
     model = fixed.get("model") or arguments.model
     names = {f.name for f in fields(TrainOptions)}
-    given = {k: v for k, v in vars(arguments).items() if k in names and v not in (None, False)}
-    named = TUNED[model] if arguments.recipe == "tuned" else {}
+    given = {k: v for k, v in vars(arguments).items() if k in names and v is not None and v is not False}
+    named = NAMED_RECIPES.get(arguments.recipe, {}).get(model, {})
     sizes = dict(named.get("sizes", {})) | dict(_size(text) for text in arguments.set)
     return TrainOptions(**(named | given | fixed | {"sizes": sizes}))
 
 
 def _size(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
+    if value in ("true", "false"):
+        return name, value == "true"
     try:
         return name, int(value) if value.lstrip("-").isdigit() else float(value)
     except ValueError:
-        raise InvalidInput(f"--set {text}: expected FIELD=NUMBER, such as hidden_dim=256 or dropout=0.3") from None
+        raise InvalidInput(
+            f"--set {text}: expected FIELD=VALUE, such as hidden_dim=256, dropout=0.3 or recency=true"
+        ) from None
 
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:

@@ -35,7 +35,7 @@ _ARCHITECTURE_NAMES = {
     "attention_mixture_network": "amn",
 }
 _FIELD_NAMES = {name: name for name in ("num_layers", "dropout", "context_length")} | {"nhead": "num_heads"}
-_PLAIN_FIELDS = ("ffn_dim", "max_positions", "attention_dim", "bottleneck_dim")
+_PLAIN_FIELDS = ("ffn_dim", "max_positions", "attention_dim", "bottleneck_dim", "recency")
 
 
 def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: Any) -> tuple[Artifact, float | None]:

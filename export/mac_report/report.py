@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +17,7 @@ from lvm_runtime.backends.batch_sizes import any_batch
 from lvm_runtime.commands.tables import markdown
 from lvm_runtime.coreml.package import UNITS, import_coremltools
 from lvm_runtime.models import build_model, save_model
+from lvm_runtime.selection.timing import interleave
 from lvm_runtime.system import machine
 
 from ..coreml.convert import convert, save
@@ -31,7 +29,7 @@ from ..source import Source
 from ..verify import SAMPLE_SEED, Sample
 
 DEVICES = tuple(UNITS)
-REPEATS = 30
+REPEATS = 7
 
 
 def write_report(folder: Path, models: Sequence[str], dim: int) -> str:
@@ -99,22 +97,12 @@ def speed(folder: Path, name: str, dim: int) -> str:
     for device in DEVICES:
         backend = CoreMLBackend(folder / name / "coreml" / "fp16.mlpackage", device=device)
         for size in backend.batch_sizes or ():
-            times = timed(backend.run, random_contexts(size, 5, dim, seed=SAMPLE_SEED))
-            middle = statistics.median(times)
-            p95 = sorted(times)[int(0.95 * len(times))]
-            rows.append((device, size, f"{middle * 1e3:.3f}", f"{p95 * 1e3:.3f}", f"{size / middle:,.0f}"))
+            run = partial(backend.run, random_contexts(size, 5, dim, seed=SAMPLE_SEED))
+            timing = interleave({device: run}, rounds=REPEATS, seconds=0.02)[device]
+            ms = f"{timing.median * 1e3:.3f}", f"{timing.p95 * 1e3:.3f}"
+            rows.append((device, size, *ms, f"{size / timing.median:,.0f}"))
         backend.close()
     return markdown(("device", "batch", "median ms", "p95 ms", "predictions/s"), rows)
-
-
-def timed(call: Callable[[Any], Any], contexts: Any) -> list[float]:
-    """Return the seconds of each of 30 calls, after 5 that warm up."""
-    seconds = []
-    for _ in range(REPEATS + 5):
-        start = time.perf_counter()
-        call(contexts)
-        seconds.append(time.perf_counter() - start)
-    return seconds[5:]
 
 
 def training_parity(name: str, dim: int) -> str:

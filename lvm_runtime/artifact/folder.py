@@ -121,8 +121,11 @@ class Artifact:
         expected = (self.config.context_length, self.config.dim)
         if fingerprint.contexts.shape[1:] != expected:
             raise ArtifactError(f"{file}: contexts of {fingerprint.contexts.shape[1:]}, expected {expected}")
-        if (fingerprint.attention is not None) != (self.config.architecture == "amn"):
-            raise ArtifactError(f"{file}: has attention for another model than an AMN, or none for an AMN")
+        if (fingerprint.attention is not None) != self.config.attention:
+            raise ArtifactError(
+                f"{file}: has {'no ' * (fingerprint.attention is None)}attention, and the architecture "
+                f"{self.config.architecture} has {'none' if not self.config.attention else 'some'}"
+            )
         return fingerprint
 
     def file(self, compiled: CompiledFile) -> Path:

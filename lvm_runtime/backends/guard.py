@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import get_ident
 from typing import TypeVar
 
@@ -21,6 +23,8 @@ _R = TypeVar("_R")
 _LOOK_SECONDS = 0.0005  # how often a close looks whether the runs have ended
 
 _OPEN: weakref.WeakSet[Guard] = weakref.WeakSet()
+_BUILDING: dict[object, int] = {}  # a token for each backend that is being built, and the thread that builds it
+_exiting = threading.Event()
 
 
 class Guard:
@@ -79,7 +83,23 @@ class Guard:
         self._process = os.getpid()
 
 
+@contextmanager
+def building() -> Iterator[None]:
+    """Build a backend in the body; the interpreter's exit waits for it, and lets none begin."""
+    token = object()
+    try:
+        _BUILDING[token] = get_ident()
+        if _exiting.is_set():
+            raise LvmError("the interpreter is about to exit; no backend can be built any more")
+        yield
+    finally:
+        _BUILDING.pop(token, None)
+
+
 @atexit.register
 def _close_all() -> None:
+    _exiting.set()
+    while any(thread != get_ident() for thread in _BUILDING.copy().values()):
+        time.sleep(_LOOK_SECONDS)
     for guard in list(_OPEN):
         guard.close()

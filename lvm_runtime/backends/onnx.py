@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, Backend, file_precision
-from lvm_runtime.backends.crew import Crew
+from lvm_runtime.backends.helpers import HelperThreads
 from lvm_runtime.backends.onnx_file import refuse_external_data
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.system.cpus import usable_cpus
@@ -100,7 +100,7 @@ class OnnxBackend(Backend):
         self._slots: list[_Slot] = []
         rows, work = _LEAST_SHARES.get(self.precision, _LEAST_SHARES["fp32"])
         self._share_from = self.threads * max(rows, math.ceil(work / source.stat().st_size))
-        self._crew = Crew(self.threads if self._single else 1)
+        self._helpers = HelperThreads(self.threads if self._single else 1)
         _BUILT.add(self)
 
     @classmethod
@@ -130,7 +130,7 @@ class OnnxBackend(Backend):
 
     def close(self) -> None:
         """Let the helper threads go, and the sessions with their threads and memory."""
-        self._crew.close()
+        self._helpers.close()
         self._session = self._single = None
         self._slots.clear()
 
@@ -147,7 +147,7 @@ class OnnxBackend(Backend):
             for result, part in zip(results, found, strict=True):
                 result[start:stop] = part
 
-        self._crew.run(run_slice, pairwise(rows * i // slices for i in range(slices + 1)))
+        self._helpers.run(run_slice, pairwise(rows * i // slices for i in range(slices + 1)))
         return results
 
     def _run_one(self, contexts: Array) -> Array:

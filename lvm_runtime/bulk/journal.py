@@ -1,7 +1,7 @@
-"""The journal of a bulk run: JSON lines, first what run this is, then each chunk that is on the disk with its bad rows.
+"""The journal of a bulk run: JSON lines, first what run this is, then each block that is on the disk with its bad rows.
 
 A line is written after the data that it stands for was flushed to the disk, so what a journal names is there after any
-kind of crash. A kill costs the chunks since the last flush.
+kind of crash. A kill costs the blocks since the last flush.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from lvm_runtime.errors import InvalidInput, LvmError
 
 
 def entry(number: int, bad: dict[int, str]) -> str:
-    """Return the line for a chunk; `bad` maps its rows that were not predicted to the reason."""
-    return json.dumps({"chunk": number, "bad": bad}) + "\n"
+    """Return the line for a block; `bad` maps its rows that were not predicted to the reason."""
+    return json.dumps({"block": number, "bad": bad}) + "\n"
 
 
 def heading(identity: dict[str, Any]) -> str:
@@ -23,10 +23,10 @@ def heading(identity: dict[str, Any]) -> str:
     return json.dumps(identity) + "\n"
 
 
-def read(path: Path, identity: dict[str, Any], chunk: int, rows: int) -> dict[int, dict[int, str]]:
-    """Return the bad rows of each of the chunks, of `chunk` rows of `rows`, that the journal at `path` names.
+def read(path: Path, identity: dict[str, Any], block: int, rows: int) -> dict[int, dict[int, str]]:
+    """Return the bad rows of each of the blocks, of `block` rows of `rows`, that the journal at `path` names.
 
-    A line that is damaged counts for nothing, and its chunk is done again. Raises InvalidInput for the journal of
+    A line that is damaged counts for nothing, and its block is done again. Raises InvalidInput for the journal of
     another run than `identity`.
     """
     try:
@@ -41,9 +41,9 @@ def read(path: Path, identity: dict[str, Any], chunk: int, rows: int) -> dict[in
     done = {}
     for line in lines:
         parsed = _parse(line)
-        number = None if parsed is None else parsed.get("chunk")
-        if type(number) is int and 0 <= number * chunk < rows:
-            bad = _bad_rows(parsed, range(number * chunk, min((number + 1) * chunk, rows)))
+        number = None if parsed is None else parsed.get("block")
+        if type(number) is int and 0 <= number * block < rows:
+            bad = _bad_rows(parsed, range(number * block, min((number + 1) * block, rows)))
             if bad is not None:
                 done[number] = bad
     return done

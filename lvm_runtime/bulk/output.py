@@ -1,6 +1,6 @@
 """Results on disk that survive being killed: a growing file, and a journal that says which parts of it are good.
 
-The part is a `.npy` of the full size from the start, so that a disk without room says so before any work.
+The part is a `.npy` of the full size from the start, so that a disk without space says so before any work.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from lvm_runtime.errors import InvalidInput, LvmError
 from lvm_runtime.system import atomic
 from lvm_runtime.system.files import claim, write_at
 
-_BLOCK_ROWS = 4096
+_ROWS_AT_ONCE = 4096
 SYNC_BYTES = 1 << 24
 """Flushed behind the writers after so many, so that the disk works beside the model, not after it."""
 
 
 class Output:
-    """Predictions `[rows, dim]` that are written in chunks of `chunk` rows, under the destination's lock.
+    """Predictions `[rows, dim]` that are written in blocks of `block` rows, under the destination's lock.
 
     `identity` tells this run from any other: what is left of an interrupted one is taken up only if it is equal.
     """
 
-    def __init__(self, place: Destination, rows: int, dim: int, chunk: int, identity: dict[str, Any]) -> None:
+    def __init__(self, place: Destination, rows: int, dim: int, block: int, identity: dict[str, Any]) -> None:
         if place.path.suffix == ".parquet":
             import_pyarrow()
-        self.place, self.rows, self.dim, self.chunk = place, rows, dim, chunk
+        self.place, self.rows, self.dim, self.block = place, rows, dim, block
         self.bad: dict[int, str] = {}
         self.done: set[int] = set()
-        self._identity = identity | {"rows": rows, "dim": dim, "chunk": chunk}
+        self._identity = identity | {"rows": rows, "dim": dim, "block": block}
         with writing(place.part):
             if not self._resume():
                 self._begin()
@@ -55,18 +55,18 @@ class Output:
         self._syncing: Future[None] | None = None
         self._syncer = ThreadPoolExecutor(1, "lvm-sync")
 
-    def chunks(self) -> list[tuple[int, int, int]]:
-        """Return (number, first row, row after the last) of the chunks that are still to do."""
-        starts = range(0, self.rows, self.chunk)
-        return [(i, start, min(start + self.chunk, self.rows)) for i, start in enumerate(starts) if i not in self.done]
+    def blocks(self) -> list[tuple[int, int, int]]:
+        """Return (number, first row, row after the last) of the blocks that are still to do."""
+        starts = range(0, self.rows, self.block)
+        return [(i, start, min(start + self.block, self.rows)) for i, start in enumerate(starts) if i not in self.done]
 
     def write(self, number: int, predictions: NDArray[np.float32], bad: dict[int, str]) -> None:
-        """Store a chunk; `bad` maps rows that were not predicted to the reason. LvmError if that fails.
+        """Store a block; `bad` maps rows that were not predicted to the reason. LvmError if that fails.
 
-        Threads may write different chunks at the same time.
+        Threads may write different blocks at the same time.
         """
         data = np.ascontiguousarray(predictions).data.cast("B")
-        place = self._offset + number * self.chunk * self.dim * 4
+        place = self._offset + number * self.block * self.dim * 4
         with writing(self.place.part):
             self._check_whole()
             write_at(self._data.fileno(), data, place)
@@ -147,7 +147,7 @@ class Output:
         """Take up an interrupted run; False if there is none. InvalidInput if it was another run than this one."""
         if not self.place.progress.exists() or not self.place.part.exists():
             return False
-        found = journal.read(self.place.progress, self._identity, self.chunk, self.rows)
+        found = journal.read(self.place.progress, self._identity, self.block, self.rows)
         try:
             part = NpyFile.open(self.place.part)
         except InvalidInput:
@@ -163,16 +163,16 @@ class Output:
         return True
 
 
-def _blocks(file: NpyFile, use: Callable[[int, NDArray[np.float32]], object]) -> None:
-    for start in range(0, file.shape[0], _BLOCK_ROWS):
-        use(start, file.read(start, min(start + _BLOCK_ROWS, file.shape[0])))
+def _parts(file: NpyFile, use: Callable[[int, NDArray[np.float32]], object]) -> None:
+    for start in range(0, file.shape[0], _ROWS_AT_ONCE):
+        use(start, file.read(start, min(start + _ROWS_AT_ONCE, file.shape[0])))
 
 
 def _write_npz(path: Path, file: NpyFile, row_numbers: NDArray[np.int64]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         with archive.open("predictions.npy", "w", force_zip64=True) as member:
             write_header(member, file.shape)
-            _blocks(file, lambda start, block: member.write(block.data.cast("B")))
+            _parts(file, lambda start, part: member.write(part.data.cast("B")))
         with archive.open("rows.npy", "w") as member:
             np.lib.format.write_array(member, row_numbers)
 
@@ -183,9 +183,9 @@ def _write_parquet(path: Path, file: NpyFile, row_numbers: NDArray[np.int64]) ->
     schema = pyarrow.schema([("row", pyarrow.int64()), ("prediction", lists)])
     with parquet.ParquetWriter(path, schema) as writer:
 
-        def add(start: int, block: NDArray[np.float32]) -> None:
-            values = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(block.reshape(-1)), file.shape[1])
-            numbers = pyarrow.array(row_numbers[start : start + len(block)])
+        def add(start: int, part: NDArray[np.float32]) -> None:
+            values = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(part.reshape(-1)), file.shape[1])
+            numbers = pyarrow.array(row_numbers[start : start + len(part)])
             writer.write_table(pyarrow.table([numbers, values], schema=schema))
 
-        _blocks(file, add)
+        _parts(file, add)

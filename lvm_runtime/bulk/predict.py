@@ -1,9 +1,9 @@
 """Predictions for files that are larger than memory; interrupted at any moment, a second run goes on.
 
-Chunks are independent, so as many are in work as there are CPUs for: each thread takes one from the file through the
+Blocks are independent, so as many are in work as there are CPUs for: each thread takes one from the file through the
 model to the output. Reading, checking and writing then use a CPU that waits for nobody, and the model too.
 
-b rows of a chunk, n vectors that they need, T context length, D vector.
+b rows of a block, n vectors that they need, T context length, D vector.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from lvm_runtime.predictor import Predictor
 from lvm_runtime.request import Request
 from lvm_runtime.system.cpus import usable_cpus
 
-CHUNK = 256  # one run of a Predictor, and its result goes to the disk without another copy
-MOST_WORKERS = 8  # each holds a chunk in memory
+BLOCK = 256  # one run of a Predictor, and its result goes to the disk without another copy
+MOST_WORKERS = 8  # each holds a block in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class BulkResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """One chunk's input: contexts `[b, T, D]`, or vectors `[n, D]` with the first vector of each of its b windows."""
+class Block:
+    """One block's input: contexts `[b, T, D]`, or vectors `[n, D]` with the first vector of each of its b windows."""
 
     first: int
     count: int
@@ -59,7 +59,7 @@ class Chunk:
     starts: NDArray[np.int64] | None
 
     def contexts(self, rows: NDArray[np.intp], length: int) -> NDArray[Any]:
-        """Return the contexts `[r, T, D]` of `rows` `[r]` of the chunk."""
+        """Return the contexts `[r, T, D]` of `rows` `[r]` of the block."""
         if self.starts is None:
             return self.values[rows]
         return self.values[self.starts[rows][:, None] + np.arange(length)]
@@ -132,8 +132,8 @@ def _predict(
     before = _states(inputs)
     corpus = open_corpus(source, context_length=length, dim=dim, scratch=place.path.parent)
     rows = Source(corpus, length)
-    output = Output(place, len(rows), dim, CHUNK, _identity(predictor, before))
-    resumed = sum(min(CHUNK, len(rows) - number * CHUNK) for number in output.done)
+    output = Output(place, len(rows), dim, BLOCK, _identity(predictor, before))
+    resumed = sum(min(BLOCK, len(rows) - number * BLOCK) for number in output.done)
 
     def check_inputs() -> None:
         if [state[:4] for state in _states(inputs)] != [state[:4] for state in before]:
@@ -157,27 +157,27 @@ def _run(
 
     def work(number: int, start: int, stop: int) -> int:
         check_inputs()  # the system ends a process that reads a mapped file beyond its new end
-        chunk = Chunk(start, stop - start, *source.read(start, stop))
+        block = Block(start, stop - start, *source.read(start, stop))
         try:
-            predictions, reasons = predict_chunk(predictor, chunk), {}
+            predictions, reasons = predict_block(predictor, block), {}
         except InvalidInput:
-            bad = chunk.bad(source.context_length, norm)  # none, if the value is in a document too short for a window
-            reasons = {start + int(row): _reason(chunk, source, int(row), norm) for row in bad}
+            bad = block.bad(source.context_length, norm)  # none, if the value is in a document too short for a window
+            reasons = {start + int(row): _reason(block, source, int(row), norm) for row in bad}
             if len(bad) and not skip_bad:
                 first = reasons[start + int(bad[0])]
                 message = f"{source.name}: {first}; give --skip-bad to set such rows aside and go on"
                 raise InvalidInput(message) from None
-            predictions = predict_good(predictor, chunk, bad)
+            predictions = predict_good(predictor, block, bad)
         output.write(number, predictions, reasons)
         source.release(start, stop)
-        return chunk.count
+        return block.count
 
     workers = workers_for(predictor)
     with ThreadPoolExecutor(workers, "lvm-bulk") as pool, bar:
         ahead: deque[Future[int]] = deque()
         try:
-            for chunk in output.chunks():
-                ahead.append(pool.submit(work, *chunk))
+            for block in output.blocks():
+                ahead.append(pool.submit(work, *block))
                 if len(ahead) > workers:
                     bar.update(ahead.popleft().result())  # in order, so that the first bad row is the one reported
             while ahead:
@@ -187,36 +187,36 @@ def _run(
 
 
 def workers_for(predictor: Predictor) -> int:
-    """Return how many chunks to have in work: one for each run that the CPUs hold, and two at least."""
+    """Return how many blocks to have in work: one for each run that the CPUs hold, and two at least."""
     threads = predictor.explain().running.threads
     return min(MOST_WORKERS, max(2, usable_cpus() // (threads or usable_cpus())))
 
 
-def predict_chunk(predictor: Predictor, chunk: Chunk) -> NDArray[np.float32]:
-    """Return the chunk's predictions `[b, D]`; InvalidInput if any of its values is not finite."""
-    if chunk.starts is None:
-        return predictor.predict(chunk.values)
-    if len(chunk.values) > 2 * chunk.count:  # documents so short that most vectors start no window
-        return predictor.predict(chunk.contexts(np.arange(chunk.count), predictor.config.context_length))
-    predictions = predictor.predict_sequence(chunk.values)
-    return predictions if len(predictions) == chunk.count else predictions[chunk.starts]
+def predict_block(predictor: Predictor, block: Block) -> NDArray[np.float32]:
+    """Return the block's predictions `[b, D]`; InvalidInput if any of its values is not finite."""
+    if block.starts is None:
+        return predictor.predict(block.values)
+    if len(block.values) > 2 * block.count:  # documents so short that most vectors start no window
+        return predictor.predict(block.contexts(np.arange(block.count), predictor.config.context_length))
+    predictions = predictor.predict_sequence(block.values)
+    return predictions if len(predictions) == block.count else predictions[block.starts]
 
 
-def predict_good(predictor: Predictor, chunk: Chunk, bad: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Return the chunk's predictions `[b, D]`, NaN for its bad rows."""
-    good = np.setdiff1d(np.arange(chunk.count), bad)
-    predictions = np.full((chunk.count, predictor.config.dim), np.nan, np.float32)
-    predictions[good] = predictor.predict(chunk.contexts(good, predictor.config.context_length))
+def predict_good(predictor: Predictor, block: Block, bad: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return the block's predictions `[b, D]`, NaN for its bad rows."""
+    good = np.setdiff1d(np.arange(block.count), bad)
+    predictions = np.full((block.count, predictor.config.dim), np.nan, np.float32)
+    predictions[good] = predictor.predict(block.contexts(good, predictor.config.context_length))
     return predictions
 
 
-def _reason(chunk: Chunk, source: Source, row: int, largest_norm: float) -> str:
-    if chunk.starts is None:
-        values, first = chunk.values[row : row + 1], chunk.first + row
+def _reason(block: Block, source: Source, row: int, largest_norm: float) -> str:
+    if block.starts is None:
+        values, first = block.values[row : row + 1], block.first + row
     else:
-        start = int(chunk.starts[row])
-        values = chunk.values[start : start + source.context_length]
-        first = int(source.rows()[chunk.first + row]) - source.context_length + 1
+        start = int(block.starts[row])
+        values = block.values[start : start + source.context_length]
+        first = int(source.rows()[block.first + row]) - source.context_length + 1
     with np.errstate(over="ignore"):
         return describe_bad_row(values, values.astype(np.float32), first, largest_norm)
 

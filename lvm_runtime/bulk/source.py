@@ -1,4 +1,4 @@
-"""What a bulk run predicts: the windows of a corpus, read piece by piece.
+"""What a bulk run predicts: the windows of a corpus, read block by block.
 
 The file is mapped where it can be, which saves the copy that a read makes, a few percent of the time of a small model.
 Pages that are done with are handed back, because they would count as resident memory.

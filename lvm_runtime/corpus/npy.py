@@ -114,7 +114,7 @@ def unpack(
     """Return the array whose bytes are `blocks`, mapped from a file without a name in the folder `scratch`.
 
     A nameless file is gone with its mapping, even of a process that is killed. Without `scratch` it is where the system
-    keeps temporary files. Raises LvmError, which names the `source`, where the disk has no room.
+    keeps temporary files. Raises LvmError, which names the `source`, where the disk has no space.
     """
     folder, size = scratch or Path(tempfile.gettempdir()), dtype.itemsize * math.prod(shape)
     try:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from lvm_runtime.corpus.documents import DocumentIds
 from lvm_runtime.corpus.npy import open_regular, unpack
-from lvm_runtime.errors import BackendUnavailable, InvalidInput
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.system import extras
 
 _ROWS = 512  # of a batch: 16 MB of the widest contexts that are usual
 _IDS = 1 << 16  # and of a batch of ids
@@ -83,7 +84,7 @@ class ParquetFile:
         return [item for _, values in self._batches(column, _IDS) for item in values.to_pylist()]
 
     def _batches(self, column: str, rows: int) -> Iterator[tuple[int, Any]]:
-        """Yield the column in pieces, each with the number of its first row."""
+        """Yield the column in parts, each with the number of its first row."""
         first = 0
         try:
             for batch in self._file.iter_batches(rows, columns=[column]):
@@ -170,9 +171,8 @@ class ParquetFile:
 
 def import_pyarrow() -> tuple[Any, Any]:
     """Import pyarrow and its Parquet module, or raise BackendUnavailable with the pip command."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise BackendUnavailable("Parquet files need pyarrow; install it with: pip install pyarrow") from error
+    extras.require("train", "reading and writing Parquet", "pyarrow", "pyarrow.parquet")
+    import pyarrow
+    from pyarrow import parquet
+
     return pyarrow, parquet

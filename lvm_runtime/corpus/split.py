@@ -97,8 +97,8 @@ def _document_sides(
         documents = np.random.default_rng(seed).permutation(documents)
     cut_validation = len(documents) - _count(len(documents), validation)
     cut_test = cut_validation - (_count(len(documents), test) if test else 0)
-    pieces = np.split(documents, [max(cut_test, 0), max(cut_validation, 0)])
-    in_train, in_test, in_validation = (np.isin(groups, piece) for piece in pieces)
+    sides = np.split(documents, [max(cut_test, 0), max(cut_validation, 0)])
+    in_train, in_test, in_validation = (np.isin(groups, side) for side in sides)
     return [in_train, in_validation, in_test]
 
 

@@ -17,7 +17,7 @@ from lvm_runtime.artifact.drift import (
 )
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.guard import Guard
+from lvm_runtime.backends.guard import Guard, building
 from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.request import Request
 from lvm_runtime.selection.candidates import Candidate
@@ -50,16 +50,17 @@ class Session:
         Raises BackendUnavailable or ArtifactError if it cannot be built here, VerificationFailed if its answers
         are off.
         """
-        backend = backend_class(candidate.backend)(
-            candidate.source, device=candidate.device, threads=request.threads, precision=candidate.precision
-        )
-        if backend.batch_sizes is None:
-            backend.batch_sizes = candidate.batch_sizes
-        try:
-            session = cls(candidate, backend, fingerprint, request.drift_limit(backend.precision))
-        except BaseException:
-            backend.close()
-            raise
+        with building():
+            backend = backend_class(candidate.backend)(
+                candidate.source, device=candidate.device, threads=request.threads, precision=candidate.precision
+            )
+            if backend.batch_sizes is None:
+                backend.batch_sizes = candidate.batch_sizes
+            try:
+                session = cls(candidate, backend, fingerprint, request.drift_limit(backend.precision))
+            except BaseException:
+                backend.close()
+                raise
         session.requested_threads = request.threads
         return session
 

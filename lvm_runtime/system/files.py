@@ -23,9 +23,9 @@ def write_at(file: int, data: memoryview, offset: int) -> None:
 
 
 def claim(file: int, size: int) -> None:
-    """Give an open file its size, and its room on the disk where the file system can promise that.
+    """Give an open file its size, and its space on the disk where the file system can promise that.
 
-    Raises OSError where the disk has no room.
+    Raises OSError where the disk has no space.
     """
     if hasattr(os, "posix_fallocate"):
         try:

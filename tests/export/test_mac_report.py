@@ -20,12 +20,6 @@ def test_section_reports_a_failure_and_goes_on() -> None:
     assert mac_report.section("Speed", lambda: "fast") == "## Speed\n\nfast\n"
 
 
-def test_timing_leaves_the_warm_up_out() -> None:
-    calls: list[int] = []
-    assert len(mac_report.timed(calls.append, 1)) == mac_report.REPEATS
-    assert len(calls) == mac_report.REPEATS + 5
-
-
 @pytest.mark.skipif(platform.system() == "Darwin", reason="says what happens elsewhere")
 def test_elsewhere_it_says_that_it_needs_a_mac(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert console.run(lambda: command(["--out", str(tmp_path / "report.md")])) == 1

@@ -19,7 +19,7 @@ from lvm_runtime import ArtifactError, BackendUnavailable, InvalidInput, LvmErro
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models import known_answers, load_model, save_model
-from lvm_runtime.predictor import SLICE
+from lvm_runtime.predictor import MOST_AT_ONCE
 from tests.artifacts import add_onnx, randomised, some_contexts
 
 Get = Callable[[str], Path]
@@ -37,7 +37,7 @@ def _answers(path: Path, contexts: Any) -> Any:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("batch", [1, 2, 33, SLICE, 2 * SLICE + 1])
+@pytest.mark.parametrize("batch", [1, 2, 33, MOST_AT_ONCE, 2 * MOST_AT_ONCE + 1])
 def test_predictions_are_those_of_the_training_form(small_artifacts: Get, architecture: str, batch: int) -> None:
     path = small_artifacts(architecture)
     contexts = some_contexts(batch)
@@ -133,9 +133,9 @@ def test_an_out_that_does_not_fit_is_refused(amn: Predictor, out: Any) -> None:
         amn.predict(some_contexts(3), out=out)
 
 
-@pytest.mark.parametrize("row", [0, SLICE - 1, SLICE + 3])
+@pytest.mark.parametrize("row", [0, MOST_AT_ONCE - 1, MOST_AT_ONCE + 3])
 def test_a_bad_row_is_named_wherever_it_is(amn: Predictor, row: int) -> None:
-    contexts = some_contexts(2 * SLICE)
+    contexts = some_contexts(2 * MOST_AT_ONCE)
     contexts[row, 4, 15] = np.nan
     with pytest.raises(InvalidInput, match=f"row {row}, position 4, component 15 is nan"):
         amn.predict(contexts)

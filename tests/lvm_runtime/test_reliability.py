@@ -24,7 +24,7 @@ from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.devices import inference
 from lvm_runtime.bulk.predict import predict_file
 from lvm_runtime.models import load_model
-from lvm_runtime.predictor import SLICE
+from lvm_runtime.predictor import MOST_AT_ONCE
 from lvm_runtime.request import Request
 from lvm_runtime.selection import measurements
 from lvm_runtime.selection.tuning import tune
@@ -57,7 +57,7 @@ def with_int8(small_artifacts: Get, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.parametrize("backend", ["onnx", "openvino", "torchscript", "eager"])
 def test_a_close_waits_for_the_call_or_the_call_raises(small_artifacts: Get, backend: str, call: str) -> None:
     path = small_artifacts("gru")
-    values = some_contexts(SLICE) if call == "predict" else some_contexts(1, length=SLICE + 4)[0]
+    values = some_contexts(MOST_AT_ONCE) if call == "predict" else some_contexts(1, length=MOST_AT_ONCE + 4)[0]
     with Predictor(path, backend=backend, threads=2) as predictor:
         expected = getattr(predictor, call)(values)
     finished = 0
@@ -118,7 +118,7 @@ def test_a_closed_predictor_that_is_kept_holds_no_thread(small_artifacts: Get) -
 
 
 def test_a_predictor_dropped_in_use_answers(small_artifacts: Get) -> None:
-    values, found = some_contexts(SLICE), []
+    values, found = some_contexts(MOST_AT_ONCE), []
     predictor = Predictor(small_artifacts("gru"), threads=2)
     expected = predictor.predict(values)
     thread = threading.Thread(target=lambda p: found.append(p.predict(values)), args=(predictor,))
@@ -183,13 +183,13 @@ def test_up_to_the_bound_every_row_has_norm_1(with_int8: Get, architecture: str,
 
 @pytest.mark.parametrize("scale", [1e20, 1e37])
 def test_vectors_that_are_too_long_are_refused_with_their_row(small_artifacts: Get, scale: float) -> None:
-    contexts = some_contexts(SLICE + 9)
-    contexts[SLICE + 3, 2] *= np.float32(scale)
+    contexts = some_contexts(MOST_AT_ONCE + 9)
+    contexts[MOST_AT_ONCE + 3, 2] *= np.float32(scale)
     with Predictor(small_artifacts("amn")) as predictor:
         for call, value, where in (
-            (predictor.predict, contexts, rf"row {SLICE + 3}, position 2 has norm"),
-            (predictor.predict, contexts[SLICE + 3], r"row 0, position 2 has norm"),
-            (predictor.predict_sequence, contexts[SLICE:].reshape(-1, 16), r"row 17 has norm"),
+            (predictor.predict, contexts, rf"row {MOST_AT_ONCE + 3}, position 2 has norm"),
+            (predictor.predict, contexts[MOST_AT_ONCE + 3], r"row 0, position 2 has norm"),
+            (predictor.predict_sequence, contexts[MOST_AT_ONCE:].reshape(-1, 16), r"row 17 has norm"),
         ):
             with pytest.raises(InvalidInput, match=where + r".* expected at most 1e\+06"):
                 call(value)

@@ -39,14 +39,20 @@ def test_report_is_whole_and_self_contained(runs: list[Path], tmp_path: Path) ->
     mse, infonce = document["runs"]
     assert mse["cosine"] > infonce["cosine"], "InfoNCE is the wrong loss here"
     page = (tmp_path / "comparison.html").read_text()
-    assert page.count("data:image/svg+xml;base64,") == 7
+    assert page.count("data:image/svg+xml;base64,") == 9
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert f"{mse['cosine']:.4f}" in page
+    assert table.startswith("mse (validation documents) "), "the verdict comes first"
+    assert re.search(r"infonce \(validation documents\) .*DOES NOT BEAT the best baseline for cosine", table)
+    assert mse["validation"]["versus"]["mrr"]["baseline"] in mse["validation"]["baseline_metrics"]
+    for text in (table, page):
+        assert "recency average, synthetic (validation)" in text
+        assert f"{mse['validation']['retrieval']['hit@10']['value']:.3f} [" in text
 
 
 def test_columns_without_figures_are_left_out(runs: list[Path], tmp_path: Path) -> None:
     """These runs know their ceiling and kept no test documents; neither counts an epoch 0."""
-    header = compare(runs, tmp_path).splitlines()[0]
+    header = next(line for line in compare(runs, tmp_path).splitlines() if line.startswith("| model |"))
     assert "| to ceiling | to its own |" in header
     assert "test:" not in header
     assert "Epoch 0" not in (tmp_path / "comparison.md").read_text()

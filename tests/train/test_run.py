@@ -40,7 +40,7 @@ def test_run_writes_an_artifact_that_knows_its_run(tmp_path: Path, model: str) -
     provenance = artifact.manifest.provenance
     assert provenance["metrics"]["val_cosine"] == pytest.approx(result.validation.metrics.cosine.value)
     assert provenance["training"]["best_epoch"] == result.best_epoch
-    assert result.validation.metrics.cosine.value > result.validation.baselines["random"].high + 0.2
+    assert result.validation.metrics.cosine.value > result.validation.baselines["random"].cosine.high + 0.2
     assert result.test is not None
     assert load_model(artifact).config == result.config
     first_epoch = next(i for i, line in enumerate(lines) if line.startswith("epoch 1/2"))

@@ -81,7 +81,7 @@ class WindowSet:
         return self.store.rows(starts.unsqueeze(1) + steps), self.store.rows(starts + self.context_length)
 
     def batches(self, size: int) -> list[Tensor]:
-        """Return the starts in pieces of at most `size`, in order."""
+        """Return the starts in batches of at most `size`, in order."""
         return list(self.starts.split(size))
 
     def sample(self, count: int) -> WindowSet:

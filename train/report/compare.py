@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lvm_runtime.system import atomic
 
+from .lookup import lookup_markdown
 from .page import page
-from .runs import read_run
+from .runs import Run, read_run
 from .table import markdown
 
 
@@ -25,8 +27,8 @@ def compare(folders: list[Path], out: Path) -> str:
     remarks = []
     if len(digests) > 1:
         remarks.append("These runs were validated on different windows: compare their gains and not their cosines.")
-    text = markdown(runs, remarks)
-    document = {"remarks": remarks, "runs": [asdict(run.row) | {"history": run.result["history"]} for run in runs]}
+    text = f"{lookup_markdown(runs)}\n{markdown(runs, remarks)}"
+    document = {"remarks": remarks, "runs": [_entry(run) for run in runs]}
     atomic.write_files(
         out,
         {
@@ -36,3 +38,8 @@ def compare(folders: list[Path], out: Path) -> str:
         },
     )
     return f"{text}\nwritten to {out}: comparison.md, comparison.json, comparison.html"
+
+
+def _entry(run: Run) -> dict[str, Any]:
+    kept = ("history", "validation", "test")
+    return asdict(run.row) | {name: run.result[name] for name in kept}

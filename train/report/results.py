@@ -1,7 +1,7 @@
 """The figures of a run, kept beside its artifact for comparisons: `result.json` and `windows.npz`.
 
 artifacts/amn.run/result.json    options, history, metrics, timings
-artifacts/amn.run/windows.npz    cosine per validation window, of the model and the linear average;
+artifacts/amn.run/windows.npz    cosine per validation window, of the model and the linear average; ranks of 1,000;
                                  for the AMN its attention by position and a few examples
 """
 
@@ -56,10 +56,12 @@ def write_results(folder: Path, result: TrainResult, model: nn.Module, validatio
     """Write both files into `folder`."""
     scores = result.validation
     arrays: dict[str, Any] = {
-        "cosine": scores.scores.cosine.astype(np.float32),
-        "linear_average": scores.baseline_scores[LINEAR_AVERAGE].cosine.astype(np.float32),
+        "cosine": scores.scores.rows.cosine.astype(np.float32),
+        "linear_average": scores.baseline_scores[LINEAR_AVERAGE].rows.cosine.astype(np.float32),
+        "rank": scores.scores.ranks.rank,
         "groups": scores.groups,
     }
+    arrays |= {f"rank of {name}": found.ranks.rank for name, found in scores.baseline_scores.items()}
     if isinstance(model, AMN):
         arrays |= _attention(model, validation)
     buffer = io.BytesIO()
@@ -80,16 +82,11 @@ def _document(result: TrainResult) -> dict[str, Any]:
         "ceiling": result.ceiling,
         "own_ceiling": result.own_ceiling,
         "history": result.history,
-        "validation": _evaluation(result.validation),
-        "test": None if result.test is None else _evaluation(result.test),
+        "validation": result.validation.to_dict(),
+        "test": None if result.test is None else result.test.to_dict(),
         "gate": [{"device": g.device, "batch_size": g.batch_size, "drift": g.drift} for g in result.gate],
         "machine": machine.describe() | {"threads": torch.get_num_threads()},
     }
-
-
-def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
-    baselines = {name: estimate.to_dict() for name, estimate in evaluation.baselines.items()}
-    return evaluation.metrics.to_dict() | {"gain": evaluation.gain.to_dict(), "baselines": baselines}
 
 
 @torch.no_grad()

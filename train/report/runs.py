@@ -23,7 +23,7 @@ from .results import RESULT, WINDOWS
 
 SPEED_BATCHES = (1, 32)
 _UNIMPORTANT = {"model", "data", "out", "resume", "checkpoint_every", "device", "seed", "windows", "dim", "test",
-                "trust_pickle", "resident_bytes", "epochs"}  # fmt: skip
+                "trust_pickle", "resident_bytes", "epochs", "queries"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def measure_speed(artifact: Artifact) -> dict[str, float]:
     from lvm_runtime.models import load_model
 
     model = load_model(artifact)
-    probes = torch.from_numpy(artifact.read_fingerprint().contexts)
+    probes = torch.tensor(artifact.read_fingerprint().contexts)
     sides = {}
     with torch.inference_mode():
         for size in SPEED_BATCHES:

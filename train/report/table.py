@@ -65,6 +65,6 @@ def baseline_lines(runs: list[Run]) -> list[str]:
         f"Trained on {runs[0].machine}."
     )
     started = "" if all(run.result["history"][0]["epoch"] for run in runs) else (
-        " Epoch 0 is a model before training whose weights were set and fitted to a linear predictor (start baseline)."
+        " Epoch 0 is a model before training, where its recipe let it start."
     )  # fmt: skip
     return [*lines.values(), note + started]

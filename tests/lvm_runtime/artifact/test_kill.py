@@ -20,14 +20,13 @@ import numpy as np
 from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.artifact.weights import weight_shapes
 
 path, run = Path(sys.argv[1]), int(sys.argv[2])
 config = make_config("lstm", dim=64, hidden_dim=64, num_layers=1)
 print("ready", flush=True)
 for n in range(10**9):
     header, start = {}, 0
-    for name, shape in weight_shapes(config):
+    for name, shape in config.weight_shapes():
         end = start + 4 * int(np.prod(shape))
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
         start = end

@@ -11,7 +11,7 @@ import pytest
 
 from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.artifact.weights import check_header, weight_shapes
+from lvm_runtime.artifact.weights import check_header
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.models import build_model
 from tests.artifacts import edit_manifest
@@ -24,13 +24,13 @@ def test_the_shapes_are_those_of_the_models(architecture: str) -> None:
     for sizes in (CONFIGS[architecture].small, {"dim": 8, "hidden_dim": 8, "context_length": 3}):
         config = make_config(architecture, **sizes)
         expected = {name: tuple(weights.shape) for name, weights in build_model(config).state_dict().items()}
-        assert dict(weight_shapes(config)) == expected
+        assert dict(config.weight_shapes()) == expected
 
 
 def _header() -> dict[str, Any]:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
-    for name, shape in weight_shapes(CONFIG):
+    for name, shape in CONFIG.weight_shapes():
         end = start + 4 * (shape[0] * shape[1] if len(shape) == 2 else shape[0])
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
         start = end

@@ -67,13 +67,13 @@ def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
 def _spy(backend: OnnxBackend, monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, int]]]:
     """Return a list that gets the slices of every batch that is cut."""
     cuts: list[list[tuple[int, int]]] = []
-    run = backend._crew.run
+    run = backend._helpers.run
 
     def spied(work: Any, slices: Any) -> None:
         cuts.append(list(slices))
         run(work, cuts[-1])
 
-    monkeypatch.setattr(backend._crew, "run", spied)
+    monkeypatch.setattr(backend._helpers, "run", spied)
     return cuts
 
 

@@ -36,8 +36,8 @@ def predictor(small_artifacts: Get) -> Iterator[Predictor]:
 
 
 @pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "CHUNK", 32)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "BLOCK", 32)
 
 
 def _vectors() -> Any:
@@ -144,13 +144,13 @@ RUN = """
 import sys, time
 from lvm_runtime import Predictor
 from lvm_runtime.bulk import output, predict as bulk
-bulk.CHUNK, output.SYNC_BYTES = 32, 4096
+bulk.BLOCK, output.SYNC_BYTES = 32, 4096
 if len(sys.argv) > 4:
-    predict = bulk.predict_chunk
+    predict = bulk.predict_block
     def slow(*arguments):
         time.sleep(0.02)
         return predict(*arguments)
-    bulk.predict_chunk = slow
+    bulk.predict_block = slow
 with Predictor(sys.argv[1], backend="onnx", threads=1) as p:
     print(bulk.predict_file(p, sys.argv[2], sys.argv[3]).resumed)
 """
@@ -182,8 +182,8 @@ def _run_until_killed(command: list[str], journal: Path) -> None:
 
 
 def _interrupted(predictor: Predictor, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave a run of which three chunks are done."""
-    predict, count = bulk.predict_chunk, iter(range(3))
+    """Leave a run of which three blocks are done."""
+    predict, count = bulk.predict_block, iter(range(3))
 
     def few(*arguments: Any) -> Any:
         if next(count, None) is None:
@@ -191,7 +191,7 @@ def _interrupted(predictor: Predictor, source: Path, out: Path, monkeypatch: pyt
         return predict(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "predict_chunk", few)
+        patch.setattr(bulk, "predict_block", few)
         with pytest.raises(KeyboardInterrupt):
             predict_file(predictor, source, out)
 

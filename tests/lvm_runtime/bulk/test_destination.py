@@ -23,7 +23,7 @@ CONTEXTS = some_contexts(200)
 
 @pytest.fixture
 def predictor(small_artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Predictor]:
-    monkeypatch.setattr(bulk, "CHUNK", 32)
+    monkeypatch.setattr(bulk, "BLOCK", 32)
     with Predictor(small_artifacts("amn")) as built:
         yield built
 
@@ -37,8 +37,8 @@ def source(tmp_path: Path) -> Path:
 def _interrupted(
     predictor: Predictor, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]
 ) -> None:
-    """Predict three chunks of seven, call `then`, and go on with the rest."""
-    predict, count = bulk.predict_chunk, iter(range(3))
+    """Predict three blocks of seven, call `then`, and go on with the rest."""
+    predict, count = bulk.predict_block, iter(range(3))
 
     def few(*arguments: Any) -> Any:
         if next(count, None) is None:
@@ -46,7 +46,7 @@ def _interrupted(
         return predict(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "predict_chunk", few)
+        patch.setattr(bulk, "predict_block", few)
         patch.setattr(bulk, "workers_for", lambda _: 1)
         predict_file(predictor, source, out, progress=False)
 

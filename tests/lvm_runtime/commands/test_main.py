@@ -56,7 +56,7 @@ def test_an_interrupted_prediction_says_how_to_go_on(
     np.save(tmp_path / "in.npy", some_contexts(10))
     command = ["predict", str(small_artifacts("amn")), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
     with monkeypatch.context() as patch:
-        patch.setattr("lvm_runtime.bulk.predict.predict_chunk", interrupted)
+        patch.setattr("lvm_runtime.bulk.predict.predict_block", interrupted)
         assert main(command) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert main(command) == 0

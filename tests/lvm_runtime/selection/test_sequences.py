@@ -14,7 +14,7 @@ import torch
 from lvm_runtime import InvalidInput, Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.predictor import SLICE
+from lvm_runtime.predictor import MOST_AT_ONCE
 from lvm_runtime.selection.sequences import window
 from tests.artifacts import add_onnx, randomised, some_contexts
 
@@ -31,7 +31,7 @@ def _windows(vectors: Any) -> Any:
 
 @pytest.mark.parametrize("backend", ["onnx", "eager"], ids=["sequence form", "windows"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("count", [5, 6, 40, SLICE + 4, SLICE + 5, 2 * SLICE + 9])
+@pytest.mark.parametrize("count", [5, 6, 40, MOST_AT_ONCE + 4, MOST_AT_ONCE + 5, 2 * MOST_AT_ONCE + 9])
 def test_a_document_is_all_its_windows(small_artifacts: Get, architecture: str, backend: str, count: int) -> None:
     vectors = _document(count)
     with Predictor(small_artifacts(architecture), backend=backend) as predictor:
@@ -61,10 +61,10 @@ def test_documents_of_every_kind(small_artifacts: Get) -> None:
 
 
 def test_a_bad_vector_is_named_by_its_number(small_artifacts: Get) -> None:
-    vectors = _document(2 * SLICE)
-    vectors[SLICE + 7, 3] = np.inf
+    vectors = _document(2 * MOST_AT_ONCE)
+    vectors[MOST_AT_ONCE + 7, 3] = np.inf
     with Predictor(small_artifacts("amn")) as predictor:
-        with pytest.raises(InvalidInput, match=f"row {SLICE + 7}, component 3 is inf"):
+        with pytest.raises(InvalidInput, match=f"row {MOST_AT_ONCE + 7}, component 3 is inf"):
             predictor.predict_sequence(vectors)
         with pytest.raises(InvalidInput, match=r"vectors have shape \[9, 5, 16\], expected \[N, 16\]"):
             predictor.predict_sequence(np.zeros((9, 5, 16), np.float32))

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 Slice = tuple[int, int]
 
 
-class Crew:
+class HelperThreads:
     """`size` threads, the caller's own among them. Safe to share: who comes while the helpers are taken works alone."""
 
     def __init__(self, size: int) -> None:

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lvm_runtime.backends.crew import Crew, Slice
+from lvm_runtime.backends.helpers import HelperThreads, Slice
 
 SLICES: list[Slice] = [(i, i + 1) for i in range(40)]
 
 
 @pytest.fixture
-def crew() -> Iterator[Crew]:
-    crew = Crew(2)
-    yield crew
-    crew.close()
+def helpers() -> Iterator[HelperThreads]:
+    helpers = HelperThreads(2)
+    yield helpers
+    helpers.close()
 
 
 def _eventually(true: Callable[[], bool]) -> bool:
@@ -50,16 +50,16 @@ def _fill(array: NDArray[np.float64], start: int, stop: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_every_slice_is_worked_on_once(size: int) -> None:
-    crew = Crew(size)
+    helpers = HelperThreads(size)
     for _ in range(50):
         done: list[Slice] = []
-        crew.run(partial(_note, done), iter(SLICES))
+        helpers.run(partial(_note, done), iter(SLICES))
         assert sorted(done) == SLICES
-    crew.close()
+    helpers.close()
 
 
 def test_the_threads_work_at_the_same_time() -> None:
-    crew = Crew(3)
+    helpers = HelperThreads(3)
     meeting = threading.Barrier(3, timeout=10)  # nobody passes before three are there
     threads: set[int] = set()
 
@@ -67,24 +67,24 @@ def test_the_threads_work_at_the_same_time() -> None:
         meeting.wait()
         threads.add(threading.get_ident())
 
-    crew.run(work, SLICES[:3])
+    helpers.run(work, SLICES[:3])
     assert len(threads) == 3
     assert threading.get_ident() in threads
-    crew.close()
+    helpers.close()
 
 
-def test_who_comes_while_the_helpers_are_taken_works_alone(crew: Crew) -> None:
+def test_who_comes_while_the_helpers_are_taken_works_alone(helpers: HelperThreads) -> None:
     begun, go_on = threading.Semaphore(0), threading.Event()
 
     def hold(start: int, stop: int) -> None:
         begun.release()
         assert go_on.wait(10)
 
-    first = threading.Thread(target=crew.run, args=(hold, SLICES[:2]))
+    first = threading.Thread(target=helpers.run, args=(hold, SLICES[:2]))
     first.start()
     assert all(begun.acquire(timeout=10) for _ in range(2))  # the helper too is at work
     threads: list[int] = []
-    crew.run(lambda start, stop: threads.append(threading.get_ident()), SLICES)
+    helpers.run(lambda start, stop: threads.append(threading.get_ident()), SLICES)
     assert threads == [threading.get_ident()] * len(SLICES)
     go_on.set()
     first.join()
@@ -92,7 +92,9 @@ def test_who_comes_while_the_helpers_are_taken_works_alone(crew: Crew) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("guilty", ["the caller", "the helper"])
-def test_an_error_comes_out_when_nobody_works_any_more(crew: Crew, error: type[BaseException], guilty: str) -> None:
+def test_an_error_comes_out_when_nobody_works_any_more(
+    helpers: HelperThreads, error: type[BaseException], guilty: str
+) -> None:
     caller, both = threading.get_ident(), threading.Barrier(2, timeout=10)
     done: list[int] = []
 
@@ -105,7 +107,7 @@ def test_an_error_comes_out_when_nobody_works_any_more(crew: Crew, error: type[B
         done.append(start)
 
     with pytest.raises(error, match="no"):
-        crew.run(work, SLICES)
+        helpers.run(work, SLICES)
     after = list(done)
     assert len(after) < len(SLICES) - 1
     assert after
@@ -113,19 +115,19 @@ def test_an_error_comes_out_when_nobody_works_any_more(crew: Crew, error: type[B
     time.sleep(0.1)
     assert done == after
     again: list[int] = []
-    crew.run(lambda start, stop: again.append(start), SLICES)
+    helpers.run(lambda start, stop: again.append(start), SLICES)
     assert len(again) == len(SLICES)
 
 
 def test_helpers_leave_with_the_crew() -> None:
     before = _helpers()
-    crew = Crew(4)
+    helpers = HelperThreads(4)
     threads = _helpers() - before
     assert len(threads) == 3
-    crew.close()
-    crew.close()
+    helpers.close()
+    helpers.close()
     assert _eventually(lambda: not threads & _helpers())
-    forgotten = Crew(4)
+    forgotten = HelperThreads(4)
     forgotten.run(lambda start, stop: None, SLICES)
     threads = _helpers() - before
     assert len(threads) == 3
@@ -135,25 +137,25 @@ def test_helpers_leave_with_the_crew() -> None:
 
 
 def test_a_run_that_is_closed_under_way_still_waits_for_the_helper() -> None:
-    crew, caller, both = Crew(2), threading.get_ident(), threading.Barrier(2, timeout=10)
+    helpers, caller, both = HelperThreads(2), threading.get_ident(), threading.Barrier(2, timeout=10)
     done: list[int] = []
 
     def work(start: int, stop: int) -> None:
         both.wait()
         if threading.get_ident() == caller:
-            crew.close()
+            helpers.close()
         else:
             time.sleep(0.05)
         done.append(start)
 
-    crew.run(work, SLICES[:2])
+    helpers.run(work, SLICES[:2])
     assert sorted(done) == [0, 1]
 
 
-def test_a_task_is_forgotten_when_it_is_done(crew: Crew) -> None:
+def test_a_task_is_forgotten_when_it_is_done(helpers: HelperThreads) -> None:
     array = np.zeros(8)
     kept = weakref.ref(array)
-    crew.run(partial(_fill, array), SLICES)
+    helpers.run(partial(_fill, array), SLICES)
     del array
     assert _eventually(lambda: kept() is None)
 
@@ -162,11 +164,11 @@ def test_a_task_is_forgotten_when_it_is_done(crew: Crew) -> None:
 def test_a_forked_child_works_alone() -> None:
     program = """
 import os
-from lvm_runtime.backends.crew import Crew
-crew, done = Crew(2), []
-crew.run(lambda start, stop: None, [(0, 1), (1, 2)])
+from lvm_runtime.backends.helpers import HelperThreads
+helpers, done = HelperThreads(2), []
+helpers.run(lambda start, stop: None, [(0, 1), (1, 2)])
 child = os.fork()
-crew.run(lambda start, stop: done.append(start), [(i, i + 1) for i in range(9)])
+helpers.run(lambda start, stop: done.append(start), [(i, i + 1) for i in range(9)])
 assert sorted(done) == list(range(9))
 if child:
     assert os.waitpid(child, 0)[1] == 0
