@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 INTERESTING = (b"", b"\0", b"\xff" * 8, b"\xff\xff\xff\x7f", b"9" * 30, b"[" * 40, b"PK\x03\x04", b'"', b"NaN", b"-1")
@@ -58,3 +59,14 @@ def exchanged(body: Any, path: tuple[Any, ...], value: Any) -> Any:
         parent = parent[key]
     parent[path[-1]] = value
     return result
+
+
+def quick_settings(examples: int) -> settings:
+    """Return settings for so many examples, the same ones in each run, kept nowhere."""
+    return settings(
+        max_examples=examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )

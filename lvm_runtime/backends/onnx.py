@@ -129,8 +129,10 @@ class OnnxBackend(Backend):
             self._slots = []
 
     def close(self) -> None:
-        """Let the helper threads go."""
+        """Let the helper threads go, and the sessions with their threads and memory."""
         self._helpers.close()
+        self._session = self._single = None
+        self._slots.clear()
 
     def _run(self, inputs: Array, names: list[str]) -> list[Array]:
         rows = len(inputs) - self._overlap

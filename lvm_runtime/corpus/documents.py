@@ -41,7 +41,11 @@ class DocumentIds:
         if not len(ids):
             return np.empty(0, np.int64)
         begins = run_begins(ids)
-        numbers = [self._numbers.setdefault(id_, len(self._numbers)) for id_ in ids[begins].tolist()]
+        try:
+            names = ids[begins].tolist()
+        except SystemError as error:  # a number that is no character
+            raise InvalidInput(f"{self._path}: doc_ids hold what is no text ({error})") from error
+        numbers = [self._numbers.setdefault(name, len(self._numbers)) for name in names]
         return np.repeat(np.array(numbers, np.int64), np.diff([*begins.tolist(), len(ids)]))
 
     def together(self) -> NDArray[Any]:

@@ -92,6 +92,10 @@ class ParquetFile:
                 first += batch.num_rows
         except (self._arrow.ArrowException, OSError) as error:
             raise InvalidInput(f"{self.path}: column {column} cannot be read from row {first} on ({error})") from error
+        if first != self._rows:
+            raise InvalidInput(
+                f"{self.path}: column {column} holds {first} rows, expected {self._rows} as the file says"
+            )
 
     def _dense(self, column: str) -> Iterator[NDArray[Any]]:
         for first, values in self._batches(column, _ROWS):

@@ -104,6 +104,19 @@ def test_a_batcher_in_use_outlives_its_predictor(small_artifacts: Get) -> None:
     batcher.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_a_closed_predictor_that_is_kept_holds_no_thread(small_artifacts: Get) -> None:
+    before = len(os.listdir("/proc/self/task"))
+    predictor = Predictor(small_artifacts("gru"), backend="onnx", threads=3)
+    predictor.predict_sequence(some_contexts(2)[0])
+    assert len(os.listdir("/proc/self/task")) > before
+    predictor.close()
+    deadline = time.monotonic() + 20
+    while len(os.listdir("/proc/self/task")) > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(os.listdir("/proc/self/task")) <= before
+
+
 def test_a_predictor_dropped_in_use_answers(small_artifacts: Get) -> None:
     values, found = some_contexts(MOST_AT_ONCE), []
     predictor = Predictor(small_artifacts("gru"), threads=2)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
@@ -30,7 +30,7 @@ from lvm_runtime.backends.torchscript_file import checked_module
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.models import build_model
 from tests.artifacts import randomised
-from tests.fuzzing import damaged, exchanged, json_values, places
+from tests.fuzzing import damaged, exchanged, json_values, places, quick_settings
 from train.foreign import read_checkpoint
 
 FILE = StoredFile("a/b", 3, "0" * 64)
@@ -158,41 +158,31 @@ def _exchange_header(path: tuple[Any, ...], value: Any, file: Path) -> None:
         load(file.read_bytes())
 
 
-def _fuzz(examples: int) -> settings:
-    return settings(
-        max_examples=examples,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
-
-
 manifest_places = st.sampled_from(sorted(places(BODY), key=str))
 header_places = st.sampled_from(sorted(places(HEADER), key=str))
 
 
-@_fuzz(150)
+@quick_settings(150)
 @given(manifest_places, json_values)
 def test_a_sealed_manifest_of_other_values(path: tuple[Any, ...], value: Any) -> None:
     _exchange_manifest(path, value)
 
 
-@_fuzz(100)
+@quick_settings(100)
 @given(header_places, json_values)
 def test_a_header_of_other_values(tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
     _exchange_header(path, value, tmp_path / "w")
 
 
 @pytest.mark.soak
-@_fuzz(5_000)
+@quick_settings(5_000)
 @given(manifest_places, json_values)
 def test_many_sealed_manifests_of_other_values(path: tuple[Any, ...], value: Any) -> None:
     _exchange_manifest(path, value)
 
 
 @pytest.mark.soak
-@_fuzz(5_000)
+@quick_settings(5_000)
 @given(header_places, json_values)
 def test_many_headers_of_other_values(tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
     _exchange_header(path, value, tmp_path / "w")

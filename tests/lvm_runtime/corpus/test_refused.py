@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lvm_runtime.corpus.corpus import joined, open_corpus
+from lvm_runtime.corpus.parquet import ParquetFile
 from lvm_runtime.errors import InvalidInput
 
 VECTORS = np.random.default_rng(0).standard_normal((120, 4)).astype(np.float32)
@@ -38,6 +39,10 @@ NPZ: dict[str, tuple[dict[str, Any], str]] = {
     "objects": ({"vectors": OBJECTS, "doc_ids": IDS}, "vectors is an object array.*--trust-pickle"),
     "Fortran order": ({"vectors": np.asfortranarray(VECTORS)}, "Fortran order, expected C order"),
     "float ids": ({"vectors": VECTORS, "doc_ids": IDS * 1.0}, "doc_ids are float64, expected integers or strings"),
+    "ids that are no text": (
+        {"vectors": VECTORS, "doc_ids": np.full(120, 2**31 - 1, "u4").view("U1")},
+        "what is no text",
+    ),
     "object ids": ({"vectors": VECTORS, "doc_ids": IDS.astype(object)}, "doc_ids is an object array"),
     "returning ids": ({"vectors": VECTORS, "doc_ids": np.roll(IDS, 3)}, "document 1 comes back at row 63"),
     "returning strings": (
@@ -84,6 +89,18 @@ def test_npz(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
 def test_parquet(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     pq.write_table(pa.table(columns), tmp_path / "bad.parquet", row_group_size=50)
     _refuse(tmp_path / "bad.parquet", message)
+
+
+def test_a_column_that_is_shorter_than_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"vectors": ROWS, "doc_ids": IDS}), tmp_path / "bad.parquet")
+    opened = ParquetFile.__init__
+
+    def open_longer(self: Any, *arguments: Any) -> None:
+        opened(self, *arguments)
+        self._rows += 1  # as a damaged footer says
+
+    monkeypatch.setattr(ParquetFile, "__init__", open_longer)
+    _refuse(tmp_path / "bad.parquet", "column vectors holds 120 rows, expected 121")
 
 
 def test_ragged_rows_in_another_batch(tmp_path: Path) -> None:
