@@ -1,4 +1,4 @@
-"""Export to every format: `python -m export --model amn` writes TorchScript, ONNX and Core ML.
+"""Export to every format: `python -m export --model amn` writes TorchScript, ONNX, native and Core ML.
 
 A form that fails its verification is not kept and does not keep the others from being made; the command then ends
 with an error that names it.
@@ -10,29 +10,41 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.native import NativeBackend
 from lvm_runtime.errors import VerificationFailed
 
 from .commandline import main, make_parser, open_arguments, report_line
+from .native.export import FILES, export_native
 from .onnx.export import PRECISIONS, SEQUENCE_FILE, context_file, export_onnx, export_sequence
 from .source import Source
-from .torchscript import FILE, export_torchscript
+from .torchscript import FILE as TORCHSCRIPT_FILE
+from .torchscript import export_torchscript
 from .verify import Sample
 
-FORMATS = ("torchscript", "onnx", "coreml")
+FORMATS = ("torchscript", "onnx", "native", "coreml")
 
 
 def exports(
-    source: Source, samples: Sequence[Sample], formats: Sequence[str] = FORMATS
+    source: Source, samples: Sequence[Sample], formats: Sequence[str] | None = None
 ) -> Iterator[tuple[str, Callable[[], Artifact]]]:
-    """Yield (path in the artifact, function that makes it) for every form of `formats`."""
+    """Yield (path in the artifact, function that makes it) for every form of `formats`, by default all.
+
+    Without the native engine its forms are left out of all, as nothing could verify them.
+    """
+    if formats is None:
+        formats = FORMATS if find_spec(NativeBackend.framework) else [f for f in FORMATS if f != "native"]
     if "torchscript" in formats:
-        yield FILE, partial(export_torchscript, source, samples)
+        yield TORCHSCRIPT_FILE, partial(export_torchscript, source, samples)
     if "onnx" in formats:
         for precision in PRECISIONS:
             yield context_file(precision), partial(export_onnx, source, samples, precision)
         yield SEQUENCE_FILE, partial(export_sequence, source, samples)
+    if "native" in formats:
+        for kind, path in FILES.items():
+            yield path, partial(export_native, source, samples, kind)
     if "coreml" in formats:
         from .coreml import export_coreml  # loads coremltools, which the other formats do without
 
@@ -51,7 +63,7 @@ def command(argv: Sequence[str] | None = None) -> int:
     arguments: argparse.Namespace = parser.parse_args(argv)
     source, samples = open_arguments(arguments)
     refused = []
-    for path, export in exports(source, samples, arguments.format or FORMATS):
+    for path, export in exports(source, samples, arguments.format):
         try:
             print(report_line(export(), path), flush=True)
         except VerificationFailed as error:

@@ -27,7 +27,6 @@ from lvm_runtime.artifact.drift import (
 )
 from lvm_runtime.backends import backend_class
 from lvm_runtime.backends.base import Array
-from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import known_answers
 
@@ -54,8 +53,8 @@ class Runner(Protocol):
 class SequenceRunner:
     """Run a sequence form on contexts, joined to one document; of its windows, those that are contexts count."""
 
-    def __init__(self, path: Path, context_length: int) -> None:
-        self._backend = OnnxBackend(path, device="cpu")
+    def __init__(self, path: Path, context_length: int, *, format: str = "onnx") -> None:
+        self._backend = backend_class(format)(path, device="cpu")
         self._length = context_length
 
     def run(self, contexts: Array) -> Array:

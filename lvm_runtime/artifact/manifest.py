@@ -16,7 +16,7 @@ from lvm_runtime.artifact.drift import PRECISIONS
 from lvm_runtime.errors import ArtifactError, InvalidInput
 
 SCHEMA_VERSION = 1
-FORMATS = ("torchscript", "onnx", "coreml")
+FORMATS = ("torchscript", "onnx", "native", "coreml")
 FORMS = ("context", "sequence")
 
 T = TypeVar("T")

@@ -53,6 +53,13 @@ _ADAPTERS = "lvm_runtime.backends"
 
 BACKENDS: dict[str, BackendInfo] = {
     "onnx": BackendInfo(f"{_ADAPTERS}.onnx:OnnxBackend", "onnx", "onnxruntime", "pip install onnxruntime", light=True),
+    "native": BackendInfo(
+        f"{_ADAPTERS}.native:NativeBackend",
+        "native",
+        "lvm_runtime.native._engine",
+        "pip install --force-reinstall --no-binary lvm_runtime lvm_runtime, with a C++17 compiler",
+        light=True,
+    ),
     "coreml": BackendInfo(
         f"{_ADAPTERS}.coreml:CoreMLBackend",
         "coreml",
