@@ -57,7 +57,7 @@ struct Engine::Process {
 };
 
 Engine::Engine(const uint8_t* bytes, size_t size, const std::string& path, int threads)
-    : path_(choose(path)), threads_(std::clamp(threads, 1, 256)), program_(compile(read_plan(bytes, size), path_->zero_shift)) {
+    : path_(choose(path)), threads_(std::clamp(threads, 1, 256)), program_(compile(read_plan(bytes, size), *path_)) {
     process();
 }
 

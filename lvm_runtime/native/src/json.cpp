@@ -90,18 +90,26 @@ class Parser {
                 continue;
             }
             if (++at_ == end_) break;
-            const char* known = std::strchr("\"\"\\\\//n\nt\tr\r", *at_);
-            if (!known) fail("an escape that plans do not use");
-            text += known[1];
+            text += escaped(*at_);
         }
         if (at_ == end_) fail("a string has no end");
         ++at_;
         return text;
     }
 
+    char escaped(char c) const {
+        switch (c) {
+            case '"': case '\\': case '/': return c;
+            case 'n': return '\n';
+            case 't': return '\t';
+            case 'r': return '\r';
+            default: fail("an escape that plans do not use");
+        }
+    }
+
     double number() {
         const char* start = at_;
-        while (at_ != end_ && std::strchr("+-.0123456789eE", *at_) && *at_) ++at_;
+        while (at_ != end_ && *at_ && std::strchr("+-.0123456789eE", *at_)) ++at_;
         std::string digits(start, at_);
         char* stop = nullptr;
         double value = std::strtod(digits.c_str(), &stop);

@@ -36,7 +36,7 @@ struct Packed {
     int64_t inputs = 0, outputs = 0;  // K filled up to a multiple of `inner`, N as it is
     Aligned<int8_t> values;           // [N / 64][K / 4][64][4]
     Aligned<float> scale;             // [N filled up], the steps of an activation divided in
-    Aligned<int32_t> zero;            // [N filled up], what the activations' zero point adds to each sum
+    Aligned<int32_t> start;           // [N filled up], what takes the activations' zero point back out of each sum
     Aligned<float> bias;              // [rows of a window, or 1][N filled up]
     int64_t bias_rows = 1;
 };
@@ -93,6 +93,7 @@ struct Path {
     const char* what;
     bool (*available)();
     int32_t zero_shift;  // what the path takes off every activation before it multiplies
+    int64_t row_step;    // slices of a multiple of this many windows fill its tiles
     void (*product)(const ProductCall&);
     void (*rows)(const RowCall&);
 };

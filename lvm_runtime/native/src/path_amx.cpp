@@ -21,13 +21,13 @@ struct alignas(64) TileSizes {
 
 // Sums of 16 or 32 rows and 32 columns in tiles 0 to 3, rows in 4 and 5, weights in 6 and 7.
 template <bool two>
-inline void columns(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, int32_t* sums) {
+inline void columns(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* sums) {
     constexpr int64_t b_step = 4 * panel;
-    _tile_zero(0);
-    _tile_zero(1);
+    _tile_loadd(0, start, 0);  // the same row 16 times
+    _tile_loadd(1, start + 16, 0);
     if (two) {
-        _tile_zero(2);
-        _tile_zero(3);
+        _tile_loadd(2, start, 0);
+        _tile_loadd(3, start + 16, 0);
     }
     for (int64_t k = 0; k < inputs; k += 64, b += 16 * b_step) {
         _tile_loadd(4, a + k, a_step);
@@ -49,17 +49,18 @@ inline void columns(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
     }
 }
 
-inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, int32_t* sums) {
+inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
+                 int32_t* sums) {
     if (rows < fewest_rows) {
         for (int64_t row = 0; row < rows; row += 6)
-            tile_avx512(rows - row < 6 ? rows - row : 6, a + row * a_step, a_step, b, inputs, sums + row * panel);
+            tile_avx512(rows - row < 6 ? rows - row : 6, a + row * a_step, a_step, b, inputs, start, sums + row * panel);
         return;
     }
     for (int64_t half = 0; half < 2; ++half) {
         if (rows > 16)
-            columns<true>(a, a_step, b + half * 128, inputs, sums + half * 32);
+            columns<true>(a, a_step, b + half * 128, inputs, start + half * 32, sums + half * 32);
         else
-            columns<false>(a, a_step, b + half * 128, inputs, sums + half * 32);
+            columns<false>(a, a_step, b + half * 128, inputs, start + half * 32, sums + half * 32);
     }
 }
 
@@ -86,7 +87,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_amx = {"amx", "AMX int8", [] { return cpu().amx; }, 0, run_product_in_tiles, run_rows};
+const Path path_amx = {"amx", "AMX int8", [] { return cpu().amx; }, 0, 16, run_product_in_tiles, run_rows};
 
 }  // namespace lvm
 #endif

@@ -13,8 +13,9 @@ namespace {
 
 constexpr int64_t most_rows = 6;
 
-inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, int32_t* sums) {
-    tile_avx512(rows, a, a_step, b, inputs, sums);
+inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
+                 int32_t* sums) {
+    tile_avx512(rows, a, a_step, b, inputs, start, sums);
 }
 
 }  // namespace
@@ -26,7 +27,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_avx512_vnni = {"avx512-vnni", "AVX-512 VNNI", [] { return cpu().avx512_vnni; }, 0, run_product, run_rows};
+const Path path_avx512_vnni = {"avx512-vnni", "AVX-512 VNNI", [] { return cpu().avx512_vnni; }, 0, 6, run_product, run_rows};
 
 }  // namespace lvm
 #endif

@@ -25,7 +25,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_avx_vnni = {"avx-vnni", "AVX-VNNI", [] { return cpu().avx_vnni; }, 0, run_product, run_rows};
+const Path path_avx_vnni = {"avx-vnni", "AVX-VNNI", [] { return cpu().avx_vnni; }, 0, 6, run_product, run_rows};
 
 }  // namespace lvm
 #endif

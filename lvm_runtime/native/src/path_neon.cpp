@@ -19,11 +19,11 @@ namespace {
 constexpr int64_t most_rows = 6;
 
 template <int R>
-inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, int32_t* out) {
+inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* out) {
     for (int part = 0; part < 4; ++part) {  // 16 of the 64 columns
         int32x4_t sums[R][4];
         for (int r = 0; r < R; ++r)
-            for (int j = 0; j < 4; ++j) sums[r][j] = vdupq_n_s32(0);
+            for (int j = 0; j < 4; ++j) sums[r][j] = vld1q_s32(start + part * 16 + 4 * j);
         const int8_t* columns = b + part * 64;
         for (int64_t k = 0; k < inputs; k += 4, columns += 4 * panel) {
             int8x16_t weight[4];
@@ -40,14 +40,15 @@ inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
     }
 }
 
-inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, int32_t* sums) {
+inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
+                 int32_t* sums) {
     switch (rows) {
-        case 1: return tile_of<1>(a, a_step, b, inputs, sums);
-        case 2: return tile_of<2>(a, a_step, b, inputs, sums);
-        case 3: return tile_of<3>(a, a_step, b, inputs, sums);
-        case 4: return tile_of<4>(a, a_step, b, inputs, sums);
-        case 5: return tile_of<5>(a, a_step, b, inputs, sums);
-        default: return tile_of<6>(a, a_step, b, inputs, sums);
+        case 1: return tile_of<1>(a, a_step, b, inputs, start, sums);
+        case 2: return tile_of<2>(a, a_step, b, inputs, start, sums);
+        case 3: return tile_of<3>(a, a_step, b, inputs, start, sums);
+        case 4: return tile_of<4>(a, a_step, b, inputs, start, sums);
+        case 5: return tile_of<5>(a, a_step, b, inputs, start, sums);
+        default: return tile_of<6>(a, a_step, b, inputs, start, sums);
     }
 }
 
@@ -62,7 +63,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_neon_dot = {"neon-dot", "NEON dot product", [] { return cpu().neon_dot; }, 128, run_product, run_rows};
+const Path path_neon_dot = {"neon-dot", "NEON dot product", [] { return cpu().neon_dot; }, 128, 6, run_product, run_rows};
 
 }  // namespace lvm
 #endif

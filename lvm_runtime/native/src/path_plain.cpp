@@ -7,8 +7,9 @@ namespace {
 
 constexpr int64_t most_rows = 4;
 
-void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, int32_t* sums) {
-    for (int64_t i = 0; i < rows * panel; ++i) sums[i] = 0;
+void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
+          int32_t* sums) {
+    for (int64_t i = 0; i < rows * panel; ++i) sums[i] = start[i % panel];
     for (int64_t k = 0; k < inputs; k += 4, b += 4 * panel)
         for (int64_t r = 0; r < rows; ++r) {
             const uint8_t* x = a + r * a_step + k;
@@ -25,6 +26,6 @@ void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64
 
 namespace lvm {
 
-const Path path_plain = {"plain", "plain C++", [] { return true; }, 0, run_product, run_rows};
+const Path path_plain = {"plain", "plain C++", [] { return true; }, 0, 4, run_product, run_rows};
 
 }  // namespace lvm

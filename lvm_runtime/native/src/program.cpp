@@ -6,9 +6,8 @@
 namespace lvm {
 namespace {
 
-// Memory of a slice that stays in a core's second cache beside a panel of weights.
-constexpr int64_t slice_bytes = 1 << 20;
-constexpr int64_t least_slice = 12, most_slice = 60;
+// Windows that run at once: as many as leave their values in a core's second cache, within these bounds.
+constexpr int64_t slice_bytes = 2 << 20, least_slice = 16, most_slice = 48;
 
 // An operation of the plan, or rows of a shadow that are to be quantised.
 struct Item {
@@ -28,7 +27,7 @@ Packed pack(const Matrix& matrix, const Operation& operation, int32_t zero_shift
     Packed packed;
     packed.inputs = depth, packed.outputs = outputs;
     packed.values = Aligned<int8_t>(depth * filled);
-    packed.scale = Aligned<float>(filled), packed.zero = Aligned<int32_t>(filled);
+    packed.scale = Aligned<float>(filled), packed.start = Aligned<int32_t>(filled);
     int32_t zero = (operation.positive ? 0 : 128) - zero_shift;
     float steps = operation.positive ? 255.0f : 127.0f;
     for (int64_t n = 0; n < outputs; ++n) {
@@ -40,7 +39,7 @@ Packed pack(const Matrix& matrix, const Operation& operation, int32_t zero_shift
             sum += value;
         }
         packed.scale[n] = matrix.scale[n] / steps;
-        packed.zero[n] = zero * sum;
+        packed.start[n] = -zero * sum;
     }
     packed.bias_rows = std::max<int64_t>(1, static_cast<int64_t>(operation.bias.size()) / outputs);
     packed.bias = Aligned<float>(packed.bias_rows * filled);
@@ -51,7 +50,7 @@ Packed pack(const Matrix& matrix, const Operation& operation, int32_t zero_shift
 
 class Compiler {
   public:
-    Compiler(Plan plan, int32_t zero_shift) : zero_shift_(zero_shift) { program_.plan = std::move(plan); }
+    Compiler(Plan plan, const Path& path) : path_(path) { program_.plan = std::move(plan); }
 
     Program compile() {
         for (const Buffer& buffer : plan().buffers) program_.slots.push_back({buffer.size * 4, 0, buffer.vectors});
@@ -216,7 +215,7 @@ class Compiler {
                 packed_[i]->bias == operation.bias)
                 return static_cast<int>(i);
         packed_.push_back(&operation);
-        program_.weights.push_back(pack(plan().matrices[operation.matrix], operation, zero_shift_));
+        program_.weights.push_back(pack(plan().matrices[operation.matrix], operation, path_.zero_shift));
         return static_cast<int>(packed_.size()) - 1;
     }
 
@@ -310,17 +309,17 @@ class Compiler {
 
     void lay_out() {
         int64_t per_window = std::max<int64_t>(1, (place(17) - place(1)) / 16);
-        program_.slice = std::clamp(slice_bytes / per_window, least_slice, most_slice) / 6 * 6;
+        program_.slice = std::clamp(slice_bytes / per_window, least_slice, most_slice) / path_.row_step * path_.row_step;
         program_.arena = place(program_.slice);
     }
 
     Program program_;
     std::vector<const Operation*> packed_;
-    int32_t zero_shift_;
+    const Path& path_;
 };
 
 }  // namespace
 
-Program compile(Plan plan, int32_t zero_shift) { return Compiler(std::move(plan), zero_shift).compile(); }
+Program compile(Plan plan, const Path& path) { return Compiler(std::move(plan), path).compile(); }
 
 }  // namespace lvm

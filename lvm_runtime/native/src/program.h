@@ -48,7 +48,6 @@ struct Program {
     int64_t arena = 0;  // bytes
 };
 
-// `zero_shift` is the path's.
-Program compile(Plan plan, int32_t zero_shift);
+Program compile(Plan plan, const Path& path);
 
 }  // namespace lvm

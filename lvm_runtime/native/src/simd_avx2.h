@@ -25,13 +25,8 @@ inline void store(float* p, F x, int64_t n) {
     if (n > 8) _mm256_maskstore_ps(p + 8, first(n - 8), x.b);
 }
 inline F all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-inline __m256 from_eight(const int32_t* p, const int32_t* less) {
-    __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(a, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(less))));
-}
-inline F from_integers(const int32_t* p, const int32_t* less) {
-    return {from_eight(p, less), from_eight(p + 8, less + 8)};
-}
+inline __m256i eight(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline F from_integers(const int32_t* p) { return {_mm256_cvtepi32_ps(eight(p)), _mm256_cvtepi32_ps(eight(p + 8))}; }
 inline F operator+(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 inline F operator-(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 inline F operator*(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }

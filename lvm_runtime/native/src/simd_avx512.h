@@ -18,9 +18,7 @@ inline F load(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n
 inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
 inline void store(float* p, F a, int64_t n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
 inline F all(float x) { return {_mm512_set1_ps(x)}; }
-inline F from_integers(const int32_t* p, const int32_t* less) {
-    return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_loadu_si512(less)))};
-}
+inline F from_integers(const int32_t* p) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
 inline F operator+(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F operator-(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F operator*(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }

@@ -33,9 +33,7 @@ inline void store(float* p, F a, int64_t n) {
     std::memcpy(p, part, static_cast<size_t>(n) * 4);
 }
 inline F all(float x) { LVM_EACH(vdupq_n_f32(x)); }
-inline F from_integers(const int32_t* p, const int32_t* less) {
-    LVM_EACH(vcvtq_f32_s32(vsubq_s32(vld1q_s32(p + 4 * i), vld1q_s32(less + 4 * i))));
-}
+inline F from_integers(const int32_t* p) { LVM_EACH(vcvtq_f32_s32(vld1q_s32(p + 4 * i))); }
 inline F operator+(F a, F b) { LVM_EACH(vaddq_f32(a.v[i], b.v[i])); }
 inline F operator-(F a, F b) { LVM_EACH(vsubq_f32(a.v[i], b.v[i])); }
 inline F operator*(F a, F b) { LVM_EACH(vmulq_f32(a.v[i], b.v[i])); }

@@ -24,9 +24,7 @@ inline F load(const float* p, int64_t n) { return make([&](int i) { return i < n
 inline void store(float* p, F a) { std::memcpy(p, a.v, sizeof a.v); }
 inline void store(float* p, F a, int64_t n) { std::memcpy(p, a.v, static_cast<size_t>(n) * 4); }
 inline F all(float x) { return make([&](int) { return x; }); }
-inline F from_integers(const int32_t* p, const int32_t* less) {
-    return make([&](int i) { return static_cast<float>(p[i] - less[i]); });
-}
+inline F from_integers(const int32_t* p) { return make([&](int i) { return static_cast<float>(p[i]); }); }
 inline F operator+(F a, F b) { return make([&](int i) { return a.v[i] + b.v[i]; }); }
 inline F operator-(F a, F b) { return make([&](int i) { return a.v[i] - b.v[i]; }); }
 inline F operator*(F a, F b) { return make([&](int i) { return a.v[i] * b.v[i]; }); }
