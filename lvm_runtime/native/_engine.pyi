@@ -1,6 +1,8 @@
+import mmap
 from typing import TypedDict
 
-from typing_extensions import Buffer
+import numpy as np
+from numpy.typing import NDArray
 
 class FileError(ValueError): ...
 
@@ -16,9 +18,11 @@ class About(TypedDict):
     has_attention: bool
 
 class Engine:
-    def __new__(cls, file: Buffer, path: str = "", threads: int = 1) -> Engine: ...
+    def __new__(cls, file: bytes | mmap.mmap, path: str = "", threads: int = 1) -> Engine: ...
     @property
     def about(self) -> About: ...
-    def run(self, input: Buffer, prediction: Buffer, attention: Buffer | None = None) -> None: ...
+    def run(
+        self, input: NDArray[np.float32], prediction: NDArray[np.float32], attention: NDArray[np.float32] | None = None
+    ) -> None: ...
 
 def paths() -> list[str]: ...
