@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | soak | mac-report | clean
+# make demo | check | test | lint | docs | bench | soak | mac-report | lock | clean
 # Each sets up what it needs; nothing but Python >= 3.10 and make has to be there before.
 
 PYTHON ?= python3
@@ -6,22 +6,29 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lint bench soak mac-report clean
+# What needs no training and no conversion: a first answer, while `test` is for what is handed in.
+QUICK := tests/test_imports.py tests/test_help.py tests/train/data tests/export/test_forms.py \
+	$(addprefix tests/lvm_runtime/,artifact commands selection system test_contexts.py test_predictor.py)
+
+.PHONY: help demo check test lint docs bench soak mac-report lock clean
 
 help:
 	@echo "make demo        train an AMN on the bundled corpus, export it three ways, verify, predict, measure"
+	@echo "make check       ruff, mypy and the quick tests, in a minute"
 	@echo "make test        ruff, mypy and the test suite"
+	@echo "make docs        the documentation, in docs/_build/html"
 	@echo "make bench       the full benchmark run: pytest benchmarks/ --benchmark-only"
 	@echo "make soak        the long tests that the suite leaves out"
 	@echo "make mac-report  on a Mac: placement, latency and accuracy on this device, as one Markdown file"
+	@echo "make lock        write constraints.txt from what is installed"
 	@echo "make clean       remove the virtual environment and caches (artifacts stay)"
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python >= 3.10 is needed, and $(PYTHON) is $$($(PYTHON) --version); try: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "installing into $(VENV) (once, a minute or two) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: $(READY)
@@ -36,6 +43,12 @@ lint: $(READY)
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical -m "not soak"
 
+check: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical -m "not soak" $(QUICK)
+
+docs: $(READY)
+	$(VENV)/bin/sphinx-build -q -W -b html docs docs/_build/html
+
 bench: $(READY)
 	$(PY) -m pytest benchmarks/ --benchmark-only
 
@@ -44,6 +57,12 @@ soak: $(READY)
 
 mac-report: $(READY)
 	$(PY) -m export.mac_report
+
+lock: $(READY)
+	@{ grep '^#' constraints.txt; $(PY) -m pip freeze --exclude-editable | awk '/ @ / {next} {sub(/\+.*/, "")} \
+		/^torch==/ {sub(/\.[0-9]+$$/, ".*"); print; next} {print $$0 " ; python_version >= \"3.11\""}'; } \
+		> constraints.txt.new
+	@mv constraints.txt.new constraints.txt
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

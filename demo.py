@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness.timing import interleave
-from export.__main__ import exports
+from export.formats import exports
 from export.source import Source, open_source
 from export.verify import make_samples
 from lvm_runtime import BackendUnavailable, Predictor
@@ -27,6 +26,7 @@ from lvm_runtime.artifact.drift import max_drift
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.commands import console
 from lvm_runtime.models import known_answers
+from lvm_runtime.selection.timing import interleave
 from train.evaluation.evaluate import Evaluation
 from train.material import prepare
 from train.options import TUNED, TrainOptions
@@ -93,8 +93,8 @@ def _held_out(options: TrainOptions) -> tuple[NDArray[np.float32], NDArray[np.fl
 def _print_comparison(test: Evaluation) -> None:
     average = test.linear_average.value
     print(f"  {'':<16} cosine [95 % interval over documents]   to the linear average")
-    for name, estimate in test.baselines.items():
-        print(f"  {name:<16} {estimate}   {estimate.value - average:+.4f}")
+    for name, found in test.baselines.items():
+        print(f"  {name:<16} {found.cosine}   {found.cosine.value - average:+.4f}")
     gain = test.gain
     print(f"  {'AMN':<16} {test.metrics.cosine}   {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
 

@@ -19,12 +19,13 @@ from benchmarks.harness.contenders import available, contender, not_measured
 from benchmarks.harness.progress import Progress, stop_cleanly
 from benchmarks.harness.record import cell_record
 from benchmarks.harness.replay import recorded_clock, replay
-from benchmarks.harness.workload import TINY, Workload
+from benchmarks.harness.workload import Workload
 from benchmarks.limits.ceilings import Ceilings, measure
+from benchmarks.report.read import read
 from benchmarks.report.regression import Change, regressions
-from benchmarks.report.results import Row, disturbed, read, rows_of
+from benchmarks.report.results import Row, disturbed, rows_of
 from benchmarks.report.tables import count, plus_minus
-from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import machine
 
@@ -133,7 +134,7 @@ def workload(
 ) -> Workload:
     """An artifact with random weights, contexts and known answers of one architecture; D = 768, T = 5."""
     if architecture not in workloads:
-        sizes = TINY[architecture] if request.config.getoption("--tiny") else {}
+        sizes = CONFIGS[architecture].small if request.config.getoption("--tiny") else {}
         workloads[architecture] = Workload(architecture, tmp_path_factory.mktemp("models"), **sizes)
     return workloads[architecture]
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.harness.workload import Workload
 from lvm_runtime import Predictor
+from lvm_runtime.artifact.drift import FP32_ABSOLUTE_LIMIT, largest_difference
 
 CALLERS, ROUNDS, SECONDS = 64, 5, 1.5
 MAX_DELAY_MS = 2.0
@@ -38,7 +39,7 @@ def _under_load(call: Callable[[Any], Any], workload: Workload, seconds: float) 
             asked = time.perf_counter()
             answer = call(contexts[number])
             waits.append(time.perf_counter() - asked)
-            if not (off := float(np.abs(answer - answers[number]).max())) <= 2e-5:
+            if not (off := largest_difference(answer, answers[number])) <= FP32_ABSOLUTE_LIMIT:
                 wrong.append(off)
 
     callers = [threading.Thread(target=caller, args=(number,)) for number in range(CALLERS)]

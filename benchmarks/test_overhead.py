@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from benchmarks.harness.workload import Workload
 from lvm_runtime import Predictor
+from lvm_runtime.selection.timing import interleave
 
-ROUNDS, CALLS = 60, 50
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    for _ in range(CALLS):
-        call()
-    return (time.perf_counter() - began) / CALLS
+ROUNDS, CALLS, SECONDS = 60, 50, 1.0
 
 
 def test_overhead(benchmark: Any, workload: Workload) -> None:
@@ -26,7 +18,7 @@ def test_overhead(benchmark: Any, workload: Workload) -> None:
     workload.export("onnx", "fp32")
     context = workload.batch(1)
     with Predictor(workload.artifact.path, backend="onnx", threads=1) as predictor:
-        session = predictor._open_routes().single.backend._session  # type: ignore[attr-defined]
+        session = predictor._open_session().backend._session  # type: ignore[attr-defined]
 
         def raw() -> Any:
             return session.run(["prediction"], {"context": context})[0]
@@ -36,10 +28,11 @@ def test_overhead(benchmark: Any, workload: Workload) -> None:
 
         np.testing.assert_array_equal(ours(), raw())
         np.testing.assert_allclose(ours(), workload.answers(1), rtol=0, atol=2e-5)
-        pairs = [(_seconds(raw), _seconds(ours)) for _ in range(ROUNDS)]
+        timings = interleave({"raw": raw, "ours": ours}, rounds=ROUNDS, seconds=SECONDS, rest=0.0, max_calls=CALLS)
         benchmark(ours)
+    backend, whole = (np.array(timings[name].round_medians) for name in ("raw", "ours"))
     benchmark.extra_info.update(
         model=workload.architecture,
-        backend_microseconds=1e6 * float(np.median([own for own, _ in pairs])),
-        overhead_microseconds=1e6 * float(np.median([full - own for own, full in pairs])),
+        backend_microseconds=1e6 * float(np.median(backend)),
+        overhead_microseconds=1e6 * float(np.median(whole - backend)),
     )

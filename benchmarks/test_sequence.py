@@ -17,11 +17,11 @@ from benchmarks.harness.arena import Arena
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.harness.contenders import contender
 from benchmarks.harness.replay import replay
-from benchmarks.harness.timing import Timing, speedup
 from benchmarks.harness.workload import Array, Workload
 from lvm_runtime import Predictor
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.models import known_answers
+from lvm_runtime.selection.timing import Timing, speedup
 from lvm_runtime.system.cpus import usable_cpus
 
 CHUNKS = 1000
@@ -31,7 +31,10 @@ SIDES = ("lvm-predict-sequence-fp32", "lvm-predict-windows-fp32", "peer-onnxrunt
 
 
 def document(dim: int, seed: int = 0) -> Array:
-    """Return unit vectors `[N, D]` with a shared direction and a topic that drifts from chunk to chunk."""
+    """Return unit vectors `[N, D]` with a shared direction and a topic that drifts from chunk to chunk.
+
+    Contexts alone have a topic that stands still; here windows overlap, as those of a document do.
+    """
     rng = np.random.default_rng(seed)
     topic = np.cumsum(rng.standard_normal((CHUNKS, dim)) * 0.3, axis=0)
     vectors = rng.standard_normal(dim) + topic + rng.standard_normal((CHUNKS, dim))

@@ -16,10 +16,11 @@ import time; started = time.perf_counter()
 import json, sys
 import numpy as np
 from lvm_runtime import Predictor
+from lvm_runtime.artifact.fingerprint import random_contexts
 imported = time.perf_counter()
 predictor = Predictor(sys.argv[1])
 built = time.perf_counter()
-x = np.random.default_rng(0).standard_normal((1, predictor.config.context_length, predictor.config.dim), np.float32)
+x = random_contexts(1, predictor.config.context_length, predictor.config.dim)
 norm = float(np.linalg.norm(predictor.predict(x)))
 done = time.perf_counter()
 if sys.platform == "linux":  # getrusage would count what the parent held when it forked

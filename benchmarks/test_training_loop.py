@@ -8,9 +8,8 @@ here the losses have to end near each other.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,23 +20,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.models import build_model
-from train.data.corpus import Corpus, load_corpus
+from lvm_runtime.selection.timing import interleave, speedup
+from train.data.corpus import load_corpus
 from train.data.windows import VectorStore, WindowSet, split_windows
 from train.loop import Trainer
 from train.options import TrainOptions
 from train.processes import Processes
 
 BATCH = 32
-STEPS = {"amn": 40, "lstm": 6, "gru": 5, "transformer": 4}
-ROUNDS = 9
+ROUNDS, SECONDS = 9, 0.4
 
 
 class Samples(Dataset):
     """Windows one by one, as tensors: what a first version of a training script has."""
 
     def __init__(self, corpus: Corpus, windows: WindowSet) -> None:
-        self.vectors = torch.from_numpy(corpus.vectors)
+        self.vectors = torch.from_numpy(corpus.values)
         self.starts = windows.starts.tolist()
 
     def __len__(self) -> int:
@@ -78,37 +78,21 @@ def our_loop(architecture: str, corpus: Corpus, windows: WindowSet, *, compile_s
 
 def test_loop_against_the_obvious_one(benchmark: BenchmarkFixture, architecture: str) -> None:
     corpus = load_corpus("synthetic", windows=4000)
-    store = VectorStore(corpus.vectors, "cpu")
-    windows = split_windows(corpus, np.ones(len(corpus.vectors), bool), store).train
+    store = VectorStore(corpus.values, "cpu")
+    windows = split_windows(corpus, np.ones(len(corpus.values), bool), store).train
     sides: dict[str, Iterator[Any]] = {
         "ours": our_loop(architecture, corpus, windows),
         "obvious": obvious_loop(architecture, corpus, windows),
     }
     if architecture == "amn":
         sides["compiled"] = our_loop(architecture, corpus, windows, compile_step=True)
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    steps = STEPS[architecture]
-    for loop in sides.values():
-        next(loop)
-        next(loop)
-    for _ in range(ROUNDS):
-        for name, loop in sides.items():
-            began = time.perf_counter()
-            _advance(loop, steps)
-            seconds[name].append((time.perf_counter() - began) / steps)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    steps = {name: partial(next, loop) for name, loop in sides.items()}
+    timings = interleave(steps, rounds=ROUNDS, seconds=SECONDS)
     benchmark.extra_info |= {
         "threads": torch.get_num_threads(),
-        "windows_per_second": {name: BATCH / value for name, value in medians.items()},
-        "ratio": {name: medians["obvious"] / value for name, value in medians.items()},
+        "windows_per_second": {name: BATCH / timing.median for name, timing in timings.items()},
+        "ratio": {name: speedup(timing, timings["obvious"]) for name, timing in timings.items()},
     }
-    benchmark.pedantic(_advance, args=(sides["ours"], steps), rounds=1)
-    losses = {name: _advance(loop, steps) for name, loop in sides.items()}
+    benchmark.pedantic(steps["ours"], rounds=3)
+    losses = {name: float(np.median([float(step()) for _ in range(4)])) for name, step in steps.items()}
     assert losses == pytest.approx(dict.fromkeys(sides, losses["obvious"]), rel=0.2)  # they shuffle differently
-
-
-def _advance(loop: Iterator[Any], steps: int) -> float:
-    """Take `steps` steps and return the loss of the last."""
-    for _ in range(steps):
-        loss = next(loop)
-    return float(loss)

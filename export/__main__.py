@@ -1,78 +1,49 @@
-"""Export to every format: `python -m export --model amn` writes TorchScript, ONNX, native and Core ML.
-
-A form that fails its verification is not kept and does not keep the others from being made; the command then ends
-with an error that names it.
-"""
+"""`lvm-runtime export --model amn`, or `python -m export` in a checkout: every format in one go."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from importlib.util import find_spec
+from collections.abc import Sequence
 
-from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.backends.native import NativeBackend
+from lvm_runtime.commands import console
 from lvm_runtime.errors import VerificationFailed
 
-from .commandline import main, make_parser, open_arguments, report_line
-from .native.export import FILES, export_native
-from .onnx.export import PRECISIONS, SEQUENCE_FILE, context_file, export_onnx, export_sequence
-from .source import Source
-from .torchscript import FILE as TORCHSCRIPT_FILE
-from .torchscript import export_torchscript
-from .verify import Sample
+from .commandline import make_parser, open_arguments, report_line
+from .formats import FORMATS, exports, makeable
 
-FORMATS = ("torchscript", "onnx", "native", "coreml")
+DESCRIPTION = """\
+Add compiled forms to an artifact: TorchScript, ONNX, native and Core ML.
 
+A form that fails its verification is not kept and does not keep the others from being made; the command then ends
+with an error that names it."""
+EPILOG = """
+Each format has a command of its own with more options, and there are tools for Core ML packages:
 
-def exports(
-    source: Source, samples: Sequence[Sample], formats: Sequence[str] | None = None
-) -> Iterator[tuple[str, Callable[[], Artifact]]]:
-    """Yield (path in the artifact, function that makes it) for every form of `formats`, by default all.
-
-    Without the native engine its forms are left out of all, as nothing could verify them.
-    """
-    if formats is None:
-        formats = FORMATS if find_spec(NativeBackend.framework) else [f for f in FORMATS if f != "native"]
-    if "torchscript" in formats:
-        yield TORCHSCRIPT_FILE, partial(export_torchscript, source, samples)
-    if "onnx" in formats:
-        for precision in PRECISIONS:
-            yield context_file(precision), partial(export_onnx, source, samples, precision)
-        yield SEQUENCE_FILE, partial(export_sequence, source, samples)
-    if "native" in formats:
-        for kind, path in FILES.items():
-            yield path, partial(export_native, source, samples, kind)
-    if "coreml" in formats:
-        from .coreml import export_coreml  # loads coremltools, which the other formats do without
-
-        yield "coreml/fp16.mlpackage", partial(export_coreml, source, samples)
+  lvm-runtime export torchscript | onnx | native | coreml --help
+  lvm-runtime export ane-lint PACKAGE         what would keep a package off the Neural Engine
+  lvm-runtime export mil-reference PACKAGE    what a package answers, computed on any machine
+  lvm-runtime export mac-report               on a Mac: placement, latency and accuracy of this device"""
 
 
-def command(argv: Sequence[str] | None = None) -> int:
-    """Run `python -m export`."""
-    parser = make_parser("export", __doc__ or "")
-    parser.add_argument(
-        "--format",
-        action="append",
-        choices=FORMATS,
-        help="may be repeated (default: all); each has a command of its own",
-    )
+def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Parse the command line and export."""
+    parser = make_parser(DESCRIPTION, prog, EPILOG)
+    parser.add_argument("--format", action="append", choices=FORMATS, help="may be repeated (default: all)")
     arguments: argparse.Namespace = parser.parse_args(argv)
-    source, samples = open_arguments(arguments)
+    formats = tuple(arguments.format or makeable())
+    source, samples = open_arguments(arguments, *(library for name in formats for library in FORMATS[name]))
     refused = []
-    for path, export in exports(source, samples, arguments.format):
+    for path, export in exports(source, samples, formats):
         try:
-            print(report_line(export(), path), flush=True)
+            console.show(report_line(export(), path))
         except VerificationFailed as error:
             refused.append(path)
-            print(f"refused: {error}", file=sys.stderr)
+            print(f"refused: {console.printable(str(error))}", file=sys.stderr)
     if refused:
         raise VerificationFailed(f"{', '.join(refused)} not made, for the reasons above; the other forms are")
     return 0
 
 
 if __name__ == "__main__":
-    main(command)
+    raise SystemExit(console.run(command))

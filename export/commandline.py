@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lvm_runtime.artifact.config import ARCHITECTURES
-from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.folder import MANIFEST, Artifact
 from lvm_runtime.commands import console
+from lvm_runtime.system import atomic, extras
 
-from .source import Source, open_source
-from .verify import Sample, make_samples
+if TYPE_CHECKING:
+    from .source import Source
+    from .verify import Sample
 
 
-def make_parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """Return a parser with the options of every export command."""
+def make_parser(description: str, prog: str | None = None, epilog: str = "") -> argparse.ArgumentParser:
+    """Return a parser with the options of every export command; `prog` is what the user typed for it."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {command}",
-        description=description.partition("\n\nB batch")[0],
-        epilog=f"example: python -m {command} --model amn\n{epilog}",
+        prog=prog or console.program(),
+        description=description,
+        epilog=f"example: %(prog)s --model amn\n{epilog}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -38,16 +40,24 @@ def make_parser(command: str, description: str, epilog: str = "") -> argparse.Ar
     parser.add_argument(
         "--data",
         type=Path,
-        metavar="NPZ",
-        help="corpus (vectors [N, D], doc_ids [N]) whose last documents verify the export "
+        metavar="CORPUS",
+        help="a corpus, as `lvm-runtime predict --help` describes it, whose last documents verify the export "
         "(default: the bundled corpus if its D fits, else the real probes in the artifact)",
     )
     return parser
 
 
-def open_arguments(arguments: argparse.Namespace) -> tuple[Source, tuple[Sample, ...]]:
-    """Open the artifact that the parsed options mean, and compute the answers that its exports must give."""
+def open_arguments(arguments: argparse.Namespace, *libraries: str) -> tuple[Source, tuple[Sample, ...]]:
+    """Open the artifact that the parsed options mean, and compute the answers that its exports must give.
+
+    Raises BackendUnavailable, before anything is computed, if one of `libraries` is missing.
+    """
+    extras.require("export", "exporting", "torch", "safetensors", *libraries)
+    from .source import open_source
+    from .verify import make_samples
+
     source = open_source(arguments.model, untrained=arguments.untrained, dim=arguments.dim)
+    atomic.require_writable(source.artifact.path / MANIFEST)
     print(f"{source.artifact.path}: computing the known answers in float64", file=sys.stderr)
     return source, make_samples(source, arguments.data)
 
@@ -59,8 +69,3 @@ def report_line(artifact: Artifact, relative: str) -> str:
     middle = "" if median is None else f", {median:.1e} at the median"
     size = compiled.file.bytes / 1e6
     return f"{artifact.path / relative}: {size:.1f} MB, {compiled.precision}, drift {compiled.drift:.1e}{middle}"
-
-
-def main(command: Callable[[], int | None]) -> None:
-    """Run a command's body and exit with its status; errors become one line."""
-    sys.exit(console.run(command))

@@ -34,6 +34,9 @@ def open_source(name: str, *, untrained: bool = False, dim: int = 768) -> Source
     With `untrained`, `name` is an architecture and the artifact is `artifacts/NAME-untrained`, made here with
     random weights for vectors of size `dim` if it is not there yet. Raises ArtifactError with the command that
     makes a missing artifact.
+
+    >>> open_source("amn").artifact.config.dim
+    384
     """
     if untrained:
         return _untrained(name, dim)

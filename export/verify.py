@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,30 +24,29 @@ from lvm_runtime.artifact.drift import (
     DRIFT_LIMITS,
     FP32_ABSOLUTE_LIMIT,
     drift,
+    largest_difference,
+    require,
 )
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends import backend_class
 from lvm_runtime.backends.base import Array
-from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.backends.batch_sizes import Runner
+from lvm_runtime.corpus.corpus import BUNDLED
 from lvm_runtime.models import known_answers
 
 from .source import Source
-from .windows import BUNDLED, read_windows
+from .windows import read_windows
 
 BATCH_SIZES = (1, 3, 32, 128)
 REAL_WINDOWS = 256
 MEDIAN_DRIFT_LIMITS = {"fp32": 1e-7, "fp16": 5e-5, "bf16": 2e-4, "int8": 2e-4}
+SAMPLE_SEED = 1
+"""Not the seed of the probes, on which int8 is calibrated."""
 ALONE = 8
 """Rows that are also run alone, first, last and among large ones."""
-
-
-class Runner(Protocol):
-    """What is verified: a backend, or an evaluator that stands in for a device that is not here."""
-
-    def run(self, contexts: Array) -> Array:
-        """Return predictions `[b, D]`."""
-
-    def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
-        """Return predictions `[b, D]` and attention `[b, T]`."""
+_REMEDY = (
+    "nothing was kept: choose a higher --precision, or report it with the versions that `lvm-runtime doctor` prints"
+)
 
 
 class SequenceRunner:
@@ -116,10 +115,14 @@ def make_samples(source: Source, data: Path | None = None, count: int = REAL_WIN
 
     Real ones are held-out windows of `data`, or of the bundled corpus if its vectors have this D, or the real
     probes of the artifact's fingerprint.
+
+    >>> from export.source import open_source
+    >>> [sample.name for sample in make_samples(open_source("amn"))]
+    ['random', 'real']
     """
     config = source.artifact.config
     length, dim = config.context_length, config.dim
-    samples = [Sample.of("random", source.model, random_contexts(max(BATCH_SIZES), length, dim))]
+    samples = [Sample.of("random", source.model, random_contexts(max(BATCH_SIZES), length, dim, seed=SAMPLE_SEED))]
     if data is None and dim == 384 and BUNDLED.is_file():
         data = BUNDLED
     fingerprint = source.artifact.read_fingerprint()
@@ -127,15 +130,6 @@ def make_samples(source: Source, data: Path | None = None, count: int = REAL_WIN
     if len(real):
         samples.append(Sample.of("real", source.model, real))
     return tuple(samples)
-
-
-def random_contexts(count: int, context_length: int, dim: int, *, seed: int = 1) -> Array:
-    """Return `[n, T, D]` unit vectors with a shared direction and a topic of their own, as document vectors have."""
-    rng = np.random.default_rng(seed)
-    vectors = rng.standard_normal(dim) + rng.standard_normal((count, 1, dim))
-    vectors = vectors + rng.standard_normal((count, context_length, dim))
-    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
-    return vectors.astype(np.float32)
 
 
 def verify(
@@ -159,9 +153,9 @@ def verify(
             rows = len(sample.contexts) if size == max(batch_sizes) else min(max(size, ALONE), len(sample.contexts))
             answers = _run(runner, sample, size, rows, name, precision)
             drifts.append(drift(answers, sample.predictions[:rows]))
-            difference = max(difference, _largest(answers, sample.predictions[:rows]))
+            difference = max(difference, largest_difference(answers, sample.predictions[:rows]))
             for row in range(min(rows, ALONE)):
-                change = max(change, _largest(answers[row], alone.setdefault(row, answers[row])))
+                change = max(change, largest_difference(answers[row], alone.setdefault(row, answers[row])))
         change = max(change, _change_by_mates(runner, sample.contexts, batch_sizes))
     report = Report(
         worst_drift=float(max(d.max() for d in drifts)),
@@ -170,11 +164,11 @@ def verify(
         batch_change=change,
         contexts=sum(len(s.contexts) for s in samples),
     )
-    _check(report.worst_drift, DRIFT_LIMITS[precision], f"{name}: largest drift (1 - cosine)")
-    _check(report.median_drift, MEDIAN_DRIFT_LIMITS[precision], f"{name}: median drift (1 - cosine)")
+    require(report.worst_drift, DRIFT_LIMITS[precision], f"{name}: largest drift (1 - cosine)", _REMEDY)
+    require(report.median_drift, MEDIAN_DRIFT_LIMITS[precision], f"{name}: median drift (1 - cosine)", _REMEDY)
     if precision == "fp32":
-        _check(report.largest_difference, FP32_ABSOLUTE_LIMIT, f"{name}: largest difference in a component")
-    _check(report.batch_change, BATCH_INVARIANCE_LIMIT, f"{name}: change of a row by its batch-mates")
+        require(report.largest_difference, FP32_ABSOLUTE_LIMIT, f"{name}: largest difference in a component", _REMEDY)
+    require(report.batch_change, BATCH_INVARIANCE_LIMIT, f"{name}: change of a row by its batch-mates", _REMEDY)
     return report
 
 
@@ -186,10 +180,15 @@ def _run(runner: Runner, sample: Sample, size: int, rows: int, name: str, precis
         parts.append(runner.run(contexts))
         if sample.attention is not None:
             predictions, attention = runner.run_with_attention(contexts)
-            off = _largest(attention, sample.attention[start : start + len(contexts)])
-            _check(off, ATTENTION_LIMITS[precision], f"{name}: largest difference in an attention weight")
+            off = largest_difference(attention, sample.attention[start : start + len(contexts)])
+            require(off, ATTENTION_LIMITS[precision], f"{name}: largest difference in an attention weight", _REMEDY)
             if not np.array_equal(predictions, parts[-1], equal_nan=True):
-                _check(_largest(predictions, parts[-1]), BATCH_INVARIANCE_LIMIT, f"{name}: change by asking attention")
+                require(
+                    largest_difference(predictions, parts[-1]),
+                    BATCH_INVARIANCE_LIMIT,
+                    f"{name}: change by asking attention",
+                    _REMEDY,
+                )
     return np.concatenate(parts)
 
 
@@ -202,7 +201,7 @@ def _change_by_mates(runner: Runner, contexts: Array, batch_sizes: Sequence[int]
         batch[0] = batch[-1] = row
         alone = runner.run(row[None] if 1 in batch_sizes else np.repeat(row[None], size, axis=0))[0]
         crowd = runner.run(batch)
-        worst = max(worst, _largest(crowd[0], alone), _largest(crowd[-1], alone))
+        worst = max(worst, largest_difference(crowd[0], alone), largest_difference(crowd[-1], alone))
     return worst
 
 
@@ -215,21 +214,10 @@ def verify_file(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     threads: int | None = None,
 ) -> Report:
-    """Load the compiled form at `path` through its backend on the CPU and verify it."""
-    backend = backend_class(format)(path, device="cpu", threads=threads)
+    """Load the compiled form at `path` through its backend on the CPU, as it will be served, and verify it."""
+    backend = backend_class(format)(path, device="cpu", threads=threads, precision=precision)
+    name = f"{format} {backend.precision}"
     try:
-        return verify(backend, samples, name=f"{format} {precision}", precision=precision, batch_sizes=batch_sizes)
+        return verify(backend, samples, name=name, precision=backend.precision, batch_sizes=batch_sizes)
     finally:
         backend.close()
-
-
-def _largest(a: NDArray[Any], b: NDArray[Any]) -> float:
-    return float(np.nan_to_num(np.abs(np.asarray(a, np.float64) - b), nan=np.inf).max(initial=0.0))
-
-
-def _check(value: float, limit: float, what: str) -> None:
-    if not value <= limit:
-        raise VerificationFailed(
-            f"{what} is {value:.2e}, allowed {limit:.0e}; nothing was kept: "
-            "choose a higher --precision, or report it with the versions that `lvm doctor` prints"
-        )

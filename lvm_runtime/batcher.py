@@ -10,6 +10,7 @@ T context length, D vector.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from lvm_runtime.arguments import finite_number, whole_number
 from lvm_runtime.contexts import Array
 from lvm_runtime.errors import InvalidInput, LvmError
 
@@ -45,8 +47,13 @@ class _Request:
 class Batcher:
     """Collect single contexts from many threads or coroutines into batches of up to `max_batch`.
 
-    `check` turns what a caller hands in into `[1, T, D]` float32 or raises InvalidInput; `run` predicts `[b, T, D]`.
-    At most `max_pending` requests wait; further callers are held back. Made by `Predictor.batcher`.
+    `check` turns what a caller hands in into `[1, T, D]` float32 of its own memory or raises InvalidInput; `run`
+    predicts `[b, T, D]`. At most `max_pending` requests wait; further callers are held back. A batcher that nobody
+    holds any more runs what is queued and stops. Made by `Predictor.batcher`.
+
+    >>> with Predictor("artifacts/amn").batcher() as batcher:
+    ...     batcher.submit(np.ones((5, 384))).result().shape
+    (384,)
     """
 
     def __init__(
@@ -58,43 +65,63 @@ class Batcher:
         max_delay_ms: float = 2.0,
         max_pending: int | None = None,
     ) -> None:
-        pending = 4 * max_batch if max_pending is None else max_pending
-        if max_batch < 1 or pending < 1 or not max_delay_ms >= 0:
-            raise InvalidInput(
-                f"batcher: max_batch {max_batch}, max_delay_ms {max_delay_ms}, max_pending {max_pending}; expected "
-                "at least 1, 0 and 1"
-            )
-        self._check, self._run = check, run
-        self.max_batch, self.max_delay, self.max_pending = max_batch, max_delay_ms / 1e3, pending
-        self._waiting: deque[_Request] = deque()
-        self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
-        self._room = threading.Condition(self._lock)
-        self._closed = False
-        self._worker = threading.Thread(target=self._serve, name="lvm-batcher", daemon=True)
+        self.max_batch = whole_number(max_batch, "max_batch")
+        self.max_delay = min(finite_number(max_delay_ms, "max_delay_ms", example="2") / 1e3, threading.TIMEOUT_MAX)
+        self.max_pending = 4 * self.max_batch if max_pending is None else whole_number(max_pending, "max_pending")
+        self._check = check
+        self._process = os.getpid()
+        self._queue = _Queue(self.max_batch, self.max_delay, self.max_pending)
+        # the worker holds the queue and not the batcher, which can so be dropped
+        self._worker = threading.Thread(target=_serve, args=(self._queue, run), name="lvm-batcher", daemon=True)
         self._worker.start()
 
     def submit(self, context: Any, *, timeout: float | None = None) -> Prediction:
         """Queue one context `[T, D]` and return the future of its prediction `[D]` float32.
 
         A context that cannot be used makes its own future fail with InvalidInput, and no other. While `max_pending`
-        requests wait, this call blocks; after `timeout` seconds of that it raises LvmError. So it does once closed.
+        requests wait, this call blocks; after `timeout` seconds of that it raises LvmError. So it does once closed, and
+        in a fork of the process that made the batcher. A future's own callback is never held back: the thread that
+        would make room is the one that runs it.
+
+        >>> with Predictor("artifacts/amn").batcher() as batcher:
+        ...     good = batcher.submit(np.ones((5, 384)))
+        ...     bad = batcher.submit(np.ones((4, 384)))
+        >>> good.result().shape, type(bad.exception()).__name__
+        ((384,), 'InvalidInput')
         """
-        return self._admit(context, lambda: self._wait_for_room(timeout))
+        if timeout is not None:
+            timeout = min(finite_number(timeout, "timeout", example="0.5"), threading.TIMEOUT_MAX)
+        wait = threading.current_thread() is not self._worker
+        return self._admit(context, (lambda: self._queue.wait_for_room(timeout)) if wait else lambda: None)
 
     async def predict(self, context: Any) -> Array:
-        """Return the prediction `[D]` for one context `[T, D]`; held back, without blocking the loop, when full."""
-        while not self._closed and len(self._waiting) >= self.max_pending:
+        """Return the prediction `[D]` for one context `[T, D]`; held back, without blocking the loop, when full.
+
+        >>> import asyncio
+        >>> async def answer():
+        ...     with Predictor("artifacts/amn").batcher() as batcher:
+        ...         return await batcher.predict(np.ones((5, 384)))
+        >>> asyncio.run(answer()).shape
+        (384,)
+        """
+        self._require_own_process()
+        while not self._queue.closed and len(self._queue.waiting) >= self.max_pending:
             await asyncio.sleep(_POLL_SECONDS)
         return await self._admit(context, lambda: None)
 
     def close(self) -> None:
-        """Run what is queued, then stop; submitting afterwards is an error. Closing twice is not."""
-        with self._lock:
-            self._closed = True
-            self._work.notify_all()
-            self._room.notify_all()
-        self._worker.join()
+        """Run what is queued, then stop; submitting afterwards is an error. Closing twice is not.
+
+        >>> batcher = Predictor("artifacts/amn").batcher()
+        >>> batcher.close()
+        >>> batcher.submit(np.ones((5, 384)))
+        Traceback (most recent call last):
+        lvm_runtime.errors.LvmError: this batcher is closed; make a new one
+        """
+        if os.getpid() == self._process:
+            self._queue.close()
+            if threading.current_thread() is not self._worker:
+                self._worker.join()
 
     def __enter__(self) -> Batcher:
         return self
@@ -104,54 +131,90 @@ class Batcher:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_queue") and os.getpid() == self._process:
+            self._queue.close()
+
     def _admit(self, context: Any, wait_for_room: Callable[[], None]) -> Prediction:
+        self._require_own_process()
         future = Prediction()
         try:
             request = _Request(self._check(context), future)
         except InvalidInput as error:
             future.set_exception(error)
             return future
-        with self._lock:
-            wait_for_room()
-            if self._closed:
-                raise LvmError("this batcher is closed; make a new one")
-            self._waiting.append(request)
-            if len(self._waiting) in (1, self.max_batch):  # the worker looks up for a first and for a last one
-                self._work.notify()
+        self._queue.put(request, wait_for_room)
         return future
 
-    def _wait_for_room(self, timeout: float | None) -> None:
-        if not self._room.wait_for(lambda: self._closed or len(self._waiting) < self.max_pending, timeout):
+    def _require_own_process(self) -> None:
+        if os.getpid() != self._process:
+            raise LvmError("this batcher was made before the process forked; make a new one after the fork")
+
+
+class _Queue:
+    """The requests that wait, and the conditions on which the callers and the worker wait for each other."""
+
+    def __init__(self, max_batch: int, max_delay: float, max_pending: int) -> None:
+        self.max_batch, self.max_delay, self.max_pending = max_batch, max_delay, max_pending
+        self.waiting: deque[_Request] = deque()
+        self.closed = False
+        self._lock = threading.RLock()  # a garbage collection in the worker may close the queue that it has locked
+        self._work = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
+
+    def put(self, request: _Request, wait_for_room: Callable[[], None]) -> None:
+        """Append a request; LvmError once closed. `wait_for_room` is called with the lock held."""
+        with self._lock:
+            wait_for_room()
+            if self.closed:
+                raise LvmError("this batcher is closed; make a new one")
+            self.waiting.append(request)
+            if len(self.waiting) in (1, self.max_batch):  # the worker looks up for a first and for a last one
+                self._work.notify()
+
+    def wait_for_room(self, timeout: float | None) -> None:
+        """Return when a request may be put; LvmError after `timeout` seconds. Called with the lock held."""
+        if not self._room.wait_for(lambda: self.closed or len(self.waiting) < self.max_pending, timeout):
             raise LvmError(
                 f"{self.max_pending} requests have been waiting for {timeout} s; slow down, or raise max_pending"
             )
 
-    def _serve(self) -> None:
-        while batch := self._collect():
-            self._answer(batch)
-
-    def _collect(self) -> list[_Request]:
+    def take(self) -> list[_Request]:
         """Wait for the next batch and take it off the queue; an empty one means that all is done."""
         with self._lock:
-            self._work.wait_for(lambda: self._waiting or self._closed)
-            if not self._waiting:
+            self._work.wait_for(lambda: self.waiting or self.closed)
+            if not self.waiting:
                 return []
-            remaining = self._waiting[0].arrived + self.max_delay - time.monotonic()
+            remaining = self.waiting[0].arrived + self.max_delay - time.monotonic()
             if remaining > 0:
-                self._work.wait_for(lambda: len(self._waiting) >= self.max_batch or self._closed, remaining)
-            taken = [self._waiting.popleft() for _ in range(min(self.max_batch, len(self._waiting)))]
+                self._work.wait_for(lambda: len(self.waiting) >= self.max_batch or self.closed, remaining)
+            taken = [self.waiting.popleft() for _ in range(min(self.max_batch, len(self.waiting)))]
             self._room.notify(len(taken))
         return taken
 
-    def _answer(self, batch: list[_Request]) -> None:
-        live = [request for request in batch if request.future.set_running_or_notify_cancel()]
-        if not live:
-            return
-        try:
-            predictions = self._run(np.concatenate([request.context for request in live]))
-        except BaseException as error:
-            for request in live:
-                request.future.set_exception(error)
-            return
-        for request, prediction in zip(live, predictions, strict=True):
-            request.future.set_result(prediction.copy())  # a view would keep the whole batch in memory
+    def close(self) -> None:
+        """Let nothing in any more; what waits is still taken."""
+        with self._lock:
+            self.closed = True
+            self._work.notify_all()
+            self._room.notify_all()
+
+
+def _serve(queue: _Queue, run: Callable[[Array], Array]) -> None:
+    while batch := queue.take():
+        _answer(batch, run)
+        del batch  # its contexts and futures would live until the next one
+
+
+def _answer(batch: list[_Request], run: Callable[[Array], Array]) -> None:
+    live = [request for request in batch if request.future.set_running_or_notify_cancel()]
+    if not live:
+        return
+    try:
+        predictions = run(np.concatenate([request.context for request in live]))
+    except BaseException as error:
+        for request in live:
+            request.future.set_exception(error)
+        return
+    for request, prediction in zip(live, predictions, strict=True):
+        request.future.set_result(prediction.copy())  # a view would keep the whole batch in memory

@@ -1,14 +1,13 @@
 """What callers hand in and what they get back: any float array, list or tensor as float32 windows.
 
-Conversion is lazy: `Contexts` keeps the caller's array as it is, and `piece` converts and checks the rows
-that are about to run, so a float64 array or a memory-mapped file larger than memory costs one piece at a time.
+Conversion is lazy: `Contexts` keeps the caller's array as it is, and `rows` converts and checks the rows
+that are about to run, so a float64 array or a memory-mapped file larger than memory costs one slice at a time.
 
 B batch, T context length, D vector.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,12 +24,14 @@ _DOT_LIMIT = 8192  # longer dot products start BLAS threads, which would compete
 class Contexts:
     """A caller's input as an array `[B, T, D]` of some float type, and how to hand results back in kind.
 
-    `single` is True for one context given as `[T, D]`. Raises InvalidInput for a wrong rank, T, D or dtype.
+    `single` is True for one context given as `[T, D]`; no vector may have a norm over `largest_norm`. Raises
+    InvalidInput for a wrong rank, T, D or dtype.
     """
 
-    __slots__ = ("_wrap", "array", "single")
+    __slots__ = ("_largest_norm", "_wrap", "array", "single")
 
-    def __init__(self, value: Any, context_length: int, dim: int) -> None:
+    def __init__(self, value: Any, context_length: int, dim: int, largest_norm: float) -> None:
+        self._largest_norm = largest_norm
         array, self._wrap = as_float_array(value, "contexts")
         self.single = array.ndim == 2
         if array.ndim not in (2, 3) or array.shape[-2:] != (context_length, dim):
@@ -43,9 +44,13 @@ class Contexts:
     def __len__(self) -> int:
         return len(self.array)
 
-    def piece(self, start: int, stop: int) -> Array:
+    def rows(self, start: int, stop: int) -> Array:
         """Return rows start to stop as contiguous float32 `[b, T, D]`; InvalidInput names the first bad row."""
-        return finite_float32(self.array[start:stop], first_row=start)
+        return usable_float32(self.array[start:stop], self._largest_norm, first_row=start)
+
+    def copy(self) -> Array:
+        """Return all rows as `rows` does, and never as a view of the caller's memory."""
+        return usable_float32(self.array, self._largest_norm, copy=True)
 
     def give_back(self, result: Array) -> Any:
         """Return `result` in the kind of the input: float32 numpy, or a tensor on the input's device."""
@@ -61,6 +66,8 @@ def as_float_array(value: Any, name: str) -> tuple[NDArray[Any], Callable[[Array
     """
     wrap = None
     if isinstance(value, np.ndarray):
+        if hasattr(value, "mask"):
+            raise InvalidInput(f"{name}: got a masked array, whose mask would be lost; fill it, or leave such rows out")
         array = value
     elif type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
         array, wrap = _from_tensor(value, name)
@@ -77,45 +84,43 @@ def as_float_array(value: Any, name: str) -> tuple[NDArray[Any], Callable[[Array
     return array, wrap
 
 
-def finite_float32(array: NDArray[Any], *, first_row: int = 0) -> Array:
-    """Return `array` `[b, …]` as contiguous float32 after checking that every value is finite.
+def usable_float32(array: NDArray[Any], largest_norm: float, *, first_row: int = 0, copy: bool = False) -> Array:
+    """Return `array` `[b, …, D]` as contiguous float32 after checking that every vector is finite and not too long.
 
-    `first_row` is added to the row number in the error. Raises InvalidInput for NaN, infinity, and for values
-    that float32 cannot hold.
+    `first_row` is added to the row number in the error; with `copy` the result never shares memory with `array`.
+    Raises InvalidInput for NaN, infinity, and a norm over `largest_norm`.
     """
     with np.errstate(over="ignore"):
-        result: Array = np.ascontiguousarray(array, dtype=np.float32)
-    if not is_finite(result):
-        raise InvalidInput(describe_bad_row(array, result, first_row))
+        result: Array = np.array(array, np.float32, order="C") if copy else np.ascontiguousarray(array, np.float32)
+    if not is_usable(result, largest_norm):
+        raise InvalidInput(describe_bad_row(array, result, first_row, largest_norm))
     return result
 
 
-def is_finite(array: Array) -> bool:
-    """Say whether every value of a contiguous array `[b, …]` is finite, cheaply.
+def is_usable(array: Array, largest_norm: float) -> bool:
+    """Say whether every vector of a contiguous array `[b, …, D]` is finite and of norm `largest_norm` at most, cheaply.
 
-    x·x is finite only if every x is, and takes a fifth of the time; it may also overflow, so a non-finite
-    product only leads to the exact test. (`vdot` and `einsum` overflow in silence, `dot` and `vecdot` warn; turning
-    that off takes longer than the product of a few contexts.)
+    If x·x of the whole array is within the bound of one vector, each of them is, and none is NaN or infinite. That
+    takes a fifth of the time of looking at every value; only where it fails does each vector count. (`vdot` and
+    `einsum` overflow in silence, `dot` and `vecdot` warn; turning that off takes longer than the product of a few
+    contexts.)
     """
     if array.size <= _DOT_LIMIT:
         square = np.vdot(array, array)
     else:
         flat = array.reshape(-1)
         square = np.einsum("i,i->", flat, flat)
-    return math.isfinite(square) or not len(bad_rows(array))
+    return float(square) <= largest_norm**2 or not len(bad_rows(array, largest_norm))
 
 
-def bad_rows(array: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the numbers of the rows `[b, …]` that hold a value which is not finite in float32.
-
-    Row by row as `is_finite` does it as a whole: the exact test is for rows whose x·x is not finite.
-    """
+def bad_rows(array: NDArray[Any], largest_norm: float) -> NDArray[np.intp]:
+    """Return the numbers of the rows `[b, …, D]` with a vector that is not finite in float32, or too long."""
     if not array.size:
         return np.empty(0, np.intp)
     with np.errstate(over="ignore", invalid="ignore"):
-        rows = np.asarray(array, dtype=np.float32).reshape(len(array), -1)
-        suspects = np.flatnonzero(~np.isfinite(_squares(rows)))
-        return suspects[~np.isfinite(rows[suspects]).all(axis=1)]
+        vectors = np.asarray(array, dtype=np.float32).reshape(-1, array.shape[-1])
+        bad = np.flatnonzero(~(_squares(vectors) <= largest_norm**2))
+    return np.unique(bad // (len(vectors) // len(array)))
 
 
 def _squares(rows: Array) -> Array:
@@ -125,15 +130,21 @@ def _squares(rows: Array) -> Array:
     return np.einsum("ij,ij->i", rows, rows)
 
 
-def describe_bad_row(original: NDArray[Any], converted: Array, first_row: int) -> str:
-    """Return the message for the first row of `converted` that is not finite."""
-    index = tuple(np.argwhere(~np.isfinite(converted))[0].tolist())
-    value = float(original[index])
-    kind = f"{value:g}, too large for float32" if np.isfinite(value) else f"{value:g}"
-    where = f"row {first_row + index[0]}"
-    if len(index) == 3:
-        where += f", position {index[1]}"
-    return f"{where}, component {index[-1]} is {kind}; expected finite values"
+def describe_bad_row(original: NDArray[Any], converted: Array, first_row: int, largest_norm: float) -> str:
+    """Return the message for the first bad row of `converted` `[b, …, D]`, which is `original` in float32."""
+    row = int(bad_rows(converted, largest_norm)[0])
+    bad = np.argwhere(~np.isfinite(converted[row]))
+    if len(bad):
+        place = tuple(bad[0].tolist())
+        value = float(original[row][place])
+        kind = f"{value:g}, too large for float32" if np.isfinite(value) else f"{value:g}"
+        place, fault, expected = place[:-1], f", component {place[-1]} is {kind}", "finite values"
+    else:
+        norms = np.linalg.norm(np.asarray(original[row], np.float64), axis=-1)
+        place = tuple(np.argwhere(norms >= min(largest_norm, norms.max()))[0].tolist())
+        fault, expected = f" has norm {norms[place]:.3g}", f"at most {largest_norm:g}"
+    where = f"row {first_row + row}" + "".join(f", position {i}" for i in place)
+    return f"{where}{fault}; expected {expected}"
 
 
 def shape_hint(shape: tuple[int, ...], context_length: int, dim: int) -> str:
@@ -151,20 +162,36 @@ def _from_tensor(tensor: Any, name: str) -> tuple[NDArray[Any], Callable[[Array]
     if not tensor.is_floating_point():
         raise InvalidInput(f"{name} have dtype {tensor.dtype}, expected a floating-point tensor")
     device = tensor.device
-    host = tensor.detach().to("cpu")
-    if host.dtype not in (torch.float16, torch.float32, torch.float64):
-        host = host.float()
-    return host.numpy(), lambda result: torch.from_numpy(result).to(device)
+    try:
+        host = tensor.detach().to("cpu").resolve_neg()
+        if host.dtype not in (torch.float16, torch.float32, torch.float64):
+            host = host.float()
+        array = host.numpy()
+    except (RuntimeError, TypeError) as error:  # sparse, nested, on the device "meta"
+        reason = str(error).strip().partition("\n")[0]
+        raise InvalidInput(
+            f"{name}: this tensor cannot be read as an array ({reason}); expected a dense one"
+        ) from error
+    return array, lambda result: torch.from_numpy(result).to(device)
 
 
 def _from_dlpack(value: Any, name: str) -> NDArray[Any]:
     try:
         return np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the other library raises
         raise InvalidInput(f"{name}: {type(value).__name__} cannot be read through DLPack ({error})") from error
 
 
+def _holds_masks(value: Any) -> bool:
+    """Say whether a masked array is in nested lists; rows of numbers are not looked at one by one."""
+    if not isinstance(value, list | tuple):
+        return hasattr(value, "mask")
+    return bool(value) and not isinstance(value[0], float | int) and any(map(_holds_masks, value))
+
+
 def _from_sequence(value: Any, name: str) -> NDArray[Any]:
+    if _holds_masks(value):
+        raise InvalidInput(f"{name}: got masked arrays, whose masks would be lost; fill them, or leave such rows out")
     try:
         array = np.asarray(value)
     except ValueError as error:

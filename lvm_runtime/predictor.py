@@ -13,25 +13,28 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.arguments import whole_number
 from lvm_runtime.artifact.folder import Artifact, resolve
-from lvm_runtime.contexts import Array, Contexts, as_float_array, finite_float32, is_finite
+from lvm_runtime.contexts import Array, Contexts, as_float_array, is_usable, usable_float32
 from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
 from lvm_runtime.request import AUTO, Request
+from lvm_runtime.selection.choice import open_session
 from lvm_runtime.selection.explanation import Explanation
-from lvm_runtime.selection.routes import Routes, open_routes
 from lvm_runtime.selection.sequences import SequenceRunner
+from lvm_runtime.selection.session import Session
 from lvm_runtime.system.mapped import mapping_of, release
+from lvm_runtime.system.overlap import overlap, overlaps_itself
 
 if TYPE_CHECKING:
     import mmap
 
     from lvm_runtime.batcher import Batcher
 
-PIECE = 1024
-"""Most contexts that run at once; larger inputs run in pieces, so memory stays bounded."""
+MOST_AT_ONCE = 1024
+"""Most contexts that run at once; larger inputs run in slices, so memory stays bounded."""
 
 RELEASE_EVERY = 2
-"""Pieces after which the pages of memory-mapped inputs and outputs are handed back."""
+"""Slices after which the pages of memory-mapped inputs and outputs are handed back."""
 
 
 class Predictor:
@@ -43,10 +46,16 @@ class Predictor:
     is used, or is an error; it never falls back. More than one thread on a CPU holds an ONNX form's weights in memory
     twice, for single queries and for large batches.
 
-    Safe to share between threads; can be pickled (the artifact's folder must be there again); a context manager.
+    Safe to share between threads; can be pickled (the artifact's folder must be there again); a context manager. In a
+    fork of its process it goes on with one thread where the backend can, and says so where
+    not. `largest_norm` is the largest norm that a vector may have: 1e6, and 200 where Core ML computes in fp16.
 
     Raises ArtifactError for a missing or damaged artifact, BackendUnavailable for what cannot run here,
     VerificationFailed if the model's answers here are not the known ones, InvalidInput for wrong arguments.
+
+    >>> with Predictor("artifacts/amn") as predictor:
+    ...     predictor.predict(np.ones((2, 5, 384))).shape
+    (2, 384)
     """
 
     def __init__(
@@ -65,7 +74,14 @@ class Predictor:
 
     @classmethod
     def from_request(cls, artifact: str | Path, request: Request) -> Predictor:
-        """Build a Predictor for `request`, which holds the constructor's keyword arguments."""
+        """Build a Predictor for `request`, which holds the constructor's keyword arguments.
+
+        >>> request = Request(backend="onnx", precision="int8")
+        >>> Predictor.from_request("artifacts/amn", request).request.precision
+        'int8'
+        """
+        if not isinstance(request, Request):
+            raise InvalidInput(f"request is {request!r}, expected a Request")
         self = cls.__new__(cls)
         self._load(resolve(artifact).absolute(), request)
         return self
@@ -75,9 +91,10 @@ class Predictor:
         self.artifact = Artifact.load(path)
         self.config = self.artifact.config
         self._shape = (self.config.context_length, self.config.dim)
-        routes, self._refused = open_routes(self.artifact, request)
-        self._routes: Routes | None = routes
-        self._sequences = SequenceRunner(self.artifact, routes.large)
+        session, self._refused = open_session(self.artifact, request)
+        self._session: Session | None = session
+        self._sequences = SequenceRunner(self.artifact, session)
+        self.largest_norm = session.backend.largest_norm
 
     @overload
     def predict(self, contexts: Any, *, out: Array | None = ..., return_attention: Literal[False] = ...) -> Any: ...
@@ -94,45 +111,56 @@ class Predictor:
         given a tensor, or `out` (float32 numpy of the result's shape) if given. With `return_attention` (AMN only)
         the attention weights `[B, T]` come second.
 
-        Raises InvalidInput for a wrong shape or dtype, and for NaN or infinity with the first bad row; rows of
-        `out` before that one may be filled by then.
+        Raises InvalidInput for a wrong shape or dtype, for an `out` that overlaps itself or `contexts`, and, with the
+        first bad row, for NaN, infinity or a vector of a norm over `largest_norm`; rows of `out` before that one may be
+        filled by then. Vectors may be as small as they like, zeros too; only where the model's answer itself has no
+        direction, as that of an untrained AMN to zeros, a row is shorter than 1 or zero.
+
+        >>> predictor = Predictor("artifacts/amn")
+        >>> predictor.predict(np.ones((5, 384), np.float16)).dtype
+        dtype('float32')
+        >>> contexts = np.ones((2, 5, 384))
+        >>> answer = predictor.predict(contexts, return_attention=True)
+        >>> [part.shape for part in answer]
+        [(2, 384), (2, 5)]
         """
         if (
             type(contexts) is np.ndarray
             and contexts.dtype == np.float32
             and contexts.shape[1:] == self._shape
-            and 0 < len(contexts) <= PIECE
+            and 0 < len(contexts) <= MOST_AT_ONCE
             and contexts.flags.c_contiguous
             and out is None
             and not return_attention
-            and is_finite(contexts)
+            and is_usable(contexts, self.largest_norm)
         ):
-            return self._open_routes().for_batch(len(contexts)).run(contexts)
+            return self._open_session().run(contexts)
         return self._predict_any(contexts, out, return_attention)
 
     def _predict_any(self, value: Any, out: Array | None, return_attention: bool) -> Any:
-        routes = self._open_routes()
-        contexts = Contexts(value, *self._shape)
+        session = self._open_session()
+        contexts = Contexts(value, *self._shape, self.largest_norm)
         batch, (length, dim) = len(contexts), self._shape
-        session = routes.for_batch(batch)
+        if not isinstance(return_attention, bool | np.bool_):
+            raise InvalidInput(f"return_attention is {return_attention!r}, expected True or False")
         if return_attention and not session.has_attention:
             raise InvalidInput(f"return_attention: the {self.config.architecture} has no attention to return, only amn")
         if out is None:
             predictions = np.empty((batch, dim), np.float32)
         elif contexts.single:
-            predictions = checked_out(out, (dim,))[None]
+            predictions = checked_out(out, (dim,), contexts.array)[None]
         else:
-            predictions = checked_out(out, (batch, dim))
+            predictions = checked_out(out, (batch, dim), contexts.array)
         attention = np.empty((batch, length), np.float32)
         mappings = mapping_of(contexts.array), mapping_of(predictions)
-        for start in range(0, batch, PIECE):
+        for start in range(0, batch, MOST_AT_ONCE):
             _release_now_and_then(start, mappings)
-            stop = min(start + PIECE, batch)
-            piece = contexts.piece(start, stop)
+            stop = min(start + MOST_AT_ONCE, batch)
+            part = contexts.rows(start, stop)
             if return_attention:
-                predictions[start:stop], attention[start:stop] = session.run_with_attention(piece)
+                predictions[start:stop], attention[start:stop] = session.run_with_attention(part)
             else:
-                predictions[start:stop] = session.run(piece)
+                predictions[start:stop] = session.run(part)
         result = contexts.give_back(predictions) if out is None else out
         return (result, contexts.give_back(attention)) if return_attention else result
 
@@ -141,31 +169,38 @@ class Predictor:
 
         Row i is the prediction for vectors i to i + T − 1, i.e. of vector i + T, and equals `predict` of that window.
         Takes and returns the kinds that `predict` does, and raises what it raises.
+
+        >>> document = np.ones((12, 384), np.float32)
+        >>> Predictor("artifacts/amn").predict_sequence(document).shape
+        (8, 384)
         """
-        self._open_routes()
+        self._open_session()
         array, wrap = as_float_array(vectors, "vectors")
         length, dim = self._shape
         if array.ndim != 2 or array.shape[1] != dim:
             raise InvalidInput(f"vectors have shape {list(array.shape)}, expected [N, {dim}]")
         count = max(0, len(array) - length + 1)
-        predictions = np.empty((count, dim), np.float32) if out is None else checked_out(out, (count, dim))
+        predictions = np.empty((count, dim), np.float32) if out is None else checked_out(out, (count, dim), array)
         mappings = mapping_of(array), mapping_of(predictions)
-        for start in range(0, count, PIECE):
+        for start in range(0, count, MOST_AT_ONCE):
             _release_now_and_then(start, mappings)
-            stop = min(start + PIECE, count)
-            part = finite_float32(array[start : stop + length - 1], first_row=start)
+            stop = min(start + MOST_AT_ONCE, count)
+            part = usable_float32(array[start : stop + length - 1], self.largest_norm, first_row=start)
             predictions[start:stop] = self._sequences.run(part)
         return wrap(predictions) if wrap is not None and out is None else predictions
 
     def rollout(self, contexts: Any, steps: int) -> Any:
         """Predict `steps` vectors ahead, feeding each prediction back in: `[B, T, D]` to `[B, steps, D]`.
 
-        One context `[T, D]` gives `[steps, D]`. Takes and returns the kinds that `predict` does.
+        One context `[T, D]` gives `[steps, D]`. Takes and returns the kinds that `predict` does. Raises InvalidInput
+        for `steps` below 0 and for what `predict` refuses.
+
+        >>> Predictor("artifacts/amn").rollout(np.ones((5, 384)), steps=3).shape
+        (3, 384)
         """
-        if not isinstance(steps, int) or steps < 0:
-            raise InvalidInput(f"steps is {steps!r}, expected a whole number ≥ 0")
-        given = Contexts(contexts, *self._shape)
-        window = given.piece(0, len(given))
+        steps = whole_number(steps, "steps", least=0)
+        given = Contexts(contexts, *self._shape, self.largest_norm)
+        window = given.rows(0, len(given))
         ahead = np.empty((len(given), steps, self.config.dim), np.float32)
         for step in range(steps):
             ahead[:, step] = prediction = self.predict(window)
@@ -176,9 +211,18 @@ class Predictor:
         """Yield a prediction `[D]` for each context `[T, D]` that comes, in order, running them in batches.
 
         Raises InvalidInput with the number of the first bad one, after the predictions of those before it.
+
+        >>> contexts = (np.full((5, 384), i) for i in (1.0, 2.0, 3.0))
+        >>> predictions = Predictor("artifacts/amn").stream(contexts, batch_size=2)
+        >>> [prediction.shape for prediction in predictions]
+        [(384,), (384,), (384,)]
         """
-        if batch_size < 1:
-            raise InvalidInput(f"batch_size is {batch_size!r}, expected a positive integer")
+        batch_size = whole_number(batch_size, "batch_size")
+        if not isinstance(contexts, Iterable):
+            raise InvalidInput(f"stream: got {type(contexts).__name__}, expected contexts to iterate over")
+        return self._stream(contexts, batch_size)
+
+    def _stream(self, contexts: Iterable[Any], batch_size: int) -> Iterator[Array]:
         waiting: list[Array] = []
         for number, context in enumerate(contexts):
             try:
@@ -196,41 +240,58 @@ class Predictor:
 
         A batch starts when it holds `max_batch` requests, or `max_delay_ms` after its first one came; `max_pending`
         (4 · max_batch unless given) bounds how many wait.
+
+        >>> with Predictor("artifacts/amn").batcher(max_batch=8) as batcher:
+        ...     futures = [batcher.submit(np.ones((5, 384))) for _ in range(3)]
+        >>> [future.result().shape for future in futures]
+        [(384,), (384,), (384,)]
         """
         from lvm_runtime.batcher import Batcher  # asyncio costs a sixth of the start-up time, and few need it
 
-        self._open_routes()
+        self._open_session()
         return Batcher(
             self._one_context, self.predict, max_batch=max_batch, max_delay_ms=max_delay_ms, max_pending=max_pending
         )
 
     def _one_context(self, value: Any) -> Array:
-        contexts = Contexts(value, *self._shape)
+        contexts = Contexts(value, *self._shape, self.largest_norm)
         if not contexts.single:
             raise InvalidInput(f"got {len(contexts)} contexts, expected one of shape {list(self._shape)}")
-        return contexts.piece(0, 1)
+        return contexts.copy()  # it waits for others, and the caller may use its memory again
 
     def _predict_rows(self, rows: list[Array]) -> Iterator[Array]:
         if rows:
             yield from self.predict(np.concatenate(rows))
 
     def explain(self) -> Explanation:
-        """Say what was asked for, what runs where with which drift, and what was ruled out and why."""
-        routes = self._open_routes().describe()
+        """Say what was asked for, what runs where with which drift, and what was ruled out and why.
+
+        >>> explanation = Predictor("artifacts/amn", backend="onnx").explain()
+        >>> "onnx fp32" in str(explanation)
+        True
+        """
+        running = self._open_session().describe()
         refused = [*self._refused, self._sequences.refusal] if self._sequences.refusal else self._refused
-        return Explanation(str(self.artifact.path), self.config.architecture, self.request, routes, tuple(refused))
+        return Explanation(str(self.artifact.path), self.config.architecture, self.request, running, tuple(refused))
 
     def close(self) -> None:
-        """Release the backends; predicting afterwards is an error. Closing twice is not."""
-        routes, self._routes = self._routes, None
-        if routes is not None:
-            routes.close()
+        """Release the backends; predicting afterwards is an error. Closing twice is not.
+
+        >>> predictor = Predictor("artifacts/amn")
+        >>> predictor.close()
+        >>> predictor.predict(np.ones((5, 384)))
+        Traceback (most recent call last):
+        lvm_runtime.errors.LvmError: this Predictor is closed; make a new one
+        """
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
             self._sequences.close()
 
-    def _open_routes(self) -> Routes:
-        if self._routes is None:
+    def _open_session(self) -> Session:
+        if self._session is None:
             raise LvmError("this Predictor is closed; make a new one")
-        return self._routes
+        return self._session
 
     def __enter__(self) -> Predictor:
         return self
@@ -254,19 +315,30 @@ class Predictor:
             raise ArtifactError(f"{self.artifact.path}: its weights changed since this Predictor was pickled")
 
     def __repr__(self) -> str:
-        running = "closed" if self._routes is None else "; ".join(map(str, self._routes.describe()))
+        running = "closed" if self._session is None else self._session.describe()
         return f"Predictor({str(self.artifact.path)!r}: {self.config.architecture}, {running})"
 
 
-def checked_out(out: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return `out` after checking that a result of `shape` fits into it as it is."""
-    if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape or not out.flags.writeable:
+def checked_out(out: Any, shape: tuple[int, ...], source: NDArray[Any]) -> NDArray[np.float32]:
+    """Return `out` after checking that a result of `shape` fits into it as it is, apart from what `source` holds."""
+    if (
+        type(out) not in (np.ndarray, np.memmap)
+        or out.dtype != np.float32
+        or out.shape != shape
+        or not out.flags.writeable
+    ):
         what = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
         raise InvalidInput(f"out is {what}, expected a writable float32 numpy array of shape {list(shape)}")
+    if overlaps_itself(out):
+        raise InvalidInput(
+            f"out has strides {out.strides}, by which rows lie on each other; expected an array of its own"
+        )
+    if overlap(out, source):
+        raise InvalidInput("out shares memory with the input, which would change while it is read; give another array")
     return out
 
 
 def _release_now_and_then(start: int, mappings: tuple[mmap.mmap | None, ...]) -> None:
-    if start % (RELEASE_EVERY * PIECE) == 0 and start:
+    if start % (RELEASE_EVERY * MOST_AT_ONCE) == 0 and start:
         for mapping in mappings:
             release(mapping)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lvm_runtime.arguments import finite_number, text, whole_number
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, PRECISIONS
-from lvm_runtime.backends.registry import backend_info
+from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.errors import InvalidInput
+from lvm_runtime.system.cpus import most_threads
 
 AUTO = "auto"
 
@@ -18,6 +20,12 @@ class Request:
     `max_drift` is the largest drift per row (1 − cosine) that a form may have. Left open it is 1e-6, which only
     full precision reaches, or the limit of the precision that was asked for. `typical_batch` is the batch size to
     be fastest at; None weighs single queries, small and large batches alike.
+
+    Raises InvalidInput for an unknown name and for a number out of range.
+
+    >>> Request(precision="int8", threads=0)
+    Traceback (most recent call last):
+    lvm_runtime.errors.InvalidInput: threads is 0, ...
     """
 
     backend: str = AUTO
@@ -28,19 +36,29 @@ class Request:
     typical_batch: int | None = None
 
     def __post_init__(self) -> None:
-        if self.backend != AUTO:
-            backend_info(self.backend)
+        text(self.device, "device", example="cpu")
+        if text(self.backend, "backend", example="auto") != AUTO:
+            backend_class(self.backend)
         if self.precision is not None and self.precision not in PRECISIONS:
             raise InvalidInput(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
-        if self.max_drift is not None and not self.max_drift >= 0:
-            raise InvalidInput(f"max_drift is {self.max_drift!r}, expected a number ≥ 0, such as 1e-3")
-        for name, left_open in (("threads", "all usable CPUs"), ("typical_batch", "any")):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InvalidInput(f"{name} is {value!r}, expected a positive integer, or None for {left_open}")
+        checked: dict[str, float | None] = {}
+        if self.max_drift is not None:
+            checked["max_drift"] = finite_number(self.max_drift, "max_drift", example="1e-3")
+        if self.threads is not None:
+            checked["threads"] = whole_number(self.threads, "threads", most=most_threads())
+        if self.typical_batch is not None:
+            checked["typical_batch"] = whole_number(self.typical_batch, "typical_batch")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def drift_limit(self, precision: str) -> float:
-        """Return the largest drift that a form of `precision` may show for this request."""
+        """Return the largest drift that a form of `precision` may show for this request.
+
+        >>> Request().drift_limit("int8")
+        1e-06
+        >>> Request(max_drift=1e-3).drift_limit("int8")
+        0.001
+        """
         limit = DRIFT_LIMITS[precision]
         if self.max_drift is not None:
             return min(limit, self.max_drift)

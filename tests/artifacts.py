@@ -6,32 +6,28 @@ so most mistakes would not show.
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from export.forms import build_form
 from export.onnx.export import write_graph
-from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.config import CONFIGS, make_config
 from lvm_runtime.artifact.drift import max_drift
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.manifest import seal
 from lvm_runtime.models import build_model, save_model
-
-SMALL: dict[str, dict[str, Any]] = {
-    "lstm": {"dim": 16, "hidden_dim": 8},
-    "gru": {"dim": 16, "hidden_dim": 8, "num_layers": 2},
-    "transformer": {"dim": 16, "hidden_dim": 8, "num_heads": 2, "ffn_dim": 16, "num_layers": 2},
-    "amn": {"dim": 16, "attention_dim": 8, "hidden_dim": 12, "bottleneck_dim": 8},
-}
 
 
 def randomised(architecture: str, *, seed: int = 0, **sizes: Any) -> nn.Module:
     """Return a model in eval mode in which every parameter has its own random values."""
-    model = build_model(make_config(architecture, **(sizes or SMALL[architecture])), seed=seed)
+    model = build_model(make_config(architecture, **(sizes or CONFIGS[architecture].small)), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -79,8 +75,14 @@ def make_artifact(folder: Path, architecture: str = "amn", *, onnx: bool = True,
     return add_onnx(artifact, model) if onnx else artifact
 
 
+def edit_manifest(artifact: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest on the disk and seal it again, as somebody who means harm would."""
+    body = json.loads((artifact / "manifest.json").read_text())
+    body.pop("digest")
+    edit(body)
+    (artifact / "manifest.json").write_bytes(seal(body))
+
+
 def some_contexts(batch: int, dim: int = 16, length: int = 5, *, seed: int = 1) -> Any:
-    """Return random unit vectors that share a direction, `[batch, length, dim]` float32."""
-    rng = np.random.default_rng(seed)
-    values = rng.standard_normal(dim) + rng.standard_normal((batch, length, dim))
-    return (values / np.linalg.norm(values, axis=2, keepdims=True)).astype(np.float32)
+    """Return random contexts `[batch, length, dim]` float32, by default for small models."""
+    return random_contexts(batch, length, dim, seed=seed)

@@ -6,7 +6,6 @@ the promise such tests are skipped, and the summary says so.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 from collections.abc import Callable
@@ -28,9 +27,9 @@ def _has_cuda() -> bool:
 
 
 def _has_bf16() -> bool:
-    import openvino
+    from lvm_runtime.backends.openvino import has_bf16
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return has_bf16()
 
 
 AVAILABLE: dict[str, Callable[[], bool]] = {
@@ -74,12 +73,13 @@ def small_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     root.mkdir(exist_ok=True)
 
     def get(architecture: str) -> Path:
+        from filelock import FileLock
+
         from lvm_runtime.models import save_model
         from tests.artifacts import add_onnx, add_torchscript, randomised
 
         ready, path = root / f"{architecture}.ready", root / architecture
-        with (root / f"{architecture}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(root / f"{architecture}.lock"):
             if not ready.exists():
                 model = randomised(architecture)
                 artifact = add_torchscript(add_onnx(save_model(model, path), model), model)

@@ -1,37 +1,41 @@
-"""`python -m train --model amn`: train one model and write its artifact."""
+"""`lvm-runtime train --model amn`, or `python -m train` in a checkout: train one model and write its artifact."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.commands import console
+from lvm_runtime.corpus.formats import ACCEPTED
 from lvm_runtime.errors import InvalidInput
+from lvm_runtime.system import extras
 
-from .options import LOSSES, PRECISIONS, RECIPES, SCHEDULES, SPLITS, STARTS, TUNED, TrainOptions
+from .options import JUDGES, LOSSES, NAMED_RECIPES, PRECISIONS, RECIPES, SCHEDULES, SPLITS, STARTS, TrainOptions
 
 EXAMPLES = """examples:
-  python -m train --model amn                                  the bundled corpus, to artifacts/amn
-  python -m train --model lstm --data corpus.npz --test 0.1    your vectors; a tenth of the documents kept for a test
-  python -m train --model amn --data synthetic                 80,000 windows whose best possible cosine is known
-  python -m train --model gru --recipe tuned --set dropout=0.3 named settings, and a change to the model's config
-  python -m train --model amn --resume                         take up a run that was stopped or killed
-  torchrun --nproc-per-node 2 -m train --model amn             two processes, same global batch
+  %(prog)s --model amn                                  the bundled corpus, to artifacts/amn
+  %(prog)s --model lstm --data corpus.npz --test 0.1    your vectors; a tenth of the documents kept for a test
+  %(prog)s --model amn --data synthetic                 80,000 windows whose best possible cosine is known
+  %(prog)s --model gru --recipe tuned --set dropout=0.3 named settings, and a change to the model's config
+  %(prog)s --model amn --recipe retrieval               to search with: ranks over the corpus, judged by MRR
+  %(prog)s --model amn --resume                         take up a run that was stopped or killed
+  torchrun --nproc-per-node 2 -m lvm_runtime train --model amn    two processes, same global batch
 
-A corpus is an .npz with vectors [N, D] and doc_ids [N], an .npy with a .ids.npy beside it (memory-mapped), a
-.parquet with columns vector and doc_id, or an .npz of ready-cut contexts [n, T, D] and targets [n, D].
-`python -m train.embed FILES` makes one from text."""
+`lvm-runtime embed FILES` makes a corpus from text.
+
+"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of `python -m train`."""
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """Return the command's parser; `prog` is what the user typed for it."""
     result = argparse.ArgumentParser(
-        prog="python -m train",
+        prog=prog or console.program(),
         description="Train a latent vector model and write it as an artifact.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES + ACCEPTED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("--model", required=True, choices=ARCHITECTURES)
@@ -57,6 +61,7 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     add(data, "test", "share of the documents kept for a test that no choice has seen")
     add(data, "split", "which documents: the last of the corpus, or random ones", choices=SPLITS)
     add(data, "context-length", "vectors in a context")
+    add(data, "queries", "held-out windows, evenly spaced, whose target is searched in the whole corpus; 0: all")
     add(data, "normalize", "divide every vector by its length", action="store_true")
     add(data, "windows", "size of the synthetic corpus, in training and held-out windows")
     add(data, "dim", "vector size of the synthetic corpus")
@@ -65,8 +70,8 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     recipe = result.add_argument_group("recipe")
     recipe.add_argument("--recipe", choices=RECIPES, default="reference", help="named settings (default reference)")
     recipe.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the model's config")
-    add(recipe, "start", "weights to begin with: default, or set so that training starts at a linear fit (lstm, gru, "
-        "transformer; an amn does by itself)", choices=STARTS)  # fmt: skip
+    add(recipe, "start", "weights to begin with: default, or a linear fit to targets (baseline) or to the ranking loss "
+        "(ranked); an amn starts at an average by itself", choices=STARTS)  # fmt: skip
     add(recipe, "epochs", "passes over the training windows; the best epoch is kept")
     add(recipe, "batch-size", "windows per step, over all processes")
     add(recipe, "learning-rate", "AdamW's rate")
@@ -74,9 +79,14 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     add(recipe, "grad-clip", "largest length of the gradient")
     add(recipe, "schedule", "halve the rate after 3 epochs without progress, or warm up and follow a cosine",
         choices=SCHEDULES)  # fmt: skip
-    add(recipe, "loss", "mse, or infonce to see that it is the wrong loss here", choices=LOSSES)
-    add(recipe, "temperature", "of infonce")
+    add(recipe, "loss", "mse; ranking: a softmax over the training vectors, for search; infonce, to see that it is the "
+        "wrong loss here", choices=LOSSES)  # fmt: skip
+    add(recipe, "temperature", "of ranking and infonce")
+    add(recipe, "cosine-weight", "weight of 1 − cosine, added to the loss")
+    add(recipe, "candidates", "vectors that a step ranks over at most, a new sample each; 0: all")
+    add(recipe, "judge", "the metric that says which epoch is best; both: the sum of the two", choices=JUDGES)
     add(recipe, "input-noise", "length of the noise added to each context vector while training")
+    add(recipe, "vector-dropout", "share of the context vectors that are left out while training")
     add(recipe, "ema", "decay of a running average of the weights, which is then judged and kept")
 
     machine = result.add_argument_group("machine")
@@ -92,29 +102,34 @@ def options_from(arguments: argparse.Namespace, **fixed: Any) -> TrainOptions:
     """Build the options: the recipe's, then what the command line says, then `fixed`."""
     model = fixed.get("model") or arguments.model
     names = {f.name for f in fields(TrainOptions)}
-    given = {k: v for k, v in vars(arguments).items() if k in names and v not in (None, False)}
-    named = TUNED[model] if arguments.recipe == "tuned" else {}
+    given = {k: v for k, v in vars(arguments).items() if k in names and v is not None and v is not False}
+    named = NAMED_RECIPES.get(arguments.recipe, {}).get(model, {})
     sizes = dict(named.get("sizes", {})) | dict(_size(text) for text in arguments.set)
     return TrainOptions(**(named | given | fixed | {"sizes": sizes}))
 
 
 def _size(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
+    if value in ("true", "false"):
+        return name, value == "true"
     try:
         return name, int(value) if value.lstrip("-").isdigit() else float(value)
     except ValueError:
-        raise InvalidInput(f"--set {text}: expected FIELD=NUMBER, such as hidden_dim=256 or dropout=0.3") from None
+        raise InvalidInput(
+            f"--set {text}: expected FIELD=VALUE, such as hidden_dim=256, dropout=0.3 or recency=true"
+        ) from None
 
 
-def main() -> int:
+def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and train."""
-    arguments = parser().parse_args()
+    arguments = make_parser(prog).parse_args(argv)
     options = options_from(arguments)
+    extras.require("train", "training", "torch", "safetensors")
     from .run import train  # torch takes a second or two to load; --help and slips should not wait for it
 
-    train(options, lambda line: print(line, flush=True))
+    train(options, console.show)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main))
+    raise SystemExit(console.run(command))

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.commands import console
+from lvm_runtime.system import extras
 
 from .__main__ import add_shared_arguments, options_from
 
 
-def main() -> int:
+def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line, train each model and write the comparison."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.all",
+        prog=prog or console.program(),
         description="Train the four architectures in turn under one config, then compare them.",
     )
     parser.add_argument("--out", type=Path, default=Path("artifacts"), help="folder of the artifacts")
     parser.add_argument("--report", type=Path, help="folder of the comparison (default OUT/comparison)")
     parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
     add_shared_arguments(parser)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     # every config is checked before the first model spends its time
     runs = [options_from(arguments, model=name, out=arguments.out / name) for name in arguments.models]
+    extras.require("train", "training", "torch", "safetensors", "matplotlib")
     from .report.compare import compare
     from .run import train
 
     for options in runs:
-        print(f"== {options.model}", flush=True)
-        train(options, lambda line: print(line, flush=True))
-    print(compare([options.run_path for options in runs], arguments.report or arguments.out / "comparison"))
+        console.show(f"== {options.model}")
+        train(options, console.show)
+    console.show(compare([options.run_path for options in runs], arguments.report or arguments.out / "comparison"))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main))
+    raise SystemExit(console.run(command))

@@ -23,7 +23,7 @@ from lvm_runtime.system import atomic
 from .loop import Trainer
 
 FILE = "checkpoint.pt"
-SCHEMA = 1
+SCHEMA = 2
 
 FREE = frozenset({"out", "epochs", "resume", "checkpoint_every", "device", "compile", "resident_bytes", "trust_pickle"})
 """Options that may differ between a run and its continuation. More epochs is how a finished run is extended."""
@@ -35,7 +35,7 @@ class Progress:
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
-    best_cosine: float = float("-inf")
+    best_score: float = float("-inf")
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -56,7 +56,7 @@ def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, corpus: st
         "random": _random_state(trainer.device),
         "history": progress.history,
         "best_epoch": progress.best_epoch,
-        "best_cosine": progress.best_cosine,
+        "best_score": progress.best_score,
         "best_weights": progress.best_weights,
         "seconds": progress.seconds,
     }
@@ -82,9 +82,7 @@ def load_checkpoint(path: Path, trainer: Trainer, corpus: str) -> Progress:
     trainer.epoch, trainer.step = state["epoch"], state["step"]
     trainer.losses.copy_(state["losses"])
     _set_random_state(state["random"], trainer.device)
-    return Progress(
-        state["history"], state["best_epoch"], state["best_cosine"], state["best_weights"], state["seconds"]
-    )
+    return Progress(state["history"], state["best_epoch"], state["best_score"], state["best_weights"], state["seconds"])
 
 
 def _read(path: Path) -> dict[str, Any]:

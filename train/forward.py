@@ -32,12 +32,15 @@ class FoldedAMN(nn.Module):
     def forward(self, contexts: Tensor) -> Tensor:
         """Return predictions `[B, D]` for contexts `[B, T, D]`."""
         model = self.model
-        baseline = contexts.mean(dim=1)  # [B, D]
+        baseline = model.baseline(contexts)  # [B, D]
         query = model.query_encoder(baseline)  # [B, A]
         keys = model.context_encoder
         scores = contexts @ (query @ keys.weight).unsqueeze(2)  # [B, T, 1]
         scores = scores + (query @ keys.bias)[:, None, None]  # shifts all scores alike; here for the bias's gradient
-        attention = (scores / model.config.attention_dim**0.5).softmax(dim=1)
+        scores = scores / model.config.attention_dim**0.5
+        if model.config.recency:
+            scores = scores + model.attention_recency[:, None]
+        attention = scores.softmax(dim=1)
         weighted = (attention.transpose(1, 2) @ contexts).squeeze(1)  # [B, D]
         residual = model.residual_net(torch.cat([baseline, weighted], dim=1))
         return F.normalize(baseline + residual, dim=1)

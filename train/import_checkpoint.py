@@ -1,4 +1,4 @@
-"""`python -m train.import_checkpoint best_model.pt --out artifacts/amn`: from a reference checkpoint to an artifact.
+"""`lvm-runtime import-checkpoint best_model.pt --out artifacts/amn`: from a reference checkpoint to an artifact.
 
 A reference checkpoint is a `torch.save` dict with model_type, model_state_dict, model_config, val_cosine and
 more. It is read with `weights_only=True`. Keys and shapes cannot tell a model from a look-alike with another
@@ -8,17 +8,18 @@ forward pass, so with `--data` the validation cosine is computed again and compa
 from __future__ import annotations
 
 import argparse
-import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lvm_runtime.artifact.config import CONFIGS, ModelConfig, make_config
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.weights import check_shapes
 from lvm_runtime.backends.devices import import_torch
 from lvm_runtime.commands import console
 from lvm_runtime.errors import ArtifactError, InvalidInput, VerificationFailed
+from lvm_runtime.system import extras
 
 COSINE_TOLERANCE = 0.01
 POSITION_DIM = 769  # 768 and a position scalar that some reference runs appended
@@ -34,7 +35,7 @@ _ARCHITECTURE_NAMES = {
     "attention_mixture_network": "amn",
 }
 _FIELD_NAMES = {name: name for name in ("num_layers", "dropout", "context_length")} | {"nhead": "num_heads"}
-_PLAIN_FIELDS = ("ffn_dim", "max_positions", "attention_dim", "bottleneck_dim")
+_PLAIN_FIELDS = ("ffn_dim", "max_positions", "attention_dim", "bottleneck_dim", "recency")
 
 
 def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: Any) -> tuple[Artifact, float | None]:
@@ -43,16 +44,28 @@ def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: 
     `corpus` goes to `TrainOptions` (`validation`, `split`, …) and must cut the windows as the checkpoint's run did.
     Raises ArtifactError for a file that is no checkpoint, InvalidInput for one that cannot be used here, and
     VerificationFailed where the cosine on `data` is more than 0.01 from the stored one; nothing is written then.
-    """
-    from lvm_runtime.models import build_model, save_model
 
-    checkpoint = _read(path)
+    >>> path, out = Path("best_model.pt"), Path("artifacts/imported")
+    >>> artifact, cosine = import_checkpoint(path, out)
+    >>> artifact.config.architecture, cosine
+    ('amn', None)
+    """
+    import_torch()
+    from lvm_runtime.models import build_model, save_model
+    from lvm_runtime.models.pack import require_finite
+
+    from .foreign import read_checkpoint, strip_prefixes
+
+    checkpoint = read_checkpoint(path)
     config = reference_config(checkpoint["model_type"], checkpoint["model_config"])
+    weights, prefix = strip_prefixes(checkpoint["model_state_dict"])
+    check_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()}, config, str(path))
     model = build_model(config)
     try:
-        model.load_state_dict(checkpoint["model_state_dict"], strict=True)
+        model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise ArtifactError(f"{path}: its weights do not fit a {config.architecture} of its config: {error}") from error
+    require_finite(model, str(path))
     stored = checkpoint.get("val_cosine")
     measured, contexts = None, None
     if data is not None:
@@ -69,7 +82,7 @@ def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: 
     provenance = {
         "data": {"name": None if data is None else Path(data).name},
         "metrics": metrics,
-        "training": {"imported_from": path.name, "epoch": checkpoint.get("epoch")},
+        "training": {"imported_from": path.name, "epoch": checkpoint.get("epoch"), "prefix_removed": prefix},
     }
     return save_model(model, out, real_contexts=contexts, provenance=provenance), measured
 
@@ -114,26 +127,6 @@ def _field_name(architecture: str, key: str) -> str | None:
     return _FIELD_NAMES.get(key, key if key in _PLAIN_FIELDS else None)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    torch = import_torch()
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; expected a checkpoint such as best_model.pt")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(
-            f"{path}: holds objects beyond weights, which would run code when read, or is no checkpoint ({reason})"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{path}: not a readable checkpoint ({error}); expected one made by torch.save") from error
-    needed = ("model_type", "model_state_dict", "model_config")
-    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in needed):
-        found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise ArtifactError(f"{path}: has {found or 'nothing'}; expected a dict with {', '.join(needed)}")
-    return checkpoint
-
-
 def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, Any]) -> tuple[float, Any]:
     from .evaluation.metrics import score_rows
     from .material import prepare
@@ -152,10 +145,10 @@ def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, A
     return cosine, sample.batch(sample.starts)[0].numpy()
 
 
-def main() -> int:
+def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and import."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.import_checkpoint",
+        prog=prog or console.program(),
         description="Turn a checkpoint of the reference implementation into an artifact.",
         epilog="With --data the validation cosine is computed again; a difference over 0.01 is an error.",
     )
@@ -165,7 +158,8 @@ def main() -> int:
     parser.add_argument("--validation", type=float, default=0.1, help="share of documents validated on (default 0.1)")
     parser.add_argument("--split", choices=("last", "random"), default="last")
     parser.add_argument("--seed", type=int, default=0, help="of a random split")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    extras.require("train", "importing a checkpoint", "torch", "safetensors")
     artifact, cosine = import_checkpoint(
         options.checkpoint,
         options.out,
@@ -175,9 +169,11 @@ def main() -> int:
         seed=options.seed,
     )
     checked = "not checked against data" if cosine is None else f"validation cosine {cosine:.4f}, as stored"
-    print(f"{artifact.path}: {artifact.config.architecture}, {checked}")
+    console.show(f"{artifact.path}: {artifact.config.architecture}, {checked}")
+    if prefix := artifact.manifest.provenance["training"]["prefix_removed"]:
+        console.show(f"the names of its weights began with {prefix!r}, which was removed")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(console.run(main))
+    raise SystemExit(console.run(command))

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lvm_runtime.errors import InvalidInput, LvmError
 
@@ -25,6 +26,7 @@ from .forward import training_form
 from .losses import row_losses
 from .options import TrainOptions
 from .processes import Processes
+from .ranking import CorpusRanking
 
 INTERVAL = 50
 WARMUP_STEPS = 200  # of the cosine schedule
@@ -49,6 +51,9 @@ class Trainer:
             raise InvalidInput("compile: inductor fails on the LSTM's operator on the CPU; train it without --compile")
         host = self.device.type == "cpu" and options.precision == "fp32" and not options.compile
         self.forward = processes.wrap(training_form(self.model, host=host))
+        self.ranking: CorpusRanking | None = None
+        if options.loss == "ranking":
+            self.ranking = CorpusRanking(windows, options.temperature, options.candidates, options.seed)
         self.loss: Any = torch.compile(self._loss) if options.compile else self._loss
         self.average = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
         self._parameters = list(self.model.parameters())
@@ -69,6 +74,11 @@ class Trainer:
     def learning_rate(self) -> float:
         """The rate of the latest step."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def restart(self) -> None:
+        """Let the running average begin at the weights as they are now."""
+        if self.average is not None:
+            self.average.load_state_dict(self.model.state_dict())
 
     def train_epoch(self, watch: Watch = lambda step, windows: None) -> float:
         """Train from `step` to the end of the epoch and return its mean loss.
@@ -92,10 +102,10 @@ class Trainer:
         self.epoch, self.step = self.epoch + 1, 0
         return float(self.processes.mean(self.losses).cpu().double().mean())
 
-    def end_epoch(self, cosine: float) -> None:
-        """Tell the schedule how the epoch went."""
+    def end_epoch(self, judged: float) -> None:
+        """Tell the schedule how the epoch went: the metric that epochs are judged by."""
         if self.options.schedule == "plateau":
-            self.plateau.step(cosine)
+            self.plateau.step(judged)
 
     def _order(self) -> Tensor:
         """Return the starts of this epoch's windows in its order `[n]`, on the device."""
@@ -108,7 +118,10 @@ class Trainer:
         contexts, targets = self.windows.batch(starts)
         if options.input_noise:
             contexts = contexts + torch.randn_like(contexts) * (options.input_noise / contexts.shape[2] ** 0.5)
-        loss = self.loss(contexts, targets)
+        if options.vector_dropout:
+            kept = torch.rand(contexts.shape[:2], device=self.device) >= options.vector_dropout  # [b, T]
+            contexts = contexts * kept.unsqueeze(2)
+        loss = self.loss(contexts, targets, starts)
         if weight != 1.0:
             loss = loss * weight
         loss.backward()
@@ -128,11 +141,18 @@ class Trainer:
             return  # clip_grad_norm_ would multiply all of it by one
         torch.nn.utils.clip_grads_with_norm_(self._parameters, self.options.grad_clip, norm)
 
-    def _loss(self, contexts: Tensor, targets: Tensor) -> Tensor:
+    def _loss(self, contexts: Tensor, targets: Tensor, starts: Tensor) -> Tensor:
         """Return the mean loss of a batch; forward pass and loss are compiled as one."""
-        with autocast(self.options.precision, self.device):
+        options = self.options
+        with autocast(options.precision, self.device):
             predictions = self.forward(contexts)
-        return row_losses(self.options.loss, predictions, targets, self.options.temperature).mean()
+        if self.ranking is None:
+            losses = row_losses(options.loss, predictions, targets, options.temperature)
+        else:
+            losses = self.ranking(predictions, starts, targets, self.epoch * self.steps + self.step)
+        if options.cosine_weight:
+            losses = losses + options.cosine_weight * (1 - F.cosine_similarity(predictions.float(), targets, dim=1))
+        return losses.mean()
 
     def _set_rate(self) -> None:
         """Warm up linearly, then follow half a cosine down to zero at the last step of the last epoch."""

@@ -1,4 +1,6 @@
-"""The two losses. Predictions are already of length 1: that is each model's last step.
+"""The losses that need a batch alone; `ranking` has the one that needs the corpus.
+
+Predictions are already of length 1: that is each model's last step.
 
 b batch, D vector.
 """

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
-from .data.corpus import Corpus, check_corpus, load_corpus
+from numpy.typing import NDArray
+
+from lvm_runtime.corpus.corpus import Corpus
+
+from .data.corpus import check_corpus, load_corpus
+from .data.synthetic import SyntheticProcess
 from .data.windows import Split, VectorStore, split_windows
-from .evaluation.baselines import baseline_scores
-from .evaluation.metrics import RowScores, bootstrap
+from .evaluation.baselines import LINEAR_AVERAGE, Baselines, fit_baselines
+from .evaluation.diagnosis import Diagnosis, diagnose, document_ids
+from .evaluation.metrics import bootstrap
+from .evaluation.retrieval import Scores, score
 from .options import TrainOptions
 from .progress import progress_bar
 
@@ -22,9 +30,26 @@ class Material:
     corpus: Corpus
     split: Split
     digest: str
-    baselines: dict[str, RowScores]
+    baselines: Baselines
+    scores: dict[str, Scores]
+    diagnosis: Diagnosis
     ceiling: float | None = None
     own_ceiling: float | None = None
+
+    @property
+    def doc_ids(self) -> NDArray[Any]:
+        """Return which document each vector belongs to `[N]`."""
+        return document_ids(self.corpus)
+
+    @property
+    def linear_average(self) -> float:
+        """The linear average's cosine on the validation windows."""
+        return float(self.scores[LINEAR_AVERAGE].rows.cosine.mean())
+
+    @property
+    def best_mrr(self) -> float:
+        """The best baseline's mean reciprocal rank on the validation windows."""
+        return max(float((1 / found.ranks.rank).mean()) for found in self.scores.values())
 
 
 def prepare(options: TrainOptions, device: str, say: Say) -> Material:
@@ -37,9 +62,9 @@ def prepare(options: TrainOptions, device: str, say: Say) -> Material:
         context_length=options.context_length,
         trust_pickle=options.trust_pickle,
     )
-    with progress_bar(len(corpus.vectors), "checking", "row") as bar:
+    with progress_bar(len(corpus.values), "checking", "row") as bar:
         found, usable = check_corpus(corpus, options.context_length, bar.update)
-    store = VectorStore(corpus.vectors, device, normalize=options.normalize, resident_bytes=options.resident_bytes)
+    store = VectorStore(corpus.values, device, normalize=options.normalize, resident_bytes=options.resident_bytes)
     split = split_windows(
         corpus,
         usable,
@@ -56,13 +81,20 @@ def prepare(options: TrainOptions, device: str, say: Say) -> Material:
         f"data {corpus.name}: D={corpus.dim}, windows {len(split.train):,} to train, "
         f"{len(split.validation):,} to validate" + (f", {len(split.test):,} to test" if len(split.test) else "")
     )
-    baselines = baseline_scores(split.train, split.validation, seed=options.seed)
-    for name, scores in baselines.items():
-        say(f"  {name:<15} {bootstrap(scores.cosine, split.validation.groups)}")
-    material = Material(corpus, split, corpus.digest(), baselines)
-    if corpus.process is None:
+    diagnosis = diagnose(corpus, store, options.context_length)
+    for line in diagnosis.lines():
+        say(line)
+    baselines = fit_baselines(split.train, seed=options.seed)
+    scores = score(baselines.predictors, split.validation, options.queries)
+    for name, reached in scores.items():
+        mrr = reached.ranks.estimates()["mrr"]
+        say(f"  {name:<15} {bootstrap(reached.rows.cosine, split.validation.groups)}  MRR {mrr}  "
+            f"{baselines.notes.get(name, '')}".rstrip())  # fmt: skip
+    material = Material(corpus, split, corpus.digest(), baselines, scores, diagnosis)
+    if options.data != "synthetic":
         return material
-    ceiling = corpus.process.ceiling(options.context_length)
-    own = corpus.process.ceiling_of(options.config(corpus.dim))
+    process = SyntheticProcess(dim=options.dim)
+    ceiling = process.ceiling(options.context_length)
+    own = process.ceiling_of(options.config(corpus.dim))
     say(f"  {'ceiling':<15} {ceiling:.4f}; for this {options.model} {own:.4f} (closed forms, in expectation)")
     return replace(material, ceiling=ceiling, own_ceiling=own)

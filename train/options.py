@@ -15,8 +15,9 @@ from typing import Any
 from lvm_runtime.artifact.config import ModelConfig, make_config
 from lvm_runtime.errors import InvalidInput
 
-LOSSES = ("mse", "infonce")
-STARTS = ("default", "baseline")
+LOSSES = ("mse", "infonce", "ranking")
+STARTS = ("default", "baseline", "ranked")
+JUDGES = ("cosine", "mrr", "both")
 SPLITS = ("last", "random")
 SCHEDULES = ("plateau", "cosine")
 PRECISIONS = ("fp32", "bf16")
@@ -41,9 +42,31 @@ TUNED: dict[str, dict[str, Any]] = {
 }
 """Named departures from the recipe for corpora of real documents, all of which beat the linear average there: an AMN
 that learns slowly, and the other three from a linear fit, whose last layer is so small that a larger rate undoes it in
-an epoch. LOG.md has the figures of what was run."""
+an epoch. `docs/experiments` has the figures of what was run."""
 
-RECIPES = ("reference", "tuned")
+_RANKING: dict[str, Any] = {
+    "loss": "ranking",
+    "temperature": 0.05,
+    "judge": "mrr",
+    "batch_size": 256,
+    "schedule": "cosine",
+    "ema": 0.99,
+    "vector_dropout": 0.1,
+    "epochs": 2,
+}
+_RANKED_START: dict[str, Any] = _RANKING | {"start": "ranked", "learning_rate": 1e-5}
+
+RETRIEVAL: dict[str, dict[str, Any]] = {
+    "amn": _RANKING | {"learning_rate": 3e-4, "sizes": {"recency": True}},
+    "lstm": _RANKED_START,
+    "gru": _RANKED_START,
+    "transformer": _RANKED_START,
+}
+"""Named departures for models that are searched with: a loss that ranks over the corpus, from the recency-weighted
+average (AMN) or a linear map of it that ranks (the others), and the epoch with the best reciprocal rank."""
+
+NAMED_RECIPES: dict[str, dict[str, dict[str, Any]]] = {"tuned": TUNED, "retrieval": RETRIEVAL}
+RECIPES = ("reference", *NAMED_RECIPES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +75,10 @@ class TrainOptions:
 
     Fractions are of documents. `sizes` overrides fields of the model's config (`hidden_dim`, `dropout`, …).
     `resident_bytes` is the size up to which vectors are copied to the device.
+
+    >>> options = TrainOptions(model="lstm", sizes={"hidden_dim": 256})
+    >>> options.config(dim=384)
+    LSTMConfig(dim=384, context_length=5, hidden_dim=256, ...)
     """
 
     model: str
@@ -66,7 +93,11 @@ class TrainOptions:
     schedule: str = "plateau"
     loss: str = "mse"
     temperature: float = 0.07
+    cosine_weight: float = 0.0
+    candidates: int = 65_536
+    judge: str = "cosine"
     input_noise: float = 0.0
+    vector_dropout: float = 0.0
     ema: float = 0.0
     precision: str = "fp32"
     compile: bool = False
@@ -76,6 +107,7 @@ class TrainOptions:
     validation: float = 0.1
     test: float = 0.0
     split: str = "last"
+    queries: int = 1000
     normalize: bool = False
     windows: int = 80_000
     dim: int = 768
@@ -90,9 +122,11 @@ class TrainOptions:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("learning_rate", "grad_clip", "temperature"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
-        for name in ("weight_decay", "input_noise", "checkpoint_every", "seed"):
+        counts = ("checkpoint_every", "seed", "candidates", "queries")
+        for name in (*counts, "weight_decay", "input_noise", "cosine_weight"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "not negative")
-        _require(0 <= self.ema < 1, "ema", self.ema, "a number in [0, 1)")
+        for name in ("ema", "vector_dropout"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number in [0, 1)")
         _require(0 < self.validation < 1, "validation", self.validation, "a share between 0 and 1")
         _require(0 <= self.test < 1 - self.validation, "test", self.test, "a share that leaves training documents")
         for name, known in (
@@ -101,10 +135,16 @@ class TrainOptions:
             ("precision", PRECISIONS),
             ("split", SPLITS),
             ("start", STARTS),
+            ("judge", JUDGES),
         ):
             _require(getattr(self, name) in known, name, getattr(self, name), f"one of {', '.join(known)}")
         if self.loss == "infonce":
             _require(self.batch_size > 1, "batch_size", self.batch_size, "more than 1: InfoNCE's negatives are there")
+        if self.loss == "ranking":
+            _require(not self.compile, "compile", True, "none with --loss ranking, whose blocks are not compiled")
+        else:
+            _require(self.start != "ranked", "start", self.start, "ranked with --loss ranking only")
+        _require(self.artifact_path.name not in ("", ".."), "out", str(self.out), "the path of a folder with a name")
         self.config(dim=self.dim)
 
     def config(self, dim: int) -> ModelConfig:

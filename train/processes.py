@@ -12,21 +12,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lvm_runtime.errors import BackendUnavailable
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.system import extras
+
+
+def _world_size() -> int:
+    """Return how many processes a launcher started, 1 without one; InvalidInput if it left out how they meet."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise InvalidInput(f"the variable WORLD_SIZE is {text!r}, expected the number of processes; unset it")
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if int(text) > 1 and missing:
+        raise InvalidInput(
+            f"the variable WORLD_SIZE is {text} and {', '.join(missing)} are not set; start the processes with "
+            "torchrun, or unset WORLD_SIZE to train in one"
+        )
+    return int(text)
 
 
 class Processes:
     """This process among its peers: `rank` of `count`."""
 
     def __init__(self, device: str = "cpu") -> None:
-        self.rank, self.count = 0, int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank, self.count = 0, _world_size()
         self._accelerator: Any = None
         if self.count > 1:
-            try:
-                from accelerate import Accelerator
-            except ImportError as error:
-                raise BackendUnavailable("several processes need: pip install 'lvm_runtime[train]'") from error
-            self._accelerator = Accelerator(cpu=device == "cpu")
+            accelerate = extras.require("train", "training in several processes", "accelerate")
+            self._accelerator = accelerate.Accelerator(cpu=device == "cpu")
             self.rank = int(self._accelerator.process_index)
 
     @property

@@ -35,7 +35,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in {signal.SIGINT, getattr(signal, "SIGTERM", signal.SIGINT)}:
                 self._before[number] = signal.signal(number, self._request)
         return self
 

@@ -1,4 +1,4 @@
-"""One training run from options to an artifact, as a function: `train(options)` is all that `python -m train` does.
+"""One training run from options to an artifact, as a function: `train(options)` is all that the command does.
 
 The run reads like its steps: load and check the corpus, split it by documents, score the baselines, train
 and judge each epoch, keep the best, pass the gate, measure, write.
@@ -6,6 +6,7 @@ and judge each epoch, keep the best, pass the gate, measure, write.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,21 +16,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.folder import MANIFEST, Artifact
 from lvm_runtime.backends.devices import torch_device
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models import build_model, parameter_count, save_model
+from lvm_runtime.system import atomic
 
 from .checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
-from .evaluation.baselines import LINEAR_AVERAGE, baseline_scores
-from .evaluation.evaluate import Evaluation, evaluate, predictor, verdict
+from .evaluation.evaluate import Evaluation, evaluate, figures, predictor, verdict
 from .evaluation.gate import ROWS, check_agreement, compare_step
 from .evaluation.metrics import score_rows
+from .evaluation.retrieval import rank_rows, score
 from .loop import Trainer, TrainingDiverged
 from .material import Material, Say, prepare
 from .options import TrainOptions
 from .processes import Processes
 from .progress import Interruption, progress_bar
+from .ranked_start import start_ranked
 from .report.results import TrainResult, write_results
 from .warm_start import start_at_baseline
 
@@ -42,9 +45,18 @@ def train(options: TrainOptions, say: Say = print) -> TrainResult:
 
     Raises children of LvmError for anything wrong with options, data, device or the trained model, and
     KeyboardInterrupt after Ctrl-C, with a checkpoint written from which `resume` continues.
+
+    >>> from pathlib import Path
+    >>> small = {"data": "synthetic", "windows": 200, "dim": 16, "epochs": 1}
+    >>> options = TrainOptions(model="amn", out=Path("artifacts/tiny"), **small)
+    >>> result = train(options, say=lambda line: None)
+    >>> result.artifact.config.dim, result.best_epoch
+    (16, 1)
     """
     device = torch_device(options.device)
     processes = Processes(device)
+    if processes.main:
+        _check_outputs(options)
     device = processes.device(device)
     report: Say = say if processes.main else (lambda line: None)
     if options.loss == "infonce" and processes.count > 1:
@@ -65,6 +77,15 @@ def train(options: TrainOptions, say: Say = print) -> TrainResult:
         processes.close()
 
 
+def _check_outputs(options: TrainOptions) -> None:
+    """Raise a child of LvmError if the artifact or the run's figures could not be written at the end."""
+    path = options.artifact_path
+    if path.is_dir() and not (path / MANIFEST).is_file() and any(path.iterdir()):
+        raise ArtifactError(f"{path}: exists and is not an artifact; choose another output folder or move it away")
+    atomic.require_writable(path, folder=True)
+    atomic.require_writable(options.run_path, folder=True)
+
+
 def _trainer(options: TrainOptions, material: Material, processes: Processes, say: Say) -> Trainer:
     config = options.config(material.corpus.dim)
     model = build_model(config, seed=options.seed)
@@ -77,7 +98,15 @@ def _trainer(options: TrainOptions, material: Material, processes: Processes, sa
     if options.start == "baseline" and not options.resume:
         say(f"start: {start_at_baseline(model.to(device), train_windows, seed=options.seed) or 'the linear average'}")
     torch.manual_seed(options.seed + processes.rank)  # dropout; the order of windows has its own generator
-    return Trainer(model, train_windows, options, processes)
+    trainer = Trainer(model, train_windows, options, processes)
+    if trainer.ranking is not None:
+        say(f"ranking over {trainer.ranking.count:,} of {len(trainer.ranking.rows):,} training vectors")
+        if options.start == "ranked" and options.model != "amn" and not options.resume:
+            start = start_ranked(trainer.model, train_windows, trainer.ranking, material.baselines.decay,
+                                 cosine_weight=options.cosine_weight, seed=options.seed)  # fmt: skip
+            trainer.restart()
+            say(f"start: {start}")
+    return trainer
 
 
 def _start(trainer: Trainer, material: Material, say: Say, seconds: float) -> Progress:
@@ -92,18 +121,21 @@ def _start(trainer: Trainer, material: Material, say: Say, seconds: float) -> Pr
         say(f"starting afresh over {path} (--resume would continue it)")
         path.unlink()
     progress = Progress()
-    if options.start == "baseline":
+    if options.start != "default" or options.judge != "cosine":
         progress.seconds = seconds
-        cosine = _validate(trainer, material)
-        _record(progress, trainer, {}, cosine)
-        average = float(material.baselines[LINEAR_AVERAGE].cosine.mean())
-        say(f"epoch 0/{options.epochs}  before training  val cosine {cosine:.4f} "
-            f"({cosine - average:+.4f} to the linear average)")  # fmt: skip
+        _record(progress, trainer, {}, _validate(trainer, material))
+        say(f"epoch 0/{options.epochs}  before training  {_judged(progress.history[-1], material)}")
     return progress
 
 
-def _validate(trainer: Trainer, material: Material) -> float:
-    return float(score_rows(predictor(trainer.evaluated), material.split.validation).cosine.mean())
+def _validate(trainer: Trainer, material: Material) -> dict[str, float]:
+    """Return the validation cosine; where epochs are judged by it, the mean reciprocal rank and the sum of both."""
+    predict, windows = predictor(trainer.evaluated), material.split.validation
+    found = {"val_cosine": float(score_rows(predict, windows).cosine.mean())}
+    if trainer.options.judge != "cosine":
+        found["val_mrr"] = float((1 / rank_rows({"": predict}, windows, trainer.options.queries)[""].rank).mean())
+        found["val_both"] = found["val_cosine"] + found["val_mrr"]
+    return found
 
 
 def _epochs(trainer: Trainer, progress: Progress, material: Material, interruption: Interruption, say: Say) -> None:
@@ -138,14 +170,16 @@ def _epochs(trainer: Trainer, progress: Progress, material: Material, interrupti
             rate = trainer.learning_rate
             try:
                 loss = trainer.train_epoch(watch)
+                progress.seconds += time.perf_counter() - began
+                found = _validate(trainer, material)
+                if not math.isfinite(found["val_cosine"]):
+                    raise TrainingDiverged(f"the weights are not finite after the last step of epoch {trainer.epoch}")
             except TrainingDiverged as error:
                 kept = f"last good checkpoint: {path}" if path.exists() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}; try a lower --learning-rate") from None
-            progress.seconds += time.perf_counter() - began
             saved_at = 0
-            cosine = _validate(trainer, material)
-            _record(progress, trainer, {"loss": loss, "learning_rate": rate}, cosine)
-            trainer.end_epoch(cosine)
+            _record(progress, trainer, {"loss": loss, "learning_rate": rate}, found)
+            trainer.end_epoch(found[f"val_{options.judge}"])
             keep()
             say(_epoch_line(progress, options.epochs, material))
             if processes.any(interruption.requested) and trainer.epoch < options.epochs:
@@ -153,24 +187,33 @@ def _epochs(trainer: Trainer, progress: Progress, material: Material, interrupti
                 raise KeyboardInterrupt
 
 
-def _record(progress: Progress, trainer: Trainer, training: dict[str, float], cosine: float) -> None:
-    progress.history.append({"epoch": trainer.epoch, **training, "val_cosine": cosine, "seconds": progress.seconds})
-    if cosine > progress.best_cosine:
-        progress.best_epoch, progress.best_cosine = trainer.epoch, cosine
+def _record(progress: Progress, trainer: Trainer, training: dict[str, float], found: dict[str, float]) -> None:
+    progress.history.append({"epoch": trainer.epoch, **training, **found, "seconds": progress.seconds})
+    judged = found[f"val_{trainer.options.judge}"]
+    if judged > progress.best_score:
+        progress.best_epoch, progress.best_score = trainer.epoch, judged
         progress.best_weights = {k: v.detach().cpu().clone() for k, v in trainer.evaluated.state_dict().items()}
 
 
 def _epoch_line(progress: Progress, epochs: int, material: Material) -> str:
     last = progress.history[-1]
     before = progress.history[-2]["seconds"] if len(progress.history) > 1 else 0.0
-    average = float(material.baselines[LINEAR_AVERAGE].cosine.mean())
     rate = len(material.split.train) / max(last["seconds"] - before, 1e-9)
     best = "  best" if progress.best_epoch == last["epoch"] else ""
     return (
-        f"epoch {last['epoch']:.0f}/{epochs}  loss {last['loss']:.6f}  val cosine {last['val_cosine']:.4f} "
-        f"({last['val_cosine'] - average:+.4f} to the linear average)  lr {last['learning_rate']:.1e}  "
+        f"epoch {last['epoch']:.0f}/{epochs}  loss {last['loss']:.6f}  {_judged(last, material)}  "
+        f"lr {last['learning_rate']:.1e}  "
         f"{rate:,.0f} windows/s{best}"
     )
+
+
+def _judged(record: dict[str, float], material: Material) -> str:
+    cosine = record["val_cosine"]
+    text = f"val cosine {cosine:.4f} ({cosine - material.linear_average:+.4f} to the linear average)"
+    if "val_mrr" not in record:
+        return text
+    mrr = record["val_mrr"]
+    return f"{text}  val MRR {mrr:.4f} ({mrr - material.best_mrr:+.4f} to the best baseline)"
 
 
 def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) -> TrainResult:
@@ -183,13 +226,17 @@ def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) 
     probes, _ = split.validation.batch(split.validation.sample(ROWS).starts)
     gate = check_agreement(model, probes, str(trainer.device))
     say(f"gate: {max(gate, key=lambda g: g.drift)} at worst, over {len(probes)} windows")
-    validation = evaluate(model, split.validation, material.baselines)
+    validation = evaluate(model, split.validation, material.scores, material.doc_ids)
     test = None
     if len(split.test):
-        test = evaluate(model, split.test, baseline_scores(split.train, split.test, seed=options.seed))
-    say(f"best epoch {progress.best_epoch}: {verdict('validation', validation)}")
-    if test is not None:
-        say(verdict("test documents, not used to choose the epoch", test))
+        test_scores = score(material.baselines.predictors, split.test, options.queries)
+        test = evaluate(model, split.test, test_scores, material.doc_ids)
+    for name, found in ((f"best epoch {progress.best_epoch}: validation", validation),
+                        ("test documents, not used to choose the epoch", test)):  # fmt: skip
+        if found is not None:
+            say(f"{name}: {verdict(found.versus)}")
+            for line in figures(found, material.baselines.notes):
+                say(line)
     result = TrainResult(
         options=options,
         config=options.config(material.corpus.dim),
@@ -229,15 +276,17 @@ def _write(
         "val_cosine": validation.metrics.cosine.value,
         "linear_average": validation.linear_average.value,
         "gain": validation.gain.to_dict(),
-        "validation": validation.metrics.to_dict(),
+        "validation": validation.to_dict(),
+        "baseline_settings": material.baselines.notes,
         "ceiling": material.ceiling,
     }
     if test is not None:
-        metrics |= {"test": test.metrics.to_dict(), "test_gain": test.gain.to_dict()}
+        metrics |= {"test": test.to_dict(), "test_gain": test.gain.to_dict()}
     provenance = {
         "data": {
+            "diagnosis": material.diagnosis.to_dict(),
             "name": Path(corpus.name).name,
-            "vectors": len(corpus.vectors),
+            "vectors": len(corpus.values),
             "digest": material.digest,
             "windows": {"train": len(material.split.train), "validation": len(material.split.validation)},
         },

@@ -17,13 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lvm_runtime.models.transformer import Transformer
 
+from .data.holdout import hold_out
 from .data.windows import WindowSet
 
 DECAYS = (0.3, 0.45, 0.6, 0.75)
@@ -63,39 +63,25 @@ def start_at_baseline(model: nn.Module, windows: WindowSet, *, seed: int = 0) ->
     config: Any = model.config
     if config.architecture == "amn":
         return None
-    fit, held = _sides(windows)
-    vectors = _projection(fit, config.hidden_dim, seed)
+    fit, held = hold_out(windows)
+    vectors = projection(fit, config.hidden_dim, seed)
     random = {name: value.clone() for name, value in model.state_dict().items()}
     judged = held.sample(HELD_WINDOWS)
 
     def attempt(decay: float, count: int) -> tuple[WarmStart, _Moments]:
         model.load_state_dict(random)
-        _set_core(model, vectors, decay)
-        moments = _moments(model, fit.sample(count), decay)
+        set_core(model, vectors, decay)
+        moments = core_moments(model, fit.sample(count), decay)
         penalty, cosine = _best_penalty(model, moments, judged)
         return WarmStart(decay, penalty, cosine), moments
 
     decay = max((attempt(decay, TRIAL_WINDOWS)[0] for decay in DECAYS), key=lambda found: found.cosine).decay
     found, moments = attempt(decay, FIT_WINDOWS)
-    _set_last_layer(model, moments.plus(_moments(model, judged, decay)).solve(found.penalty))
+    set_last_layer(model, moments.plus(core_moments(model, judged, decay)).solve(found.penalty))
     return found
 
 
-def _sides(windows: WindowSet) -> tuple[WindowSet, WindowSet]:
-    """Keep the last tenth of the training documents, at least one window, out of the fit."""
-    documents = np.unique(windows.groups)
-    border = documents[len(documents) - max(1, len(documents) // 10)]
-    held = windows.groups >= border
-
-    def side(mask: np.ndarray) -> WindowSet:
-        chosen = torch.from_numpy(mask).to(windows.starts.device)
-        return WindowSet(windows.store, windows.starts[chosen], windows.groups[mask], windows.context_length)
-
-    # one document can only judge itself
-    return (windows, windows) if held.all() else (side(~held), side(held))
-
-
-def _projection(windows: WindowSet, width: int, seed: int) -> Tensor:
+def projection(windows: WindowSet, width: int, seed: int) -> Tensor:
     """Return `[H, D]` that keeps angles (D ≤ H), or those of the H leading directions of the targets.
 
     A random rotation spreads the directions over the units, so that on unit vectors each unit has variance 1.
@@ -109,7 +95,8 @@ def _projection(windows: WindowSet, width: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def _set_core(model: nn.Module, vectors: Tensor, decay: float) -> None:
+def set_core(model: nn.Module, vectors: Tensor, decay: float) -> None:
+    """Set all but the last layer to carry the average with `decay` of the context, seen through `vectors` `[H, D]`."""
     for module in model.modules():
         if not isinstance(module, nn.LayerNorm):
             for parameter in module.parameters(recurse=False):
@@ -175,12 +162,16 @@ class _Moments:
 
     def solve(self, penalty: float) -> Tensor:
         """Return `[H+1, D]`, the ridge solution drawn towards the average times the best single factor."""
-        passing = self._ridge(1e-4, self.average, torch.zeros_like(self.average))
+        passing = self.passing()
         sums, count = self.own[-1], self.own[-1, -1]
         own = self.own - sums[:, None] * sums / count  # of deviations, and the same of the target
         target = self.target - sums[:, None] * self.target[-1] / count
         factor = (passing * target).sum() / (passing * (own @ passing)).sum()
         return self._ridge(penalty, self.target, factor * passing)
+
+    def passing(self) -> Tensor:
+        """Return `[H+1, D]`, the last layer that hands the weighted average on."""
+        return self._ridge(1e-4, self.average, torch.zeros_like(self.average))
 
     def _ridge(self, penalty: float, cross: Tensor, prior: Tensor) -> Tensor:
         """Return W of least ‖Y − F W‖² + penalty · variance · ‖W − prior‖²; the constant's row is free."""
@@ -191,7 +182,8 @@ class _Moments:
 
 
 @torch.no_grad()
-def _moments(model: nn.Module, windows: WindowSet, decay: float) -> _Moments:
+def core_moments(model: nn.Module, windows: WindowSet, decay: float) -> _Moments:
+    """Return the moments of what the last layer sees on `windows`, with the average and with the targets."""
     layer = _last_layer(model)
     size, dim = layer.in_features + 1, layer.out_features
     sums = _Moments(*(torch.zeros(size, columns, dtype=torch.float64) for columns in (size, dim, dim)))
@@ -200,14 +192,14 @@ def _moments(model: nn.Module, windows: WindowSet, decay: float) -> _Moments:
     weights /= weights.sum()
     for starts in windows.batches(_BATCH):
         contexts, targets = windows.batch(starts)
-        features = _features(model, contexts)
+        features = last_layer_features(model, contexts)
         sums.own.addmm_(features.T, features)
         sums.average.addmm_(features.T, torch.einsum("btd,t->bd", contexts.cpu().double(), weights))
         sums.target.addmm_(features.T, F.normalize(targets, dim=1).cpu().double())
     return sums
 
 
-def _features(model: nn.Module, contexts: Tensor) -> Tensor:
+def last_layer_features(model: nn.Module, contexts: Tensor) -> Tensor:
     """Return what the last layer sees, and a one, on the CPU in float64 `[b, H+1]`."""
     seen: list[Tensor] = []
     hook = _last_layer(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -220,7 +212,7 @@ def _best_penalty(model: nn.Module, moments: _Moments, held: WindowSet) -> tuple
     """Return the penalty with the best mean cosine on `held`, and that cosine."""
     contexts, targets = held.batch(held.starts)
     with torch.no_grad():
-        features = torch.cat([_features(model, piece) for piece in contexts.split(_BATCH)])
+        features = torch.cat([last_layer_features(model, batch) for batch in contexts.split(_BATCH)])
     targets = targets.cpu().double()
     cosines = {p: float(F.cosine_similarity(features @ moments.solve(p), targets).mean()) for p in PENALTIES}
     best = max(cosines, key=lambda penalty: cosines[penalty])
@@ -234,7 +226,8 @@ def _last_layer(model: Any) -> nn.Linear:
 
 
 @torch.no_grad()
-def _set_last_layer(model: nn.Module, solution: Tensor) -> None:
+def set_last_layer(model: nn.Module, solution: Tensor) -> None:
+    """Set the last layer to `solution` `[H+1, D]`, whose last row is its bias."""
     layer = _last_layer(model)
     layer.weight.copy_(solution[:-1].T)
     layer.bias.copy_(solution[-1])

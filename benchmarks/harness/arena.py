@@ -18,11 +18,11 @@ import numpy as np
 
 from benchmarks.harness.contender import ANCHOR, Array, Contender, Runner
 from benchmarks.harness.contenders import contender
-from benchmarks.harness.timing import Timing, interleave, median_interval, speedup, speedups
+from benchmarks.harness.elsewhere import seconds_elsewhere
 from benchmarks.harness.workload import Workload
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
+from lvm_runtime.selection.timing import Timing, interleave, median_interval, speedup, speedups
 from lvm_runtime.system.cpus import usable_cpus
-from lvm_runtime.system.machine import seconds_elsewhere
 
 LARGE_BATCH = 32
 """From here on every CPU has work, and one thread is not tried: in a slow second of the machine

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness.workload import Workload
+from lvm_runtime.backends.openvino import has_bf16
 
 Array = NDArray[np.float32]
 Runner = Callable[[Array], Array]
@@ -62,10 +63,7 @@ def bf16_in_openvino() -> str | None:
     """Say why OpenVINO cannot compute in bf16 here, or None; asked for it all the same, it computes in fp32."""
     if problem := needs("openvino", "onnx")():
         return problem
-    import openvino
-
-    can = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return None if "BF16" in can else "this CPU has no bf16; OpenVINO would compute in fp32"
+    return None if has_bf16() else "this CPU has no bf16; OpenVINO would compute in fp32"
 
 
 def torch_on(device: str) -> Callable[[], str | None]:

@@ -19,16 +19,17 @@ from benchmarks.harness.contender import (
 )
 from benchmarks.harness.workload import Workload
 from lvm_runtime import Predictor
-from lvm_runtime.backends.registry import BACKENDS
+from lvm_runtime.backends.registry import backend_class
 
 COMPUTE_UNITS = ("cpu", "gpu", "ane", "all")
 
 
 def _served(backend: str, precision: str, device: str) -> Build:
     def build(workload: Workload, threads: int | None) -> Runner:
-        if format := BACKENDS[backend].format:
-            computed = BACKENDS[backend].precisions is not None  # the runtime lowers the precision of the fp32 file
-            workload.export(format, "fp32" if computed else precision)
+        cls = backend_class(backend)
+        if cls.format is not None:
+            computed = cls.precisions is not None  # the runtime lowers the precision of the fp32 file
+            workload.export(cls.format, "fp32" if computed else precision)
         predictor = Predictor(
             workload.artifact.path, backend=backend, device=device, precision=precision, threads=threads
         )

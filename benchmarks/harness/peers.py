@@ -5,7 +5,7 @@ of this project's rewriting. `quantize_dynamic` gets the pre-processing that its
 it leaves the recurrent weights as they are, and a reduced range where full-range products would saturate.
 TorchScript is traced, frozen and passed through `optimize_for_inference`; `torch.compile` may specialise on the
 batch size and compiles for the number of threads that it then runs on; OpenVINO is compiled for the very batch
-size, which its documentation recommends and which is up to a sixth faster. LOG.md holds what else was tried.
+size, which its documentation recommends and which is up to a sixth faster. docs/experiments holds what else was tried.
 
 B batch, T context length, D vector.
 """

@@ -8,7 +8,8 @@ from benchmarks.harness.arena import Cell
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.harness.workload import Workload
 from benchmarks.limits.ceilings import Ceilings
-from benchmarks.limits.operations import BYTES_PER_WEIGHT, plain_macs
+
+BYTES_PER_WEIGHT = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 def cell_record(cell: Cell, ceilings: Ceilings, workload: Workload, name: str) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def cell_record(cell: Cell, ceilings: Ceilings, workload: Workload, name: str) -
         "noise": timing.spread,
         "cpus_busy_elsewhere": cell.elsewhere,
         "drift": mine.drift,
-        "macs_plain": plain_macs(config),
+        "macs_plain": config.multiply_adds(),
         "macs_rewritten": macs,
         "giga_macs_per_second": macs * mine.per_second / 1e9,
         "weight_bytes": weight_bytes,

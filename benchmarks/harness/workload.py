@@ -18,35 +18,17 @@ from export.randomise import randomise
 from export.source import Source
 from export.verify import Sample, make_samples
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models import build_model, known_answers, parameter_count, save_model
 
 DISTINCT_CONTEXTS = 256
 """Contexts with known answers; larger batches repeat them, so that every row that is timed is also checked."""
 
-TINY: dict[str, dict[str, int]] = {
-    "lstm": {"dim": 32, "hidden_dim": 16},
-    "gru": {"dim": 32, "hidden_dim": 16, "num_layers": 2},
-    "transformer": {"dim": 32, "hidden_dim": 16, "num_heads": 2, "ffn_dim": 32, "num_layers": 2},
-    "amn": {"dim": 32, "attention_dim": 16, "hidden_dim": 24, "bottleneck_dim": 16},
-}
-"""Sizes at which the benchmarks can be tried out in seconds."""
-
-WEIGHT_SEED = 0
-"""Seed of the random weights."""
+WEIGHT_SEED, CONTEXT_SEED = 0, 2
+"""Seeds of the random weights and of the contexts, which are not the probes on which int8 is calibrated."""
 
 Array = NDArray[np.float32]
-
-
-def contexts(count: int, dim: int, context_length: int, seed: int = 0) -> Array:
-    """Return unit vectors `[count, T, D]` that share a direction and, within a context, a topic.
-
-    Zeros, or noise without a shared direction, would flatter whatever skips or saturates on them.
-    """
-    rng = np.random.default_rng(seed)
-    vectors = rng.standard_normal(dim) * 0.8
-    vectors = vectors + rng.standard_normal((count, 1, dim)) * 0.8 + rng.standard_normal((count, context_length, dim))
-    return (vectors / np.linalg.norm(vectors, axis=2, keepdims=True)).astype(np.float32)
 
 
 def _onnx(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
@@ -68,7 +50,7 @@ def _torchscript(source: Source, samples: Sequence[Sample], precision: str) -> A
 
 
 def _coreml(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
-    from export.coreml import export_coreml
+    from export.coreml.export import export_coreml
 
     return export_coreml(source, samples)
 
@@ -95,7 +77,7 @@ class Workload:
         self.scratch = folder / f"{architecture}-peers"
         self.scratch.mkdir()
         size = self.artifact.config
-        self._contexts = contexts(DISTINCT_CONTEXTS, size.dim, size.context_length, seed)
+        self._contexts = random_contexts(DISTINCT_CONTEXTS, size.context_length, size.dim, seed=CONTEXT_SEED)
         self._answers = known_answers(self.model, self._contexts)[0]
 
     def export(self, format: str, precision: str, form: str = "context") -> None:

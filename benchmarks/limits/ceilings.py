@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.timing import Timing, interleave
 from benchmarks.limits.products import Key, cpu_products, device_products
+from lvm_runtime.selection.timing import Timing, interleave
 from lvm_runtime.system.cpus import usable_cpus
 
 MIB = 2**20

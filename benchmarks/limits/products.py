@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.contender import bf16_in_openvino
+from lvm_runtime.backends.openvino import has_bf16
 from lvm_runtime.system.cpus import usable_cpus
 
 Call = Callable[[], Any]
@@ -124,7 +124,7 @@ def _openvino(left: Any, right: Any) -> dict[Key, Call]:
 
     core = openvino.Core()
     models = {"fp32": (_plain(right), "f32"), "int8": (_dequantised(right), "f32")}
-    if not bf16_in_openvino():
+    if has_bf16():
         models["bf16"] = (models["fp32"][0], "bf16")
     sides: dict[Key, Call] = {}
     for precision, (model, hint) in models.items():

@@ -17,7 +17,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.report.results import Row, Run
-from benchmarks.report.tables import TITLES, count
+from benchmarks.report.tables import BATCHES, FORMS, count
+from lvm_runtime.artifact.config import CONFIGS
 
 SETTINGS = {
     "svg.fonttype": "none",  # text stays text: smaller, selectable, in the page's own font
@@ -80,6 +81,38 @@ def throughput(run: Run, styles: Styles) -> str:
         _counts(axes.yaxis)
 
     return _panels(run, panel)
+
+
+def overview(run: Run) -> str:
+    """Return predictions per second at three batch sizes, for the README: readable on light and on dark ground.
+
+    Our two forms beside plain onnxruntime and the fastest peer of any precision; a panel per architecture.
+    """
+    grey = "#7d8590"
+    ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), grey)
+    with plt.rc_context(SETTINGS | ink | {"grid.color": "#7d859040", "font.family": "sans-serif"}):
+        figure, grid = plt.subplots(1, len(run.models), figsize=(3.0 * len(run.models), 3.1), squeeze=False)
+        for axes, model in zip(grid.flat, run.models, strict=True):
+            for (label, style), name in zip(_OVERVIEW.items(), (*reversed(FORMS), ANCHOR, None), strict=True):
+                rows = [run.find(model, b, name) if name else run.best_peer(model, b) for b in BATCHES]
+                points = [(row.batch, row.per_second) for row in rows if row is not None]
+                axes.plot(*zip(*points, strict=True), label=label, **style)
+            axes.set(xscale="log", yscale="log", xlabel="batch", title=CONFIGS[model].title)
+            axes.set_xticks(BATCHES, map(str, BATCHES))
+            axes.xaxis.set_minor_locator(NullLocator())
+            _counts(axes.yaxis)
+        grid.flat[0].set_ylabel("predictions / s")
+        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="lower center", ncols=len(_OVERVIEW))
+        figure.tight_layout(rect=(0, 0.08, 1, 1))
+        return _svg(figure, transparent=True)
+
+
+_OVERVIEW: dict[str, dict[str, Any]] = {
+    "lvm_runtime int8": {"color": "#d9480f", "marker": "o", "linewidth": 2.2},
+    "lvm_runtime fp32": {"color": "#2f81f7", "marker": "s", "linewidth": 2.2},
+    "plain onnxruntime fp32": {"color": "#7d8590", "marker": "v", "linestyle": "--"},
+    "fastest peer, any precision": {"color": "#2da44e", "marker": "^", "linestyle": ":"},
+}
 
 
 def latency(run: Run, styles: Styles) -> str:
@@ -173,7 +206,7 @@ def _panels(run: Run, draw: Callable[[Any, str], None], *, legend: bool = True, 
         figure, grid = plt.subplots(lines, columns, figsize=(width * columns, 3.3 * lines + 0.7), squeeze=False)
         for axes, model in zip(grid.flat, models, strict=False):
             draw(axes, model)
-            axes.set_title(TITLES[model])
+            axes.set_title(CONFIGS[model].title)
         for axes in list(grid.flat)[len(models) :]:
             axes.set_visible(False)
         bottom = 0.0
@@ -184,11 +217,15 @@ def _panels(run: Run, draw: Callable[[Any, str], None], *, legend: bool = True, 
             figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=3)
             bottom = 0.22 * -(-len(handles) // 3) / figure.get_size_inches()[1]
         figure.tight_layout(rect=(0, bottom, 1, 1))
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    text = buffer.getvalue()
+        text = _svg(figure)
     return text[text.index("<svg") :]
+
+
+def _svg(figure: Any, **settings: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, **settings)
+    plt.close(figure)
+    return buffer.getvalue()
 
 
 def _counts(axis: Any) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.report import charts
-from benchmarks.report.results import Run, describe
+from benchmarks.report.results import Run
 from benchmarks.report.suites import SUITES, suite_rows
 from benchmarks.report.tables import EXPLANATION, full_table, machine_section, reference_table
 from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.system import machine
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #212529; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; }
@@ -29,8 +30,8 @@ h3 { font-size: 1rem; margin: .8rem 0 .2rem; }
 HOW = """Every contender's answers were compared with known ones, computed in float64, before it was timed. Contenders
 take turns in short bursts, so a slow moment of the machine hits all of them; each uses one thread or all CPUs,
 whichever is faster for it at that batch size; contexts are random unit vectors that share a direction; the first
-calls of each burst are not counted. Ratios are medians of the ratios within rounds, in which the machine's moods
-cancel, and ± is the 95 % interval of that median; rounds go on until it is within 1 %, or the time is up. Noise is
+calls of each burst are not counted. Ratios are medians of the ratios within rounds, in which a slow moment
+cancels, and ± is the 95 % interval of that median; rounds go on until it is within 1 %, or the time is up. Noise is
 that of the rate itself: (90th − 10th percentile) / median over the rounds' medians. The ceilings are the best rates
 that any installed library reached in the same run, on square matrix products and on reading memory."""
 
@@ -83,7 +84,7 @@ def _section(title: str, note: str, runs: Sequence[Run], draw: Callable[[Run], s
     drawn = [(run, draw(run)) for run in runs]
     named = len(runs) > 1 and title != "Summary"  # which names the machine itself, with its versions
     cells = "".join(
-        f"<div class=scroll>{f'<h3>{html.escape(describe(run.machine))}</h3>' if named else ''}{content}</div>"
+        f"<div class=scroll>{f'<h3>{html.escape(machine.line(run.machine))}</h3>' if named else ''}{content}</div>"
         for run, content in drawn
         if content
     )

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.harness.contender import ANCHOR
-from benchmarks.report.results import Row, Run, describe
+from benchmarks.report.results import Row, Run
 from lvm_runtime.errors import InvalidInput
+from lvm_runtime.system import machine
 
 EXPECTED = 0.05
 """Share of the ratios that may differ. Where code and weights lie in memory changes from process to process, and
@@ -62,7 +63,7 @@ def pairs(first: Run, again: Run) -> list[Pair]:
 
     Raises InvalidInput if they are of different machines, have nothing in common, or hold no rounds.
     """
-    here, there = describe(first.machine), describe(again.machine)
+    here, there = machine.line(first.machine), machine.line(again.machine)
     if here != there:
         raise InvalidInput(f"a re-run is one on the same machine, and these are {here} and {there}")
     found = [pair for row in first.rows if (pair := _pair(first, again, row)) is not None]

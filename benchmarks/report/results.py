@@ -1,16 +1,13 @@
-"""Read a result file that `pytest benchmarks/ --benchmark-only --benchmark-json=FILE` wrote."""
+"""What a benchmark run measured, as read from a result file of pytest-benchmark or from the summary of one."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.contender import ANCHOR
 from lvm_runtime.artifact.config import ARCHITECTURES
-from lvm_runtime.errors import InvalidInput
 
 COMPARED = ("latency", "throughput")
 """Suites in which contenders were timed against each other."""
@@ -62,7 +59,7 @@ class Row:
 
     @property
     def noise(self) -> float:
-        """Relative spread of the rate between rounds, the machine's moods included, which ratios are free of."""
+        """Relative spread of the rate between rounds, slow moments of the machine included."""
         return float(self.record["noise"])
 
     @property
@@ -99,13 +96,23 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """One test of a suite in which contenders do not race; `notes` is what the test noted of itself."""
+
+    name: str
+    suite: str
+    model: str
+    notes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One result file: the machine, the compared rows, the other suites' entries, and what was not measured."""
 
     name: str
     machine: dict[str, Any]
     rows: tuple[Row, ...]
-    others: tuple[dict[str, Any], ...]
+    entries: tuple[Entry, ...]
     ceilings: dict[str, Any] = field(default_factory=dict)
     not_measured: dict[str, str] = field(default_factory=dict)
     date: str = ""
@@ -133,36 +140,33 @@ class Run:
         """Return one row, or None."""
         return next(iter(self.select(model=model, batch=batch, contender=contender)), None)
 
-    def best_peer(self, model: str, batch: int, precision: str) -> Row | None:
-        """Return the fastest peer of one precision, or None."""
-        peers = [r for r in self.select(model=model, batch=batch) if not r.ours and r.precision == precision]
+    def best_peer(self, model: str, batch: int, precision: str | None = None) -> Row | None:
+        """Return the fastest peer of one precision (of any, for None), or None."""
+        peers = [r for r in self.select(model=model, batch=batch) if not r.ours and precision in (None, r.precision)]
         return max(peers, key=lambda r: r.per_second, default=None)
 
 
-def read(path: Path) -> Run:
-    """Read a result file; InvalidInput says what is wrong with it and how to make one."""
-    how = "make one with: pytest benchmarks/ --benchmark-only --benchmark-json=FILE"
-    try:
-        body = json.loads(path.read_text())
-    except OSError as error:
-        raise InvalidInput(f"{path}: cannot be read ({error.strerror}); {how}") from error
-    except ValueError as error:
-        raise InvalidInput(f"{path}: not JSON ({error}); {how}") from error
-    if not isinstance(body, dict) or "benchmarks" not in body or "machine_info" not in body:
-        raise InvalidInput(f"{path}: not a pytest-benchmark result (no benchmarks or no machine_info); {how}")
-    if "processor" not in body["machine_info"]:
-        raise InvalidInput(f"{path}: a pytest-benchmark result of something else than benchmarks/; {how}")
+def from_pytest(name: str, body: dict[str, Any]) -> Run:
+    """Return the run of a file that `pytest benchmarks/ --benchmark-json=FILE` wrote."""
     compared = [b["extra_info"] for b in body["benchmarks"] if b["extra_info"].get("suite") in COMPARED]
     others = [b for b in body["benchmarks"] if b["extra_info"].get("suite") not in COMPARED]
     return Run(
-        name=path.stem,
+        name=name,
         machine=body["machine_info"],
         rows=rows_of(compared),
-        others=tuple(others),
+        entries=tuple(map(_entry, others)),
         ceilings=body.get("ceilings", {}),
         not_measured=body.get("not_measured", {}),
         date=str(body.get("datetime", ""))[:10],
     )
+
+
+def _entry(benchmark: dict[str, Any]) -> Entry:
+    notes = benchmark["extra_info"]
+    file = benchmark.get("fullname", "").partition(".py")[0].rpartition("test_")[2]
+    model = notes.get("model") or (benchmark.get("params") or {}).get("architecture", "")
+    kept = {key: note for key, note in notes.items() if key not in ("suite", "model")}
+    return Entry(benchmark["name"], str(notes.get("suite") or file), str(model), kept)
 
 
 def join(runs: Iterable[Run]) -> list[Run]:
@@ -179,12 +183,12 @@ def join(runs: Iterable[Run]) -> list[Run]:
             continue
         first = joined[same]
         known = {(row.model, row.batch) for row in first.rows}
-        names = {entry["name"] for entry in first.others}
+        names = {entry.name for entry in first.entries}
         rows = [row.record for row in (*first.rows, *(r for r in run.rows if (r.model, r.batch) not in known))]
         joined[same] = replace(
             first,
             rows=rows_of(rows),
-            others=(*first.others, *(e for e in run.others if e["name"] not in names)),
+            entries=(*first.entries, *(e for e in run.entries if e.name not in names)),
             not_measured=first.not_measured | run.not_measured,
         )
     return joined
@@ -201,11 +205,3 @@ def disturbed(rows: Iterable[Row]) -> list[str]:
     """Return the cells among `rows` that were timed while other programs kept the CPUs busy."""
     found = {f"{r.model} batch {r.batch} ({r.elsewhere:.0%})": r.elsewhere for r in rows if r.elsewhere > DISTURBED}
     return sorted(found, key=lambda cell: -found[cell])
-
-
-def describe(machine: dict[str, Any]) -> str:
-    """Return the hardware in one line."""
-    parts = [machine["processor"], f"{machine['cpus']} CPUs", f"{machine['memory_gib']} GiB"]
-    if wide := [f for f in machine["features"] if f not in ("avx2", "asimd")]:
-        parts.append(", ".join(wide))
-    return "; ".join([*parts, *machine["accelerators"]])

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from benchmarks.report.results import Run
-from benchmarks.report.tables import TITLES, count, markdown
+from benchmarks.report.results import Entry, Run
+from benchmarks.report.tables import count
+from lvm_runtime.artifact.config import CONFIGS
+from lvm_runtime.commands.tables import markdown
 
 SUITES = {
     "forms": "Forms without the Predictor, one thread, against the targets",
@@ -21,8 +23,8 @@ SUITES = {
     "training_loop": "Training against the obvious loop",
     "export": "Exports, verification included",
 }
-_LEFT_OUT = {"suite", "model", "norm", "torch"}
-"""What the tests note for others: the first two head the row, the last two are checked by the test itself."""
+_LEFT_OUT = {"norm", "torch"}
+"""What a test noted and checks by itself."""
 
 
 def suite_rows(run: Run, suites: Collection[str] = SUITES) -> str:
@@ -31,25 +33,19 @@ def suite_rows(run: Run, suites: Collection[str] = SUITES) -> str:
     for suite, title in SUITES.items():
         if suite not in suites:
             continue
-        entries = [entry for entry in run.others if suite_of(entry) == suite]
+        entries = [entry for entry in run.entries if entry.suite == suite]
         if entries:
             parts += [f"### {title}", _table(entries)]
     return "\n\n".join(parts)
 
 
-def suite_of(entry: dict[str, Any]) -> str:
-    """Return the suite of an entry: what it says, or else the name of its test's file."""
-    named = entry["extra_info"].get("suite")
-    return str(named or entry.get("fullname", "").partition(".py")[0].rpartition("test_")[2])
-
-
-def _table(entries: list[dict[str, Any]]) -> str:
-    notes = [dict(_flat(entry["extra_info"])) for entry in entries]
+def _table(entries: list[Entry]) -> str:
+    notes = [dict(_flat(entry.notes)) for entry in entries]
     columns = list(dict.fromkeys(key for note in notes for key in note))
     text = [key for key in columns if any(isinstance(note.get(key), str) for note in notes)]
     columns = text + [key for key in columns if key not in text]
     rows = [
-        [_model(entry), *(value(key, note.get(key)) for key in columns)]
+        [_title(entry.model), *(value(key, note.get(key)) for key in columns)]
         for entry, note in zip(entries, notes, strict=True)
     ]
     return markdown(["model", *map(_header, columns)], rows, left=1 + len(text))
@@ -63,10 +59,8 @@ def _flat(notes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, note
 
 
-def _model(entry: dict[str, Any]) -> str:
-    params = entry.get("params") or {}
-    name = str(entry["extra_info"].get("model") or params.get("architecture", "–"))
-    return TITLES.get(name, name)
+def _title(model: str) -> str:
+    return CONFIGS[model].title if model in CONFIGS else model or "–"
 
 
 def _header(key: str) -> str:

@@ -1,21 +1,30 @@
-"""Markdown tables: the short one for the README, and the full one."""
+"""Markdown tables of a run: our forms beside their peers, and every figure."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.report import reference
-from benchmarks.report.results import Row, Run, describe
-from lvm_runtime.errors import InvalidInput
-from lvm_runtime.system import atomic
+from benchmarks.report.results import Row, Run
+from lvm_runtime.artifact.config import CONFIGS
+from lvm_runtime.commands.tables import markdown
+from lvm_runtime.system import machine
 
-BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
-README_BATCHES = (1, 32, 128)
-README_FORMS = (("lvm-onnx-fp32", "fp32"), ("lvm-onnx-int8", "int8"))
-TITLES = {"lstm": "LSTM", "gru": "GRU", "transformer": "Transformer", "amn": "AMN"}
+BATCHES = (1, 32, 128)
+FORMS = ("lvm-onnx-fp32", "lvm-onnx-int8")
+_PEERS = {ANCHOR: "plain onnxruntime", "peer-onnxruntime-dynamic-int8": "onnxruntime's `quantize_dynamic`"}
+_BACKENDS = {"openvino": "OpenVINO", "compile": "torch.compile", "eager": "eager PyTorch", "torchscript": "TorchScript"}
+
+EXPLANATION = (
+    "Predictions per second of `Predictor.predict` with all its checks, for vectors of 768 and contexts of five, with "
+    "as many threads as suit each side. *× plain onnxruntime*: times as fast as the same model exported as it is and "
+    "run by onnxruntime in fp32. *× fastest peer*: times as fast as the fastest other way to run it in the same "
+    "precision (eager PyTorch, TorchScript, torch.compile, onnxruntime, its `quantize_dynamic`, OpenVINO, each at its "
+    "best setting); below 1, the peer is faster. Both are timed in turns with ours, and ± is the 95 % interval over "
+    "the rounds of one run. From one run to the next on the same machine, ratios moved by 3 to 5 % at the median. "
+    "Drift is 1 − cosine to the answers of the training form in float64, at worst."
+)
 
 
 def count(value: float | None) -> str:
@@ -29,12 +38,6 @@ def count(value: float | None) -> str:
     return f"{value:.2f}"
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return a Markdown table whose first `left` columns are text and whose others are figures."""
-    rule = ["---"] * left + ["---:"] * (len(header) - left)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
-
-
 def plus_minus(ratio: float | None, interval: tuple[float, float] | None) -> str:
     """Format a ratio with the farther end of its interval: 1.43 ± 0.02."""
     if ratio is None or interval is None:
@@ -42,87 +45,94 @@ def plus_minus(ratio: float | None, interval: tuple[float, float] | None) -> str
     return f"{ratio:.2f} ± {max(ratio - interval[0], interval[1] - ratio):.2f}"
 
 
-EXPLANATION = (
-    "Predictions per second, D = 768, T = 5, `Predictor.predict` with all its checks, threads as suits each side. "
-    "Behind it, times as fast as the same model exported as it is and run by onnxruntime in fp32 / as the fastest "
-    "peer of equal precision (eager PyTorch, TorchScript, torch.compile, onnxruntime, its `quantize_dynamic`, "
-    "OpenVINO, each at its best setting), timed in turns with ours; ± is the 95 % interval over the rounds."
-)
-
-
-def readme_section(runs: Sequence[Run]) -> str:
-    """Return the README's part: our forms on each machine beside plain and the best peer; the first one is unfolded."""
-    models = [name for name in TITLES if any(name in run.models for run in runs)]
-    parts = [*map(machine_section, runs[:1]), *map(_folded, runs[1:]), EXPLANATION, reference_table(models)]
-    return "\n\n".join(filter(None, parts))
+def forms_of(run: Run, batches: Sequence[int] = BATCHES) -> list[Row]:
+    """Return the rows of our forms that tables show: by architecture, precision and batch size."""
+    found = (run.find(model, batch, form) for model in run.models for form in FORMS for batch in batches)
+    return [row for row in found if row is not None]
 
 
 def machine_section(run: Run) -> str:
-    """Return one machine's part: hardware, table, peers."""
-    return "\n\n".join(filter(None, (f"**{describe(run.machine)}** ({_made_with(run)})", _ours(run), _peers(run))))
-
-
-def _folded(run: Run) -> str:
-    body = "\n\n".join(filter(None, (_ours(run), _peers(run))))
-    return f"<details><summary>{describe(run.machine)} ({_made_with(run)})</summary>\n\n{body}\n\n</details>"
+    """Return one machine's part: hardware, versions, our forms beside their peers, and where a peer is faster."""
+    parts = [f"### {machine.line(run.machine)}", _made_with(run), _ours(run), faster_peers(run)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _made_with(run: Run) -> str:
     versions = run.machine["versions"]
     wanted = ", ".join(f"{name} {versions[name]}" for name in ("onnxruntime", "torch", "openvino") if name in versions)
-    busy = len(run.disturbed)
-    return f"{wanted}; {run.date}" + (f"; {busy} cells timed beside other programs" if busy else "")
+    busy = f"; {len(run.disturbed)} cells timed beside other programs" if run.disturbed else ""
+    return f"Measured on {run.date} with {wanted}{busy}."
 
 
 def _ours(run: Run) -> str:
-    """Return the table of our forms, two rows per architecture."""
-    rows = []
-    for model in run.models:
-        for contender, precision in README_FORMS:
-            found = [run.find(model, batch, contender) for batch in README_BATCHES]
-            if any(found):
-                rows.append([TITLES[model], precision, *(_cell(row) for row in found), _drift(found)])
-    header = ["model", "form", *(f"batch {batch}" for batch in README_BATCHES), "drift"]
-    return markdown(header, rows, left=2) if rows else ""
+    header = ("model", "precision", "fastest peer", "batch", "predictions/s", "× plain onnxruntime", "× fastest peer")
+    rows = [
+        (
+            CONFIGS[row.model].title,
+            row.precision,
+            peer_title(row.best_peer),
+            row.batch,
+            count(row.per_second),
+            plus_minus(row.over_anchor, row.interval(ANCHOR)),
+            plus_minus(row.over_best_peer, row.interval(row.best_peer)),
+            f"{row.drift:.0e}",
+        )
+        for row in forms_of(run)
+    ]
+    return markdown((*header, "drift"), rows, left=3) if rows else ""
 
 
-def _cell(row: Row | None) -> str:
-    if row is None:
+def peer_title(name: str | None) -> str:
+    """Return what a peer is called in tables."""
+    if name is None:
         return "–"
-    plain = plus_minus(row.over_anchor, row.interval(ANCHOR))
-    return f"**{count(row.per_second)}** {plain} / {plus_minus(row.over_best_peer, row.interval(row.best_peer))}"
+    backend = name.removeprefix("peer-").partition("-")[0]
+    return _PEERS.get(name) or _BACKENDS.get(backend, backend)
 
 
-def _peers(run: Run) -> str:
-    """Return a sentence about which peers our forms were measured against."""
-    said = []
-    for contender, precision in README_FORMS:
-        rows = [r for batch in README_BATCHES for r in run.select(batch=batch, contender=contender)]
-        names = Counter(_short(r.best_peer, precision) for r in rows if r.best_peer)
-        if names:
-            said.append(
-                f"in {precision} " + ", ".join(f"{name} ({n} of {len(rows)})" for name, n in names.most_common())
-            )
-    return f"Fastest peer: {'; '.join(said)}." if said else ""
+def faster_peers(run: Run, batches: Sequence[int] = BATCHES) -> str:
+    """Return a sentence for each peer that is faster than a form of ours, beyond the interval of their ratio."""
+    beaten: dict[tuple[str, str], list[Row]] = {}
+    for row in forms_of(run, batches):
+        _, high = row.interval(row.best_peer) or (0.0, row.over_best_peer or 1.0)
+        if row.best_peer is not None and high < 1:
+            beaten.setdefault((row.best_peer, row.precision), []).append(row)
+    said = [_faster(run, peer, precision, rows) for (peer, precision), rows in beaten.items()]
+    return " ".join(said) or "No peer is faster in the same precision."
+
+
+def _faster(run: Run, peer: str, precision: str, rows: Sequence[Row]) -> str:
+    by_model: dict[str, list[str]] = {}
+    for row in rows:
+        by_model.setdefault(CONFIGS[row.model].title, []).append(str(row.batch))
+    where = words([f"the {model} (batch {words(sizes)})" for model, sizes in by_model.items()])
+    theirs = [found.drift for row in rows if (found := run.find(row.model, row.batch, peer)) is not None]
+    drift = ""
+    if theirs and precision != "fp32":
+        drift = f", with a drift of at most {max(row.drift for row in rows):.0e} to its {max(theirs):.0e}"
+    share = span([row.over_best_peer or 0.0 for row in rows])
+    return f"Faster than our {precision} is {peer_title(peer)} for {where}: ours reaches {share} of its speed{drift}."
+
+
+def words(parts: Sequence[str]) -> str:
+    """Join: "1, 32 and 128"."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
+def span(ratios: Sequence[float]) -> str:
+    """Format the range of some ratios: "0.63 to 0.91", or one figure where it is one."""
+    low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def reference_table(models: Sequence[str]) -> str:
     """Return what the reference implementation measured, labelled so."""
     rows = [
-        [TITLES[model], *(f"*{count(reference.per_second(model, batch))}*" for batch in README_BATCHES)]
+        [CONFIGS[model].title, *(f"*{count(reference.per_second(model, batch))}*" for batch in BATCHES)]
         for model in models
     ]
     label = f"For orientation only, other hardware and not measured here: the {reference.LABEL}."
-    return f"{label}\n\n{markdown(['M1 Max', *(f'batch {b}' for b in README_BATCHES)], rows)}" if rows else ""
-
-
-def _drift(rows: Sequence[Row | None]) -> str:
-    present = [row.drift for row in rows if row]
-    return f"{max(present):.0e}" if present else ""
-
-
-def _short(peer: str, precision: str) -> str:
-    return peer.removeprefix("peer-").removesuffix(f"-{precision}")
+    return f"{label}\n\n{markdown(['M1 Max', *(f'batch {b}' for b in BATCHES)], rows)}" if rows else ""
 
 
 def full_table(run: Run) -> str:
@@ -133,7 +143,8 @@ def full_table(run: Run) -> str:
     for row in run.rows:
         r = row.record
         ms = r["milliseconds"]
-        cells = [TITLES[row.model], str(row.batch), row.contender, str(r["threads"] or "–"), count(row.per_second)]
+        title, threads = CONFIGS[row.model].title, str(r["threads"] or "–")
+        cells = [title, str(row.batch), row.contender, threads, count(row.per_second)]
         cells += [f"{row.noise:.0%}", *(f"{ms[key]:.3g}" for key in ("median", "p95", "p99"))]
         cells += [plus_minus(row.over_anchor, row.interval(ANCHOR))]
         cells += [plus_minus(row.over_best_peer, row.interval(row.best_peer))]
@@ -144,13 +155,3 @@ def full_table(run: Run) -> str:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.0%}"
-
-
-def write_readme(path: Path, runs: Sequence[Run]) -> None:
-    """Replace what stands between the two markers of `path`; InvalidInput if they are not there, once each."""
-    text = path.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise InvalidInput(f"{path}: expected one line {BEGIN} and, after it, one line {END}; the table goes between")
-    head, _, rest = text.partition(BEGIN)
-    tail = rest.partition(END)[2]
-    atomic.write_bytes(path, f"{head}{BEGIN}\n{readme_section(runs)}\n{END}{tail}".encode())

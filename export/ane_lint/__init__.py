@@ -1,9 +1,9 @@
 """What would keep a Core ML program off the Neural Engine, told before it reaches a device.
 
-    python -m export.ane_lint PACKAGE
+    lvm-runtime export ane-lint PACKAGE
 
 Errors keep operations off the engine, warnings may do so or may cost digits, notes are worth a look on the device.
-Core ML decides in the end; `lvm explain PACKAGE` on a Mac shows what it decided.
+Core ML decides in the end; `lvm-runtime placement PACKAGE` on a Mac shows what it decided.
 """
 
 from .findings import Finding, Level

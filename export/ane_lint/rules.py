@@ -66,7 +66,7 @@ def unavailable(op: Any) -> Finding | None:
     if kind in AWKWARD:
         return _warning(op, "awkward", "often runs on the CPU", "rewrite it by broadcasting or a constant")
     if kind not in ELIGIBLE:
-        return _note(op, "unknown", "not known to run there", "look at its place with `lvm explain` on a Mac")
+        return _note(op, "unknown", "not known to run there", "look at its place with `lvm-runtime placement` on a Mac")
     return None
 
 

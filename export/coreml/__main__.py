@@ -1,15 +1,16 @@
-"""Command line of the Core ML export."""
+"""`lvm-runtime export coreml --model amn`, or `python -m export.coreml` in a checkout."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from lvm_runtime.commands import console
 from lvm_runtime.errors import InvalidInput
 
-from ..commandline import main, make_parser, open_arguments, report_line
-from .export import export_coreml
+from ..commandline import make_parser, open_arguments, report_line
 from .options import (
     BATCH_SIZES,
     COMPRESSIONS,
@@ -20,7 +21,6 @@ from .options import (
     TARGETS,
     CoreMLOptions,
 )
-from .stock import export_stock
 
 DESCRIPTION = """\
 Add a Core ML package to an artifact.
@@ -29,15 +29,15 @@ The model is rewritten for the Neural Engine (1x1 convolutions, unrolled steps, 
 compared with its training form by an evaluator that runs on any machine, at every batch size; on macOS by Core ML
 itself as well. A package that fails is not kept. The defaults are what most people want."""
 EPILOG = """\
-         python -m export.coreml --model artifacts/lstm --compress palette8
-         python -m export.coreml --model gru --shapes enumerated --target macOS14
-         python -m export.ane_lint artifacts/amn/coreml/fp16.mlpackage
-         lvm explain artifacts/amn/coreml/fp16.mlpackage      (on a Mac: what runs where)"""
+         %(prog)s --model artifacts/lstm --compress palette8
+         %(prog)s --model gru --shapes enumerated --target macOS14
+         lvm-runtime export ane-lint artifacts/amn/coreml/fp16.mlpackage
+         lvm-runtime placement artifacts/amn/coreml/fp16.mlpackage      (on a Mac: what runs where)"""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
-    parser = make_parser("export.coreml", DESCRIPTION, EPILOG)
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """Return the command's parser; `prog` is what the user typed for it."""
+    parser = make_parser(DESCRIPTION, prog, EPILOG)
     default = CoreMLOptions()
     add = parser.add_argument
     add(
@@ -76,20 +76,26 @@ def _sizes(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r}: expected integers such as 1,8,32,128") from error
 
 
-def run() -> int:
+def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and export."""
-    arguments = build_parser().parse_args()
+    arguments = build_parser(prog).parse_args(argv)
     chosen = {name: getattr(arguments, name) for name in CoreMLOptions.__slots__}
     options = CoreMLOptions(**chosen)
     if arguments.stock and options.compress != "none":
         raise InvalidInput("--stock is a baseline without --compress; leave one of the two out")
-    source, samples = open_arguments(arguments)
+    source, samples = open_arguments(arguments, "coremltools")
     if arguments.stock:
+        from .stock import export_stock
+
         path, drift = export_stock(source, samples, options, Path(f"{source.artifact.path}-stock.mlpackage"))
-        print(f"{path}: the unmodified module, drift {drift:.1e}; compare with: python -m export.ane_lint {path}")
+        console.show(
+            f"{path}: the unmodified module, drift {drift:.1e}; compare with: lvm-runtime export ane-lint {path}"
+        )
         return 0
+    from .export import export_coreml
+
     artifact = export_coreml(source, samples, options, say=_say)
-    print(report_line(artifact, f"coreml/{options.name}.mlpackage"))
+    console.show(report_line(artifact, f"coreml/{options.name}.mlpackage"))
     return 0
 
 
@@ -98,4 +104,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(run)
+    raise SystemExit(console.run(command))

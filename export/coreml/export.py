@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.system import atomic
 
 from ..source import Source
 from ..verify import Sample
@@ -29,6 +30,14 @@ def export_coreml(
     """Add `coreml/NAME.mlpackage` (see `CoreMLOptions.name`) to the artifact and return the artifact with it.
 
     `say` is told what is being done. Raises VerificationFailed, with the figures, if the package is not the model.
+
+    >>> from export.source import open_source
+    >>> from export.verify import make_samples
+    >>> source = open_source("amn")
+    >>> options = CoreMLOptions(shapes="static", batch_sizes=(1,))
+    >>> artifact = export_coreml(source, make_samples(source), options)
+    >>> artifact.find("coreml")[0].file.path
+    'coreml/fp16-static.mlpackage'
     """
     options = options or CoreMLOptions()
     relative = f"coreml/{options.name}.mlpackage"
@@ -65,6 +74,7 @@ def build_package(
         functions=options.functions,
         metadata=_metadata(source, options, proof),
     )
+    atomic.share_tree(path)
     return proof
 
 
@@ -91,6 +101,7 @@ def _metadata(source: Source, options: CoreMLOptions, proof: Proof) -> dict[str,
         "architecture": artifact.config.architecture,
         "weights_sha256": artifact.manifest.weights.sha256,
         "form": f"{options.shapes} {options.precision}, 1x1 convolutions, steps unrolled",
+        "precision": options.manifest_precision,
         "drift": f"{proof.worst_drift:.3e}",
         **options.details(),
         **{name: f"{value:.3e}" for name, value in proof.details().items() if isinstance(value, float)},

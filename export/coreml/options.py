@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lvm_runtime.artifact.drift import DRIFT_LIMITS
+from lvm_runtime.artifact.limits import LARGEST_BATCH
 from lvm_runtime.errors import InvalidInput
 
 SHAPES = ("multifunction", "enumerated", "static")
@@ -26,6 +27,11 @@ class CoreMLOptions:
     `target` is the oldest system that can load it (None: the oldest that `shapes` allows, macOS 14 at least).
     `max_drift` bounds the drift of a compressed package. `compute_units` is a recommendation to whoever loads it.
     `gelu`: "table" keeps Core ML's fused operation, which some devices look up in a table, "erf" spells it out.
+
+    Raises InvalidInput for choices that do not fit each other.
+
+    >>> CoreMLOptions(compress="palette8").name
+    'fp16-palette8'
     """
 
     shapes: str = "multifunction"
@@ -40,8 +46,11 @@ class CoreMLOptions:
     def __post_init__(self) -> None:
         _check_choices(self)
         sizes = tuple(sorted(set(self.batch_sizes)))
-        if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
-            raise InvalidInput(f"--batch-sizes is {self.batch_sizes!r}, expected positive integers such as 1,8,32,128")
+        if not sizes or any(not isinstance(size, int) or not 1 <= size <= LARGEST_BATCH for size in sizes):
+            raise InvalidInput(
+                f"--batch-sizes is {self.batch_sizes!r}, expected positive integers such as 1,8,32,128, "
+                f"and at most {LARGEST_BATCH}"
+            )
         if self.shapes == "static" and len(sizes) > 1:
             sizes = sizes[:1]
         object.__setattr__(self, "batch_sizes", sizes)

@@ -20,7 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from lvm_runtime.artifact.drift import ATTENTION_LIMITS, DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, drift
+from lvm_runtime.artifact.drift import (
+    ATTENTION_LIMITS,
+    DRIFT_LIMITS,
+    FP32_ABSOLUTE_LIMIT,
+    drift,
+    largest_difference,
+    require,
+)
 from lvm_runtime.backends.base import Array
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import known_answers
@@ -37,6 +44,7 @@ WEIGHTS_LIMIT = 2e-4
 ROUNDED_LIMIT = 5e-4
 """The same with every result rounded to fp16."""
 COSINE_LIMIT = 0.9999
+_REMEDY = "nothing was kept: report it with what `lvm-runtime doctor` prints"
 LIMITS_AT = 768
 """The D for which the two fp16 limits hold; components of a unit vector shrink as 1/√D, and errors with them."""
 
@@ -92,10 +100,10 @@ def prove_form(package: Path, functions: Mapping[int, str], model: nn.Module, co
         for size in functions:
             batch = _cycled(contexts, size) * np.float32(scale)
             outputs, (answers, attention) = runner.outputs(batch), known_answers(model, batch)
-            worst = max(worst, largest(outputs["prediction"], answers))
+            worst = max(worst, largest_difference(outputs["prediction"], answers))
             if attention is not None:
-                worst = max(worst, largest(outputs["attention"], attention))
-    _require(worst, FORM_LIMIT, "the fp32 package differs from the training form")
+                worst = max(worst, largest_difference(outputs["attention"], attention))
+    require(worst, FORM_LIMIT, "the largest difference of the fp32 package from the training form", _REMEDY)
     return worst
 
 
@@ -132,23 +140,27 @@ def _judge(proof: Proof, options: CoreMLOptions, wider: float) -> None:
     if options.compress != "none":
         what = f"--compress {options.compress}: drift (1 - cosine) from the training form"
         worst = max(proof.worst_drift, proof.core_ml_drift or 0.0)
-        _require(worst, options.max_drift, what, "use milder compression or a larger --max-drift")
+        require(worst, options.max_drift, what, "use milder compression or a larger --max-drift")
         return
     half = options.precision == "fp16"
     exact, rounded = (WEIGHTS_LIMIT * wider, ROUNDED_LIMIT * wider) if half else (FORM_LIMIT, FP32_ABSOLUTE_LIMIT)
-    _require(proof.exact_difference, exact, "the package in float64 is off")
-    _require(proof.largest_difference, rounded, "the package, rounded, is off")
-    _require(proof.worst_drift, 1.0 - COSINE_LIMIT, "drift (1 - cosine) from the training form")
+    require(proof.exact_difference, exact, "the largest difference of the package in float64", _REMEDY)
+    require(proof.largest_difference, rounded, "the largest difference of the package, rounded,", _REMEDY)
+    require(proof.worst_drift, 1.0 - COSINE_LIMIT, "drift (1 - cosine) from the training form", _REMEDY)
     if proof.core_ml_drift is not None:
-        _require(proof.core_ml_drift, DRIFT_LIMITS[options.precision], "drift (1 - cosine) in Core ML on this Mac")
+        require(
+            proof.core_ml_drift, DRIFT_LIMITS[options.precision], "drift (1 - cosine) in Core ML on this Mac", _REMEDY
+        )
 
 
 def _difference(runner: PackageRunner, sample: Sample, size: int, options: CoreMLOptions) -> float:
     outputs = runner.outputs(_cycled(sample.contexts, size))
     if sample.attention is not None:
-        off = largest(outputs["attention"], _cycled(sample.attention, size))
-        _require(off, ATTENTION_LIMITS[options.manifest_precision], "attention weights are off")
-    return largest(outputs["prediction"], _cycled(sample.predictions, size))
+        off = largest_difference(outputs["attention"], _cycled(sample.attention, size))
+        require(
+            off, ATTENTION_LIMITS[options.manifest_precision], "the largest difference in an attention weight", _REMEDY
+        )
+    return largest_difference(outputs["prediction"], _cycled(sample.predictions, size))
 
 
 def _require_finite(runner: PackageRunner, shape: tuple[int, ...], size: int, mode: str) -> None:
@@ -190,13 +202,3 @@ def _by_core_ml(package: Path, options: CoreMLOptions, samples: Sequence[Sample]
 def _cycled(rows: NDArray[Any], count: int) -> NDArray[Any]:
     """Return `count` rows, starting over where there are fewer."""
     return rows[np.arange(count) % len(rows)]
-
-
-def largest(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Return the largest difference of a component; a NaN counts as infinite."""
-    return float(np.nan_to_num(np.abs(np.asarray(a, np.float64) - b), nan=np.inf).max(initial=0.0))
-
-
-def _require(value: float, limit: float, what: str, remedy: str = "report it with what `lvm doctor` prints") -> None:
-    if not value <= limit:
-        raise VerificationFailed(f"{what}: {value:.2e}, allowed {limit:.1e}; nothing was kept: {remedy}")

@@ -52,6 +52,7 @@ def export_stock(source: Source, samples: Sequence[Sample], options: CoreMLOptio
         worst = _drift(temporary, options, samples[0])
         if not worst <= DRIFT_LIMITS[options.precision]:
             raise VerificationFailed(f"the stock conversion drifts by {worst:.1e}; nothing was kept")
+        atomic.share_tree(temporary)
     return path, worst
 
 

@@ -28,6 +28,10 @@ class AMNForm(Form):
         dim = model.config.dim
         first = net[0].weight.T  # [2D, H]: the mean's half, then the mixture's
         scale = model.config.attention_dim**-0.5
+        self.recent = model.config.recency
+        if self.recent:
+            self.keep("mean_recency", model.mean_recency.softmax(dim=0))
+            self.keep("attention_recency", model.attention_recency)
         self.keep("query_weight", model.query_encoder.weight.T)
         self.keep("query_bias", model.query_encoder.bias)
         self.keep("mean_weight", first[:dim])
@@ -51,9 +55,10 @@ class AMNForm(Form):
     def combine(self, ops: Ops, windows: list[Window]) -> tuple[Value, ...]:
         """Return prediction `[B, D]` and attention `[B, T]`."""
         contexts = ops.reshape(windows[0].flat(), -1, self.length, self.config.dim)
-        mean = ops.mean(contexts)  # [B, D]
+        mean = ops.mean(contexts, self.mean_recency if self.recent else None)  # [B, D]
         query = ops.linear(mean, self.query_weight, self.query_bias)  # [B, A]
-        mixture, attention = ops.mixture(ops.linear(query, self.key_weight), contexts)
+        direction = ops.linear(query, self.key_weight)
+        mixture, attention = ops.mixture(direction, contexts, self.attention_recency if self.recent else None)
         hidden = ops.linear(mean, self.mean_weight, self.mean_bias)  # [B, H]
         hidden = ops.gelu(ops.linear(mixture, self.mixture_weight, hidden))
         hidden = ops.gelu(ops.norm_linear(hidden, self.norm("norm1"), self.middle_weight, self.middle_bias))

@@ -76,12 +76,12 @@ class Ops(Protocol):
     def normalise(self, x: Value) -> Value:
         """Scale each row to L2 norm 1."""
 
-    def mean(self, x: Value) -> Value:
-        """Average over the middle axis: `[B, T, D]` to `[B, D]`."""
+    def mean(self, x: Value, weights: Tensor | None = None) -> Value:
+        """Average over the middle axis, evenly or with constant `weights` `[T]`: `[B, T, D]` to `[B, D]`."""
 
-    def mixture(self, query: Value, contexts: Value) -> tuple[Value, Value]:
-        """Return the mixture `[B, D]` of `contexts` `[B, T, D]` under softmax(contexts · `query` `[B, D]`), and the
-        weights `[B, T]`."""
+    def mixture(self, query: Value, contexts: Value, bias: Tensor | None = None) -> tuple[Value, Value]:
+        """Return the mixture `[B, D]` of `contexts` `[B, T, D]` under softmax(contexts · `query` `[B, D]` + `bias`
+        `[T]`), and the weights `[B, T]`."""
 
     def attention(self, query: Value, key: Value, value: Value, heads: int, barred: Tensor | None) -> Value:
         """Multi-head attention of `query` `[B, S, H]` over `key` and `value` `[B, T, H]`, without further scaling.
@@ -138,11 +138,12 @@ class TorchOps:
     def normalise(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1)
 
-    def mean(self, x: Tensor) -> Tensor:
-        return x.mean(dim=1)
+    def mean(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        return x.mean(dim=1) if weights is None else weights @ x
 
-    def mixture(self, query: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:
-        weights = (contexts @ query.unsqueeze(2)).squeeze(2).softmax(dim=1)  # [B, T]
+    def mixture(self, query: Tensor, contexts: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        scores = (contexts @ query.unsqueeze(2)).squeeze(2)  # [B, T]
+        weights = (scores if bias is None else scores + bias).softmax(dim=1)
         return (weights.unsqueeze(1) @ contexts).squeeze(1), weights
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, heads: int, barred: Tensor | None) -> Tensor:
@@ -163,9 +164,13 @@ class CountingOps(TorchOps):
         self.multiply_adds += x.shape[0] * weight.numel()
         return super().linear(x, weight, bias)
 
-    def mixture(self, query: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:
+    def mean(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        self.multiply_adds += 0 if weights is None else x.numel()
+        return super().mean(x, weights)
+
+    def mixture(self, query: Tensor, contexts: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.multiply_adds += 2 * contexts.numel()
-        return super().mixture(query, contexts)
+        return super().mixture(query, contexts, bias)
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, heads: int, barred: Tensor | None) -> Tensor:
         self.multiply_adds += query.shape[1] * (key.numel() + value.numel())

@@ -7,7 +7,7 @@ What it proves: that the package computes what its maker meant: right weights in
 order, right masks, right shapes at every batch size, and, in its fp16 modes, that the numbers survive fp16. What
 it does not: which device Core ML chooses, how fast, how that device rounds, or bugs of Core ML itself.
 
-    python -m export.mil_reference PACKAGE --input contexts.npy --mode fp16
+    lvm-runtime export mil-reference PACKAGE --input contexts.npy --mode fp16
 """
 
 from .arithmetic import MODES, Arithmetic

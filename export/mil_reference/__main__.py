@@ -1,9 +1,9 @@
-"""Command line of the reference evaluator."""
+"""`lvm-runtime export mil-reference PACKAGE`, or `python -m export.mil_reference` in a checkout."""
 
 from __future__ import annotations
 
 import argparse
-import sys
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lvm_runtime.commands import console
 from lvm_runtime.errors import InvalidInput
+from lvm_runtime.system import atomic
 
 from .arithmetic import MODES
 from .evaluate import Evaluator
@@ -29,13 +30,13 @@ Compute what a Core ML package (any mlprogram) answers, on any machine, without 
 It proves the package, not the device: which device Core ML chooses, and how that one rounds, is seen on a Mac."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(
-        prog="python -m export.mil_reference",
+        prog=prog or console.program(),
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: python -m export.mil_reference model.mlpackage --input contexts.npy --mode fp16",
+        epilog="example: %(prog)s model.mlpackage --input contexts.npy --mode fp16",
     )
     parser.add_argument("package", metavar="PACKAGE", type=Path, help="an .mlpackage that holds an mlprogram")
     parser.add_argument(
@@ -50,24 +51,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(argv: Sequence[str] | None = None) -> int:
+def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line, evaluate and print."""
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser(prog).parse_args(argv)
     program = load_program(arguments.package)
     for name in sorted(program.functions):
         counts = Counter(op.op_type for op in operations(program, name) if op.op_type != "const")
         listed = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
-        print(f"{name}: {sum(counts.values())} operations: {listed}")
+        console.show(f"{name}: {sum(counts.values())} operations: {listed}")
     if arguments.input is None:
         return 0
     arrays = read_arrays(arguments.input)
     evaluate, inputs = fitting(program, arrays, arguments.mode, arguments.function)
     outputs = evaluate(inputs)
-    print(f"function {evaluate.name}, {arguments.mode} arithmetic")
+    console.show(f"function {evaluate.name}, {arguments.mode} arithmetic")
     for name, values in outputs.items():
-        print(describe(name, values))
+        console.show(describe(name, values))
     if arguments.output is not None:
-        np.savez(arguments.output, **outputs)  # type: ignore[arg-type]
+        buffer = io.BytesIO()
+        np.savez(buffer, **outputs)  # type: ignore[arg-type]
+        atomic.write_bytes(arguments.output, buffer.getvalue())
     return 0
 
 
@@ -111,4 +114,4 @@ def describe(name: str, values: NDArray[Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(run))
+    raise SystemExit(console.run(command))

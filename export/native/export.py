@@ -20,9 +20,8 @@ from lvm_runtime.artifact.folder import Artifact
 from ..forms import Form, build_form
 from ..source import Source
 from ..verify import Sample, SequenceRunner, verify, verify_file
+from .files import FILES
 from .plan import PlanOps, build_plan
-
-FILES = {"context": "native/int8.safetensors", "sequence": "native/sequence-int8.safetensors"}
 
 
 def export_native(source: Source, samples: Sequence[Sample], kind: str = "context") -> Artifact:

@@ -98,14 +98,15 @@ class PlanOps:
     def normalise(self, x: View) -> View:
         return self._write("normalise", {"x": x})
 
-    def mean(self, x: View) -> View:
-        return self._write("mean", {"x": x}, rows=1)
+    def mean(self, x: View, weights: Tensor | None = None) -> View:
+        return self._write("mean", {"x": x}, {} if weights is None else {"weight": self._weight(weights)}, rows=1)
 
-    def mixture(self, query: View, contexts: View) -> tuple[View, View]:
+    def mixture(self, query: View, contexts: View, bias: Tensor | None = None) -> tuple[View, View]:
         mixed = self._new(contexts.width, 1, vectors=False)
         weights = self._new(contexts.rows, 1, vectors=False)
         inputs, outputs = {"query": query, "contexts": contexts}, {"out": mixed, "weights_out": weights}
-        self.operations.append(Operation("mixture", inputs, outputs))
+        constants = {} if bias is None else {"bias": self._weight(bias)}
+        self.operations.append(Operation("mixture", inputs, outputs, constants))
         return mixed, weights
 
     def attention(self, query: View, key: View, value: View, heads: int, barred: Tensor | None) -> View:

@@ -1,21 +1,25 @@
-"""Export to ONNX: `python -m export.onnx --model amn`.
-
-Writes the deployment form for any batch size, in fp32 (drift ≤ 1e-6) and in int8 (drift ≤ 1e-3, independent of
-batch-mates), and the sequence form, which predicts every window of a document and shares their common work.
-"""
+"""`lvm-runtime export onnx --model amn`, or `python -m export.onnx` in a checkout."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from ..commandline import main, make_parser, open_arguments, report_line
-from .export import PRECISIONS, SEQUENCE_FILE, context_file, export_onnx, export_sequence
+from lvm_runtime.commands import console
+
+from ..commandline import make_parser, open_arguments, report_line
+from .files import PRECISIONS, SEQUENCE_FILE, context_file
+
+DESCRIPTION = """\
+Export to ONNX.
+
+Writes the deployment form for any batch size, in fp32 (drift ≤ 1e-6) and in int8 (drift ≤ 1e-3, independent of
+batch-mates), and the sequence form, which predicts every window of a document and shares their common work."""
 
 
-def command(argv: Sequence[str] | None = None) -> int:
-    """Run `python -m export.onnx`."""
-    parser = make_parser("export.onnx", __doc__ or "")
+def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Parse the command line and export."""
+    parser = make_parser(DESCRIPTION, prog)
     parser.add_argument(
         "--precision",
         action="append",
@@ -24,13 +28,15 @@ def command(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--no-sequence", action="store_true", help="leave out the sequence form")
     arguments: argparse.Namespace = parser.parse_args(argv)
-    source, samples = open_arguments(arguments)
+    source, samples = open_arguments(arguments, "onnx")
+    from .export import export_onnx, export_sequence
+
     for precision in arguments.precision or PRECISIONS:
-        print(report_line(export_onnx(source, samples, precision), context_file(precision)))
+        console.show(report_line(export_onnx(source, samples, precision), context_file(precision)))
     if not arguments.no_sequence:
-        print(report_line(export_sequence(source, samples), SEQUENCE_FILE))
+        console.show(report_line(export_sequence(source, samples), SEQUENCE_FILE))
     return 0
 
 
 if __name__ == "__main__":
-    main(command)
+    raise SystemExit(console.run(command))

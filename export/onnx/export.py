@@ -1,7 +1,4 @@
-"""Export to ONNX: `python -m export.onnx --model amn`.
-
-Writes the deployment form for any batch size, in fp32 (drift ≤ 1e-6) and in int8 (drift ≤ 1e-3, independent of
-batch-mates), and the sequence form, which predicts every window of a document and shares their common work.
+"""Write deployment forms as ONNX files, verify them and add them to an artifact.
 
 B batch, N vectors of a document, T context length, D vector.
 """
@@ -20,17 +17,22 @@ from lvm_runtime.artifact.folder import Artifact
 from ..forms import Form, build_form
 from ..source import Source
 from ..verify import Sample, SequenceRunner, verify, verify_file
+from .files import SEQUENCE_FILE, context_file
 from .graph import GraphOps, build_graph
 from .quantise import Int8GraphOps
-
-PRECISIONS = ("fp32", "int8")
-SEQUENCE_FILE = "onnx/sequence-fp32.onnx"
 
 
 def export_onnx(source: Source, samples: Sequence[Sample], precision: str = "fp32") -> Artifact:
     """Write the context form in `precision` ("fp32" or "int8"), verify the file and add it to the artifact.
 
     Raises VerificationFailed, and keeps nothing, if it drifts too far or lets batch-mates change an answer.
+
+    >>> from export.source import open_source
+    >>> from export.verify import make_samples
+    >>> source = open_source("amn")
+    >>> artifact = export_onnx(source, make_samples(source), "int8")
+    >>> artifact.find("onnx", precision="int8")[0].drift < 1e-3
+    True
     """
     artifact, relative = source.artifact, context_file(precision)
     with artifact.adding(relative) as temporary:
@@ -47,7 +49,18 @@ def export_onnx(source: Source, samples: Sequence[Sample], precision: str = "fp3
 
 
 def export_sequence(source: Source, samples: Sequence[Sample]) -> Artifact:
-    """Write the sequence form in fp32, verify each sample's contexts as documents, and add it to the artifact."""
+    """Write the sequence form in fp32, verify each sample's contexts as documents, and add it to the artifact.
+
+    It takes the vectors of a document `[N, D]` and returns `[N − T + 1, D]`. Raises VerificationFailed, and keeps
+    nothing, if it does not compute what the training form does.
+
+    >>> from export.source import open_source
+    >>> from export.verify import make_samples
+    >>> source = open_source("amn")
+    >>> artifact = export_sequence(source, make_samples(source))
+    >>> artifact.find("onnx", form="sequence")[0].file.path
+    'onnx/sequence-fp32.onnx'
+    """
     artifact = source.artifact
     with artifact.adding(SEQUENCE_FILE) as temporary:
         write_graph(build_form(source.model), temporary, "fp32", "sequence")
@@ -64,11 +77,6 @@ def export_sequence(source: Source, samples: Sequence[Sample]) -> Artifact:
         )
 
 
-def context_file(precision: str) -> str:
-    """Return where the context form of `precision` lies in an artifact."""
-    return f"onnx/{precision}.onnx"
-
-
 def write_graph(
     form: Form, path: Path, precision: str, kind: str = "context", contexts: NDArray[np.float32] | None = None
 ) -> None:
@@ -77,4 +85,4 @@ def write_graph(
     `contexts` `[n, T, D]`, if there are any, are what int8 is centred on.
     """
     ops = Int8GraphOps(form, contexts) if precision == "int8" else GraphOps(form)
-    path.write_bytes(build_graph(form, ops, kind).SerializeToString())
+    path.write_bytes(build_graph(form, ops, kind, precision).SerializeToString())

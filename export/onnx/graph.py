@@ -156,17 +156,20 @@ class GraphOps:
         norm = self.node("Sqrt", [self.node("Max", [square.name, tiny], square.shape).name], square.shape)
         return self.mul(x, self.node("Reciprocal", [norm.name], norm.shape))
 
-    def mean(self, x: Node) -> Node:
-        """Multiply by a row of 1/T: half the time of ReduceMean over the middle axis."""
+    def mean(self, x: Node, weights: Tensor | None = None) -> Node:
+        """Multiply by a row of weights, or of 1/T: half the time of ReduceMean over the middle axis."""
         length, dim = x.shape[1:]
-        row = self.constant("average", np.full((1, 1, length), 1 / length, np.float32))
+        values = np.full(length, 1 / length) if weights is None else weights.numpy()
+        row = self.constant("average", values.astype(np.float32).reshape(1, 1, length))
         return self.reshape(self.node("MatMul", [row, x.name], (-1, 1, dim)), -1, dim)
 
-    def mixture(self, query: Node, contexts: Node) -> tuple[Node, Node]:
+    def mixture(self, query: Node, contexts: Node, bias: Tensor | None = None) -> tuple[Node, Node]:
         length, dim = contexts.shape[1:]
         column = self.reshape(query, -1, dim, 1)
-        scores = self.node("MatMul", [contexts.name, column.name], (-1, length, 1))
-        weights = self.node("Softmax", [self.reshape(scores, -1, length).name], (-1, length), axis=-1)
+        scores = self.reshape(self.node("MatMul", [contexts.name, column.name], (-1, length, 1)), -1, length)
+        if bias is not None:
+            scores = self.add(scores, bias)
+        weights = self.node("Softmax", [scores.name], (-1, length), axis=-1)
         mixed = self.node("MatMul", [self.reshape(weights, -1, 1, length).name, contexts.name], (-1, 1, dim))
         return self.reshape(mixed, -1, dim), weights
 
@@ -183,8 +186,8 @@ class GraphOps:
         )
 
 
-def build_graph(form: Form, ops: GraphOps, kind: str = "context") -> onnx.ModelProto:
-    """Write `form` through `ops` as an ONNX model.
+def build_graph(form: Form, ops: GraphOps, kind: str = "context", precision: str = "fp32") -> onnx.ModelProto:
+    """Write `form` through `ops`, which compute in `precision`, as an ONNX model that says what it is.
 
     `kind` "context" maps `context` `[B, T, D]` to `prediction` `[B, D]` (and `attention` `[B, T]`), "sequence"
     maps `vectors` `[N, D]` to one row per window.
@@ -212,9 +215,8 @@ def build_graph(form: Form, ops: GraphOps, kind: str = "context") -> onnx.ModelP
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=PRODUCER)
-    helper.set_model_props(
-        model, {"architecture": form.config.architecture, "form": kind, "dim": str(dim), "context_length": str(length)}
-    )
+    about = {"architecture": form.config.architecture, "form": kind, "precision": precision}
+    helper.set_model_props(model, about | {"dim": str(dim), "context_length": str(length)})
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.errors import VerificationFailed
+
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 DRIFT_LIMITS: dict[str, float] = {"fp32": 1e-6, "fp16": 1e-4, "bf16": 1e-3, "int8": 1e-3}
@@ -44,3 +46,21 @@ def drift(predictions: NDArray[Any], answers: NDArray[Any]) -> NDArray[np.float6
 def max_drift(predictions: NDArray[Any], answers: NDArray[Any]) -> float:
     """Return the largest row drift, 0.0 for no rows."""
     return float(drift(predictions, answers).max(initial=0.0))
+
+
+def largest_difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return the largest difference in one component, 0.0 for no rows.
+
+    Infinity if there is a NaN or an infinity in either, or if their shapes differ.
+    """
+    if found.shape != expected.shape:
+        return np.inf
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(np.asarray(found, np.float64) - np.asarray(expected, np.float64))
+    return float(np.where(np.isfinite(difference), difference, np.inf).max(initial=0.0))
+
+
+def require(found: float, limit: float, what: str, remedy: str) -> None:
+    """Raise VerificationFailed, with both numbers and the remedy, unless `found` is at most `limit`; a NaN is not."""
+    if not found <= limit:
+        raise VerificationFailed(f"{what} is {found:.2e}, expected ≤ {limit:.1e}; {remedy}")

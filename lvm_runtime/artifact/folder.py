@@ -6,25 +6,27 @@
       fingerprint.npz      probe contexts and their known answers
       torchscript/…  onnx/…  coreml/…
 
-The manifest is the commit point: a file that it does not list is not part of the artifact. Replacing a
-compiled form first takes it out of the manifest, so that whatever moment a writer is stopped at, what
-the manifest lists is whole.
+The manifest is the commit point: what it lists is whole, whatever moment a writer is stopped at, because
+replacing a compiled form first takes it out of the manifest. A file that it does not list is an error, unless
+the `.tmp-` folder of its writer is still beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from lvm_runtime.artifact.config import ARCHITECTURES, ModelConfig
+from lvm_runtime.artifact.files import TEMPORARY, check, check_strays, describe, read_plain
 from lvm_runtime.artifact.fingerprint import Fingerprint
-from lvm_runtime.artifact.manifest import CompiledFile, Manifest, StoredFile
-from lvm_runtime.errors import ArtifactError
+from lvm_runtime.artifact.limits import LARGEST_FINGERPRINT, LARGEST_MANIFEST
+from lvm_runtime.artifact.manifest import CompiledFile, Manifest
+from lvm_runtime.artifact.weights import check_header
+from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.system import atomic
 
 MANIFEST = "manifest.json"
@@ -32,10 +34,20 @@ WEIGHTS = "model.safetensors"
 FINGERPRINT = "fingerprint.npz"
 DEFAULT_ROOT = Path("artifacts")
 
+_ATTEMPTS = 5
+"""How often an artifact is read again because a writer changed its manifest between two looks at it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A checked artifact on disk. Immutable: `add` returns the artifact as it is afterwards."""
+    """A checked artifact on disk. Immutable: `commit` returns the artifact as it is afterwards.
+
+    >>> artifact = Artifact.load("artifacts/amn")
+    >>> artifact.config.architecture, artifact.config.dim
+    ('amn', 384)
+    >>> [compiled.file.path for compiled in artifact.find("onnx")]
+    ['onnx/fp32.onnx', 'onnx/int8.onnx']
+    """
 
     path: Path
     manifest: Manifest
@@ -77,25 +89,44 @@ class Artifact:
 
     @classmethod
     def load(cls, path: str | Path) -> Artifact:
-        """Open the artifact in the folder `path` and check its schema, and every file's size and hash.
+        """Open the artifact in the folder `path` and check its manifest, every file's size and hash, and the weights.
 
         Raises ArtifactError with the file, what was found and what was expected.
         """
-        path = Path(path)
-        artifact = cls(path, _read_manifest(path))
-        artifact.check()
-        return artifact
+        path, attempts = Path(path), _ATTEMPTS
+        while True:
+            artifact = cls(path, _read_manifest(path))
+            try:
+                artifact.check()
+                return artifact
+            except ArtifactError:
+                attempts -= 1
+                if not attempts or _read_manifest(path) == artifact.manifest:
+                    raise
 
     def check(self) -> None:
-        """Compare every listed file with its recorded size and hash; ArtifactError names the first that differs."""
-        manifest = self.manifest
-        for expected in (manifest.weights, manifest.fingerprint, *(c.file for c in manifest.compiled)):
-            _check_file(self.path, expected)
+        """Compare every listed file with its recorded size and hash, and the weights with the config.
+
+        Raises ArtifactError for the first that differs, and for a file that is not listed.
+        """
+        for expected in self.manifest.files:
+            check(self.path, expected, MANIFEST)
+        check_strays(self.path, [file.path for file in self.manifest.files], MANIFEST)
+        check_header(self.path / self.manifest.weights.path, self.config)
 
     def read_fingerprint(self) -> Fingerprint:
-        """Read the probes and their known answers."""
+        """Read the probes and their known answers; ArtifactError if they are not for this model's sizes."""
         file = self.path / self.manifest.fingerprint.path
-        return Fingerprint.from_bytes(file.read_bytes(), str(file))
+        fingerprint = Fingerprint.from_bytes(read_plain(file, LARGEST_FINGERPRINT), str(file))
+        expected = (self.config.context_length, self.config.dim)
+        if fingerprint.contexts.shape[1:] != expected:
+            raise ArtifactError(f"{file}: contexts of {fingerprint.contexts.shape[1:]}, expected {expected}")
+        if (fingerprint.attention is not None) != self.config.attention:
+            raise ArtifactError(
+                f"{file}: has {'no ' * (fingerprint.attention is None)}attention, and the architecture "
+                f"{self.config.architecture} has {'none' if not self.config.attention else 'some'}"
+            )
+        return fingerprint
 
     def file(self, compiled: CompiledFile) -> Path:
         """Return where a compiled form lies."""
@@ -117,7 +148,8 @@ class Artifact:
         """
         target = self.path / relative
         target.parent.mkdir(parents=True, exist_ok=True)
-        holder = target.parent / f".tmp-{target.name}"
+        holder = target.parent / f"{TEMPORARY}{target.name}"
+        self._remove_unlisted(relative)  # a writer that was killed left it
         atomic.remove(holder)
         holder.mkdir()
         try:
@@ -140,6 +172,8 @@ class Artifact:
         details: dict[str, Any] | None = None,
     ) -> Artifact:
         """Move a verified compiled form from `temporary` to `relative` and list it; a listed one there is replaced."""
+        file = replace(describe(temporary.parent, temporary.name), path=relative)
+        entry = CompiledFile(file, format, precision, drift, form, batch_sizes, details or {})
         atomic.sync_tree(temporary)
         with atomic.locked(self.path):
             manifest = _read_manifest(self.path)  # another process may have added to it since we loaded
@@ -148,14 +182,21 @@ class Artifact:
             others = tuple(c for c in manifest.compiled if c.file.path != relative)
             if len(others) != len(manifest.compiled):
                 atomic.write_bytes(self.path / MANIFEST, replace(manifest, compiled=others).to_json())
-            atomic.remove(self.path / relative)
-            temporary.rename(self.path / relative)
-            entry = CompiledFile(
-                describe(self.path, relative), format, precision, drift, form, batch_sizes, details or {}
-            )
             manifest = replace(manifest, compiled=(*others, entry))
-            atomic.write_bytes(self.path / MANIFEST, manifest.to_json())
+            try:
+                atomic.remove(self.path / relative)
+                temporary.rename(self.path / relative)
+                atomic.write_bytes(self.path / MANIFEST, manifest.to_json())
+            except BaseException:
+                self._remove_unlisted(relative, locked=True)
+                raise
         return Artifact(self.path, manifest)
+
+    def _remove_unlisted(self, relative: str, *, locked: bool = False) -> None:
+        """Remove what lies at `relative` if the manifest on the disk does not list it."""
+        with contextlib.nullcontext() if locked else atomic.locked(self.path):
+            if relative not in [file.path for file in _read_manifest(self.path).files]:
+                atomic.remove(self.path / relative)
 
 
 def resolve(name: str | Path) -> Path:
@@ -163,64 +204,27 @@ def resolve(name: str | Path) -> Path:
 
     Raises ArtifactError with the command that makes it when there is none.
     """
+    if not isinstance(name, str | Path):
+        raise InvalidInput(f"artifact is {name!r}, expected a folder or one of {', '.join(ARCHITECTURES)}")
     path = Path(name)
-    if (path / MANIFEST).is_file():
+    try:
+        found = (path / MANIFEST).is_file()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); expected an artifact folder") from error
+    if found:
         return path
     if str(name) in ARCHITECTURES:
         path = DEFAULT_ROOT / str(name)
         if (path / MANIFEST).is_file():
             return path
-        raise ArtifactError(f"no artifact at {path}; make one with: python -m train --model {name} --out {path}")
+        raise ArtifactError(f"no artifact at {path}; make one with: lvm-runtime train --model {name} --out {path}")
     problem = f"has no {MANIFEST}" if path.exists() else "does not exist"
     raise ArtifactError(
         f"{path} {problem}; expected an artifact folder or one of {', '.join(ARCHITECTURES)}; "
-        f"make one with: python -m train --model amn --out {path}"
+        f"make one with: lvm-runtime train --model amn --out {path}"
     )
-
-
-def describe(folder: Path, relative: str) -> StoredFile:
-    """Return size and hash of the file or folder at `relative` below `folder`."""
-    path = folder / relative
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    size = sum(p.stat().st_size for p in files)
-    if not path.is_dir():
-        return StoredFile(relative, size, _sha256(path))
-    tree = hashlib.sha256()
-    for p in files:
-        tree.update(f"{p.relative_to(path).as_posix()}\0{_sha256(p)}\n".encode())
-    return StoredFile(relative, size, tree.hexdigest())
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"{file}: cannot be read ({error.strerror}); expected an artifact folder") from error
-    return Manifest.from_json(data, str(file))
-
-
-def _check_file(folder: Path, expected: StoredFile) -> None:
-    relative = PurePosixPath(expected.path)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise ArtifactError(f"{folder / MANIFEST}: path {expected.path!r} leaves the artifact")
-    path = folder / relative
-    if not path.exists():
-        raise ArtifactError(f"{path}: missing, though listed in {MANIFEST}; export or train again")
-    found = describe(folder, expected.path)
-    if found.bytes != expected.bytes:
-        raise ArtifactError(
-            f"{path}: {found.bytes} bytes, expected {expected.bytes}; the file is truncated or replaced"
-        )
-    if found.sha256 != expected.sha256:
-        raise ArtifactError(
-            f"{path}: SHA-256 {found.sha256[:12]}…, expected {expected.sha256[:12]}…; the file was damaged or replaced"
-        )
+    return Manifest.from_json(read_plain(file, LARGEST_MANIFEST), str(file))

@@ -2,33 +2,43 @@
 
 The dataclasses below *are* the schema. A missing or unknown key is an error that names the file and the
 key, because a manifest that is half understood is not understood.
+
+The last line but one of the file is the SHA-256 of everything before it, so that a changed bit anywhere is an error.
+Schema 1 had no such line; it is still read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from lvm_runtime.artifact.config import ModelConfig, make_config
 from lvm_runtime.artifact.drift import PRECISIONS
+from lvm_runtime.artifact.files import TEMPORARY, StoredFile
+from lvm_runtime.artifact.json_text import parse_object
+from lvm_runtime.artifact.limits import (
+    LARGEST_BATCH,
+    LARGEST_FILE,
+    LARGEST_MANIFEST,
+    LARGEST_PATH,
+    MOST_BATCH_SIZES,
+    MOST_COMPILED,
+)
 from lvm_runtime.errors import ArtifactError, InvalidInput
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FORMATS = ("torchscript", "onnx", "native", "coreml")
 FORMS = ("context", "sequence")
 
+_DIGEST = re.compile(rb',\n  "digest": "([0-9a-f]{64})"\n}\n\Z')
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """Path relative to the artifact, size in bytes and SHA-256 of a file, or of a folder as one tree."""
-
-    path: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +59,23 @@ class CompiledFile:
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        what = f"compiled file {self.file.path}"
         for name, value, known in (
             ("format", self.format, FORMATS),
             ("precision", self.precision, PRECISIONS),
             ("form", self.form, FORMS),
         ):
             if value not in known:
-                raise InvalidInput(f"compiled file {self.file.path}: {name} is {value!r}, expected one of {known}")
+                raise InvalidInput(f"{what}: {name} is {value!r}, expected one of {known}")
+        if isinstance(self.drift, bool) or not isinstance(self.drift, int | float) or not 0 <= self.drift < math.inf:
+            raise InvalidInput(f"{what}: drift is {self.drift!r}, expected a number from 0")
+        if not isinstance(self.details, dict):
+            raise InvalidInput(f"{what}: details is {type(self.details).__name__}, expected an object")
+        sizes = self.batch_sizes
+        if sizes is not None and not 1 <= len(sizes) <= MOST_BATCH_SIZES:
+            raise InvalidInput(f"{what}: {len(sizes)} batch_sizes, expected 1 to {MOST_BATCH_SIZES}, or null")
+        if wrong := [s for s in sizes or () if type(s) is not int or not 1 <= s <= LARGEST_BATCH]:
+            raise InvalidInput(f"{what}: batch_sizes has {wrong[0]!r}, expected whole numbers 1 to {LARGEST_BATCH}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,49 +89,100 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     compiled: tuple[CompiledFile, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.created, str) or not isinstance(self.provenance, dict):
+            raise InvalidInput("created or provenance has the wrong type; expected a string and an object")
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """Every file and package of the artifact but the manifest."""
+        return (self.weights, self.fingerprint, *(c.file for c in self.compiled))
+
     def to_json(self) -> bytes:
-        """Serialise; `schema` and `architecture` come first, so that a reader can stop there."""
+        """Serialise; `schema` and `architecture` come first, so that a reader can stop there, the digest last."""
         body = asdict(self)
         body["config"] = self.config.to_dict()
         head = {"schema": SCHEMA_VERSION, "architecture": self.config.architecture}
-        return (json.dumps(head | body, indent=2, sort_keys=False) + "\n").encode()
+        data = seal(head | body)
+        if len(data) > LARGEST_MANIFEST:
+            raise InvalidInput(f"the manifest has {len(data):,} bytes, expected at most {LARGEST_MANIFEST:,}")
+        parse_object(data, "the manifest")  # provenance or details may be too deep
+        return data
 
     @classmethod
     def from_json(cls, data: bytes, source: str) -> Manifest:
         """Parse what `to_json` wrote; anything else is an ArtifactError that names `source` and the key."""
-        try:
-            body = json.loads(data)
-        except ValueError as error:
-            raise ArtifactError(f"{source}: not valid JSON ({error})") from error
-        if not isinstance(body, dict):
-            raise ArtifactError(f"{source}: expected an object, got {type(body).__name__}")
+        body = parse_object(data, source)
         schema = body.pop("schema", None)
-        if not isinstance(schema, int) or not 1 <= schema <= SCHEMA_VERSION:
+        if type(schema) is not int or not 1 <= schema <= SCHEMA_VERSION:
             raise ArtifactError(
-                f"{source}: schema {schema!r}, and this version reads schema {SCHEMA_VERSION}; "
+                f"{source}: schema {schema!r}, and this version reads schema 1 to {SCHEMA_VERSION}; "
                 "upgrade lvm_runtime, or export the artifact again with this version"
             )
+        if schema > 1:
+            _check_digest(data, source)
+            body.pop("digest", None)
         architecture = body.pop("architecture", None)
         try:
-            body["config"] = make_config(str(architecture), **body.get("config", {}))
+            config = _typed(body.pop("config", {}), dict, f"{source}: config")
+            body["config"] = make_config(str(architecture), **config)
             for key in ("weights", "fingerprint"):
                 if key in body:
-                    body[key] = _build(StoredFile, body[key], f"{source}: {key}")
-            body["compiled"] = tuple(_compiled(item, source) for item in body.get("compiled", ()))
+                    body[key] = _stored(body[key], f"{source}: {key}")
+            items = _typed(body.get("compiled", []), list, f"{source}: compiled")
+            if len(items) > MOST_COMPILED:
+                raise ArtifactError(f"{source}: {len(items)} compiled forms, expected at most {MOST_COMPILED}")
+            body["compiled"] = tuple(_compiled(item, source) for item in items)
             return _build(cls, body, source)
-        except (InvalidInput, TypeError) as error:
+        except InvalidInput as error:
             raise ArtifactError(f"{source}: {error}") from error
 
 
+def seal(body: Mapping[str, Any]) -> bytes:
+    """Return `body` as JSON that ends in the digest of everything before."""
+    text = json.dumps(body, indent=2).removesuffix("\n}").encode()
+    return text + f',\n  "digest": "{hashlib.sha256(text).hexdigest()}"\n}}\n'.encode()
+
+
+def _check_digest(data: bytes, source: str) -> None:
+    found = _DIGEST.search(data, max(len(data) - 128, 0))
+    if found is None:
+        raise ArtifactError(f"{source}: does not end in its digest; the file was damaged or edited: export again")
+    if hashlib.sha256(data[: found.start()]).hexdigest().encode() != found[1]:
+        raise ArtifactError(f"{source}: differs from its digest; the file was damaged or edited: export again")
+
+
 def _compiled(item: Any, source: str) -> CompiledFile:
-    if not isinstance(item, dict):
-        raise ArtifactError(f"{source}: compiled: expected an object, got {type(item).__name__}")
-    values = dict(item)
+    where = f"{source}: compiled"
+    values = dict(_typed(item, dict, where))
     if "file" in values:
-        values["file"] = _build(StoredFile, values["file"], f"{source}: compiled: file")
+        values["file"] = _stored(values["file"], f"{where}: file")
     if values.get("batch_sizes") is not None:
-        values["batch_sizes"] = tuple(values["batch_sizes"])
-    return _build(CompiledFile, values, f"{source}: compiled")
+        values["batch_sizes"] = tuple(_typed(values["batch_sizes"], list, f"{where}: batch_sizes"))
+    return _build(CompiledFile, values, where)
+
+
+def _stored(values: Any, source: str) -> StoredFile:
+    file = _build(StoredFile, _typed(values, dict, source), source)
+    relative = PurePosixPath(_typed(file.path, str, f"{source}: path"))
+    if relative.is_absolute() or ".." in relative.parts:
+        raise ArtifactError(f"{source}: path {file.path!r} leaves the artifact")
+    plain = file.path.isprintable() and "\\" not in file.path and len(file.path) <= LARGEST_PATH
+    hidden = any(part.startswith((TEMPORARY, "._")) or part == ".DS_Store" for part in relative.parts)
+    if not plain or not relative.parts or str(relative) != file.path or hidden:
+        raise ArtifactError(f"{source}: path {file.path[:LARGEST_PATH]!r}, expected one such as onnx/fp32.onnx")
+    if type(file.bytes) is not int or not 0 <= file.bytes <= LARGEST_FILE:
+        raise ArtifactError(f"{source}: bytes is {file.bytes!r}, expected a whole number up to {LARGEST_FILE:,}")
+    if not re.fullmatch("[0-9a-f]{64}", _typed(file.sha256, str, f"{source}: sha256")):
+        raise ArtifactError(f"{source}: sha256 is {file.sha256[:80]!r}, expected 64 hexadecimal digits")
+    return file
+
+
+def _typed(value: Any, kind: type[T], source: str) -> T:
+    if not isinstance(value, kind):
+        expected = {"dict": "an object", "list": "a list", "str": "a string"}[kind.__name__]
+        raise ArtifactError(f"{source}: expected {expected}, got {type(value).__name__}")
+    return value
 
 
 def _build(cls: type[T], values: Mapping[str, Any], source: str) -> T:

@@ -13,23 +13,21 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.devices import import_torch, inference, to_tensor, torch_device
+from lvm_runtime.backends.base import Array
+from lvm_runtime.backends.torch_base import TorchBackend
 from lvm_runtime.errors import BackendUnavailable
-from lvm_runtime.system.cpus import usable_cpus
 
 
-class CompiledBackend(Backend):
+class CompiledBackend(TorchBackend):
     """Run the training form of the artifact in the folder `source`, compiled for any batch size."""
 
     name: ClassVar[str] = "compiled"
+    format: ClassVar[str | None] = None
+    slow_to_build: ClassVar[bool] = True
 
-    def __init__(self, source: Path, *, device: str = "auto", threads: int | None = None, **options: Any) -> None:
-        self._torch = import_torch()
+    def _load(self, source: Path) -> None:
         from lvm_runtime.models import load_model
 
-        self.device = torch_device(device)
-        self.threads = threads or usable_cpus()
         self._lock = threading.Lock()  # a first run of a new shape compiles, and must do so once
         artifact = Artifact.load(source)
         model: Any = load_model(artifact).to(self.device)
@@ -45,13 +43,9 @@ class CompiledBackend(Backend):
             problem = str(error).strip().splitlines()[0]
             raise BackendUnavailable(f"torch.compile does not work here: {problem}") from error
 
-    def run(self, contexts: Array) -> Array:
-        """Return predictions `[b, D]`."""
-        with self._lock, inference(self.device, self.threads):
-            return self._forward(to_tensor(contexts, self.device)).cpu().numpy()
+    def _outputs(self, contexts: Array, attention: bool) -> list[Array]:
+        with self._lock:
+            return super()._outputs(contexts, attention)
 
-    def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
-        """Return predictions `[b, D]` and attention `[b, T]`."""
-        with self._lock, inference(self.device, self.threads):
-            prediction, attention = self._attend(to_tensor(contexts, self.device))
-            return prediction.cpu().numpy(), attention.cpu().numpy()
+    def _call(self, contexts: Any, attention: bool) -> tuple[Any, ...]:
+        return self._attend(contexts) if attention else (self._forward(contexts),)

@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.batch_plan import plan_batches
+from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, Backend, file_precision
 from lvm_runtime.coreml.package import (
     MULTIFUNCTION_MACOS,
     SMALLEST_MACOS,
@@ -25,41 +24,58 @@ from lvm_runtime.coreml.package import (
     require_macos,
 )
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.system import extras
 
 
 class CoreMLBackend(Backend):
-    """Run a package made by `python -m export.coreml` on device ane, gpu, cpu or all ("auto": as it was exported).
+    """Run a package made by `lvm-runtime export coreml` on device ane, gpu, cpu or all ("auto": as it was exported).
 
-    A device means that Core ML may use it beside the CPU; `lvm explain PACKAGE` shows what it makes of that. One
-    lock guards the predictions, as coremltools is not known to be safe without.
+    A device means that Core ML may use it beside the CPU; `lvm-runtime placement PACKAGE` shows what it makes of that.
+    One lock guards the predictions, as coremltools is not known to be safe without.
     """
 
     name: ClassVar[str] = "coreml"
+    format: ClassVar[str | None] = "coreml"
+    framework: ClassVar[str] = "coremltools"
+    install: ClassVar[str] = extras.pip_command("coreml")
+    system: ClassVar[str | None] = "Darwin"
+    largest_norm = FP16_LARGEST_NORM
 
-    def __init__(self, source: Path, *, device: str = "auto", threads: int | None = None, **options: Any) -> None:
+    def __init__(
+        self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
+    ) -> None:
         require_macos("backend coreml")
+        if threads is not None:
+            raise BackendUnavailable(f"backend coreml chooses its threads itself, and {threads} were asked for")
         package = read_package(source)
         require_macos(str(source), least=MULTIFUNCTION_MACOS if package.multifunction else SMALLEST_MACOS)
         self.device = package.device if device == "auto" else device
         if self.device not in UNITS:
             raise BackendUnavailable(f"backend coreml has no device {device!r}; it has {', '.join(UNITS)}")
+        self.precision = file_precision(source, package.precision, precision)
         self.batch_sizes = tuple(package.functions)
         self._functions = package.functions
         self._compiled = str(compile_package(source))
         self._multifunction = package.multifunction
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close what it has interrupted
         self._models: dict[str, Any] = {}
         # coremltools lets go of an input about a second after the call, on another thread; inputs that live as
         # long as the backend cannot be freed under it
         self._inputs: dict[int, Array] = {}
 
+    @classmethod
+    def devices(cls) -> list[str]:
+        """Return the devices that Core ML may be asked for."""
+        cls.require()
+        return list(UNITS)
+
     def run(self, contexts: Array) -> Array:
-        """Return predictions `[b, D]` for any b: the cheapest mix of the package's batch sizes, padded with zeros."""
-        return self._run(contexts, ("prediction",))[0]
+        """Return predictions `[b, D]`; b is one of `batch_sizes`."""
+        return self._run(contexts, "prediction")[0]
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
-        predictions, attention = self._run(contexts, ("prediction", "attention"))
+        predictions, attention = self._run(contexts, "prediction", "attention")
         return predictions, attention
 
     def close(self) -> None:
@@ -67,18 +83,13 @@ class CoreMLBackend(Backend):
         with self._lock:
             self._models.clear()
 
-    def _run(self, contexts: Array, names: tuple[str, ...]) -> list[Array]:
-        parts: list[list[Array]] = []
-        start = 0
-        for size, used in plan_batches(len(contexts), self.batch_sizes):
-            with self._lock:
-                buffer = self._inputs.setdefault(size, np.zeros((size, *contexts.shape[1:]), np.float32))
-                buffer[:used] = contexts[start : start + used]
-                buffer[used:] = 0.0
-                outputs = self._model(size).predict({"context": buffer})
-            parts.append([np.array(outputs[name][:used], dtype=np.float32) for name in names])
-            start += used
-        return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+    def _run(self, contexts: Array, *names: str) -> list[Array]:
+        size = len(contexts)
+        with self._lock:
+            buffer = self._inputs.setdefault(size, np.empty(contexts.shape, np.float32))
+            buffer[...] = contexts
+            outputs = self._model(size).predict({"context": buffer})
+            return [np.array(outputs[name], dtype=np.float32) for name in names]
 
     def _model(self, size: int) -> Any:
         """Return the loaded function for a batch size; loading takes its time once per function."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.backends.base import Array, Backend, file_precision
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -42,21 +42,15 @@ class NativeBackend(Backend):
     def __init__(
         self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
     ) -> None:
-        try:
-            from lvm_runtime.native import _engine
-        except ImportError as error:
-            raise BackendUnavailable(
-                f"backend native needs the extension {self.framework}, which this installation lacks; "
-                f"install it with: {self.install}"
-            ) from error
+        engine_module = self.load_framework()
         if device not in ("auto", "cpu"):
             raise BackendUnavailable(f"backend native runs on the cpu, and device {device!r} was asked for")
         self.device = "cpu"
         self.threads = threads or usable_cpus()
         try:
             with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                engine = _engine.Engine(content, os.environ.get(PATH_VARIABLE, ""), self.threads)
-        except _engine.FileError as error:
+                engine = engine_module.Engine(content, os.environ.get(PATH_VARIABLE, ""), self.threads)
+        except engine_module.FileError as error:
             raise ArtifactError(f"{source}: {error}; export it again") from error
         except OSError as error:
             raise ArtifactError(f"{source}: it cannot be read ({error})") from error
@@ -65,9 +59,7 @@ class NativeBackend(Backend):
             raise kind(f"{source}: {error}") from error
         self._engine: Any = engine
         about = engine.about
-        if precision not in (None, about["precision"]):
-            raise ArtifactError(f"{source}: it is {about['precision']} and listed as {precision}; export it again")
-        self.precision: str = about["precision"]
+        self.precision = file_precision(source, about["precision"], precision)
         self.instructions: str = about["instructions"]
         self._width, self._length = about["dim"], about["context_length"]
         self._overlap = self._length - 1 if about["form"] == "sequence" else 0
@@ -84,6 +76,9 @@ class NativeBackend(Backend):
         prediction, attention = np.empty((rows, self._width), np.float32), np.empty((rows, self._length), np.float32)
         self._open().run(contexts, prediction, attention)
         return prediction, attention
+
+    def after_fork(self) -> None:
+        """Nothing to do: in a child process the engine runs on one thread with memory of its own."""
 
     def close(self) -> None:
         """Let the engine go; its threads end when no run needs them any more."""

@@ -5,7 +5,7 @@ sessions (`set_global_thread_pool_sizes`) would make every session fail that any
 A thread that waits for work spins for a while before it sleeps, because waking it takes longer than a small operation.
 By default it spins for a millisecond or more, and keeps a CPU from the session that runs next or at the same moment.
 
-On a CPU a large batch is cut into pieces that fit the caches, and each thread takes whole pieces through a session of
+On a CPU a large batch is cut into slices that fit the caches, and each thread takes whole slices through a session of
 one thread. Nobody waits for the others after each operation, and those are shared out too that onnxruntime gives to
 one thread, most of an int8 form's among them. That session holds the weights once more.
 """
@@ -13,15 +13,18 @@ one thread, most of an int8 form's among them. That session holds the weights on
 from __future__ import annotations
 
 import math
+import os
 import sys
+import weakref
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.crew import Crew
+from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, Backend, file_precision
+from lvm_runtime.backends.helpers import HelperThreads
+from lvm_runtime.backends.onnx_file import refuse_external_data
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -31,12 +34,16 @@ _SPIN_MICROSECONDS = "50"
 stopping at the end of a run (`force_spinning_stop`) costs a lone AMN query a tenth."""
 _OPTIONS = {"cuda": {"use_tf32": "0"}, "coreml": {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"}}
 
-PIECE = 64
+SLICE = 64
 """Rows that a thread takes at a time, give or take half: what one operation writes is then still in the cache when the
 next one reads it. Of 1,024 rows at once int8 forms compute a fifth to a third fewer a second."""
 _LEAST_SHARES = {"fp32": (16, 288e6), "int8": (4, 32e6)}
 """From how many rows per thread, and from what product of rows and bytes of weights, a share of its own is worth the
 50 to 150 µs that it takes to wake a thread for it. Products in int8 gain little from sharing each of them out."""
+
+_BUILT: weakref.WeakSet[OnnxBackend] = weakref.WeakSet()
+_KEPT_IN_FORK: list[Any] = []
+"""Sessions that were built before a fork: to let one go, onnxruntime waits for threads that the child does not have."""
 
 
 class OnnxBackend(Backend):
@@ -48,26 +55,29 @@ class OnnxBackend(Backend):
     """
 
     name: ClassVar[str] = "onnx"
+    format: ClassVar[str | None] = "onnx"
+    framework: ClassVar[str] = "onnxruntime"
+    install: ClassVar[str] = "pip install onnxruntime"
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")
+    light: ClassVar[bool] = True
+    runs_sequences: ClassVar[bool] = True
+    several_runs: ClassVar[tuple[str, ...]] = ("cpu",)
     threads: int
 
     def __init__(
-        self,
-        source: Path,
-        *,
-        device: str = "auto",
-        threads: int | None = None,
-        precision: str = "fp32",
-        **options: Any,
+        self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
     ) -> None:
-        ort = _import_onnxruntime()
+        present = self.devices()
         self.device = "cpu" if device == "auto" else device
-        provider = PROVIDERS.get(self.device)
-        if provider is None or provider not in ort.get_available_providers():
+        if self.device not in present:
             raise BackendUnavailable(
                 f"backend onnx cannot run on device {device!r}: this onnxruntime has the devices "
-                f"{', '.join(onnx_devices())}; for cuda: pip install onnxruntime-gpu"
+                f"{', '.join(present)}; for cuda: pip install onnxruntime-gpu"
             )
+        if self.device == "coreml":  # which may compute in fp16
+            self.largest_norm = FP16_LARGEST_NORM
         self.threads = threads or usable_cpus()
+        refuse_external_data(source)
         self._single = None  # the session of one thread; equal shares suit equal cores, which Apple's are not
         try:
             self._session = _open_session(source, self.device, self.threads)
@@ -78,18 +88,26 @@ class OnnxBackend(Backend):
             if self.device != "cpu":
                 raise BackendUnavailable(f"{source} does not run whole on {self.device}: {problem}") from error
             raise ArtifactError(f"{source}: onnxruntime cannot load it: {problem}") from error
-        if self._session.get_providers()[0] != provider:
+        if self._session.get_providers()[0] != PROVIDERS[self.device]:
             raise BackendUnavailable(
                 f"backend onnx was asked for {self.device} and the session uses {self._session.get_providers()[0]}"
             )
         about = self._session.get_modelmeta().custom_metadata_map
+        self.precision = file_precision(source, about.get("precision"), precision)
         self._input = self._session.get_inputs()[0].name
         self._overlap = int(about["context_length"]) - 1 if about.get("form") == "sequence" else 0
         self._widths = {output.name: output.shape[1] for output in self._session.get_outputs()}
         self._slots: list[_Slot] = []
-        rows, work = _LEAST_SHARES.get(precision, _LEAST_SHARES["fp32"])
+        rows, work = _LEAST_SHARES.get(self.precision, _LEAST_SHARES["fp32"])
         self._share_from = self.threads * max(rows, math.ceil(work / source.stat().st_size))
-        self._crew = Crew(self.threads if self._single else 1)
+        self._helpers = HelperThreads(self.threads if self._single else 1)
+        _BUILT.add(self)
+
+    @classmethod
+    def devices(cls) -> list[str]:
+        """Return the devices that the installed onnxruntime was built for, the CPU first."""
+        present = cls.load_framework().get_available_providers()
+        return [device for device, provider in PROVIDERS.items() if provider in present]
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]`."""
@@ -102,24 +120,32 @@ class OnnxBackend(Backend):
         prediction, attention = self._run(contexts, ["prediction", "attention"])
         return prediction, attention
 
+    def after_fork(self) -> None:
+        """Run everything in the session of one thread; the threads of the other one are in the parent."""
+        if self._single is None:
+            super().after_fork()
+        else:
+            self._session = self._single
+            self._slots = []
+
     def close(self) -> None:
         """Let the helper threads go."""
-        self._crew.close()
+        self._helpers.close()
 
     def _run(self, inputs: Array, names: list[str]) -> list[Array]:
         rows = len(inputs) - self._overlap
         single = self._single
-        pieces = max(1, round(rows / PIECE / self.threads)) * self.threads
-        if single is None or rows < self._share_from or pieces == 1:
+        slices = max(1, round(rows / SLICE / self.threads)) * self.threads
+        if single is None or rows < self._share_from or slices == 1:
             return self._session.run(names, {self._input: inputs})
         results = [np.empty((rows, self._widths[name]), np.float32) for name in names]
 
-        def run_piece(start: int, stop: int) -> None:
+        def run_slice(start: int, stop: int) -> None:
             found = single.run(names, {self._input: inputs[start : stop + self._overlap]})
-            for result, piece in zip(results, found, strict=True):
-                result[start:stop] = piece
+            for result, part in zip(results, found, strict=True):
+                result[start:stop] = part
 
-        self._crew.run(run_piece, pairwise(rows * i // pieces for i in range(pieces + 1)))
+        self._helpers.run(run_slice, pairwise(rows * i // slices for i in range(slices + 1)))
         return results
 
     def _run_one(self, contexts: Array) -> Array:
@@ -156,26 +182,21 @@ class _Slot:
 
 def _open_session(source: Path, device: str, threads: int) -> Any:
     """Return an onnxruntime session that runs on `device` as a whole."""
-    ort = _import_onnxruntime()
-    settings = ort.SessionOptions()
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4  # its errors come as exceptions too
     settings.intra_op_num_threads = threads
     settings.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
     if device != "cpu":
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     providers = [(PROVIDERS[device], _OPTIONS.get(device, {}))]
-    return ort.InferenceSession(str(source), settings, providers=providers, enable_fallback=0)
+    return onnxruntime.InferenceSession(str(source), settings, providers=providers, enable_fallback=0)
 
 
-def onnx_devices() -> list[str]:
-    """Return the devices that the installed onnxruntime was built for, the CPU first."""
-    present = _import_onnxruntime().get_available_providers()
-    return [device for device, provider in PROVIDERS.items() if provider in present]
+def _keep_sessions() -> None:
+    _KEPT_IN_FORK.extend(backend._session for backend in _BUILT)
 
 
-def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendUnavailable("backend onnx needs onnxruntime; install it with: pip install onnxruntime") from error
-    return onnxruntime
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_sessions)

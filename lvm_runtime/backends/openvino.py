@@ -6,11 +6,21 @@ import threading
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.backends.base import Array, Backend, file_precision
+from lvm_runtime.backends.onnx_file import refuse_external_data
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
+_PRECISION = ["framework", "precision"]  # where OpenVINO keeps an ONNX file's metadata
+
+
+def has_bf16() -> bool:
+    """Say whether OpenVINO has bfloat16 arithmetic for this CPU; asked for it all the same, it computes in fp32."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoBackend(Backend):
@@ -20,41 +30,40 @@ class OpenVinoBackend(Backend):
     """
 
     name: ClassVar[str] = "openvino"
+    format: ClassVar[str | None] = "onnx"
+    framework: ClassVar[str] = "openvino"
+    install: ClassVar[str] = extras.pip_command("openvino")
+    precisions: ClassVar[tuple[str, ...] | None] = tuple(_HINTS)
 
     def __init__(
-        self,
-        source: Path,
-        *,
-        device: str = "auto",
-        threads: int | None = None,
-        precision: str = "fp32",
-        **options: Any,
+        self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
     ) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise BackendUnavailable(
-                "backend openvino needs OpenVINO; install it with: pip install 'lvm_runtime[openvino]'"
-            ) from error
+        openvino = self.load_framework()
         if device not in ("auto", "cpu"):
             raise BackendUnavailable(f"backend openvino runs on the cpu here, and device {device!r} was asked for")
+        refuse_external_data(source)
         core = openvino.Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        self.precision = self.arithmetic(precision)
+        if self.precision == "bf16" and not has_bf16():
             raise BackendUnavailable("OpenVINO finds no bfloat16 arithmetic in this CPU")
         self.device = "cpu"
         self.threads = threads or usable_cpus()
+        hint = _HINTS[self.precision]
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": self.threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            self._model: Any = core.compile_model(core.read_model(str(source)), "CPU", settings)
+            model = core.read_model(str(source))
+            self._model: Any = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ArtifactError(f"{source}: OpenVINO cannot load it: {' '.join(str(error).split())}") from error
+        said = model.get_rt_info(_PRECISION).value if model.has_rt_info(_PRECISION) else None
+        file_precision(source, said, "fp32")  # bf16 too is arithmetic on full-precision weights
         computed = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if computed != _HINTS[precision]:
-            raise BackendUnavailable(f"OpenVINO was asked for {precision} and computes in {computed} on this CPU")
+        if computed != hint:
+            raise BackendUnavailable(f"OpenVINO was asked for {self.precision} and computes in {computed} on this CPU")
         self._local = threading.local()
 
     def _infer(self, contexts: Array) -> Any:

@@ -1,15 +1,17 @@
 """Predictions for files that are larger than memory; interrupted at any moment, a second run goes on.
 
-Chunks are independent, so as many are in work as there are CPUs for: each thread takes one from the file through the
+Blocks are independent, so as many are in work as there are CPUs for: each thread takes one from the file through the
 model to the output. Reading, checking and writing then use a CPU that waits for nobody, and the model too.
 
-b rows of a chunk, n vectors that they need, T context length, D vector.
+b rows of a block, n vectors that they need, T context length, D vector.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,30 +19,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.bulk.output import Output, discard
-from lvm_runtime.bulk.source import Source, open_source
+from lvm_runtime.backends.registry import backend_class
+from lvm_runtime.bulk.destination import Destination
+from lvm_runtime.bulk.output import Output
+from lvm_runtime.bulk.source import Source
 from lvm_runtime.contexts import bad_rows, describe_bad_row
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.corpus.corpus import open_corpus
+from lvm_runtime.corpus.formats import ids_beside
+from lvm_runtime.errors import InvalidInput, LvmError
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.request import Request
 from lvm_runtime.system.cpus import usable_cpus
 
-CHUNK = 256  # one run of a Predictor, and its result goes to the disk without another copy
-MOST_WORKERS = 8  # each holds a chunk in memory
+BLOCK = 256  # one run of a Predictor, and its result goes to the disk without another copy
+MOST_WORKERS = 8  # each holds a block in memory
 
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """How many predictions a run wrote, took over from an interrupted one, and set aside as bad."""
+    """How many predictions a run wrote, took over from an interrupted one and set aside as bad, and remarks.
+
+    >>> BulkResult(predictions=96, resumed=32, bad=0).resumed
+    32
+    """
 
     predictions: int
     resumed: int
     bad: int
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """One chunk's input: contexts `[b, T, D]`, or vectors `[n, D]` with the first vector of each of its b windows."""
+class Block:
+    """One block's input: contexts `[b, T, D]`, or vectors `[n, D]` with the first vector of each of its b windows."""
 
     first: int
     count: int
@@ -48,14 +59,14 @@ class Chunk:
     starts: NDArray[np.int64] | None
 
     def contexts(self, rows: NDArray[np.intp], length: int) -> NDArray[Any]:
-        """Return the contexts `[r, T, D]` of `rows` `[r]` of the chunk."""
+        """Return the contexts `[r, T, D]` of `rows` `[r]` of the block."""
         if self.starts is None:
             return self.values[rows]
         return self.values[self.starts[rows][:, None] + np.arange(length)]
 
-    def bad(self, length: int) -> NDArray[np.intp]:
-        """Return the rows that hold a NaN or an infinity."""
-        bad = bad_rows(self.values)
+    def bad(self, length: int, largest_norm: float) -> NDArray[np.intp]:
+        """Return the rows that hold a NaN, an infinity, or a vector that is too long."""
+        bad = bad_rows(self.values, largest_norm)
         if self.starts is None or not len(bad):
             return bad
         spoiled = np.zeros(len(self.values) + 1, np.int64)  # a bad vector spoils every window that it is in
@@ -72,12 +83,13 @@ def open_for_bulk(artifact: str | Path, request: Request) -> Predictor:
     asked for is used.
     """
     predictor = Predictor.from_request(artifact, request)
-    route = predictor.explain().routes[-1]
-    if request.threads is not None or (route.backend, route.device) != ("onnx", "cpu"):
+    running = predictor.explain().running
+    if request.threads is not None or running.device not in backend_class(running.backend).several_runs:
         return predictor
     predictor.close()
     threads = -(-usable_cpus() // MOST_WORKERS)
-    wanted = replace(request, backend="onnx", device="cpu", precision=route.precision, threads=threads)
+    backend, device, precision = running.backend, running.device, running.precision
+    wanted = replace(request, backend=backend, device=device, precision=precision, threads=threads)
     return Predictor.from_request(artifact, wanted)
 
 
@@ -93,56 +105,79 @@ def predict_file(
 ) -> BulkResult:
     """Predict every context or window of the file `source` into the file `target`.
 
-    `.npy`, `.npz` and `.parquet` are read and written. With `skip_bad`, rows with NaN or infinity are NaN in the output
-    and listed in `target`.bad.csv; otherwise the first one is an InvalidInput, and what came before it is kept for a
-    second run. `restart` drops an interrupted run instead of going on with it. A `predictor` from `open_for_bulk` is
-    the fastest.
+    `lvm_runtime.corpus.formats` says what is read; `.npy`, `.npz` and `.parquet` are written. With `skip_bad`, rows
+    with NaN, infinity or a vector that is too long are NaN in the output and listed in `target`.bad.csv; otherwise the
+    first one is an InvalidInput, and what came before it is kept for a second run. `restart` drops an interrupted run
+    instead of going on with it. A `predictor` from `open_for_bulk` is the fastest.
+
+    >>> np.save("eight.npy", np.ones((8, 5, 384), np.float32))
+    >>> with Predictor("artifacts/amn", threads=1) as predictor:
+    ...     predict_file(predictor, "eight.npy", "eight-predicted.npy", progress=False)
+    BulkResult(predictions=8, resumed=0, bad=0, remarks=())
     """
-    source, target = Path(source), Path(target)
-    if target.exists() and not overwrite:
-        raise InvalidInput(f"{target} exists; choose another name, or give --overwrite")
-    if restart:
-        discard(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(target.name + ".input")
+    source, place = Path(source), Destination(Path(target))
+    inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]
+    place.check(inputs, overwrite=overwrite)
+    with place.locked():
+        place.check(inputs, overwrite=overwrite)  # another run may have ended since
+        if restart:
+            place.discard()
+        return _predict(predictor, source, inputs, place, skip_bad, progress)
+
+
+def _predict(
+    predictor: Predictor, source: Path, inputs: list[Path], place: Destination, skip_bad: bool, progress: bool
+) -> BulkResult:
+    length, dim = predictor.config.context_length, predictor.config.dim
+    before = _states(inputs)
+    corpus = open_corpus(source, context_length=length, dim=dim, scratch=place.path.parent)
+    rows = Source(corpus, length)
+    output = Output(place, len(rows), dim, BLOCK, _identity(predictor, before))
+    resumed = sum(min(BLOCK, len(rows) - number * BLOCK) for number in output.done)
+
+    def check_inputs() -> None:
+        if [state[:4] for state in _states(inputs)] != [state[:4] for state in before]:
+            raise LvmError(f"{source}: another program changed it during the run; give --restart to begin again")
+
     try:
-        rows = open_source(source, scratch, predictor.config.context_length, predictor.config.dim)
-        output = Output(target, len(rows), predictor.config.dim, CHUNK, _identity(predictor, source))
-        resumed = sum(min(CHUNK, len(rows) - number * CHUNK) for number in output.done)
-        try:
-            _run(predictor, rows, output, skip_bad, _bar(len(rows), resumed, progress))
-        except BaseException:
+        _run(predictor, rows, output, skip_bad, check_inputs, _bar(len(rows), resumed, progress))
+        check_inputs()
+    except BaseException:
+        with suppress(LvmError):  # the first error is the one to report
             output.close()
-            raise
-        output.finish(rows.rows())
-    finally:
-        scratch.unlink(missing_ok=True)
-    return BulkResult(len(rows), resumed, len(output.bad))
+        raise
+    output.finish(rows.rows())
+    return BulkResult(len(rows), resumed, len(output.bad), corpus.remarks)
 
 
-def _run(predictor: Predictor, source: Source, output: Output, skip_bad: bool, bar: Any) -> None:
+def _run(
+    predictor: Predictor, source: Source, output: Output, skip_bad: bool, check_inputs: Callable[[], None], bar: Any
+) -> None:
+    norm = predictor.largest_norm
+
     def work(number: int, start: int, stop: int) -> int:
-        chunk = Chunk(start, stop - start, *source.read(start, stop))
+        check_inputs()  # the system ends a process that reads a mapped file beyond its new end
+        block = Block(start, stop - start, *source.read(start, stop))
         try:
-            predictions, reasons = predict_chunk(predictor, chunk), {}
+            predictions, reasons = predict_block(predictor, block), {}
         except InvalidInput:
-            bad = chunk.bad(source.context_length)  # none, if the value is in a document too short for a window
-            reasons = {start + int(row): _reason(chunk, source, int(row)) for row in bad}
+            bad = block.bad(source.context_length, norm)  # none, if the value is in a document too short for a window
+            reasons = {start + int(row): _reason(block, source, int(row), norm) for row in bad}
             if len(bad) and not skip_bad:
                 first = reasons[start + int(bad[0])]
                 message = f"{source.name}: {first}; give --skip-bad to set such rows aside and go on"
                 raise InvalidInput(message) from None
-            predictions = predict_good(predictor, chunk, bad)
+            predictions = predict_good(predictor, block, bad)
         output.write(number, predictions, reasons)
         source.release(start, stop)
-        return chunk.count
+        return block.count
 
     workers = workers_for(predictor)
     with ThreadPoolExecutor(workers, "lvm-bulk") as pool, bar:
         ahead: deque[Future[int]] = deque()
         try:
-            for chunk in output.chunks():
-                ahead.append(pool.submit(work, *chunk))
+            for block in output.blocks():
+                ahead.append(pool.submit(work, *block))
                 if len(ahead) > workers:
                     bar.update(ahead.popleft().result())  # in order, so that the first bad row is the one reported
             while ahead:
@@ -152,48 +187,57 @@ def _run(predictor: Predictor, source: Source, output: Output, skip_bad: bool, b
 
 
 def workers_for(predictor: Predictor) -> int:
-    """Return how many chunks to have in work: one for each run that the CPUs hold, and two at least."""
-    threads = predictor.explain().routes[-1].threads
+    """Return how many blocks to have in work: one for each run that the CPUs hold, and two at least."""
+    threads = predictor.explain().running.threads
     return min(MOST_WORKERS, max(2, usable_cpus() // (threads or usable_cpus())))
 
 
-def predict_chunk(predictor: Predictor, chunk: Chunk) -> NDArray[np.float32]:
-    """Return the chunk's predictions `[b, D]`; InvalidInput if any of its values is not finite."""
-    if chunk.starts is None:
-        return predictor.predict(chunk.values)
-    if len(chunk.values) > 2 * chunk.count:  # documents so short that most vectors start no window
-        return predictor.predict(chunk.contexts(np.arange(chunk.count), predictor.config.context_length))
-    predictions = predictor.predict_sequence(chunk.values)
-    return predictions if len(predictions) == chunk.count else predictions[chunk.starts]
+def predict_block(predictor: Predictor, block: Block) -> NDArray[np.float32]:
+    """Return the block's predictions `[b, D]`; InvalidInput if any of its values is not finite."""
+    if block.starts is None:
+        return predictor.predict(block.values)
+    if len(block.values) > 2 * block.count:  # documents so short that most vectors start no window
+        return predictor.predict(block.contexts(np.arange(block.count), predictor.config.context_length))
+    predictions = predictor.predict_sequence(block.values)
+    return predictions if len(predictions) == block.count else predictions[block.starts]
 
 
-def predict_good(predictor: Predictor, chunk: Chunk, bad: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Return the chunk's predictions `[b, D]`, NaN for its bad rows."""
-    good = np.setdiff1d(np.arange(chunk.count), bad)
-    predictions = np.full((chunk.count, predictor.config.dim), np.nan, np.float32)
-    predictions[good] = predictor.predict(chunk.contexts(good, predictor.config.context_length))
+def predict_good(predictor: Predictor, block: Block, bad: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return the block's predictions `[b, D]`, NaN for its bad rows."""
+    good = np.setdiff1d(np.arange(block.count), bad)
+    predictions = np.full((block.count, predictor.config.dim), np.nan, np.float32)
+    predictions[good] = predictor.predict(block.contexts(good, predictor.config.context_length))
     return predictions
 
 
-def _reason(chunk: Chunk, source: Source, row: int) -> str:
-    if chunk.starts is None:
-        values, first = chunk.values[row : row + 1], chunk.first + row
+def _reason(block: Block, source: Source, row: int, largest_norm: float) -> str:
+    if block.starts is None:
+        values, first = block.values[row : row + 1], block.first + row
     else:
-        start = int(chunk.starts[row])
-        values = chunk.values[start : start + source.context_length]
-        first = int(source.rows()[chunk.first + row]) - source.context_length + 1
+        start = int(block.starts[row])
+        values = block.values[start : start + source.context_length]
+        first = int(source.rows()[block.first + row]) - source.context_length + 1
     with np.errstate(over="ignore"):
-        return describe_bad_row(values, values.astype(np.float32), first)
+        return describe_bad_row(values, values.astype(np.float32), first, largest_norm)
 
 
-def _identity(predictor: Predictor, source: Path) -> dict[str, Any]:
-    stat = source.stat()
+def _states(inputs: list[Path]) -> list[list[Any]]:
+    """Return path, size, time, inode and time of the last change of any kind for each input that is there.
+
+    The system sets the last one, and nobody else can: contents that change while size and time stay show in it.
+    """
+    stats = [(path, path.stat()) for path in inputs if path.exists()]
+    return [[str(path.absolute()), s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns] for path, s in stats]
+
+
+def _identity(predictor: Predictor, inputs: list[list[Any]]) -> dict[str, Any]:
     compiled = predictor.artifact.manifest.compiled
+    running = predictor.explain().running
     hashes = {c.file.path: c.file.sha256 for c in compiled}
     return {
-        "input": [str(source.absolute()), stat.st_size, stat.st_mtime_ns],
+        "input": inputs,
         "weights": predictor.artifact.manifest.weights.sha256,
-        "model": [[str(route), hashes.get(route.file)] for route in predictor.explain().routes],
+        "model": [str(running), hashes.get(running.file)],
         "sequence": [c.file.sha256 for c in compiled if c.form == "sequence"],
     }
 

@@ -1,9 +1,11 @@
-"""What every command line of this project does with errors and with Ctrl-C."""
+"""What every command line of this project does with names, errors, strange characters and Ctrl-C."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 from lvm_runtime.errors import LvmError
 
@@ -11,16 +13,58 @@ from lvm_runtime.errors import LvmError
 def run(main: Callable[[], int | None]) -> int:
     """Call `main` and return an exit status: 0, or 1 after a one-line error, or 130 after Ctrl-C.
 
-    Only errors that this project raises on purpose become one line; anything else is a bug and keeps its traceback.
+    Errors that this project raises on purpose and those of the operating system (a file that is missing, a full disk,
+    no memory) become one line; anything else is a bug and keeps its traceback.
     """
     try:
         return main() or 0
     except LvmError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return _fail(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         sys.stderr.close()
         return 0
+    except MemoryError as error:
+        return _fail(f"not enough memory ({error})" if str(error) else "not enough memory")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(f"{where}{error.strerror or error}")
+
+
+def _fail(message: str) -> int:
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return 1
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters escaped, as names and metadata read from files may hold them.
+
+    >>> printable("red\\x1b[31m")
+    'red\\\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def show(text: object) -> None:
+    """Print `text` to stdout with control characters escaped."""
+    print(printable(str(text)), flush=True)
+
+
+def program() -> str:
+    """Return what the user typed to start this process: `lvm-runtime`, or `python -m train` and the like."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return Path(sys.argv[0]).name
+    return f"python -m {spec.name.removesuffix('.__main__')}"
+
+
+def fields(values: Iterable[tuple[str, Any]]) -> str:
+    """Return names and values as one line, numbers to four digits."""
+    return ", ".join(f"{name} {short(value)}" for name, value in values)
+
+
+def short(value: object) -> str:
+    """Return a value as text, a float to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -7,14 +7,18 @@ every process. An entry is named by what it depends on: the package's content, t
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from lvm_runtime.artifact.folder import describe
+from lvm_runtime.artifact.files import describe
 from lvm_runtime.system import atomic
 from lvm_runtime.system.cache import cache_folder
 
@@ -32,20 +36,33 @@ class Entry:
     created: str
 
 
-def folder() -> Path:
-    """Return the folder that holds the compiled models."""
-    return cache_folder() / "coreml"
+def folder() -> Path | None:
+    """Return the folder that holds the compiled models; None for a user without a home."""
+    root = cache_folder()
+    return root and root / "coreml"
 
 
 def compiled_model(package: Path, compile: Callable[[Path, Path], None], *, versions: str) -> Path:
     """Return the compiled model of `package`, made by `compile(package, destination)` if it is not there yet.
 
     Processes that ask at the same time take turns, and one of them compiles. A changed package or other `versions`
-    (of the system, say) make another entry.
+    (of the system, say) make another entry. Where nothing can be kept (no home, a folder that is read-only, a full
+    disk), the model is compiled for this process alone.
     """
     content = describe(package.parent, package.name).sha256
     key = hashlib.sha256(f"{content} {versions}".encode()).hexdigest()[:24]
-    root = folder()
+    if (root := folder()) is not None:
+        if (root / key / COMPILED).is_dir():
+            return root / key / COMPILED
+        with contextlib.suppress(OSError):
+            return _keep(root, key, package, compile, versions)
+    scratch = Path(tempfile.mkdtemp(prefix="lvm-coreml-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    compile(package, scratch / COMPILED)
+    return scratch / COMPILED
+
+
+def _keep(root: Path, key: str, package: Path, compile: Callable[[Path, Path], None], versions: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     entry = root / key
     with atomic.locked(root):
@@ -62,7 +79,8 @@ def compiled_model(package: Path, compile: Callable[[Path, Path], None], *, vers
 def list_entries() -> list[Entry]:
     """Return what the cache holds, the oldest first."""
     entries = []
-    for note in sorted(folder().glob(f"*/{_NOTE}")):
+    root = folder()
+    for note in sorted(root.glob(f"*/{_NOTE}")) if root else ():
         body = json.loads(note.read_text())
         size = sum(file.stat().st_size for file in note.parent.rglob("*") if file.is_file())
         entries.append(Entry(note.parent, size, body["source"], body["created"]))
@@ -72,8 +90,9 @@ def list_entries() -> list[Entry]:
 def clear() -> list[Entry]:
     """Remove every compiled model and return what was removed. One in use goes on working until it is closed."""
     entries = list_entries()
-    if folder().is_dir():
-        with atomic.locked(folder()):
+    root = folder()
+    if root and root.is_dir():
+        with atomic.locked(root):
             for entry in entries:
                 atomic.remove(entry.path)
     return entries

@@ -15,10 +15,12 @@ from typing import Any
 
 from lvm_runtime.coreml import cache as coreml_cache
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.system import extras
 
 SPEC = PurePosixPath("Data/com.apple.CoreML/model.mlmodel")
 FUNCTIONS = "lvm.functions"
 COMPUTE_UNITS = "lvm.compute_units"
+PRECISION = "lvm.precision"
 UNITS = {"ane": "CPU_AND_NE", "gpu": "CPU_AND_GPU", "cpu": "CPU_ONLY", "all": "ALL"}
 """Device to coremltools' compute unit; the CPU is part of each, as Core ML always may use it."""
 MULTIFUNCTION_MACOS = 15
@@ -27,11 +29,13 @@ SMALLEST_MACOS = 13
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What a package says of itself: batch size to function name, smallest first, and the device it was made for."""
+    """What a package says of itself: batch size to function name, smallest first, the device it was made for, and the
+    precision that its manifest should list, None in an older package."""
 
     path: Path
     functions: dict[int, str]
     device: str
+    precision: str | None = None
 
     @property
     def multifunction(self) -> bool:
@@ -45,13 +49,13 @@ def require_macos(what: str, *, least: int = SMALLEST_MACOS) -> None:
     if system != "Darwin":
         raise BackendUnavailable(
             f"{what} runs on macOS only, and this is {system}; "
-            "here, check a package with: python -m export.mil_reference PACKAGE --input CONTEXTS.npy"
+            "here, check a package with: lvm-runtime export mil-reference PACKAGE --input CONTEXTS.npy"
         )
     version = platform.mac_ver()[0]
     if int(version.split(".")[0] or 0) < least:
         raise BackendUnavailable(
             f"{what} needs macOS {least} or later, and this is {version}; "
-            "export for it with: python -m export.coreml --shapes enumerated --target macOS13"
+            "export for it with: lvm-runtime export coreml --shapes enumerated --target macOS13"
         )
 
 
@@ -61,13 +65,9 @@ def import_coremltools() -> Any:
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns about versions of libraries that are not used here
     try:
-        import coremltools
-    except ImportError as error:
-        command = "pip install 'lvm_runtime[coreml]'"
-        raise BackendUnavailable(f"this needs coremltools; install it with: {command}") from error
+        return extras.require("coreml", "Core ML", "coremltools")
     finally:
         logger.setLevel(level)
-    return coremltools
 
 
 def read_package(path: Path) -> Package:
@@ -81,7 +81,8 @@ def read_package(path: Path) -> Package:
     except Exception as error:  # coremltools raises bare Exceptions and protobuf's own errors
         raise ArtifactError(f"{path}: not a Core ML package ({' '.join(str(error).split())})") from error
     metadata = spec.description.metadata.userDefined
-    return Package(path, read_functions(metadata, path), str(metadata.get(COMPUTE_UNITS) or "ane"))
+    device = str(metadata.get(COMPUTE_UNITS) or "ane")
+    return Package(path, read_functions(metadata, path), device, metadata.get(PRECISION))
 
 
 def read_functions(metadata: Mapping[str, str], source: Path) -> dict[int, str]:
@@ -95,7 +96,7 @@ def read_functions(metadata: Mapping[str, str], source: Path) -> dict[int, str]:
     except (ValueError, AttributeError) as error:
         raise ArtifactError(
             f"{source}: its metadata has no usable {FUNCTIONS!r} (found {text!r}); "
-            "export it again with: python -m export.coreml"
+            "export it again with: lvm-runtime export coreml"
         ) from error
 
 

@@ -1,1 +1,1 @@
-"""A corpus: the vectors of documents in order, and which document each belongs to."""
+"""A corpus: the vectors of documents in order, and which document each belongs to. `formats` says what is read."""

@@ -16,7 +16,7 @@ from torch import nn
 from lvm_runtime.artifact.config import ModelConfig
 from lvm_runtime.artifact.fingerprint import Fingerprint, probe_contexts
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.errors import ArtifactError
+from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models.build import build_model, known_answers
 
 
@@ -29,8 +29,10 @@ def save_model(
 ) -> Artifact:
     """Write `model` as an artifact at `path`, with a fingerprint computed in float64.
 
-    `real_contexts` `[n, T, D]` (held-out windows, if at hand) join the probes.
+    `real_contexts` `[n, T, D]` (held-out windows, if at hand) join the probes. Raises InvalidInput, and writes
+    nothing, for weights that are not finite in float32.
     """
+    require_finite(model, "the model")
     config: Any = model.config
     assert isinstance(config, ModelConfig)
     contexts = probe_contexts(config.dim, config.context_length, real_contexts)
@@ -44,6 +46,17 @@ def save_model(
         Fingerprint(contexts, predictions, attention),
         {"versions": versions} | (provenance or {}),
     )
+
+
+def require_finite(model: nn.Module, source: str) -> None:
+    """Raise InvalidInput, with `source` and the key, for a weight that is NaN or infinite in float32."""
+    for name, weights in model.state_dict().items():
+        wrong = weights.numel() - int(weights.float().isfinite().sum())
+        if wrong:
+            raise InvalidInput(
+                f"{source}: {name} has {wrong} of {weights.numel()} values that are NaN or infinite; "
+                "training has diverged: take an earlier checkpoint"
+            )
 
 
 def load_model(artifact: Artifact) -> nn.Module:

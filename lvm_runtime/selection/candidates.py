@@ -11,12 +11,15 @@ from pathlib import Path
 
 from lvm_runtime.artifact.drift import PRECISIONS
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.backends.registry import BACKENDS, require_backend
+from lvm_runtime.backends.registry import BACKENDS, backend_class
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.request import AUTO, Request
 
 SMALLEST_REDUCED_DRIFT = 2e-6
 """Below this no reduced arithmetic is worth trying: bfloat16 and int8 were never measured under 6e-6."""
+
+
+_File = tuple[Path, str, str, float, tuple[int, ...] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Candidate:
     @property
     def light(self) -> bool:
         """Whether it can be tried without loading a heavy framework."""
-        return BACKENDS[self.backend].light
+        return backend_class(self.backend).light
 
     def __str__(self) -> str:
         device = "" if self.device == AUTO else f" on {self.device}"
@@ -68,16 +71,16 @@ def list_candidates(artifact: Artifact, request: Request) -> tuple[list[Candidat
     command to run if the artifact has no form of a backend or precision that was asked for by name.
     """
     if request.backend != AUTO:
-        require_backend(request.backend)
+        backend_class(request.backend).require()
     names = list(BACKENDS) if request.backend == AUTO else [request.backend]
     forms = [form for name in names for form in _forms(artifact, name, request)]
     if request.precision is not None:
         forms = [form for form in forms if form.precision == request.precision]
     if not forms:
-        raise ArtifactError(_nothing_message(artifact, request))
+        raise _nothing(artifact, request)
     candidates, refused = [], []
     for form in forms:
-        problem = BACKENDS[form.backend].missing() or _over_limit(form, request)
+        problem = backend_class(form.backend).missing() or _holds_code(form, request) or _over_limit(form, request)
         if problem:
             refused.append(Refusal(str(form), problem))
         else:
@@ -87,6 +90,12 @@ def list_candidates(artifact: Artifact, request: Request) -> tuple[list[Candidat
         # nothing was said of accuracy: the most precise form of the backend, and not a faster one
         candidates = [form for form in candidates if form.precision == candidates[0].precision]
     return candidates, refused
+
+
+def _holds_code(form: Candidate, request: Request) -> str | None:
+    if request.backend != AUTO or not backend_class(form.backend).holds_code:
+        return None
+    return f"its file holds code; if you trust whoever made it, ask for it by name: backend={form.backend!r}"
 
 
 def _over_limit(form: Candidate, request: Request) -> str | None:
@@ -99,32 +108,37 @@ def _over_limit(form: Candidate, request: Request) -> str | None:
 
 
 def _forms(artifact: Artifact, backend: str, request: Request) -> list[Candidate]:
-    info = BACKENDS[backend]
+    cls = backend_class(backend)
     devices = [request.device]
-    if request.backend == AUTO and request.device == AUTO and not info.missing():
-        devices = info.devices()
-    if info.format is None:
+    if request.backend == AUTO and request.device == AUTO and cls.light and not cls.missing():
+        devices = cls.devices()
+    if cls.format is None:
         weights = artifact.manifest.weights.path
-        return [Candidate(backend, device, "fp32", artifact.path, weights, 0.0) for device in devices]
+        files: list[_File] = [(artifact.path, weights, "fp32", 0.0, None)]
+    else:
+        found = artifact.find(cls.format)
+        files = [(artifact.file(c), c.file.path, c.precision, c.drift, c.batch_sizes) for c in found]
     forms = []
-    for c, device in itertools.product(artifact.find(info.format), devices):
-        file = (artifact.file(c), c.file.path)
-        if info.precisions is None:
-            forms.append(Candidate(backend, device, c.precision, *file, c.drift, c.batch_sizes))
-        elif c.precision == "fp32":
-            for precision in info.precisions:
-                drift = c.drift if precision == "fp32" else None
-                forms.append(Candidate(backend, device, precision, *file, drift, c.batch_sizes))
+    for (source, file, made_in, drift, sizes), device in itertools.product(files, devices):
+        if cls.precisions is None:
+            forms.append(Candidate(backend, device, made_in, source, file, drift, sizes))
+        elif made_in == "fp32":
+            for precision in cls.precisions:
+                known = drift if precision == "fp32" else None
+                forms.append(Candidate(backend, device, precision, source, file, known, sizes))
     return forms
 
 
-def _nothing_message(artifact: Artifact, request: Request) -> str:
-    wanted = " ".join(filter(None, (request.backend if request.backend != AUTO else "", request.precision or "")))
+def _nothing(artifact: Artifact, request: Request) -> ArtifactError:
+    named = request.backend != AUTO
+    cls = backend_class(request.backend if named else next(iter(BACKENDS)))
+    if named and cls.precisions is not None:
+        cls.arithmetic(request.precision)  # says what it computes in, if that is the problem
+    wanted = " ".join(filter(None, (cls.name if named else "", request.precision or "")))
     forms = dict.fromkeys(f"{c.format} {c.precision}" for c in artifact.manifest.compiled)
     present = ", ".join(forms) or "no compiled form"
-    format = "onnx" if request.backend == AUTO else BACKENDS[request.backend].format
     option = f" --precision {request.precision}" if request.precision not in (None, "fp32") else ""
-    return (
+    return ArtifactError(
         f"{artifact.path} has no {wanted} form (it has {present}); "
-        f"make one with: python -m export.{format} --model {artifact.path}{option}"
+        f"make one with: lvm-runtime export {cls.format} --model {artifact.path}{option}"
     )

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.system import atomic
+from lvm_runtime.backends.registry import BACKENDS, backend_class
+from lvm_runtime.system import atomic, machine
 from lvm_runtime.system.cache import cache_folder
 
 BATCHES = (1, 8, 128)
 """Batch sizes that stand for single queries, small batches and large ones."""
 
-_LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "openvino", "coremltools")
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 Identity = tuple[str, str, str, str]
@@ -32,8 +32,7 @@ Identity = tuple[str, str, str, str]
 class Measurement:
     """One form on this machine: median seconds per run at each of BATCHES, or the problem that it has here.
 
-    `drift` is the largest over the probes (1 − cosine). `sample` holds some components of its answers to the probes,
-    by which forms that agree with each other are told from forms that do not.
+    `drift` is the largest over the probes (1 − cosine).
     """
 
     backend: str
@@ -42,7 +41,6 @@ class Measurement:
     file: str
     drift: float = 0.0
     seconds: tuple[float, ...] = ()
-    sample: tuple[float, ...] = ()
     problem: str | None = None
 
     @property
@@ -50,68 +48,83 @@ class Measurement:
         """What tells it from the other forms; equal to its candidate's."""
         return self.backend, self.device, self.precision, self.file
 
-    def agrees_with(self, other: Measurement, limit: float) -> bool:
-        """Say whether both gave the same answers to the probes, up to `limit` in one component."""
-        return all(abs(a - b) <= limit for a, b in zip(self.sample, other.sample, strict=True))
-
 
 def load(artifact: Artifact, threads: int) -> list[Measurement]:
     """Return what was measured of `artifact` on this machine; nothing, if nothing was."""
-    if not _folder(artifact).is_dir():  # spares a first start the search for library versions
-        return []
+    folder = _folder(artifact)
     try:
-        body = json.loads(_file(artifact, threads).read_bytes())
+        if folder is None or not folder.is_dir():  # spares a first start the search for library versions
+            return []
+        body = json.loads((folder / _name(threads)).read_bytes())
         return [Measurement(**_tuples(item)) for item in body["measurements"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []  # a cache: what cannot be read is measured again
 
 
-def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> Path:
-    """Add `measurements` to what is known of `artifact` here, in place of older ones of the same forms."""
+def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> Path | None:
+    """Add `measurements` to what is known of `artifact` here, in place of older ones of the same forms.
+
+    Returns the file, or None where none can be kept: no home, a folder that is read-only, a full disk.
+    """
+    folder = _folder(artifact)
+    if folder is None:
+        return None
     new = {m.identity: m for m in measurements}
     kept = [m for m in load(artifact, threads) if m.identity not in new]
-    path = _file(artifact, threads)
-    body = {"machine": machine(), "threads": threads, "measurements": [asdict(m) for m in (*kept, *new.values())]}
-    atomic.write_bytes(path, json.dumps(body, indent=1).encode())
+    body = {"machine": here(), "threads": threads, "measurements": [asdict(m) for m in (*kept, *new.values())]}
+    path = folder / _name(threads)
+    try:
+        atomic.write_bytes(path, json.dumps(body, indent=1).encode())
+    except OSError:
+        return None
     return path
 
 
-def machine() -> dict[str, str]:
-    """Return what a measurement depends on besides the artifact: chip, system and library versions."""
-    from importlib import metadata  # slow to import, and seldom needed
+def here() -> dict[str, str]:
+    """Return what a measurement depends on besides the artifact: processor, system and library versions."""
+    versions = {"numpy": np.__version__}
+    for cls in map(backend_class, BACKENDS):
+        if version := cls.version():
+            versions[cls.framework] = version
+    return machine.identity() | versions
 
-    versions = {}
-    for name in _LIBRARIES:
+
+def folder() -> Path | None:
+    """Return the folder that holds the measurements, with one folder for each artifact; None where none is kept."""
+    root = cache_folder()
+    return root and root / "measurements"
+
+
+def list_kept() -> list[tuple[Path, str]]:
+    """Return each kept file and a line on it: threads, number of forms, and the chip that they were measured on."""
+    kept = []
+    root = folder()
+    for file in sorted(root.glob("*/*.json")) if root else ():
         try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    system = f"{platform.system()} {platform.release()}"
-    return {"chip": chip(), "system": system, "python": platform.python_version()} | versions
+            body = json.loads(file.read_bytes())
+            line = f"{len(body['measurements'])} forms, {body['threads']} threads, {body['machine']['processor']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            line = "cannot be read, and will be measured again"
+        kept.append((file, line))
+    return kept
 
 
-def chip() -> str:
-    """Return the processor's name."""
-    if sys.platform == "linux":
-        with open("/proc/cpuinfo") as lines:
-            for line in lines:
-                if line.startswith(("model name", "Model")):
-                    return line.partition(":")[2].strip()
-    elif sys.platform == "darwin":
-        import subprocess
-
-        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    return platform.processor() or platform.machine()
+def clear() -> list[Path]:
+    """Remove every measurement and return the files that were removed."""
+    removed = [file for file, _ in list_kept()]
+    if root := folder():
+        atomic.remove(root)
+    return removed
 
 
-def _folder(artifact: Artifact) -> Path:
-    return cache_folder() / "measurements" / hashlib.sha256(artifact.manifest.to_json()).hexdigest()[:24]
+def _folder(artifact: Artifact) -> Path | None:
+    root = folder()
+    return root and root / hashlib.sha256(artifact.manifest.to_json()).hexdigest()[:24]
 
 
-def _file(artifact: Artifact, threads: int) -> Path:
-    key = json.dumps([_SCHEMA, machine(), threads], sort_keys=True).encode()
-    return _folder(artifact) / f"{hashlib.sha256(key).hexdigest()[:24]}.json"
+def _name(threads: int) -> str:
+    key = json.dumps([_SCHEMA, here(), threads], sort_keys=True).encode()
+    return f"{hashlib.sha256(key).hexdigest()[:24]}.json"
 
 
 def _tuples(item: dict[str, Any]) -> dict[str, Any]:

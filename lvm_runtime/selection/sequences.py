@@ -9,14 +9,14 @@ import threading
 
 import numpy as np
 
-from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT
+from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, largest_difference, require
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.manifest import CompiledFile
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.onnx import OnnxBackend
-from lvm_runtime.errors import LvmError, VerificationFailed
+from lvm_runtime.backends.guard import Guard
+from lvm_runtime.errors import LvmError
 from lvm_runtime.selection.candidates import Refusal
-from lvm_runtime.selection.session import Session, largest_difference
+from lvm_runtime.selection.session import Session
 
 
 class SequenceRunner:
@@ -31,53 +31,61 @@ class SequenceRunner:
         self._windows = windows
         self._lock = threading.Lock()
         self._opened = False
-        self.backend: Backend | None = None
+        self._guard: Guard | None = None
         self.refusal: Refusal | None = None
 
     def run(self, vectors: Array) -> Array:
         """Return predictions `[N − T + 1, D]` for contiguous vectors `[N, D]`, N ≥ T."""
         if not self._opened:
             self._open()
-        if self.backend is not None:
-            return self.backend.run(vectors)
+        if self._guard is not None:
+            return self._guard.run(vectors)
         return self._windows.run(window(vectors, self._artifact.config.context_length))
 
     def close(self) -> None:
-        """Release the sequence form's backend."""
-        if self.backend is not None:
-            self.backend.close()
+        """Wait for the runs that are under way and release the sequence form's backend; none is opened any more."""
+        with self._lock:
+            self._opened = True
+        if self._guard is not None:
+            self._guard.close()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the sequence form is open and runs documents."""
+        return self._guard is not None
 
     def _open(self) -> None:
         with self._lock:
             if self._opened:
                 return
-            candidate = self._windows.candidate
-            if candidate.backend == "onnx":
-                for form in self._artifact.find("onnx", precision=candidate.precision, form="sequence"):
+            served = self._windows.backend
+            if served.runs_sequences and served.format is not None:
+                for form in self._artifact.find(served.format, precision=served.precision, form="sequence"):
                     try:
-                        self.backend = self._verified(form)
+                        self._guard = Guard(self._verified(form))
                         break
                     except LvmError as error:
-                        self.refusal = Refusal(f"onnx {form.precision} sequence ({form.file.path})", str(error))
+                        what = f"{served.name} {form.precision} sequence ({form.file.path})"
+                        self.refusal = Refusal(what, str(error))
             self._opened = True
 
     def _verified(self, form: CompiledFile) -> Backend:
         session = self._windows
         probes = self._artifact.read_fingerprint().contexts
         n, length, dim = probes.shape
-        backend = OnnxBackend(
+        backend = type(session.backend)(
             self._artifact.file(form),
             device=session.backend.device,
             threads=session.requested_threads,
             precision=form.precision,
         )
         answers = backend.run(probes.reshape(n * length, dim))[::length]  # windows that start where a probe does
-        difference = largest_difference(answers, session.answers)
-        if not difference <= BATCH_INVARIANCE_LIMIT:
-            raise VerificationFailed(
-                f"its answers differ by {difference:.1e} from those to single windows, "
-                f"expected ≤ {BATCH_INVARIANCE_LIMIT:.0e}"
-            )
+        change = largest_difference(answers, session.answers)
+        try:
+            require(change, BATCH_INVARIANCE_LIMIT, "its largest difference to single windows", "export it again")
+        except LvmError:
+            backend.close()
+            raise
         return backend
 
 

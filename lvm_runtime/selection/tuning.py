@@ -1,23 +1,19 @@
 """Choosing by measurement: time the forms of an artifact against each other here, and pick the fastest.
 
-All forms are timed in one run, in turns and in bursts, so that the machine's moods hit them alike. A Predictor may use
-several of them, one per regime of batch sizes, as long as they agree with each other: otherwise a row's answer
-would depend on how many others came with it.
+All forms are timed in one run, in turns and in bursts, so that what else the machine does slows all of them alike.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.contexts import Array
@@ -27,13 +23,11 @@ from lvm_runtime.selection import measurements
 from lvm_runtime.selection.candidates import Candidate, Refusal, list_candidates
 from lvm_runtime.selection.measurements import BATCHES, Measurement
 from lvm_runtime.selection.session import Session
+from lvm_runtime.selection.timing import interleave
 from lvm_runtime.system.cpus import usable_cpus
 
-REGIME_STARTS = (1, 2, 32)
-"""The batch size from which each of BATCHES stands for the ones in use."""
-
-WORTH_SWITCHING = 0.95
-"""A second form is loaded for a regime only if it takes less than this share of the first one's time."""
+_STANDS_FROM = (1, 2, 32)
+"""The batch size from which each of BATCHES stands for the one in use."""
 
 QUICK, THOROUGH = 0.03, 0.8  # seconds per form and batch size
 
@@ -52,12 +46,6 @@ _BESIDE_FRAMEWORKS = Rhythm(0.03, 0.03, 0.03)
 between them reached half of what it reaches alone. A CPU that has rested for so long is slow for the first 10 to 20 ms,
 which cost onnxruntime as much, and the others less, because their calls take longer."""
 _FEWEST_TURNS = 3
-_SAMPLE = 64
-
-
-def regime(batch: int) -> int:
-    """Return which of BATCHES stands for a batch size."""
-    return sum(batch >= start for start in REGIME_STARTS[1:])
 
 
 def tune(
@@ -92,91 +80,47 @@ def measure(
             results.append(Measurement(*candidate.identity, problem=str(error)))
     try:
         times = []
-        for batch in BATCHES:
+        for batch in BATCHES if sessions else ():
             report(f"timing {len(sessions)} forms at batch {batch}")
             times.append(time_together(list(sessions.values()), _batch_of(fingerprint, batch), seconds))
     finally:
         for session in sessions.values():
-            session.backend.close()
+            session.close()
     for (candidate, session), of_batches in zip(sessions.items(), zip(*times, strict=True), strict=True):
-        results.append(Measurement(*candidate.identity, session.drift, of_batches, sample_of(session.answers)))
-    measurements.save(artifact, request.threads or usable_cpus(), results)
+        results.append(Measurement(*candidate.identity, session.drift, of_batches))
+    if measurements.save(artifact, request.threads or usable_cpus(), results) is None:
+        report("the cache folder cannot be written: the result serves this process only; set LVM_CACHE to another")
     return results
 
 
 def time_together(sessions: Sequence[Session], contexts: Array, seconds: float) -> list[float]:
     """Return each session's median seconds per run, from bursts in turns; about `seconds` are spent on each."""
     rhythm = _LIGHT if all(session.candidate.light for session in sessions) else _BESIDE_FRAMEWORKS
-    repeats = []
-    for session in sessions:
-        session.run(contexts)
-        repeats.append(max(1, int(rhythm.counted / _timed(session, contexts, 1))))
-    bursts: list[list[float]] = [[] for _ in sessions]
-    turns = list(zip(sessions, repeats, bursts, strict=True))
-    shuffle = random.Random(0).shuffle  # none always follows the same other
-    started = time.perf_counter()
-    for turn in itertools.count():
-        if turn >= _FEWEST_TURNS and time.perf_counter() - started >= seconds * len(sessions):
-            break
-        shuffle(turns)
-        for session, count, times in turns:
-            time.sleep(rhythm.rest)
-            _warm_up(session, contexts, rhythm.warm_up)
-            times.append(_timed(session, contexts, count))
-    return [float(np.median(each)) for each in bursts]
+    sides = {str(i): partial(session.run, contexts) for i, session in enumerate(sessions)}
+    for run in sides.values():
+        run()
+    ends = time.perf_counter() + seconds * len(sides)
+    timings = interleave(
+        sides,
+        rounds=_FEWEST_TURNS,
+        seconds=rhythm.counted,
+        rest=rhythm.rest,
+        warm_up=rhythm.warm_up,
+        more=lambda _: time.perf_counter() < ends,
+    )
+    return [float(np.median(timings[name].round_medians)) for name in sides]
 
 
-def fastest(measured: Sequence[Measurement], typical_batch: int | None = None) -> tuple[Measurement, ...]:
-    """Return the form to use for each of BATCHES: the fastest of those that agree with each other.
+def fastest(measured: Sequence[Measurement], typical_batch: int | None = None) -> Measurement:
+    """Return the fastest form, by the geometric mean of its times over BATCHES or by the time at `typical_batch`.
 
-    Forms are weighed by the geometric mean of their times over BATCHES, or by the time at `typical_batch`.
+    One form serves every batch size: a row's answer would otherwise depend on how many others came with it.
     """
     usable = [m for m in measured if m.problem is None]
-    weighed = range(len(BATCHES)) if typical_batch is None else [regime(typical_batch)]
-
-    def cost(times: Sequence[float]) -> float:
-        return math.prod(times[i] for i in weighed)
-
-    groups = _agreeing(usable)
-    group = min(groups, key=lambda group: cost([min(times) for times in zip(*(m.seconds for m in group), strict=True)]))
-    main = min(group, key=lambda m: cost(m.seconds))
-    picks = []
-    for i in range(len(BATCHES)):
-        best = min(group, key=lambda m: m.seconds[i])
-        picks.append(best if best.seconds[i] < WORTH_SWITCHING * main.seconds[i] else main)
-    return tuple(picks)
-
-
-def sample_of(answers: Array) -> tuple[float, ...]:
-    """Return some components of the answers to all probes, by which forms that agree are recognised."""
-    flat = answers.reshape(-1)
-    return tuple(flat[np.linspace(0, flat.size - 1, min(_SAMPLE, flat.size)).astype(int)].tolist())
-
-
-def _agreeing(measured: Sequence[Measurement]) -> list[list[Measurement]]:
-    groups: list[list[Measurement]] = []
-    for m in measured:
-        for group in groups:
-            if m.agrees_with(group[0], BATCH_INVARIANCE_LIMIT):
-                group.append(m)
-                break
-        else:
-            groups.append([m])
-    return groups
-
-
-def _warm_up(session: Session, contexts: Array, seconds: float) -> None:
-    started = time.perf_counter()
-    session.run(contexts)
-    while time.perf_counter() - started < seconds:
-        session.run(contexts)
-
-
-def _timed(session: Session, contexts: Array, count: int) -> float:
-    started = time.perf_counter()
-    for _ in range(count):
-        session.run(contexts)
-    return (time.perf_counter() - started) / count
+    if typical_batch is None:
+        return min(usable, key=lambda m: math.prod(m.seconds))
+    index = sum(typical_batch >= start for start in _STANDS_FROM[1:])
+    return min(usable, key=lambda m: m.seconds[index])
 
 
 def _batch_of(fingerprint: Fingerprint, batch: int) -> Array:

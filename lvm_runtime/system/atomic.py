@@ -1,25 +1,41 @@
 """Files and folders that are either the old one or the new one, never half of one.
 
-Everything is written under a temporary name beside its destination, flushed to the disk and renamed.
+Everything is written under a temporary name beside its destination, flushed to the disk and renamed. The temporary
+folders of runs that were killed are removed by the next run that writes to the same place.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from lvm_runtime.errors import WriteFailed
+from lvm_runtime.system.exchange import exchange
+
 _PREFIX = ".tmp-"
+_LOCK = ".in-use"
+_REPLACED = ".replaced"
+_swept: set[Path] = set()
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file or a folder; Windows flushes only what is open for writing, and no folders."""
+    posix = hasattr(os, "O_DIRECTORY")
+    folder = path.is_dir()
+    if folder and not posix:
+        return
+    descriptor = os.open(path, os.O_RDONLY if posix else os.O_RDWR)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not folder or error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some network disks flush no folders
+            raise
     finally:
         os.close(descriptor)
 
@@ -32,6 +48,21 @@ def sync_tree(path: Path) -> None:
     _sync(path)
 
 
+def share_tree(path: Path) -> None:
+    """Give a file, or a folder with everything below it, the permissions that the umask leaves to new ones.
+
+    Libraries that write through `tempfile` leave files that only their owner can read.
+    """
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=path.parent) as folder:
+        probe = Path(folder) / "probe"
+        probe.touch(0o666)  # the umask cannot be read without setting it, which other threads would notice
+        file_mode = stat.S_IMODE(probe.stat().st_mode)
+    folder_mode = file_mode | (file_mode & 0o444) >> 2  # whoever may read a folder may enter it
+    for entry in (path, *path.rglob("*")):
+        if not entry.is_symlink():
+            entry.chmod(stat.S_IMODE(entry.stat().st_mode) | (folder_mode if entry.is_dir() else file_mode))
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder if it is there."""
     if path.is_dir() and not path.is_symlink():
@@ -41,38 +72,150 @@ def remove(path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace the file `path` with `data` in one step."""
-    with replacing(path) as temporary:
+    """Replace the file `path` with `data` in one step; WriteFailed if that cannot be done."""
+    with replacing(path) as temporary, writing(path):
         temporary.write_bytes(data)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put `files`, by name, into `folder` once all of them are on the disk; WriteFailed if that cannot be done.
+
+    Each takes its place in one step. Only a kill between two of these steps leaves old ones among the new.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with scratch(folder) as holder, writing(folder):
+        for name, data in files.items():
+            (holder / name).write_bytes(data)
+        sync_tree(holder)
+        for name in files:
+            os.replace(holder / name, folder / name)
+        _sync(folder)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the body into a WriteFailed that names `path`."""
+    if "\0" in str(path):
+        raise WriteFailed(f"{path}: a name cannot hold a NUL character")
+    try:
+        yield
+    except WriteFailed:
+        raise
+    except OSError as error:
+        raise WriteFailed(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def require_writable(path: Path, *, folder: bool = False) -> None:
+    """Raise WriteFailed unless a file, or a folder, can be put at `path`; for use before long work."""
+    with writing(path):
+        if folder and path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file is there")
+        if not folder and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder is there")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch(path.parent) as holder:
+            (holder / path.name).touch()  # a name that is too long shows here
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what the body makes there, file or folder, then takes its place.
 
-    If the body raises, or is interrupted, `path` stays as it was and the temporary is removed. A file is
-    replaced in one step; between the two renames of a folder there is none at `path`, never half of one.
+    If the body raises, or is interrupted, `path` stays as it was and the temporary is removed. The old and the new
+    change places in one step. A disk that cannot do that with folders has none at `path` between two renames.
+    Raises WriteFailed where the place cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=path.parent))
-    temporary = holder / path.name
-    try:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(path.parent) as holder:
+        temporary = holder / path.name
         yield temporary
-        sync_tree(temporary)
-        if path.is_dir():
-            os.rename(path, holder / "replaced")
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with writing(path):
+            sync_tree(temporary)
+            if path.is_dir() and not temporary.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "a folder is there")
+            if not (path.is_dir() and exchange(temporary, path)):
+                if path.is_dir():
+                    os.rename(path, holder / _REPLACED)
+                os.replace(temporary, path)
+            _sync(path.parent)
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Yield a new temporary folder inside `folder`, removed afterwards, and by the next run if this one is killed.
+
+    A lock inside it, which the system drops with the process, tells a folder in use from one that was left. It is the
+    first file to come and the last to go, so that no kill leaves a folder with other files and without it.
+    """
+    from filelock import FileLock
+
+    with writing(folder):
+        if folder.absolute() not in _swept:
+            _swept.add(folder.absolute())
+            _remove_abandoned(folder)
+        holder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
+    lock = FileLock(holder / _LOCK)
+    try:
+        with writing(folder):
+            lock.acquire()
+        try:
+            yield holder
+        finally:
+            _empty(holder)
+            lock.release()
     finally:
-        remove(holder)
+        _remove_emptied(holder)
+
+
+def _empty(holder: Path) -> None:
+    for entry in holder.iterdir():
+        if entry.name != _LOCK:
+            remove(entry)
+
+
+def _remove_emptied(holder: Path) -> None:
+    with contextlib.suppress(OSError):  # another run may be removing it too
+        (holder / _LOCK).unlink(missing_ok=True)
+        holder.rmdir()
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary folders of killed runs from `folder`."""
+    from filelock import FileLock, Timeout
+
+    for holder in folder.glob(f"{_PREFIX}*"):
+        if not (holder / _LOCK).exists():
+            continue  # somebody else's, or made a moment ago
+        with contextlib.suppress(Timeout, OSError):  # in use, or just removed by another run
+            with FileLock(holder / _LOCK, timeout=0):
+                _restore(holder, folder)
+                _empty(holder)
+            _remove_emptied(holder)
+
+
+def _restore(holder: Path, folder: Path) -> None:
+    """Put a whole new folder into its place if its writer was killed after it had taken the old one away."""
+    if (holder / _REPLACED).exists():
+        for entry in holder.iterdir():
+            if entry.name not in (_LOCK, _REPLACED) and not (folder / entry.name).exists():
+                os.replace(entry, folder / entry.name)
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold an advisory lock on a folder, so that two processes that add to it take turns."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Hold an advisory lock on a folder, so that processes and threads that add to it take turns.
+
+    The lock is a file beside the folder, `.NAME.lock`. Raises WriteFailed where it cannot be made.
+    """
+    from filelock import FileLock
+
+    folder = folder.absolute()
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    with writing(folder):
+        lock.acquire()
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        lock.release()

@@ -20,6 +20,11 @@ def usable_cpus() -> int:
     return affinity if quota is None else max(1, min(affinity, int(quota)))
 
 
+def most_threads() -> int:
+    """Return how many threads one run may be asked to use: twice the machine's CPUs, and 64 anywhere."""
+    return max(64, 2 * (os.cpu_count() or 1))
+
+
 def cgroup_quota(root: Path = _CGROUP, membership: Path = _SELF) -> float | None:
     """Return the CPU quota in CPUs that the control groups (v2 or v1) set for this process, None for no limit.
 

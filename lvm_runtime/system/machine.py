@@ -1,12 +1,10 @@
-"""What the benchmarks ran on: enough to compare two result files, nothing that names a person or a host."""
+"""Which machine this is: enough to compare two measurements, nothing that names a person or a host."""
 
 from __future__ import annotations
 
 import os
 import platform
-import subprocess
-import time
-from importlib import metadata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,11 @@ FEATURES = (
 )  # fmt: skip
 
 
+def identity() -> dict[str, str]:
+    """Return what a measurement depends on besides the model and the libraries: processor, system and Python."""
+    return {"processor": processor(), "system": system(), "python": platform.python_version()}
+
+
 def describe() -> dict[str, Any]:
     """Return the processor and its features, CPUs usable, memory, system, accelerators and library versions."""
     return {
@@ -27,17 +30,26 @@ def describe() -> dict[str, Any]:
         "architecture": platform.machine(),
         "cpus": usable_cpus(),
         "memory_gib": round(memory_bytes() / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": system(),
         "python": platform.python_version(),
         "accelerators": accelerators(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": versions(PACKAGES),
     }
 
 
-def slug(machine: dict[str, Any]) -> str:
-    """Return a file name for results of this machine, from its processor and CPUs."""
-    words = "".join(c if c.isalnum() else " " for c in str(machine["processor"]).lower()).split()
-    return "-".join([*words, f"{machine['cpus']}cpu"])
+def line(described: Mapping[str, Any]) -> str:
+    """Return the hardware of what `describe` returned, here or on another machine, in one line."""
+    parts = [described["processor"], f"{described['cpus']} CPUs", f"{described['memory_gib']} GiB"]
+    if wide := [name for name in described["features"] if name not in ("avx2", "asimd")]:
+        parts.append(", ".join(wide))
+    return "; ".join([*parts, *described["accelerators"]])
+
+
+def system() -> str:
+    """Return the operating system and its version."""
+    if platform.system() == "Darwin":
+        return f"macOS {platform.mac_ver()[0]}"
+    return f"{platform.system()} {platform.release()}"
 
 
 def processor() -> str:
@@ -45,7 +57,7 @@ def processor() -> str:
     if platform.system() == "Darwin":
         return _sysctl("machdep.cpu.brand_string") or platform.machine()
     info = _cpuinfo()
-    name = info.get("model name") or platform.processor() or platform.machine()
+    name = info.get("model name") or info.get("Model") or platform.processor() or platform.machine()
     if not any(c.isdigit() for c in name) and "cpu family" in info:
         name += f" (family {info['cpu family']}, model {info.get('model', '?')})"
     return name
@@ -71,18 +83,8 @@ def products_saturate() -> bool:
 
 
 def memory_bytes() -> int:
-    """Return the machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def seconds_elsewhere() -> float:
-    """Return the CPU seconds that all CPUs together have spent on anything but this process, since some moment."""
-    import psutil
-
-    spent = psutil.cpu_times()._asdict()
-    idle = sum(spent.get(kind, 0.0) for kind in ("idle", "iowait"))
-    twice = sum(spent.get(kind, 0.0) for kind in ("guest", "guest_nice"))  # Linux counts them as user and nice too
-    return sum(spent.values()) - idle - twice - time.process_time()
+    """Return the machine's memory; 0 where the system does not say (Windows)."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
 
 def accelerators() -> list[str]:
@@ -96,22 +98,38 @@ def accelerators() -> list[str]:
     return ["Apple GPU (MPS)"] if torch.backends.mps.is_available() else []
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those of `packages` that are installed."""
+    from importlib import metadata  # takes 20 ms to import, and a Predictor seldom needs it
+
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def _cpuinfo() -> dict[str, str]:
     try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+        with Path("/proc/cpuinfo").open() as lines:
+            pairs = [line.partition(":") for line in _until_blank(lines)]
     except OSError:
         return {}
-    pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
+def _until_blank(lines: Iterable[str]) -> Iterable[str]:
+    """Yield the lines of the first CPU: a machine with hundreds takes milliseconds to list them all."""
+    for text in lines:
+        if not text.strip():
+            return
+        yield text
+
+
 def _sysctl(name: str) -> str:
-    done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True)
+    import subprocess  # on macOS alone
+
+    done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False)
     return done.stdout.strip()

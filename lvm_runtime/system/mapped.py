@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_PIECE = 1 << 21
 _SHARED = ("r", "r+", "w+")
 
 
@@ -36,3 +37,16 @@ def release(mapping: mmap.mmap | None, start: int = 0, stop: int | None = None) 
     if mapping is not None and hasattr(mapping, "madvise"):
         start -= start % mmap.PAGESIZE
         mapping.madvise(mmap.MADV_DONTNEED, start, (len(mapping) if stop is None else stop) - start)
+
+
+def release_rows(array: NDArray[Any], start: int, stop: int) -> None:
+    """Hand back the pages of rows start to stop of an array `[n, …]` in C order, if it is mapped.
+
+    A file that was just written lies in the cache in pieces of up to 2 MB, and Linux maps a piece as a whole whenever a
+    page of it is used. So the pages are handed back from the beginning of their piece on.
+    """
+    mapping = mapping_of(array)
+    if mapping is not None:
+        first = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+        begin = first + start * array.strides[0]
+        release(mapping, begin - begin % _PIECE, first + stop * array.strides[0])

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from export.ane_lint import Finding, Level, lint_package, report
-from export.ane_lint.__main__ import run
+from export.ane_lint.__main__ import command
 from export.ane_lint.rules import OPERATION_RULES
 from export.coreml.convert import quiet
 from lvm_runtime.coreml.package import import_coremltools
@@ -119,10 +119,10 @@ def test_flexible_and_fp32_inputs(tmp_path: Path) -> None:
 
 def test_command_prints_counts_and_fails_on_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = converted(tmp_path / "range.mlpackage", (ct.RangeDim(1, 8), 4), dtype=np.float32)
-    assert run([str(path)]) == 1
+    assert command([str(path)]) == 1
     printed = capsys.readouterr().out
     assert printed.startswith("error")
     assert "errors" in printed.splitlines()[-1]
     fixed = converted(tmp_path / "fixed.mlpackage", (2, 4), dtype=HALF)
-    assert run([str(fixed)]) == 0
+    assert command([str(fixed)]) == 0
     assert capsys.readouterr().out == f"{fixed}: 0 errors, 0 warnings, 0 notes\n" == report(fixed, []) + "\n"

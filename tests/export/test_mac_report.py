@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from export import mac_report
+from export.mac_report import report as mac_report
+from export.mac_report.__main__ import command
 from lvm_runtime.commands import console
 
 
@@ -19,19 +20,9 @@ def test_section_reports_a_failure_and_goes_on() -> None:
     assert mac_report.section("Speed", lambda: "fast") == "## Speed\n\nfast\n"
 
 
-def test_table_is_markdown() -> None:
-    assert mac_report.table(("a", "b"), [(1, "x")]) == "| a | b |\n| --- | --- |\n| 1 | x |"
-
-
-def test_timing_leaves_the_warm_up_out() -> None:
-    calls: list[int] = []
-    assert len(mac_report.timed(calls.append, 1)) == mac_report.REPEATS
-    assert len(calls) == mac_report.REPEATS + 5
-
-
 @pytest.mark.skipif(platform.system() == "Darwin", reason="says what happens elsewhere")
 def test_elsewhere_it_says_that_it_needs_a_mac(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert console.run(lambda: mac_report.run(["--out", str(tmp_path / "report.md")])) == 1
+    assert console.run(lambda: command(["--out", str(tmp_path / "report.md")])) == 1
     assert "macOS only" in capsys.readouterr().err
     assert not (tmp_path / "report.md").exists()
 
@@ -39,5 +30,5 @@ def test_elsewhere_it_says_that_it_needs_a_mac(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.coreml
 def test_report_of_a_small_model(tmp_path: Path) -> None:
     out = tmp_path / "report.md"
-    assert mac_report.run(["--out", str(out), "--dim", "64", "--models", "amn"]) == 0
+    assert command(["--out", str(out), "--dim", "64", "--models", "amn"]) == 0
     assert "FAILED" not in out.read_text()

@@ -11,7 +11,8 @@ import pytest
 
 from export.forms import build_form
 from export.native.__main__ import command
-from export.native.export import FILES, export_native
+from export.native.export import export_native
+from export.native.files import FILES
 from export.native.plan import PlanOps, build_plan
 from export.native.views import Buffer, View, join
 from export.randomise import randomise

@@ -18,9 +18,10 @@ from export.onnx.export import export_onnx, export_sequence, write_graph
 from export.onnx.plain import export_plain
 from export.randomise import randomise
 from export.source import Source
-from export.verify import Sample, make_samples, random_contexts
+from export.verify import Sample, make_samples
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
 from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, max_drift
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import build_model, known_answers, save_model
 

@@ -17,7 +17,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_artifact_names_the_commands() -> None:
-    with pytest.raises(ArtifactError, match=r"python -m train --model amn.*--untrained"):
+    with pytest.raises(ArtifactError, match=r"lvm-runtime train --model amn.*--untrained"):
         open_source("amn")
 
 

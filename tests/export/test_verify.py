@@ -11,6 +11,7 @@ import pytest
 from export.randomise import randomise
 from export.source import Source
 from export.verify import BATCH_SIZES, Sample, make_samples, verify
+from export.windows import read_windows
 from lvm_runtime.artifact.config import make_config
 from lvm_runtime.backends.base import Array
 from lvm_runtime.errors import InvalidInput, VerificationFailed
@@ -58,8 +59,8 @@ def test_right_answers_pass(sample: Sample) -> None:
 @pytest.mark.parametrize(
     ("fault", "precision", "message"),
     [
-        pytest.param({"offset": 0.1}, "fp32", r"largest drift \(1 - cosine\) is .*allowed 1e-06", id="drift"),
-        pytest.param({"offset": 0.1}, "int8", r"largest drift \(1 - cosine\) is .*allowed 1e-03", id="int8 drift"),
+        pytest.param({"offset": 0.1}, "fp32", r"largest drift \(1 - cosine\) is .*expected ≤ 1.0e-06", id="drift"),
+        pytest.param({"offset": 0.1}, "int8", r"largest drift \(1 - cosine\) is .*expected ≤ 1.0e-03", id="int8 drift"),
         pytest.param({"offset": 1e-4}, "fp32", "largest difference in a component", id="component"),
         pytest.param({"offset": 0.03}, "int8", "median drift", id="median"),
         pytest.param({"mates": 1e-5}, "int8", "change of a row by its batch-mates", id="batch-mates"),
@@ -80,8 +81,6 @@ def write_corpus(path: Path, dim: int, lengths: list[int]) -> Path:
 
 
 def test_real_windows_stay_within_the_last_documents(tmp_path: Path) -> None:
-    from export.windows import read_windows
-
     path = write_corpus(tmp_path / "c.npz", 4, [9] * 18 + [3, 8])
     windows = read_windows(path, 4, 5, 100)
     assert windows.shape == (4, 5, 4)  # the eight vectors of document 19; document 18 is too short
@@ -90,14 +89,10 @@ def test_real_windows_stay_within_the_last_documents(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dim", [3, 5])
 def test_corpus_of_another_size_is_refused(tmp_path: Path, dim: int) -> None:
-    from export.windows import read_windows
-
     with pytest.raises(InvalidInput, match="expected"):
         read_windows(write_corpus(tmp_path / "c.npz", 4, [9, 9]), dim, 5, 10)
 
 
 def test_missing_corpus_is_one_line(tmp_path: Path) -> None:
-    from export.windows import read_windows
-
     with pytest.raises(InvalidInput, match=r"nowhere\.npz"):
         read_windows(tmp_path / "nowhere.npz", 4, 5, 10)

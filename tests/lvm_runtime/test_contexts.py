@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from lvm_runtime.contexts import Contexts, bad_rows, finite_float32, is_finite
+from lvm_runtime.contexts import Contexts, bad_rows, is_usable, usable_float32
 from lvm_runtime.errors import InvalidInput
 from tests.artifacts import some_contexts
 
 X = some_contexts(3)
+NORM = 1e6
+
+
+def _with(row: int, value: float, *, before: float = 1.0) -> Any:
+    """Return three contexts with `value` in the last vector of `row`, and `before` in that of row 0."""
+    x = some_contexts(3)
+    x[0, 4, 9], x[row, 4, 9] = before, value
+    return x
 
 
 class _Dlpack:
@@ -41,17 +49,18 @@ KINDS: dict[str, Any] = {
     "tensor with gradient": torch.from_numpy(X).requires_grad_(),
     "float64 tensor": torch.from_numpy(X).double(),
     "transposed tensor": torch.from_numpy(X).transpose(0, 1).contiguous().transpose(0, 1),
+    "negated view": torch.complex(torch.zeros(X.shape), -torch.from_numpy(X)).conj().imag,
     "dlpack": _Dlpack(X),
 }
 
 
 @pytest.mark.parametrize("value", KINDS.values(), ids=KINDS.keys())
 def test_every_kind_becomes_the_same_float32(value: Any) -> None:
-    contexts = Contexts(value, 5, 16)
-    piece = contexts.piece(0, 3)
-    assert piece.dtype == np.float32
-    assert piece.flags.c_contiguous
-    np.testing.assert_allclose(piece, X, rtol=0, atol=1e-7)
+    contexts = Contexts(value, 5, 16, NORM)
+    rows = contexts.rows(0, 3)
+    assert rows.dtype == np.float32
+    assert rows.flags.c_contiguous
+    np.testing.assert_allclose(rows, X, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +69,11 @@ def test_every_kind_becomes_the_same_float32(value: Any) -> None:
     ids=["float16", "float16 tensor", "bfloat16 tensor"],
 )
 def test_small_floats_are_widened(value: Any, atol: float) -> None:
-    np.testing.assert_allclose(Contexts(value, 5, 16).piece(0, 3), X, rtol=0, atol=atol)
+    np.testing.assert_allclose(Contexts(value, 5, 16, NORM).rows(0, 3), X, rtol=0, atol=atol)
 
 
 def test_whole_numbers_in_lists_are_numbers() -> None:
-    assert Contexts([[[1] * 16] * 5], 5, 16).piece(0, 1).sum() == 80
+    assert Contexts([[[1] * 16] * 5], 5, 16, NORM).rows(0, 1).sum() == 80
 
 
 @pytest.mark.parametrize(
@@ -72,11 +81,21 @@ def test_whole_numbers_in_lists_are_numbers() -> None:
 )
 @pytest.mark.parametrize("single", [False, True], ids=["batch", "single"])
 def test_results_come_back_in_kind(value: Any, kind: type, single: bool) -> None:
-    contexts = Contexts(value[0] if single else value, 5, 16)
+    contexts = Contexts(value[0] if single else value, 5, 16, NORM)
     result = contexts.give_back(np.ones((len(contexts), 16), np.float32))
     assert isinstance(result, kind)
     assert tuple(result.shape) == ((16,) if single else (3, 16))
     assert str(result.dtype).endswith("float32")
+
+
+class Broken:
+    """An array of a library with a fault."""
+
+    def __dlpack__(self, **_: Any) -> Any:
+        raise KeyError("device")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -94,6 +113,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "objects": (np.full((2, 5, 16), None), "dtype object"),
     "text": ("five vectors", "got str"),
     "bytes": (b"five", "got bytes"),
+    "a masked array": (np.ma.masked_invalid(X), "got a masked array"),
+    "masked arrays in lists": ([[np.ma.masked_invalid(X[0, 0])] * 5], "got masked arrays"),
+    "a sparse tensor": (torch.from_numpy(X[0]).to_sparse(), "cannot be read as an array .*; expected a dense one"),
+    "a tensor without data": (torch.empty(2, 5, 16, device="meta"), "cannot be read as an array .*no data"),
+    "a broken __dlpack__": (Broken(), "Broken cannot be read through DLPack"),
     "nothing": (None, "got NoneType"),
     "a dict": ({"contexts": X}, "got dict"),
     "texts in lists": ([["a"] * 16] * 5, "dtype <U1"),
@@ -104,7 +128,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("value", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_contexts_is_refused(value: Any, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        Contexts(value, 5, 16)
+        Contexts(value, 5, 16, NORM)
 
 
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")], ids=str)
@@ -113,24 +137,51 @@ def test_the_first_bad_row_is_named(value: float, word: str, batch: int) -> None
     x = some_contexts(batch)
     x[batch - 1, 4, 0] = x[2, 3, 7] = value
     with pytest.raises(InvalidInput, match=rf"row 102, position 3, component 7 is {word}; expected finite"):
-        finite_float32(x, first_row=100)
+        usable_float32(x, NORM, first_row=100)
 
 
 def test_values_beyond_float32_are_named() -> None:
     x = X.astype(np.float64)
     x[1, 0, 0] = 1e39
     with pytest.raises(InvalidInput, match=r"row 1, position 0, component 0 is 1e\+39, too large for float32"):
-        finite_float32(x)
+        usable_float32(x, NORM)
 
 
-@pytest.mark.parametrize("size", [16, 9000])
-def test_large_finite_values_pass(size: int) -> None:
-    assert is_finite(np.full(size, 3e38, np.float32))  # whose squares overflow
-    assert is_finite(np.zeros(size, np.float32))
+@pytest.mark.parametrize("batch", [1, 300], ids=["short", "long"])
+def test_the_norm_of_each_vector_counts_and_not_their_sum(batch: int) -> None:
+    x = np.zeros((batch, 5, 16), np.float32)
+    x[..., 3] = NORM
+    assert is_usable(x, NORM)
+    assert bad_rows(x, NORM).tolist() == []
+    x[batch - 1, 2, 7] = NORM / 30
+    assert not is_usable(x, NORM)
+    assert bad_rows(x, NORM).tolist() == [batch - 1]
+
+
+TOO_LONG: dict[str, tuple[Any, str]] = {
+    "a batch x 1e20": (some_contexts(3) * np.float32(1e20), "row 0, position 0 has norm 1e\\+20"),
+    "one component": (_with(2, 1e20), r"row 2, position 4 has norm 1e\+20"),
+    "a row of 1e37": (_with(1, 1e37), r"row 1, position 4 has norm 1e\+37"),
+    "the first of two": (_with(2, np.nan, before=1e7), r"row 0, position 4 has norm 1e\+07"),
+}
+
+
+@pytest.mark.parametrize(("contexts", "message"), TOO_LONG.values(), ids=TOO_LONG.keys())
+def test_a_vector_that_is_too_long_is_named(contexts: Any, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message + ".*expected at most 1e\\+06"):
+        Contexts(contexts, 5, 16, NORM).rows(0, 3)
 
 
 def test_bad_rows_are_found() -> None:
     x = some_contexts(6)
-    x[1, 0, 0], x[4, 4, 15] = np.nan, np.inf
-    assert bad_rows(x).tolist() == [1, 4]
-    assert bad_rows(X).tolist() == []
+    x[1, 0, 0], x[2, 1, 1], x[4, 4, 15] = np.nan, 2e6, np.inf
+    assert bad_rows(x, NORM).tolist() == [1, 2, 4]
+    assert bad_rows(x[:, 0], NORM).tolist() == [1]
+    assert bad_rows(X, NORM).tolist() == []
+
+
+def test_a_copy_is_the_callers_no_longer() -> None:
+    x = some_contexts(1)
+    copy = Contexts(x, 5, 16, NORM).copy()
+    assert not np.shares_memory(copy, x)
+    np.testing.assert_array_equal(copy, x)

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from tests.artifacts import make_artifact, some_contexts
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems take the hint when they please")
 
-WAYS = ("contexts", "document", "file")
+WAYS = ("contexts", "document", "file", "file.npz", "file.parquet")
 
 RUN = """
 import json, sys
@@ -30,9 +32,10 @@ def peak():  # getrusage would count what the parent held when it forked
 artifact, way, source, target = sys.argv[1:]
 values = np.load(source, mmap_mode="r")
 with open_for_bulk(artifact, Request(backend="onnx")) as p:
-    if way == "file":
+    if way.startswith("file"):
+        source = source.replace(".npy", way[4:] or ".npy")
         np.save("first.npy", values[:5000])
-        predict_file(p, "first.npy", "first-out.npy", progress=False)
+        predict_file(p, source.replace("in", "first"), "first-out.npy", progress=False)
         before = peak()
         predict_file(p, source, target, progress=False)
     else:
@@ -49,6 +52,12 @@ print(json.dumps([before, peak()]))
 def _peaks(artifact: Path, way: str, values: Any, folder: Path) -> tuple[float, float]:
     """Return the peak resident memory in MiB after 5,000 rows and after all `values`, which are saved to a file."""
     np.save(folder / "in.npy", values)
+    for name, rows in (("first", values[:5000]), ("in", values)):
+        if way == "file.npz":
+            np.savez(folder / f"{name}.npz", contexts=rows)
+        elif way == "file.parquet":
+            flat = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.reshape(-1)), rows[0].size)
+            parquet.write_table(pyarrow.table({"contexts": flat}), folder / f"{name}.parquet")  # one row group
     return _run(artifact, way, folder)
 
 

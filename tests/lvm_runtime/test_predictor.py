@@ -19,7 +19,7 @@ from lvm_runtime import ArtifactError, BackendUnavailable, InvalidInput, LvmErro
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models import known_answers, load_model, save_model
-from lvm_runtime.predictor import PIECE
+from lvm_runtime.predictor import MOST_AT_ONCE
 from tests.artifacts import add_onnx, randomised, some_contexts
 
 Get = Callable[[str], Path]
@@ -37,7 +37,7 @@ def _answers(path: Path, contexts: Any) -> Any:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("batch", [1, 2, 33, PIECE, 2 * PIECE + 1])
+@pytest.mark.parametrize("batch", [1, 2, 33, MOST_AT_ONCE, 2 * MOST_AT_ONCE + 1])
 def test_predictions_are_those_of_the_training_form(small_artifacts: Get, architecture: str, batch: int) -> None:
     path = small_artifacts(architecture)
     contexts = some_contexts(batch)
@@ -93,6 +93,16 @@ def test_input_kinds(amn: Predictor, kind: str) -> None:
     np.testing.assert_allclose(np.asarray(found), expected, rtol=0, atol=2e-2 if "16" in kind else 1e-6)
 
 
+@pytest.mark.parametrize("backend", ["onnx", "openvino", "torchscript", "eager"])
+def test_a_lone_row_of_a_reversed_or_read_only_array_is_a_row(small_artifacts: Get, backend: str) -> None:
+    contexts = some_contexts(1)
+    with Predictor(small_artifacts("gru"), backend=backend) as predictor:
+        expected = predictor.predict(contexts)
+        contexts.flags.writeable = False
+        for same in (contexts[::-1], contexts):
+            np.testing.assert_array_equal(predictor.predict(same), expected)
+
+
 @pytest.mark.cuda
 def test_a_cuda_tensor_comes_back_on_its_device(amn: Predictor) -> None:
     found = amn.predict(torch.from_numpy(some_contexts(3)).cuda())
@@ -123,9 +133,9 @@ def test_an_out_that_does_not_fit_is_refused(amn: Predictor, out: Any) -> None:
         amn.predict(some_contexts(3), out=out)
 
 
-@pytest.mark.parametrize("row", [0, PIECE - 1, PIECE + 3])
+@pytest.mark.parametrize("row", [0, MOST_AT_ONCE - 1, MOST_AT_ONCE + 3])
 def test_a_bad_row_is_named_wherever_it_is(amn: Predictor, row: int) -> None:
-    contexts = some_contexts(2 * PIECE)
+    contexts = some_contexts(2 * MOST_AT_ONCE)
     contexts[row, 4, 15] = np.nan
     with pytest.raises(InvalidInput, match=f"row {row}, position 4, component 15 is nan"):
         amn.predict(contexts)
@@ -168,20 +178,20 @@ def test_a_closed_predictor_says_so(small_artifacts: Get) -> None:
 def test_explain_says_what_runs_and_what_does_not(small_artifacts: Get) -> None:
     with Predictor(small_artifacts("amn"), threads=1) as predictor:
         explanation = predictor.explain()
-    (route,) = explanation.routes
-    assert (route.backend, route.device, route.precision, route.threads) == ("onnx", "cpu", "fp32", 1)
-    assert 0 < route.drift < 1e-12
+    running = explanation.running
+    assert (running.backend, running.device, running.precision, running.threads) == ("onnx", "cpu", "fp32", 1)
+    assert 0 < running.drift < 1e-12
     why = {refusal.what: refusal.why for refusal in explanation.refused}
-    assert "lvm tune" in why["eager fp32 (model.safetensors)"]
+    assert "lvm-runtime tune" in why["eager fp32 (model.safetensors)"]
     assert "bf16 arithmetic drifts" in why["openvino bf16 (onnx/fp32.onnx)"]
-    assert "every batch: onnx fp32 on cpu, 1 thread" in str(explanation)
-    assert explanation.to_dict()["routes"][0]["file"] == "onnx/fp32.onnx"
+    assert "running: onnx fp32 on cpu, 1 thread, drift" in str(explanation)
+    assert explanation.to_dict()["running"]["file"] == "onnx/fp32.onnx"
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[LvmError], str]] = {
     "backend": ({"backend": "tensorrt"}, InvalidInput, "unknown backend 'tensorrt'; expected auto or one of onnx"),
     "precision": ({"precision": "fp8"}, InvalidInput, "precision is 'fp8', expected one of fp32"),
-    "threads": ({"threads": 0}, InvalidInput, "threads is 0, expected a positive integer"),
+    "threads": ({"threads": 0}, InvalidInput, "threads is 0, expected a whole number from 1 to"),
     "max_drift": ({"max_drift": -1.0}, InvalidInput, "max_drift is -1.0"),
     "typical_batch": ({"typical_batch": 1.5}, InvalidInput, "typical_batch is 1.5"),
     "device": ({"backend": "onnx", "device": "npu"}, BackendUnavailable, "cannot run on device 'npu'.*has the devices"),
@@ -191,6 +201,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[LvmError], str]] = {
         ArtifactError,
         "no int8 form.*export.onnx --model .* --precision int8",
     ),
+    "arithmetic": ({"backend": "eager", "precision": "int8"}, BackendUnavailable, "eager computes in fp32, and int8"),
     "too strict": ({"max_drift": 0.0, "backend": "onnx"}, BackendUnavailable, "drift"),
 }
 
@@ -222,7 +233,8 @@ def look_alike(tmp_path: Path) -> Path:
 
 def test_a_look_alike_is_an_error(look_alike: Path) -> None:
     with pytest.raises(
-        VerificationFailed, match=r"drift from the known answers is \d\.\d+e-0\d .*16 probes, expected ≤ 1e-06"
+        VerificationFailed,
+        match=r"drift from the known answers \(mean .* of 16 probes\) is \d\.\d+e-0\d, expected ≤ 1\.0e-06",
     ):
         Predictor(look_alike, backend="onnx")
 
@@ -231,7 +243,7 @@ def test_a_look_alike_is_never_chosen(look_alike: Path) -> None:
     with pytest.warns(UserWarning, match="not the model that it should be: onnx fp32 on cpu"):
         predictor = Predictor(look_alike)
     explanation = predictor.explain()
-    assert explanation.routes[0].backend == "eager"
+    assert explanation.running.backend == "eager"
     refused = {refusal.what: refusal.why for refusal in explanation.refused}
     assert "drift from the known answers" in refused["onnx fp32 on cpu (onnx/fp32.onnx)"]
     assert "drift from the known answers" in refused["openvino fp32 (onnx/fp32.onnx)"]

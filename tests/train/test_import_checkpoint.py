@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,6 +103,12 @@ def test_other_files_are_refused(tmp_path: Path, content: Any, message: str) -> 
         import_checkpoint(tmp_path / "x.pt", tmp_path / "out")
 
 
+def test_a_file_of_something_else_is_not_to_be_read_as_code(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(b"\x93NUMPY")
+    with pytest.raises(ArtifactError, match=r"x\.pt: not a readable checkpoint \(Unsupported operand 147\)"):
+        import_checkpoint(tmp_path / "x.pt", tmp_path / "out")
+
+
 def test_damaged_and_missing_files(tmp_path: Path) -> None:
     whole = checkpoint(tmp_path / "best.pt", "amn").read_bytes()
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
@@ -108,5 +116,57 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
         with pytest.raises(LvmError, match=name):
             import_checkpoint(tmp_path / name, tmp_path / "out")
     file = checkpoint(tmp_path / "w.pt", "amn", model_config=CONFIGS["amn"] | {"hidden_dim": 13})
-    with pytest.raises(ArtifactError, match="do not fit"):
+    with pytest.raises(ArtifactError, match=r"residual_net\.0\.weight has shape"):
         import_checkpoint(file, tmp_path / "out")
+
+
+def test_scalars_paths_and_namespaces_are_data(tmp_path: Path) -> None:
+    sizes = CONFIGS["amn"] | {"input_dim": np.int64(16), "output_dim": torch.tensor(16)}
+    args = argparse.Namespace(
+        out=Path("/runs/7"), rate=np.float64(1e-3), losses=np.arange(3.0), nested=[np.bool_(True)]
+    )
+    file = checkpoint(
+        tmp_path / "best.pt", "amn", model_config=sizes, args=args, val_cosine=np.float32(0.5), epoch=np.int64(3)
+    )
+    artifact, _ = import_checkpoint(file, tmp_path / "out")
+    assert artifact.manifest.provenance["metrics"]["stored_val_cosine"] == 0.5
+    assert artifact.manifest.provenance["training"]["epoch"] == 3
+
+
+@pytest.mark.parametrize("old_format", [False, True], ids=["zip", "old format"])
+def test_other_objects_are_refused_by_name(old_format: bool, tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "best.pt", "amn")
+    state = torch.load(file, weights_only=True)
+    torch.save(state | {"args": Custom()}, file, _use_new_zipfile_serialization=not old_format)
+    with pytest.raises(ArtifactError, match=r"best\.pt: holds objects .*test_import_checkpoint\.Custom"):
+        import_checkpoint(file, tmp_path / "out")
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_prefixes_of_wrappers_are_removed_and_recorded(prefix: str, tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "best.pt", "amn")
+    state = torch.load(file, weights_only=True)
+    state["model_state_dict"] = {prefix + name: tensor for name, tensor in state["model_state_dict"].items()}
+    torch.save(state, file)
+    artifact, _ = import_checkpoint(file, tmp_path / "out")
+    assert artifact.manifest.provenance["training"]["prefix_removed"] == prefix
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300], ids=["NaN", "infinity", "too large for float32"])
+def test_weights_that_are_no_numbers_are_refused_with_their_key(value: float, tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "best.pt", "gru")
+    state = torch.load(file, weights_only=True)
+    key = "blocks.1.gru.weight_hh_l0"
+    state["model_state_dict"][key] = state["model_state_dict"][key].double()
+    state["model_state_dict"][key][2, 3] = value
+    torch.save(state, file)
+    with pytest.raises(InvalidInput, match=rf"best\.pt: {key} has 1 of 192 values that are NaN or infinite"):
+        import_checkpoint(file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_config_of_a_billion_layers_is_refused_at_once(tmp_path: Path) -> None:
+    for key in ("num_layers", "d_model"):
+        file = checkpoint(tmp_path / "best.pt", "gru", model_config=CONFIGS["gru"] | {key: 10**9})
+        with pytest.raises(ArtifactError, match="not the weights of this gru"):
+            import_checkpoint(file, tmp_path / "out")

@@ -28,7 +28,7 @@ SIZES = {"hidden_dim": 16, "attention_dim": 8, "bottleneck_dim": 8}
 def data(windows: int = 600, dim: int = 16) -> Split:
     """Return a small synthetic corpus, split."""
     corpus = load_corpus("synthetic", windows=windows, dim=dim)
-    return split_windows(corpus, np.ones(len(corpus.vectors), bool), VectorStore(corpus.vectors, "cpu"))
+    return split_windows(corpus, np.ones(len(corpus.values), bool), VectorStore(corpus.values, "cpu"))
 
 
 def trainer(split: Split, **values: object) -> Trainer:
@@ -64,7 +64,8 @@ def test_epoch_equals_a_plain_loop() -> None:
 @pytest.mark.parametrize("longer", [True, False], ids=["clipped", "short enough"])
 def test_clipping_is_torchs(longer: bool) -> None:
     subject = trainer(data(), grad_clip=1e-5 if longer else 1e5)
-    subject.loss(*subject.windows.batch(subject._order()[:32])).backward()
+    starts = subject._order()[:32]
+    subject.loss(*subject.windows.batch(starts), starts).backward()
     before = [p.grad.clone() for p in subject._parameters if p.grad is not None]
     subject._clip()
     after = [p.grad.clone() for p in subject._parameters if p.grad is not None]

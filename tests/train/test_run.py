@@ -12,8 +12,9 @@ import pytest
 
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.errors import LvmError, VerificationFailed
+from lvm_runtime.errors import InvalidInput, LvmError, VerificationFailed
 from lvm_runtime.models import load_model
+from train.loop import TrainingDiverged
 from train.options import TrainOptions
 from train.run import train
 
@@ -39,7 +40,7 @@ def test_run_writes_an_artifact_that_knows_its_run(tmp_path: Path, model: str) -
     provenance = artifact.manifest.provenance
     assert provenance["metrics"]["val_cosine"] == pytest.approx(result.validation.metrics.cosine.value)
     assert provenance["training"]["best_epoch"] == result.best_epoch
-    assert result.validation.metrics.cosine.value > result.validation.baselines["random"].high + 0.2
+    assert result.validation.metrics.cosine.value > result.validation.baselines["random"].cosine.high + 0.2
     assert result.test is not None
     assert load_model(artifact).config == result.config
     first_epoch = next(i for i, line in enumerate(lines) if line.startswith("epoch 1/2"))
@@ -99,6 +100,38 @@ def test_disagreeing_model_leaves_no_artifact(tmp_path: Path, monkeypatch: pytes
 def test_bad_options_say_what_was_expected(tmp_path: Path, values: dict, message: str) -> None:
     with pytest.raises(LvmError, match=message):
         options(tmp_path, **values)
+
+
+def test_a_divergence_in_the_last_step_is_an_error(tmp_path: Path) -> None:
+    """The loss of every step is finite, and the last update is not."""
+    run = options(tmp_path / "amn", windows=200, batch_size=200, epochs=1, learning_rate=1e38)
+    with pytest.raises(TrainingDiverged, match=r"not finite after the last step of epoch 1; there is no"):
+        train(run, lambda line: None)
+    assert not (tmp_path / "amn").exists()
+
+
+@pytest.mark.parametrize("value", ["2", "two"], ids=["no group", "no number"])
+def test_processes_without_a_group_are_an_error(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", value)
+    with pytest.raises(InvalidInput, match=r"WORLD_SIZE is .*unset"):
+        train(options(tmp_path / "amn"), lambda line: None)
+
+
+@pytest.mark.parametrize(
+    "out", ["file", "file/amn", "full", "n" * 252, "."], ids=["file", "below", "full", "long", "dot"]
+)
+def test_a_place_that_cannot_be_written_is_an_error_before_work(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_bytes(b"")
+    lines: list[str] = []
+    with pytest.raises(LvmError, match=r"cannot be written|not an artifact|out is"):
+        train(options(Path(out)), lines.append)
+    assert not lines
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
 
 
 def test_command_line_error_is_one_line(tmp_path: Path) -> None:

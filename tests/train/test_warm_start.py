@@ -30,8 +30,8 @@ OTHERS = tuple(SIZES)
 def data(dim: int, windows: int = 6000, context_length: int = 5) -> Split:
     """Return a synthetic corpus, split."""
     corpus = load_corpus("synthetic", windows=windows, dim=dim, context_length=context_length)
-    usable = np.ones(len(corpus.vectors), bool)
-    return split_windows(corpus, usable, VectorStore(corpus.vectors, "cpu"), context_length=context_length)
+    usable = np.ones(len(corpus.values), bool)
+    return split_windows(corpus, usable, VectorStore(corpus.values, "cpu"), context_length=context_length)
 
 
 def cosine(predict: object, split: Split) -> float:

@@ -1,30 +1,24 @@
-"""A corpus: the vectors of documents' chunks in document order, and which document each belongs to.
+"""The corpus of a training run, and what a look at its rows finds.
 
-Windows (T context vectors and the one that follows) are cut from it on the fly and never cross a
-document's border. People also have ready-cut windows `[n, T, D]` with targets `[n, D]`; those become a
-corpus of n little documents, one window each, and keep the article they came from as their group.
-
-N vectors, D vector, T context length.
+N vectors, T context length.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import lvm_runtime.corpus
+from lvm_runtime.corpus.corpus import BUNDLED, Corpus, joined, of_documents, open_corpus
+from lvm_runtime.corpus.documents import run_begins
 from lvm_runtime.errors import InvalidInput
 
-from .formats import RawCorpus, read_corpus
 from .synthetic import SyntheticProcess
 
-BUNDLED = Path(lvm_runtime.corpus.__file__).parent / "docs-minilm-384.npz"
 UNIT_NORM_TOLERANCE = 1e-2
 """A row further than this from length 1 is counted as not normalised; float16 rounding stays under 1e-3."""
 
@@ -59,42 +53,6 @@ class CorpusReport:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """Vectors `[N, D]` (float16 or float32, possibly memory-mapped) and ascending document ids `[N]`.
-
-    `groups` `[N]` says what must stay on one side of a split: the documents, or for ready-cut windows the
-    article they came from; None where the maker of the windows did not keep it. `process` is what
-    made a synthetic corpus; it knows the best cosine that can be reached.
-    """
-
-    name: str
-    vectors: NDArray[Any]
-    doc_ids: NDArray[np.int64]
-    groups: NDArray[np.int64] | None
-    process: SyntheticProcess | None = None
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return int(self.vectors.shape[1])
-
-    def starts(self, context_length: int) -> NDArray[np.int64]:
-        """Return the first row `[n]` of every window of T + 1 rows that lies within one document."""
-        span = context_length
-        if len(self.doc_ids) <= span:
-            return np.empty(0, np.int64)
-        return np.flatnonzero(self.doc_ids[span:] == self.doc_ids[:-span]).astype(np.int64)
-
-    def digest(self) -> str:
-        """Return a short hash of shape, ids and a sample of rows, to tell whether two runs saw the same data."""
-        sample = np.linspace(0, len(self.vectors) - 1, 256).astype(np.int64)
-        digest = hashlib.sha256(repr((self.vectors.shape, str(self.vectors.dtype))).encode())
-        digest.update(np.ascontiguousarray(self.doc_ids).tobytes())
-        digest.update(np.ascontiguousarray(self.vectors[sample]).tobytes())
-        return digest.hexdigest()[:16]
-
-
 def load_corpus(
     name: str,
     *,
@@ -104,18 +62,17 @@ def load_corpus(
     context_length: int = 5,
     trust_pickle: bool = False,
 ) -> Corpus:
-    """Return the corpus that `name` means: "bundled", "synthetic", or a path.
+    """Return the corpus of vectors `[N, D]` that `name` means: "bundled", "synthetic", or a path.
 
     `windows` and `dim` size the synthetic corpus, made from `seed`. Raises InvalidInput for a path that is missing
     or not a corpus; `trust_pickle` allows object arrays, which run code of the file's maker when they are read.
     """
     if name == "synthetic":
-        process = SyntheticProcess(dim=dim)
-        vectors, ids = process.sample(windows, context_length=context_length, seed=seed)
-        return Corpus(name, vectors, ids, ids, process)
+        return of_documents(name, *SyntheticProcess(dim=dim).sample(windows, context_length=context_length, seed=seed))
     path = BUNDLED if name == "bundled" else Path(name)
-    raw: RawCorpus = read_corpus(path, trust_pickle=trust_pickle)
-    return Corpus(name, raw.vectors, raw.doc_ids, raw.groups)
+    if not os.path.exists(path):
+        raise InvalidInput(f"{name}: no such file; expected bundled, synthetic or the path of a corpus")
+    return replace(joined(open_corpus(path, context_length=context_length, trust_pickle=trust_pickle)), name=name)
 
 
 def check_corpus(
@@ -125,11 +82,11 @@ def check_corpus(
 
     Raises InvalidInput with the first row that holds a NaN or an infinity.
     """
-    total = len(corpus.vectors)
+    total = len(corpus.values)
     usable = np.ones(total, dtype=bool)
     off_unit = 0
     for begin in range(0, total, _BLOCK):
-        block = np.asarray(corpus.vectors[begin : begin + _BLOCK], dtype=np.float32)
+        block = np.asarray(corpus.values[begin : begin + _BLOCK], dtype=np.float32)
         norms = np.sqrt(np.einsum("nd,nd->n", block, block))
         if not np.isfinite(norms).all():
             row = begin + int(np.flatnonzero(~np.isfinite(norms))[0])
@@ -137,7 +94,8 @@ def check_corpus(
         usable[begin : begin + _BLOCK] = norms > 0
         off_unit += int(((np.abs(norms - 1) > UNIT_NORM_TOLERANCE) & (norms > 0)).sum())
         progress(len(block))
-    _, lengths = np.unique(corpus.doc_ids, return_counts=True)
+    ids = np.zeros(total, np.int64) if corpus.doc_ids is None else corpus.doc_ids
+    lengths = np.diff(run_begins(ids), append=total)
     report = CorpusReport(
         rows=total,
         documents=len(lengths),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.artifact.config import ModelConfig
+from lvm_runtime.artifact.config import AMNConfig, ModelConfig
 
 WINDOWS_PER_DOCUMENT = 40
 
@@ -95,7 +95,9 @@ class SyntheticProcess:
 
     def ceiling_of(self, config: ModelConfig) -> float:
         """Return the cosine that no model of this architecture and size exceeds."""
-        if config.architecture == "amn":
+        if isinstance(config, AMNConfig):
+            if config.recency:
+                return self.ceiling(config.context_length)
             return self.unordered_ceiling(config.context_length)
         width: Any = config.to_dict()["hidden_dim"]
         return self.bottleneck_ceiling(width, config.context_length)

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.corpus.corpus import Corpus
+from lvm_runtime.corpus.split import split
 
 from ..options import RESIDENT_BYTES
-from .corpus import Corpus
 
 
 class VectorStore:
@@ -81,7 +81,7 @@ class WindowSet:
         return self.store.rows(starts.unsqueeze(1) + steps), self.store.rows(starts + self.context_length)
 
     def batches(self, size: int) -> list[Tensor]:
-        """Return the starts in pieces of at most `size`, in order."""
+        """Return the starts in batches of at most `size`, in order."""
         return list(self.starts.split(size))
 
     def sample(self, count: int) -> WindowSet:
@@ -103,66 +103,12 @@ class Split:
     remarks: tuple[str, ...] = ()
 
 
-def split_windows(
-    corpus: Corpus,
-    usable: NDArray[np.bool_],
-    store: VectorStore,
-    *,
-    context_length: int = 5,
-    validation: float = 0.1,
-    test: float = 0.0,
-    how: str = "last",
-    seed: int = 0,
-) -> Split:
-    """Split windows so that no document has windows on two sides.
-
-    "last" takes the last documents of the corpus for validation and those before them for test: neighbours in
-    a corpus are alike, so this is the stricter way. "random" draws documents by `seed`. Fractions are of
-    documents. Windows without groups are cut contiguously, with a gap wide enough that none overlap the border.
-    Raises InvalidInput where a side would be empty.
-    """
-    starts = corpus.starts(context_length)
-    if len(starts) and not usable.all():
-        bad = np.concatenate([[0], np.cumsum(~usable)])
-        starts = starts[bad[starts + context_length + 1] == bad[starts]]
-    if not len(starts):
-        raise InvalidInput(f"{corpus.name}: no document has {context_length + 1} usable vectors, so there is no window")
-    remarks: tuple[str, ...] = ()
-    if corpus.groups is None:
-        groups = np.arange(len(starts), dtype=np.int64)
-        sides = _contiguous_sides(len(starts), validation, test, context_length)
-        remarks = (
-            "warning: these windows do not say which document they come from, so they are split where they lie, with "
-            f"a gap of {context_length} windows at the border; a random split would put most of each validation "
-            "window into training. Intervals treat windows as independent and are too narrow",
-        )
-    else:
-        groups = corpus.groups[starts]
-        sides = _document_sides(groups, validation, test, how, seed)
-    parts = [WindowSet(store, torch.from_numpy(starts[s]).to(store.device), groups[s], context_length) for s in sides]
-    for name, part, wanted in zip(("training", "validation", "test"), parts, (1.0, validation, test), strict=True):
-        if wanted and not len(part):
-            raise InvalidInput(f"{corpus.name}: {name} gets no window; give it a larger share or a larger corpus")
-    return Split(parts[0], parts[1], parts[2], remarks)
-
-
-def _document_sides(
-    groups: NDArray[np.int64], validation: float, test: float, how: str, seed: int
-) -> list[NDArray[np.bool_]]:
-    documents = np.unique(groups)
-    if how == "random":
-        documents = np.random.default_rng(seed).permutation(documents)
-    cut_validation = len(documents) - max(1, round(len(documents) * validation))
-    cut_test = cut_validation - (max(1, round(len(documents) * test)) if test else 0)
-    pieces = np.split(documents, [max(cut_test, 0), max(cut_validation, 0)])
-    in_train, in_test, in_validation = (np.isin(groups, piece) for piece in pieces)
-    return [in_train, in_validation, in_test]
-
-
-def _contiguous_sides(n: int, validation: float, test: float, gap: int) -> list[NDArray[np.bool_]]:
-    place = np.arange(n)
-    cut_validation = n - max(1, round(n * validation))
-    cut_test = cut_validation - (max(1, round(n * test)) + gap if test else 0)
-    in_train = place < (cut_test - gap if test else cut_validation - gap)
-    in_test = (place >= cut_test) & (place < cut_validation - gap) if test else np.zeros(n, bool)
-    return [in_train, place >= cut_validation, in_test]
+def split_windows(corpus: Corpus, usable: NDArray[np.bool_], store: VectorStore, **how: Any) -> Split:
+    """Return what `lvm_runtime.corpus.split` makes of the corpus's windows, on the device of `store`."""
+    context_length = how.setdefault("context_length", 5)
+    sides = split(corpus, usable, **how)
+    train, validation, test = (
+        WindowSet(store, torch.from_numpy(side.starts).to(store.device), side.groups, context_length)
+        for side in (sides.train, sides.validation, sides.test)
+    )
+    return Split(train, validation, test, sides.remarks)

@@ -4,52 +4,123 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ..data.windows import WindowSet
 from .baselines import LINEAR_AVERAGE
-from .metrics import Estimate, Metrics, RowScores, bootstrap, score_rows, summarise, with_retrieval
+from .metrics import Estimate, Metrics, bootstrap, bootstrap_all
+from .offsets import offset_profile, profile_lines
+from .retrieval import Scores, score
+
+NAMES = {"cosine": "cosine", "mrr": "MRR", "contrastive": "contrastive accuracy"}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A model's metric less that of `baseline` on the same windows, with its paired interval over documents."""
+
+    baseline: str
+    value: Estimate
+
+    @property
+    def word(self) -> str:
+        """How it lies to zero."""
+        return "clear of zero" if self.value.low > 0 else "BELOW zero" if self.value.high < 0 else "not clear of zero"
+
+    def __str__(self) -> str:
+        v = self.value
+        return f"{v.value:+.4f} [{v.low:+.4f}, {v.high:+.4f}]"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"baseline": self.baseline, **self.value.to_dict()}
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A model beside the baselines on one set of windows; `gain` is its cosine minus the linear average's."""
+    """A model beside the baselines on one set of windows.
+
+    `gain` is its cosine minus the linear average's. `versus` holds paired differences by metric: cosine to the
+    baseline with the best cosine, hit@k, mrr and contrastive accuracy to the baseline with the best mrr. `offsets` is
+    the offset profile.
+    """
 
     metrics: Metrics
     gain: Estimate
-    baselines: dict[str, Estimate]
-    scores: RowScores
-    baseline_scores: dict[str, RowScores]
-    groups: np.ndarray
+    versus: dict[str, Difference]
+    baselines: dict[str, Metrics]
+    scores: Scores
+    baseline_scores: dict[str, Scores]
+    groups: NDArray[np.int64]
+    offsets: dict[str, Estimate]
 
     @property
     def linear_average(self) -> Estimate:
-        """The baseline that counts."""
-        return self.baselines[LINEAR_AVERAGE]
+        """The cosine of the linear average."""
+        return self.baselines[LINEAR_AVERAGE].cosine
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values: the model's metrics, the differences and the baselines' metrics."""
+        return self.metrics.to_dict() | {
+            "gain": self.gain.to_dict(),
+            "offsets": {name: found.to_dict() for name, found in self.offsets.items()},
+            "versus": {name: found.to_dict() for name, found in self.versus.items()},
+            "baselines": {name: metrics.cosine.to_dict() for name, metrics in self.baselines.items()},
+            "baseline_metrics": {name: metrics.to_dict() for name, metrics in self.baselines.items()},
+        }
 
 
-def evaluate(model: nn.Module, windows: WindowSet, baselines: dict[str, RowScores]) -> Evaluation:
-    """Return the metrics of `model` on `windows`, beside those of the baselines there."""
+def evaluate(
+    model: nn.Module, windows: WindowSet, baselines: dict[str, Scores], doc_ids: NDArray[np.int64]
+) -> Evaluation:
+    """Return the metrics of `model` on `windows`, beside those of the baselines there; `doc_ids` are the corpus's."""
     predict = predictor(model)
-    scores = score_rows(predict, windows)
-    metrics = with_retrieval(summarise(scores, windows), predict, windows)
-    gain = bootstrap(scores.cosine - baselines[LINEAR_AVERAGE].cosine, windows.groups)
-    estimates = {name: bootstrap(s.cosine, windows.groups) for name, s in baselines.items()}
-    return Evaluation(metrics, gain, estimates, scores, baselines, windows.groups)
+    queries = len(next(iter(baselines.values())).ranks.rank)  # the same for both, since differences are paired
+    scores = score({"model": predict}, windows, queries)["model"]
+    gain = bootstrap(scores.rows.cosine - baselines[LINEAR_AVERAGE].rows.cosine, windows.groups)
+    found = {name: s.metrics(windows) for name, s in baselines.items()}
+    nearest = max(found, key=lambda name: found[name].cosine.value)
+    finder = max(found, key=lambda name: found[name].mrr)
+    paired = bootstrap(scores.rows.cosine - baselines[nearest].rows.cosine, windows.groups)
+    versus = {"cosine": Difference(nearest, paired)} | paired_differences(scores, baselines[finder], finder)
+    offsets = offset_profile(predict, windows, doc_ids)
+    return Evaluation(scores.metrics(windows), gain, versus, found, scores, baselines, windows.groups, offsets)
 
 
-def verdict(name: str, evaluation: Evaluation) -> str:
-    """Return in one line what the evaluation on the set called `name` found."""
-    metrics, gain = evaluation.metrics, evaluation.gain
-    word = "clear of zero" if gain.low > 0 else "BELOW zero" if gain.high < 0 else "not clear of zero"
-    hits = ", ".join(f"{k} {v:.3f}" for k, v in metrics.hits.items())
-    return (
-        f"{name}: cosine {metrics.cosine}; gain over the linear average {gain}, {word}; "
-        f"{hits}, MRR {metrics.mrr:.3f}, margin {metrics.margin.value:+.3f}"
-    )
+def paired_differences(scores: Scores, baseline: Scores, name: str) -> dict[str, Difference]:
+    """Return the paired differences of every retrieval metric to the baseline `name` on the same queries."""
+    theirs = baseline.ranks.columns()
+    columns = {metric: values - theirs[metric] for metric, values in scores.ranks.columns().items()}
+    return {k: Difference(name, v) for k, v in bootstrap_all(columns, scores.ranks.groups).items()}
+
+
+def verdict(versus: dict[str, Difference]) -> str:
+    """Return in one line whether a model beats the best baselines."""
+    parts = []
+    for metric, title in (("cosine", "cosine"), ("mrr", "retrieval")):
+        found = versus[metric]
+        word = "beats" if found.value.low > 0 else "DOES NOT BEAT"
+        parts.append(f"{word} the best baseline for {title} ({found.baseline}: {NAMES[metric]} {found}, {found.word})")
+    return " and ".join(parts)
+
+
+def figures(evaluation: Evaluation, notes: dict[str, str] | None = None) -> list[str]:
+    """Return a line of figures for the model and one for each baseline, under a head, and the offset profile."""
+    heads = ("cosine", "hit@1", "hit@5", "hit@10", "MRR", "contrastive")
+    lines = [f"  {'':<28}" + "".join(f"{head:<22}" for head in heads).rstrip()]
+    for name, metrics in {"this model": evaluation.metrics, **evaluation.baselines}.items():
+        note = (notes or {}).get(name)
+        title = name if note is None else f"{name}, {note}"
+        cells = [metrics.cosine, *metrics.retrieval.values()]
+        lines.append(f"  {title:<28}" + "".join(f"{c.short():<22}" for c in cells).rstrip())
+    margin, gain = evaluation.metrics.margin, evaluation.gain
+    lines.append(f"  margin to the last vector {margin.value:+.3f}; cosine less the linear average {gain}")
+    return lines + profile_lines(evaluation.offsets)
 
 
 def predictor(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -12,11 +12,10 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lvm_runtime.artifact.drift import DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, max_drift
+from lvm_runtime.artifact.drift import DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, largest_difference, max_drift
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import known_answers
 
@@ -58,9 +57,9 @@ def check_agreement(model: nn.Module, contexts: Tensor, device: str) -> list[Gat
         copied = copy.deepcopy(model).to(place).eval()
         for size in BATCH_SIZES:
             with torch.no_grad():
-                parts = [copied(piece.to(place)).cpu() for piece in host.split(size)]
+                parts = [copied(batch.to(place)).cpu() for batch in host.split(size)]
             predictions = torch.cat(parts).double().numpy()
-            worst = float(np.abs(predictions - answers).max(initial=0.0))
+            worst = largest_difference(predictions, answers)
             readings.append(GateReading(place, size, max_drift(predictions, answers), worst))
     failed = [reading for reading in readings if not reading.passed]
     if failed:

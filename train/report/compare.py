@@ -5,28 +5,41 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lvm_runtime.system import atomic
 
+from .lookup import lookup_markdown
 from .page import page
-from .runs import read_run
+from .runs import Run, read_run
 from .table import markdown
 
 
 def compare(folders: list[Path], out: Path) -> str:
     """Write comparison.md, .json and .html into `out`, and return the table as Markdown.
 
-    Raises ArtifactError for a folder without a run's figures and InvalidInput for runs that cannot be compared.
+    Raises ArtifactError for a folder without a run's figures, InvalidInput for runs that cannot be compared and
+    WriteFailed, before anything is measured, where `out` cannot be written.
     """
+    atomic.require_writable(out / "comparison.md")
     runs = [read_run(folder) for folder in folders]
     digests = {(run.result["options"]["data"], len(run.windows["cosine"])) for run in runs}
     remarks = []
     if len(digests) > 1:
         remarks.append("These runs were validated on different windows: compare their gains and not their cosines.")
-    text = markdown(runs, remarks)
-    out.mkdir(parents=True, exist_ok=True)
-    document = {"remarks": remarks, "runs": [asdict(run.row) | {"history": run.result["history"]} for run in runs]}
-    atomic.write_bytes(out / "comparison.md", text.encode())
-    atomic.write_bytes(out / "comparison.json", (json.dumps(document, indent=2) + "\n").encode())
-    atomic.write_bytes(out / "comparison.html", page(runs, remarks).encode())
+    text = f"{lookup_markdown(runs)}\n{markdown(runs, remarks)}"
+    document = {"remarks": remarks, "runs": [_entry(run) for run in runs]}
+    atomic.write_files(
+        out,
+        {
+            "comparison.md": text.encode(),
+            "comparison.json": (json.dumps(document, indent=2) + "\n").encode(),
+            "comparison.html": page(runs, remarks).encode(),
+        },
+    )
     return f"{text}\nwritten to {out}: comparison.md, comparison.json, comparison.html"
+
+
+def _entry(run: Run) -> dict[str, Any]:
+    kept = ("history", "validation", "test")
+    return asdict(run.row) | {name: run.result[name] for name in kept}

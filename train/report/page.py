@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 from html import escape
 
-from lvm_runtime.errors import BackendUnavailable
+from lvm_runtime.system import extras
 
+from .lookup import HEADS, lookup_table, verdicts
 from .runs import Run
 from .table import baseline_lines, table
 
@@ -23,14 +24,26 @@ td:first-child { font-weight: 600 } td.text { min-width: 9rem } td.nowrap { whit
 figure { margin: 0 } figure img { width: 100%; height: auto } figcaption { font-size: 12.5px; color: #4b5563 }
 """
 
+UNIFORM = 0.02
+"""Attention whose mean, quartiles and examples are all within this of 1/T is called uniform."""
+
 
 def page(runs: list[Run], remarks: list[str]) -> str:
     """Return the page for `runs`. Raises BackendUnavailable where matplotlib is missing."""
-    try:
-        from . import plots
-    except ImportError as error:
-        raise BackendUnavailable("the plots need: pip install 'lvm_runtime[train]'") from error
+    extras.require("train", "the page of a comparison", "matplotlib")
+    from . import lookup_plots, plots
+
     figures = [
+        _figure(
+            "Finding the next chunk",
+            lookup_plots.hits(runs),
+            "hit@k over k, validation; grey: what needs no model.",
+        ),
+        _figure(
+            "Where predictions point",
+            lookup_plots.offsets(runs),
+            "Validation. The best place is +1: the next chunk.",
+        ),
         _figure("Validation by epoch", plots.curves(runs), "Zero: the linear average. Ring: the epoch kept."),
         _figure("Training loss by epoch", plots.losses(runs), "Relative to each run's first epoch."),
         _figure("Cosine with intervals", plots.cosines(runs), "Bootstrapped over documents, beside the baselines."),
@@ -48,21 +61,30 @@ def page(runs: list[Run], remarks: list[str]) -> str:
         for line in lines
     )
     notes = "".join(f"<p>{escape(line)}</p>" for line in [*remarks, *baseline_lines(runs)])
+    summary = "".join(f"<p>{escape(line)}</p>" for line in verdicts(runs))
+    search = "".join(_search_row(line) for line in lookup_table(runs))
+    search_head = "".join(f"<th>{escape(head)}</th>" for head in HEADS)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Latent vector models compared</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
-        f'<h1>Latent vector models compared</h1><div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f'<tbody>{body}</tbody></table></div>{notes}<div class="plots">{"".join(figures)}</div></body></html>\n'
+        f'<h1>Latent vector models compared</h1>{summary}<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>{notes}<h2>Search, beside what needs no model</h2>"
+        f'<div class="scroll"><table><thead><tr>{search_head}</tr></thead><tbody>{search}</tbody></table></div>'
+        f'<div class="plots">{"".join(figures)}</div></body></html>\n'
     )
+
+
+def _search_row(line: list[str]) -> str:
+    kinds = ["nowrap"] * 7 + ["text"] * (len(line) - 7)
+    return "<tr>" + "".join(f'<td class="{k}">{escape(c)}</td>' for k, c in zip(kinds, line, strict=True)) + "</tr>"
 
 
 def _attention_caption(run: Run) -> str:
     examples = run.windows["attention_examples"]
-    spread = abs(examples - 1 / examples.shape[1]).max()
-    return (
-        "Mean with quartiles, and single validation windows; "
-        f"in these the weights differ from uniform by at most {spread:.1e}."
-    )
+    seen = [examples, run.windows["attention_mean"], run.windows["attention_quartiles"]]
+    spread = max(abs(weights - 1 / examples.shape[1]).max() for weights in seen)
+    verdict = "UNIFORM: this attention says nothing of a context. " if spread < UNIFORM else ""
+    return f"{verdict}Mean with quartiles, and single windows; weights differ from uniform by at most {spread:.1e}."
 
 
 def _kind(column: int) -> str:

@@ -19,14 +19,15 @@ COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#6
 GREY = "#6b7280"
 
 
-def _figure(draw: Callable[[Any], None], width: float = 7.0, height: float = 3.8) -> str:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
+def figure(draw: Callable[[Any], None], width: float = 7.0, height: float = 3.8) -> str:
+    """Return what `draw` puts on the axes, as SVG; sizes in inches."""
+    canvas = Figure(figsize=(width, height), layout="constrained")
+    axes = canvas.add_subplot()
     draw(axes)
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "lvm", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        canvas.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
 
@@ -34,7 +35,7 @@ def curves(runs: list[Run]) -> str:
     """Return validation cosine less the linear average by epoch, so that data sets can share a plot."""
 
     def draw(axes: Any) -> None:
-        for run, colour in zip(runs, _colours(runs), strict=True):
+        for run, colour in zip(runs, colours(runs), strict=True):
             epochs = [record["epoch"] for record in run.result["history"]]
             gains = [record["val_cosine"] - linear_average_of(run) for record in run.result["history"]]
             axes.plot(epochs, gains, color=colour, marker="o", markersize=3, label=run.row.name)
@@ -45,14 +46,14 @@ def curves(runs: list[Run]) -> str:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize=8)
 
-    return _figure(draw)
+    return figure(draw)
 
 
 def losses(runs: list[Run]) -> str:
     """Return the training loss by epoch, relative to its first epoch."""
 
     def draw(axes: Any) -> None:
-        for run, colour in zip(runs, _colours(runs), strict=True):
+        for run, colour in zip(runs, colours(runs), strict=True):
             history = [record for record in run.result["history"] if "loss" in record]  # epoch 0 has none
             relative = [record["loss"] / history[0]["loss"] for record in history]
             epochs = [record["epoch"] for record in history]
@@ -61,14 +62,14 @@ def losses(runs: list[Run]) -> str:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize=8)
 
-    return _figure(draw)
+    return figure(draw)
 
 
 def cosines(runs: list[Run]) -> str:
     """Return cosine by model with its interval, each beside the baseline and ceiling of its own data."""
 
     def draw(axes: Any) -> None:
-        for place, (run, colour) in enumerate(zip(runs, _colours(runs), strict=True)):
+        for place, (run, colour) in enumerate(zip(runs, colours(runs), strict=True)):
             row = run.row
             error = [[max(row.cosine - row.low, 0)], [max(row.high - row.cosine, 0)]]
             axes.errorbar(row.cosine, place, xerr=error, fmt="o", color=colour, capsize=3)
@@ -85,14 +86,14 @@ def cosines(runs: list[Run]) -> str:
                  "black: ceiling)")  # fmt: skip
         axes.xaxis.label.set_fontsize(8)
 
-    return _figure(draw, height=1.2 + 0.55 * len(runs))
+    return figure(draw, height=1.2 + 0.55 * len(runs))
 
 
 def speed(runs: list[Run]) -> str:
     """Return cosine less the linear average against predictions per second at batch 32."""
 
     def draw(axes: Any) -> None:
-        for run, colour in zip(runs, _colours(runs), strict=True):
+        for run, colour in zip(runs, colours(runs), strict=True):
             axes.plot(run.row.speed["32"], run.row.gain, "o", color=colour, markersize=8)
             axes.annotate(run.row.name, (run.row.speed["32"], run.row.gain), xytext=(7, 5),
                           textcoords="offset points", fontsize=8, color=colour)  # fmt: skip
@@ -101,7 +102,7 @@ def speed(runs: list[Run]) -> str:
         axes.margins(x=0.25, y=0.15)
         axes.set(xlabel="predictions/s, eager on the CPU, batch 32", ylabel="cosine − linear average")
 
-    return _figure(draw)
+    return figure(draw)
 
 
 def distribution(runs: list[Run]) -> str:
@@ -111,12 +112,12 @@ def distribution(runs: list[Run]) -> str:
         bins = np.linspace(min(-0.1, *(float(r.windows["cosine"].min()) for r in runs)), 1.0, 60)
         axes.hist(runs[0].windows["linear_average"], bins, density=True, color=GREY, alpha=0.25,
                   label=f"linear average ({runs[0].row.data})")  # fmt: skip
-        for run, colour in zip(runs, _colours(runs), strict=True):
+        for run, colour in zip(runs, colours(runs), strict=True):
             axes.hist(run.windows["cosine"], bins, density=True, histtype="step", color=colour, label=run.row.name)
         axes.set(xlabel="cosine of one window's prediction", ylabel="density")
         axes.legend(frameon=False, fontsize=8)
 
-    return _figure(draw)
+    return figure(draw)
 
 
 def attention(run: Run) -> str:
@@ -139,8 +140,9 @@ def attention(run: Run) -> str:
         axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper left")
         axes.set_ylim(top=axes.get_ylim()[1] * 1.2)
 
-    return _figure(draw)
+    return figure(draw)
 
 
-def _colours(runs: list[Run]) -> list[str]:
+def colours(runs: list[Run]) -> list[str]:
+    """Return a colour per run, the same in every plot."""
     return [COLOURS[i % len(COLOURS)] for i in range(len(runs))]

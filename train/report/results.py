@@ -1,7 +1,7 @@
 """The figures of a run, kept beside its artifact for comparisons: `result.json` and `windows.npz`.
 
 artifacts/amn.run/result.json    options, history, metrics, timings
-artifacts/amn.run/windows.npz    cosine per validation window, of the model and the linear average;
+artifacts/amn.run/windows.npz    cosine per validation window, of the model and the linear average; ranks of 1,000;
                                  for the AMN its attention by position and a few examples
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from torch import nn
 from lvm_runtime.artifact.config import ModelConfig
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models.amn import AMN
-from lvm_runtime.system import atomic
+from lvm_runtime.system import atomic, machine
 
 from ..data.windows import WindowSet
 from ..evaluation.baselines import LINEAR_AVERAGE
@@ -58,16 +56,18 @@ def write_results(folder: Path, result: TrainResult, model: nn.Module, validatio
     """Write both files into `folder`."""
     scores = result.validation
     arrays: dict[str, Any] = {
-        "cosine": scores.scores.cosine.astype(np.float32),
-        "linear_average": scores.baseline_scores[LINEAR_AVERAGE].cosine.astype(np.float32),
+        "cosine": scores.scores.rows.cosine.astype(np.float32),
+        "linear_average": scores.baseline_scores[LINEAR_AVERAGE].rows.cosine.astype(np.float32),
+        "rank": scores.scores.ranks.rank,
         "groups": scores.groups,
     }
+    arrays |= {f"rank of {name}": found.ranks.rank for name, found in scores.baseline_scores.items()}
     if isinstance(model, AMN):
         arrays |= _attention(model, validation)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    atomic.write_bytes(folder / WINDOWS, buffer.getvalue())
-    atomic.write_bytes(folder / RESULT, (json.dumps(_document(result), indent=2) + "\n").encode())
+    document = json.dumps(_document(result), indent=2) + "\n"
+    atomic.write_files(folder, {WINDOWS: buffer.getvalue(), RESULT: document.encode()})
 
 
 def _document(result: TrainResult) -> dict[str, Any]:
@@ -82,22 +82,11 @@ def _document(result: TrainResult) -> dict[str, Any]:
         "ceiling": result.ceiling,
         "own_ceiling": result.own_ceiling,
         "history": result.history,
-        "validation": _evaluation(result.validation),
-        "test": None if result.test is None else _evaluation(result.test),
+        "validation": result.validation.to_dict(),
+        "test": None if result.test is None else result.test.to_dict(),
         "gate": [{"device": g.device, "batch_size": g.batch_size, "drift": g.drift} for g in result.gate],
-        "machine": {
-            "system": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "torch": str(torch.__version__),
-        },
+        "machine": machine.describe() | {"threads": torch.get_num_threads()},
     }
-
-
-def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
-    baselines = {name: estimate.to_dict() for name, estimate in evaluation.baselines.items()}
-    return evaluation.metrics.to_dict() | {"gain": evaluation.gain.to_dict(), "baselines": baselines}
 
 
 @torch.no_grad()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,16 @@ from numpy.typing import NDArray
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import DEFAULT_ROOT, Artifact
 from lvm_runtime.errors import ArtifactError
+from lvm_runtime.selection.timing import interleave
+from lvm_runtime.system import machine
 
 from ..evaluation.baselines import LINEAR_AVERAGE
-from ..flops import multiply_adds
 from ..options import TrainOptions
 from .results import RESULT, WINDOWS
 
 SPEED_BATCHES = (1, 32)
-_REPEATS = 15
 _UNIMPORTANT = {"model", "data", "out", "resume", "checkpoint_every", "device", "seed", "windows", "dim", "test",
-                "trust_pickle", "resident_bytes", "epochs"}  # fmt: skip
+                "trust_pickle", "resident_bytes", "epochs", "queries"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,7 @@ class Run:
     row: Row
     result: dict[str, Any]
     windows: dict[str, NDArray[Any]]
+    machine: str
 
 
 def read_run(folder: Path) -> Run:
@@ -71,17 +71,18 @@ def read_run(folder: Path) -> Run:
         result = json.loads((folder / RESULT).read_bytes())
         with np.load(folder / WINDOWS) as arrays:
             windows = {name: arrays[name] for name in arrays.files}
-        return Run(_row(folder, result), result, windows)
+        trained_on = f"{machine.line(result['machine'])}, torch {result['machine']['versions']['torch']}"
+        return Run(_row(folder, result), result, windows, trained_on)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(
-            f"{folder}: no figures of a finished run ({error}); train it with: python -m train"
+            f"{folder}: no figures of a finished run ({error}); train it with: lvm-runtime train"
         ) from error
 
 
 def find_run(name: str) -> Path:
     """Return the folder of figures that `name` means: an architecture, an artifact or the folder itself."""
     path = DEFAULT_ROOT / name if name in ARCHITECTURES and not Path(name).exists() else Path(name)
-    return path if path.suffix == ".run" else path.with_name(path.name + ".run")
+    return path if path.suffix == ".run" else path.parent / f"{path.name}.run"
 
 
 def _row(folder: Path, result: dict[str, Any]) -> Row:
@@ -93,7 +94,7 @@ def _row(folder: Path, result: dict[str, Any]) -> Row:
         recipe=recipe_of(result["options"]),
         data=Path(result["options"]["data"]).name,
         parameters=result["parameters"],
-        mega_flops=2 * multiply_adds(artifact.config) / 1e6,
+        mega_flops=2 * artifact.config.multiply_adds() / 1e6,
         megabytes=result["parameters"] * 4 / 2**20,
         epochs=result["history"][-1]["epoch"],
         best_epoch=result["best_epoch"],
@@ -130,24 +131,19 @@ def recipe_of(options: dict[str, Any]) -> str:
 
 
 def measure_speed(artifact: Artifact) -> dict[str, float]:
-    """Return predictions per second of the training form, eager on the CPU, by batch size (median of repeats)."""
+    """Return predictions per second of the training form, eager on the CPU, by batch size (median call)."""
     import torch
 
     from lvm_runtime.models import load_model
 
     model = load_model(artifact)
-    probes = torch.from_numpy(artifact.read_fingerprint().contexts)
-    speeds = {}
+    probes = torch.tensor(artifact.read_fingerprint().contexts)
+    sides = {}
     with torch.inference_mode():
         for size in SPEED_BATCHES:
-            batch = probes[torch.arange(size) % len(probes)]
-            seconds = []
-            for _ in range(_REPEATS + 3):
-                began = time.perf_counter()
-                model(batch)
-                seconds.append(time.perf_counter() - began)
-            speeds[str(size)] = size / statistics.median(seconds[3:])
-    return speeds
+            sides[str(size)] = partial(model, probes[torch.arange(size) % len(probes)])
+        timings = interleave(sides, rounds=3, seconds=0.05)
+    return {size: int(size) / timing.median for size, timing in timings.items()}
 
 
 def linear_average_of(run: Run) -> float:

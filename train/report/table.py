@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lvm_runtime.commands import tables
+
 from .runs import Row, Run
 
 NO_FIGURE = "–"
@@ -45,10 +47,7 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
 def markdown(runs: list[Run], remarks: list[str]) -> str:
     """Return the table, the baselines of each data set, and the machine, as Markdown."""
     columns, body = table(runs)
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(line) + " |" for line in body]
-    lines += ["", *remarks, *baseline_lines(runs)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([tables.markdown(columns, body, left=2), "", *remarks, *baseline_lines(runs)]) + "\n"
 
 
 def baseline_lines(runs: list[Run]) -> list[str]:
@@ -61,12 +60,11 @@ def baseline_lines(runs: list[Run]) -> list[str]:
         text += "" if ceiling is None else f", ceiling {ceiling:.4f} (closed form)"
         count = len(run.windows["cosine"])
         lines[f"{run.row.data} {count}"] = f"Baselines on {run.row.data} ({count:,} validation windows): {text}."
-    machine = runs[0].result["machine"]
     note = (
         "Intervals are 95 % bootstraps over documents; the gain is paired with the linear average on the same windows. "
-        f"Trained on {machine['system']}, {machine['cores']} cores, torch {machine['torch']}."
+        f"Trained on {runs[0].machine}."
     )
     started = "" if all(run.result["history"][0]["epoch"] for run in runs) else (
-        " Epoch 0 is a model before training whose weights were set and fitted to a linear predictor (start baseline)."
+        " Epoch 0 is a model before training, where its recipe let it start."
     )  # fmt: skip
     return [*lines.values(), note + started]

@@ -1,4 +1,4 @@
-"""The pieces that the Core ML forms share, in the layout that the Neural Engine wants.
+"""The layers that the Core ML forms share, in the layout that the Neural Engine wants.
 
 Apple's "Deploying Transformers on the Apple Neural Engine" (2022) gives the principles: a four-dimensional
 channels-first layout (B, C, 1, S), 1×1 convolutions in place of linear layers, as few reshapes as possible.

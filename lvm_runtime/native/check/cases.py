@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from export.forms import build_form
-from export.native.export import FILES, write_native
+from export.native.export import write_native
+from export.native.files import FILES
 from export.randomise import randomise
-from export.verify import random_contexts
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.models import build_model
 from lvm_runtime.native import _engine
 

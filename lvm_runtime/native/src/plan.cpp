@@ -298,6 +298,8 @@ void Reader::read_others(const Json& entry, Operation& operation, bool per_vecto
         case Kind::mean:
             in[0] = input(entry, "x", per_vector);
             require(out.rows == 1 && in[0].width == out.width, "x does not fit the result");
+            if (const Json* shares = entry.at("weights").find("weight"))
+                operation.weight = floats(shares->string("weight"), in[0].rows);
             return;
         case Kind::mixture:
             in[0] = input(entry, "query", per_vector), in[1] = input(entry, "contexts", per_vector);
@@ -306,6 +308,7 @@ void Reader::read_others(const Json& entry, Operation& operation, bool per_vecto
             require(operation.out[1].rows == 1 && operation.out[1].width == in[1].rows &&
                         plan_.buffers[operation.out[1].buffer].vectors == per_vector,
                     "weights_out are not one per row of contexts");
+            if (const Json* bias = entry.at("weights").find("bias")) operation.bias = floats(bias->string("bias"), in[1].rows);
             return;
         case Kind::attention:
             in[0] = input(entry, "query", per_vector), in[1] = input(entry, "key", per_vector);

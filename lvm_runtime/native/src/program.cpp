@@ -197,7 +197,8 @@ class Compiler {
         op.width = operation.out[0].width;
         op.queries = operation.out[0].rows;
         op.keys = operation.in[operation.kind == Kind::mean ? 0 : 1].rows;
-        op.weight = operation.weight.data(), op.bias = operation.bias.data();
+        op.weight = operation.weight.empty() ? nullptr : operation.weight.data();
+        op.bias = operation.bias.empty() ? nullptr : operation.bias.data();
         op.eps = operation.eps, op.heads = operation.heads, op.causal = operation.causal;
         if (!operation.weight.empty()) {
             if (op.kind == RowKind::add) op.kind = RowKind::add_weight;

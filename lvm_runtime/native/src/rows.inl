@@ -93,15 +93,6 @@ inline void normalise(const RowOp& op, const float* x, float* out) {
     each(op.width, [&](int64_t k, auto lanes) { put(out + k, get(x + k, lanes) * factor, lanes); });
 }
 
-inline void mean(const RowOp& op, const float* x, float* out) {
-    F share = all(1.0f / static_cast<float>(op.keys));
-    each(op.width, [&](int64_t k, auto lanes) {
-        F s = get(x + k, lanes);
-        for (int64_t t = 1; t < op.keys; ++t) s = s + get(x + t * op.in[0].step + k, lanes);
-        put(out + k, s * share, lanes);
-    });
-}
-
 // Turn scores into weights that add up to one.
 inline void softmax(float* scores, int64_t n) {
     F most = all(scores[0]);
@@ -125,8 +116,18 @@ inline void mix(const float* weights, const float* x, int64_t step, int64_t keys
     });
 }
 
+inline void mean(const RowOp& op, const float* x, float* out) {
+    if (op.weight) return mix(op.weight, x, op.in[0].step, op.keys, out, op.width);
+    F share = all(1.0f / static_cast<float>(op.keys));
+    each(op.width, [&](int64_t k, auto lanes) {
+        F s = get(x + k, lanes);
+        for (int64_t t = 1; t < op.keys; ++t) s = s + get(x + t * op.in[0].step + k, lanes);
+        put(out + k, s * share, lanes);
+    });
+}
+
 inline void mixture(const RowOp& op, const float* query, const float* x, float* out, float* weights) {
-    for (int64_t t = 0; t < op.keys; ++t) weights[t] = dot(query, x + t * op.in[1].step, op.width);
+    for (int64_t t = 0; t < op.keys; ++t) weights[t] = dot(query, x + t * op.in[1].step, op.width) + (op.bias ? op.bias[t] : 0.0f);
     softmax(weights, op.keys);
     mix(weights, x, op.in[1].step, op.keys, out, op.width);
 }

@@ -17,14 +17,15 @@ from benchmarks.harness.contender import ANCHOR, Array, Build, Contender, Runner
 from benchmarks.harness.contenders import all_contenders, available, contender, not_measured
 from benchmarks.harness.record import cell_record
 from benchmarks.harness.replay import recorded_clock, replay
-from benchmarks.harness.workload import TINY, Workload
+from benchmarks.harness.workload import Workload
 from benchmarks.limits.ceilings import Bandwidth, Ceilings, Product
+from lvm_runtime.artifact.config import CONFIGS
 from lvm_runtime.artifact.drift import max_drift
 
 
 @pytest.fixture(scope="module")
 def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
-    return Workload("amn", tmp_path_factory.mktemp("models"), **TINY["amn"])
+    return Workload("amn", tmp_path_factory.mktemp("models"), **CONFIGS["amn"].small)
 
 
 def answering(offset: float = 0.0) -> Build:
@@ -78,7 +79,7 @@ def test_peers_may_be_coarser_than_we_may(workload: Workload) -> None:
 
 def test_nan_answers_are_wrong(workload: Workload) -> None:
     def run(contexts: Array) -> Array:
-        return np.full((len(contexts), 32), np.nan, np.float32)
+        return np.full((len(contexts), 16), np.nan, np.float32)
 
     with pytest.raises(WrongAnswers, match="drift inf"):
         check(side("peer-x", answering()), workload, run, 4)
@@ -190,7 +191,7 @@ def test_the_recurrent_weights_of_the_int8_peer_are_int8(tmp_path: Path) -> None
     onnx = pytest.importorskip("onnx")
     from benchmarks.harness.peers import quantised_onnx
 
-    graph = onnx.load(quantised_onnx(Workload("lstm", tmp_path, **TINY["lstm"]))).graph
+    graph = onnx.load(quantised_onnx(Workload("lstm", tmp_path, **CONFIGS["lstm"].small))).graph
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("DynamicQuantizeLSTM") == 2
     assert "LSTM" not in kinds

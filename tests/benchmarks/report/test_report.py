@@ -1,4 +1,4 @@
-"""The report: tables and page from a result file, and the errors for what is none."""
+"""The report: tables, documents, summary and page from a result file, and the errors for what is none."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ import pytest
 
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.report.__main__ import main, parse
+from benchmarks.report.documents import readme_section, results_page, results_text, write_readme
 from benchmarks.report.page import render, table_html
+from benchmarks.report.read import read
 from benchmarks.report.reference import per_second
-from benchmarks.report.results import join, read
-from benchmarks.report.suites import suite_of, suite_rows, value
-from benchmarks.report.tables import count, full_table, readme_section, write_readme
+from benchmarks.report.results import join
+from benchmarks.report.suites import suite_rows, value
+from benchmarks.report.tables import count, faster_peers, full_table
 from lvm_runtime.errors import InvalidInput
+
+ROOT = Path(__file__).parents[3]
 
 MACHINE = {
     "processor": "Testium <9000>",
@@ -86,26 +90,17 @@ def result(tmp_path: Path) -> Path:
     return path
 
 
-def test_readme_table_quotes_the_file_and_names_the_hardware(result: Path) -> None:
-    text = readme_section([read(result)])
-    assert "**Testium <9000>; 2 CPUs; 8.0 GiB; avx512_vnni** (onnxruntime 1.32.0; 2026-01-02; 1 cells timed" in text
-    [fp32] = [line for line in text.splitlines() if line.startswith("| AMN | fp32 |")]
-    assert "**26.9k** 1.52 ± 0.03 / 1.34 ± 0.03" in fp32
-    [int8] = [line for line in text.splitlines() if line.startswith("| AMN | int8 |")]
-    assert "**80.0k** 4.52 ± 0.09 / –" in int8
-    assert "Fastest peer: in fp32 openvino (2 of 2)." in text
-    [reference] = [line for line in text.splitlines() if line.startswith("| AMN | *")]
-    assert "*2.02k* | *34.5k* | *200k*" in reference
+def test_results_quote_the_file_and_name_the_hardware(result: Path) -> None:
+    text = results_text([read(result)])
+    assert (
+        "### Testium <9000>; 2 CPUs; 8.0 GiB; avx512_vnni\n\nMeasured on 2026-01-02 with onnxruntime 1.32.0; 1 cells"
+        in text
+    )
+    lines = text.splitlines()
+    assert "| AMN | fp32 | OpenVINO | 32 | 26.9k | 1.52 ± 0.03 | 1.34 ± 0.03 | 2e-13 |" in lines
+    assert "| AMN | int8 | – | 1 | 80.0k | 4.52 ± 0.09 | – | 2e-04 |" in lines
+    assert "| AMN | *2.02k* | *34.5k* | *200k* |" in lines
     assert "not measured here" in text
-
-
-def test_readme_unfolds_one_machine_and_folds_the_others(result: Path) -> None:
-    here = read(result)
-    text = readme_section([here, replace(here, machine=MACHINE | {"processor": "Oldium"})])
-    assert text.index("**Testium") < text.index("<details><summary>Oldium") < text.index("</details>")
-    assert text.count("| AMN | fp32 |") == 2
-    assert text.count("| AMN | *2.02k*") == 1
-    assert text.count("timed in turns with ours") == 1
 
 
 def test_a_file_without_intervals_gives_ratios_alone(result: Path) -> None:
@@ -115,20 +110,94 @@ def test_a_file_without_intervals_gives_ratios_alone(result: Path) -> None:
         benchmark["extra_info"].pop("speedup_interval", None)
         benchmark["extra_info"].pop("cpus_busy_elsewhere", None)
     result.write_text(json.dumps(body))
-    text = readme_section([read(result)])
-    assert "**26.9k** 1.52 / 1.34" in text
+    text = results_text([read(result)])
+    assert "| 26.9k | 1.52 | 1.34 |" in text
     assert "timed beside" not in text
+
+
+def test_a_faster_peer_is_named_with_what_it_costs(result: Path) -> None:
+    assert faster_peers(read(result)) == "No peer is faster in the same precision."
+    body = json.loads(result.read_text())
+    peer = "peer-onnxruntime-dynamic-int8"
+    for info in [benchmark["extra_info"] for benchmark in body["benchmarks"]]:
+        if info.get("contender") == "peer-openvino-fp32":
+            info |= {"contender": peer, "precision": "int8", "drift": 1e-3}
+        if info.get("contender") == "lvm-onnx-int8":
+            share = 0.6 if info["batch"] == 1 else 0.98
+            info |= {"best_peer_at_equal_precision": peer, "ratio_to_best_peer": share}
+            info["speedup_interval"][peer] = [share - 0.05, share + 0.05]
+    result.write_text(json.dumps(body))
+    assert faster_peers(read(result)) == (
+        "Faster than our int8 is onnxruntime's `quantize_dynamic` for the AMN (batch 1): ours reaches 0.60 of its "
+        "speed, with a drift of at most 2e-04 to its 1e-03."
+    )
+
+
+def test_readme_has_one_table_of_four_figures_a_model(result: Path) -> None:
+    text = readme_section(read(result))
+    assert [line for line in text.splitlines() if line.startswith("| AMN")] == ["| AMN | 80.0k | 26.9k | – | – |"]
+    assert "Measured on Testium <9000> with 2 CPUs." in text
+    assert "Ours in fp32 is 1.52 times as fast as plain onnxruntime" in text
+    assert "in int8 4.52 times" in text
+
+
+def test_a_summary_says_the_same_in_less(result: Path, tmp_path: Path) -> None:
+    """Every part of the report, and both comparisons, work on either."""
+    short = tmp_path / "summary.json"
+    assert main([str(result), "--summary", str(short)]) == 0
+    whole, kept = read(result), read(short)
+    assert len(short.read_text()) < len(result.read_text()) / 2
+    assert results_text([kept]) == results_text([whole])
+    for table in (full_table, suite_rows):
+        assert table(kept) == table(whole)
+    assert render([kept]).count("<svg") == 4
+    assert main([str(short), "--rerun", str(result), "--against", str(result), "--fail-below", "0.99"]) == 0
+    again = tmp_path / "again.json"
+    assert main([str(short), "--summary", str(again)]) == 0
+    assert again.read_text() == short.read_text()
+
+
+def test_a_summary_of_another_schema_or_of_two_machines_is_refused(result: Path, tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    path.write_text('{"schema": 0}')
+    with pytest.raises(InvalidInput, match="schema 0, expected 1"):
+        read(path)
+    other = tmp_path / "other.json"
+    other.write_text(result.read_text().replace("Testium", "Oldium"))
+    with pytest.raises(InvalidInput, match="these are of 2"):
+        main([str(result), str(other), "--summary", str(path)])
+
+
+def test_the_stored_results_are_small_and_give_the_documents() -> None:
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    runs = sorted(join(read(file) for file in files), key=lambda run: run.date, reverse=True)
+    assert len(runs) == 2
+    assert (ROOT / "docs" / "results.md").read_text() == results_page(runs, "results.svg")
+    assert readme_section(runs[0]) in (ROOT / "README.md").read_text()
+    figures = [cell for line in readme_section(runs[0]).splitlines()[2:6] for cell in line.split("|")[2:-1]]
+    assert len(figures) == 16
+    for file in (*files, ROOT / "docs" / "results.svg"):
+        assert file.stat().st_size < 200_000, file
+
+
+def test_docs_come_with_their_plot(result: Path, tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    assert main([str(result), "--docs", str(page)]) == 0
+    assert page.read_text().startswith("<!-- Made by: python -m benchmarks.report")
+    plot = page.with_suffix(".svg").read_text()
+    for label in ("AMN", "lvm_runtime int8", "plain onnxruntime fp32", "fastest peer, any precision"):
+        assert label in plot
 
 
 def test_readme_keeps_everything_outside_the_markers(result: Path, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("top\n<!-- benchmarks -->\nold figures\n<!-- /benchmarks -->\nbottom\n")
-    write_readme(readme, [read(result)])
+    write_readme(readme, read(result))
     first = readme.read_text()
-    assert first.startswith("top\n<!-- benchmarks -->\n**Testium")
+    assert first.startswith("top\n<!-- benchmarks -->\n| predictions/s |")
     assert first.endswith("<!-- /benchmarks -->\nbottom\n")
     assert "old figures" not in first
-    write_readme(readme, [read(result)])
+    write_readme(readme, read(result))
     assert readme.read_text() == first
 
 
@@ -136,7 +205,7 @@ def test_readme_without_markers_is_refused(result: Path, tmp_path: Path) -> None
     readme = tmp_path / "README.md"
     readme.write_text("no markers\n")
     with pytest.raises(InvalidInput, match="expected one line <!-- benchmarks -->"):
-        write_readme(readme, [read(result)])
+        write_readme(readme, read(result))
     assert readme.read_text() == "no markers\n"
 
 
@@ -169,7 +238,7 @@ def test_runs_of_one_machine_are_joined_and_the_first_counts(result: Path, tmp_p
     assert joined.models == ["gru", "amn"]
     assert joined.select(model="amn") == list(first.rows)
     assert joined.select(model="gru") == list(third.rows)
-    assert len(joined.others) == 1
+    assert len(joined.entries) == 1
     elsewhere = replace(second, machine=MACHINE | {"cpus": 8})
     assert join([first, elsewhere]) == [first, elsewhere]
 
@@ -184,7 +253,7 @@ def test_full_table_has_every_row_with_shares_and_drift(result: Path) -> None:
     ("content", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "not a pytest-benchmark result"),
+        ("[]", "neither a pytest-benchmark result nor a summary"),
         ('{"benchmarks": [], "machine_info": {}}', "of something else"),
         (None, "cannot be read"),
     ],
@@ -209,9 +278,10 @@ def test_fail_below_is_an_exit_code(
             info["speedup"][ANCHOR] *= factor
     now = tmp_path / "now.json"
     now.write_text(json.dumps(body))
-    assert main([str(now), "--against", str(result), "--fail-below", "0.9"]) == status
+    page = tmp_path / "now.html"
+    assert main([str(now), "--against", str(result), "--fail-below", "0.9", "--html", str(page)]) == status
     assert ("slower: amn batch 1 lvm-onnx-int8: 0.50" in capsys.readouterr().err) == bool(status)
-    assert now.with_suffix(".html").read_text().startswith("<!doctype html>")
+    assert page.read_text().startswith("<!doctype html>")
 
 
 def test_against_needs_fail_below(capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,13 +319,15 @@ def test_notes_are_formatted_by_their_name(key: str, note: Any, text: str) -> No
 
 
 def test_each_suite_has_a_table_of_what_its_tests_noted(result: Path) -> None:
-    run = read(result)
-    bulk = {"fullname": "benchmarks/test_bulk.py::test_bulk[amn]", "params": {"architecture": "amn"}}
-    loop = {"fullname": "benchmarks/test_training_loop.py::test_loop[gru]", "params": {"architecture": "gru"}}
+    body = json.loads(result.read_text())
+    bulk = {"name": "b", "fullname": "benchmarks/test_bulk.py::test_bulk[amn]", "params": {"architecture": "amn"}}
+    loop = {"name": "l", "fullname": "benchmarks/test_training_loop.py::t[gru]", "params": {"architecture": "gru"}}
     notes = {"windows_per_second": {"ours": 900.0, "obvious": 450.0}, "ratio": 2.0}
-    entries = (bulk | {"extra_info": {"share_of_backend": 0.9}}, loop | {"extra_info": notes})
-    assert [suite_of(entry) for entry in (*run.others, *entries)] == ["export", "bulk", "training_loop"]
-    text = suite_rows(replace(run, others=(*run.others, *entries)))
+    body["benchmarks"] += [bulk | {"extra_info": {"share_of_backend": 0.9}}, loop | {"extra_info": notes}]
+    result.write_text(json.dumps(body))
+    run = read(result)
+    assert [entry.suite for entry in run.entries] == ["export", "bulk", "training_loop"]
+    text = suite_rows(run)
     assert [line for line in text.splitlines() if line.startswith("###")] == [
         "### From file to file",
         "### Training against the obvious loop",

@@ -17,18 +17,20 @@ from torch import nn
 
 import export.coreml.export as export_module
 from export.ane_lint import Level, lint_package
-from export.coreml import CoreMLOptions, export_coreml
 from export.coreml.__main__ import build_parser
 from export.coreml.compress import compressed
 from export.coreml.convert import convert, quiet, save_functions, write_package
+from export.coreml.export import export_coreml
 from export.coreml.forms import coreml_form
+from export.coreml.options import CoreMLOptions
 from export.coreml.prove import prove_form, prove_package
 from export.coreml.stock import export_stock
 from export.mil_reference import load_program, operations
 from export.randomise import randomise
 from export.source import Source
-from export.verify import Sample, make_samples, random_contexts
+from export.verify import Sample, make_samples
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.coreml.package import FUNCTIONS, import_coremltools, read_package
 from lvm_runtime.errors import InvalidInput, VerificationFailed
@@ -70,6 +72,9 @@ def test_package_is_proved_described_and_clean(architecture: str, shapes: str, p
     assert compiled.details["form_difference"] <= 2e-6
     package = artifact.file(compiled)
     assert read_package(package).functions == options.functions
+    (tmp_path / "plain").touch()
+    modes = {file.stat().st_mode for file in package.rglob("*") if file.is_file()}
+    assert modes == {(tmp_path / "plain").stat().st_mode}, "other users may read it if they may read other files"
     kinds = Counter(op.op_type for op in operations(load_program(package)))
     assert sorted(FORBIDDEN & set(kinds)) == []
     findings = [f for f in lint_package(package) if f.level is not Level.NOTE]
@@ -204,7 +209,7 @@ def test_planted_mistake_is_caught_and_leaves_no_package(
         return form
 
     monkeypatch.setattr(export_module, "coreml_form", wrong_form)
-    with pytest.raises(VerificationFailed, match="the fp32 package differs from the training form"):
+    with pytest.raises(VerificationFailed, match="difference of the fp32 package from the training form"):
         export_coreml(source, few(source), CoreMLOptions(shapes="static", batch_sizes=(2,), precision="fp32"))
     assert not (source.artifact.path / "coreml").exists()
 
@@ -239,7 +244,7 @@ def test_mistake_in_one_batch_size_is_caught(tmp_path: Path) -> None:
     save_functions({name: convert(form, options, (LENGTH, DIM), sizes) for (name, sizes), form in forms}, package)
     contexts = few(source)[0].contexts
     assert prove_form(package, {1: "batch1"}, source.model, contexts) <= 2e-6
-    with pytest.raises(VerificationFailed, match="differs from the training form"):
+    with pytest.raises(VerificationFailed, match="of the fp32 package from the training form"):
         prove_form(package, options.functions, source.model, contexts)
 
 

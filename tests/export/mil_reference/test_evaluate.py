@@ -13,7 +13,7 @@ from torch import nn
 from export.coreml.convert import quiet
 from export.coreml.forms.layers import ErfGELU
 from export.mil_reference import MODES, OPERATIONS, Arithmetic, Evaluator, UnsupportedOperation, load_program
-from export.mil_reference.__main__ import run
+from export.mil_reference.__main__ import command
 from lvm_runtime.commands import console
 from lvm_runtime.coreml.package import import_coremltools
 from lvm_runtime.errors import ArtifactError, InvalidInput
@@ -189,8 +189,8 @@ def test_missing_and_broken_packages_are_one_line_errors(tmp_path: Path) -> None
 def test_command_line(foreign: tuple[Path, nn.Module, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, module, x = foreign
     np.save(tmp_path / "x.npy", x.numpy())
-    command = [str(path), "--input", str(tmp_path / "x.npy"), "--mode", "fp16", "--output", str(tmp_path / "y.npz")]
-    assert run(command) == 0
+    arguments = [str(path), "--input", str(tmp_path / "x.npy"), "--mode", "fp16", "--output", str(tmp_path / "y.npz")]
+    assert command(arguments) == 0
     printed = capsys.readouterr().out
     assert "main: " in printed
     assert "fp16 arithmetic" in printed
@@ -198,9 +198,9 @@ def test_command_line(foreign: tuple[Path, nn.Module, Any], tmp_path: Path, caps
         (answer,) = arrays.values()
         np.testing.assert_allclose(answer, module(x).numpy(), rtol=4e-3, atol=4e-3)
     np.save(tmp_path / "bad.npy", x.numpy()[:, :1])
-    assert console.run(lambda: run([str(path), "--input", str(tmp_path / "bad.npy")])) == 1
+    assert console.run(lambda: command([str(path), "--input", str(tmp_path / "bad.npy")])) == 1
     assert "the program takes" in capsys.readouterr().err
-    assert console.run(lambda: run([str(path), "--input", str(tmp_path / "none.npy")])) == 1
+    assert console.run(lambda: command([str(path), "--input", str(tmp_path / "none.npy")])) == 1
     assert "expected an .npy or .npz file" in capsys.readouterr().err
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ def test_reads_what_it_writes(attention: Any) -> None:
     written = Fingerprint(contexts, np.ones((16, 8)), attention)
     read = Fingerprint.from_bytes(written.to_bytes(), "f")
     np.testing.assert_array_equal(read.contexts, written.contexts)
+    assert read.contexts.flags.writeable
     np.testing.assert_array_equal(read.predictions, written.predictions)
     assert (read.attention is None) == (attention is None)
 
@@ -25,6 +28,47 @@ def test_reads_what_it_writes(attention: Any) -> None:
 def test_what_is_no_fingerprint_is_an_error_that_names_the_file(data: bytes) -> None:
     with pytest.raises(ArtifactError, match=r"f\.npz: not a fingerprint"):
         Fingerprint.from_bytes(data, "f.npz")
+
+
+def _archive(*, compression: int = zipfile.ZIP_STORED, **parts: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, data in parts.items():
+            archive.writestr(f"{name}.npy", data)
+    return buffer.getvalue()
+
+
+def _array(shape: str, descr: str = "<f4", data: bytes = b"") -> bytes:
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+
+BROKEN = {
+    "a bomb": (_archive(contexts=bytes(50_000_000), compression=zipfile.ZIP_DEFLATED), "is compressed"),
+    "a header of 10^9 rows": (_archive(contexts=_array("(999999999, 5, 8)")), "and 0 bytes"),
+    "a shape of 20 digits": (_archive(contexts=_array("(99999999999999999999, 5)")), "does not begin like"),
+    "nested parentheses": (_archive(contexts=_array("(" * 3000 + ")" * 3000)), "does not begin like"),
+    "objects": (_archive(contexts=_array("(1, 5, 8)", "|O")), "does not begin like"),
+    "another type": (_archive(contexts=_array("(1, 1, 1)", "<f8", bytes(8))), "holds <f8"),
+    "another part": (_archive(more=_array("(1, 1)", "<f8", bytes(8))), "holds <f8"),
+    "many parts": (_archive(**{str(i): b"" for i in range(1000)}), "it has 1000 parts"),
+    "a comment": (Fingerprint(np.ones((1, 1, 1), np.float32), np.ones((1, 1))).to_bytes() + b"!", "does not end like"),
+    "no predictions": (_archive(contexts=_array("(1, 1, 1)", data=bytes(4))), "it has contexts"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), BROKEN.values(), ids=BROKEN.keys())
+def test_what_would_take_memory_or_run_code_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ArtifactError, match=f"f: not a fingerprint .*{message}"):
+        Fingerprint.from_bytes(data, "f")
+
+
+def test_probes_are_some_and_finite() -> None:
+    for count in (0, 257):
+        with pytest.raises(InvalidInput, match=f"{count} probes, expected 1 to 256"):
+            Fingerprint(np.zeros((count, 5, 8), np.float32), np.zeros((count, 8)))
+    with pytest.raises(InvalidInput, match="predictions hold a NaN"):
+        Fingerprint(np.zeros((2, 5, 8), np.float32), np.full((2, 8), np.nan))
 
 
 def test_shapes_must_fit() -> None:

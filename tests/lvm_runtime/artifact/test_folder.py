@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from lvm_runtime import Predictor
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.models import save_model
-from tests.artifacts import randomised
+from tests.artifacts import edit_manifest, randomised
 
 FILES = ("manifest.json", "model.safetensors", "fingerprint.npz", "onnx/fp32.onnx", "torchscript/fp32.pt")
 
@@ -51,9 +50,7 @@ def test_a_missing_file_is_found(copy: Path, name: str) -> None:
 
 
 def test_a_path_out_of_the_artifact_is_refused(copy: Path) -> None:
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["compiled"][0]["file"]["path"] = "../secret"
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    edit_manifest(copy, lambda m: m["compiled"][0]["file"].update(path="../secret"))
     with pytest.raises(ArtifactError, match="leaves the artifact"):
         Artifact.load(copy)
 
@@ -83,11 +80,22 @@ def test_a_kill_between_file_and_manifest_leaves_a_whole_artifact(copy: Path, mo
     artifact = Artifact.load(copy)
     with artifact.adding("onnx/fp32.onnx") as temporary:
         temporary.write_bytes(b"another model")
-        monkeypatch.setattr("lvm_runtime.artifact.folder.describe", _interrupt)  # the new file lies there, unlisted
+        monkeypatch.setattr("pathlib.Path.rename", _interrupt)  # the old form is no longer listed
         with pytest.raises(KeyboardInterrupt):
             artifact.commit(temporary, "onnx/fp32.onnx", format="onnx", precision="fp32", drift=0.0)
     monkeypatch.undo()
     assert "onnx/fp32.onnx" not in [c.file.path for c in Artifact.load(copy).manifest.compiled]
+
+
+def test_the_leftovers_of_a_kill_are_no_strays_and_the_next_export_removes_them(copy: Path) -> None:
+    (copy / "onnx/.tmp-int8.onnx").mkdir()
+    (copy / "onnx/.tmp-int8.onnx/int8.onnx").write_bytes(b"half")
+    (copy / "onnx/int8.onnx").write_bytes(b"moved here, and not yet listed")
+    artifact = Artifact.load(copy)
+    with artifact.adding("onnx/int8.onnx") as temporary:
+        assert not temporary.exists()
+    assert not (copy / "onnx/int8.onnx").exists()
+    assert Artifact.load(copy) == artifact
 
 
 def test_committing_replaces_the_form_of_the_same_name(copy: Path) -> None:
@@ -115,6 +123,22 @@ def test_training_again_drops_the_old_forms(copy: Path) -> None:
     assert sorted(p.name for p in copy.iterdir()) == ["fingerprint.npz", "manifest.json", "model.safetensors"]
 
 
+def test_an_artifact_that_is_replaced_while_it_is_read_is_read_again(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, writers = Artifact.check, [1, 2]
+
+    def check_late(artifact: Artifact) -> None:
+        if writers:
+            save_model(randomised("amn", seed=writers.pop()), copy)
+        check(artifact)
+
+    monkeypatch.setattr(Artifact, "check", check_late)
+    artifact = Artifact.load(copy)
+    assert artifact.manifest.compiled == ()
+    check(artifact)
+
+
 def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ArtifactError, match="not an artifact"):
@@ -127,7 +151,13 @@ def test_a_missing_artifact_names_the_command_that_makes_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ArtifactError, match="python -m train --model amn --out"):
+    with pytest.raises(ArtifactError, match="lvm-runtime train --model amn --out"):
+        resolve(name)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"], ids=["long", "NUL"])
+def test_an_impossible_name_is_an_error(name: str) -> None:
+    with pytest.raises(ArtifactError, match="expected an artifact folder"):
         resolve(name)
 
 

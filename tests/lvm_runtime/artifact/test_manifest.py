@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
-from lvm_runtime.artifact.manifest import SCHEMA_VERSION, CompiledFile, Manifest, StoredFile
+from lvm_runtime.artifact.limits import LARGEST_MANIFEST
+from lvm_runtime.artifact.manifest import SCHEMA_VERSION, CompiledFile, Manifest, StoredFile, seal
 from lvm_runtime.errors import ArtifactError, InvalidInput
 
 FILE = StoredFile("a/b", 3, "0" * 64)
@@ -29,8 +32,18 @@ def test_reads_what_it_writes(architecture: str) -> None:
     assert Manifest.from_json(manifest.to_json(), "m") == manifest
 
 
+def _nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "newer schema": (lambda m: m.update(schema=SCHEMA_VERSION + 1), "schema 2.*upgrade lvm_runtime"),
+    "newer schema": (
+        lambda m: m.update(schema=SCHEMA_VERSION + 1),
+        f"schema {SCHEMA_VERSION + 1}.*upgrade lvm_runtime",
+    ),
     "no schema": (lambda m: m.pop("schema"), "schema None"),
     "unknown key": (lambda m: m.update(colour="red"), "unknown key 'colour'"),
     "missing key": (lambda m: m.pop("weights"), "missing key 'weights'"),
@@ -45,6 +58,24 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "unknown format": (lambda m: m["compiled"][0].update(format="tflite"), "format is 'tflite'"),
     "unknown form": (lambda m: m["compiled"][0].update(form="tree"), "form is 'tree'"),
     "compiled of wrong type": (lambda m: m["compiled"].append(3), "expected an object, got int"),
+    "too many forms": (lambda m: m.update(compiled=[1] * 1000), "1000 compiled forms"),
+    "provenance of wrong type": (lambda m: m.update(provenance=3), "provenance has the wrong type"),
+    "config is a list": (lambda m: m.update(config=[]), "config: expected an object, got list"),
+    "config names the architecture": (lambda m: m["config"].update(architecture="gru"), "unknown config key 'arch"),
+    "batch of a million": (lambda m: m["compiled"][0].update(batch_sizes=[10**6]), "batch_sizes has 1000000"),
+    "batch of true": (lambda m: m["compiled"][0].update(batch_sizes=[True]), "batch_sizes has True"),
+    "no batch sizes": (lambda m: m["compiled"][0].update(batch_sizes=[]), "0 batch_sizes"),
+    "NaN drift": (lambda m: m["compiled"][0].update(drift=float("nan")), "drift is nan"),
+    "drift in words": (lambda m: m["compiled"][0].update(drift="small"), "drift is 'small'"),
+    "bytes below 0": (lambda m: m["weights"].update(bytes=-1), "weights: bytes is -1"),
+    "a terabyte": (lambda m: m["weights"].update(bytes=10**12), "weights: bytes is 1000000000000"),
+    "no hash": (lambda m: m["weights"].update(sha256="x"), "64 hexadecimal digits"),
+    "path is a number": (lambda m: m["weights"].update(path=3), "path: expected a string, got int"),
+    "path of the folder": (lambda m: m["weights"].update(path="."), "path '.', expected one such as"),
+    "path that is absolute": (lambda m: m["weights"].update(path="/dev/zero"), "leaves the artifact"),
+    "path with NUL": (lambda m: m["weights"].update(path="a\0b"), "path 'a.x00b'"),
+    "path of a writer": (lambda m: m["weights"].update(path="onnx/.tmp-a"), "expected one such as"),
+    "nested 200 deep": (lambda m: m.update(provenance={"a": _nested(200)}), "nested more than 32 levels"),
 }
 
 
@@ -53,15 +84,54 @@ def test_anything_else_is_an_error_that_names_file_and_key(
     damage: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     body = json.loads(_manifest().to_json())
+    body.pop("digest")
     damage(body)
     with pytest.raises(ArtifactError, match=f"folder/manifest.json.*{message}"):
-        Manifest.from_json(json.dumps(body).encode(), "folder/manifest.json")
+        Manifest.from_json(seal(body), "folder/manifest.json")
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe"], ids=["empty", "cut", "list", "binary"])
+NOT_JSON = {
+    "empty": b"",
+    "cut": b"{",
+    "list": b"[]",
+    "binary": b"\xff\xfe",
+    "a key that comes twice": b'{"schema": 1, "schema": 2}',
+    "nested 1,000 deep": b"[" * 1000 + b"]" * 1000,
+    "nested a million deep": b"[" * 10**6,
+    "a number of 10,000 digits": b'{"schema": ' + b"9" * 10_000 + b"}",
+}
+
+
+@pytest.mark.parametrize("data", NOT_JSON.values(), ids=NOT_JSON.keys())
 def test_what_is_no_json_object_is_an_error(data: bytes) -> None:
     with pytest.raises(ArtifactError, match="m: "):
         Manifest.from_json(data, "m")
+
+
+def test_every_flipped_bit_is_an_error() -> None:
+    data = _manifest().to_json()
+    for position, bit in itertools.product(range(len(data)), range(8)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << bit
+        with pytest.raises(ArtifactError, match="m: "):
+            Manifest.from_json(bytes(damaged), "m")
+
+
+def test_schema_1_has_no_digest_and_is_read() -> None:
+    body = json.loads(_manifest().to_json()) | {"schema": 1}
+    with pytest.raises(ArtifactError, match="unknown key 'digest'"):
+        Manifest.from_json(json.dumps(body).encode(), "m")
+    del body["digest"]
+    assert Manifest.from_json(json.dumps(body, indent=2).encode(), "m") == _manifest()
+
+
+def test_a_manifest_that_could_not_be_read_is_not_written() -> None:
+    deep = dataclasses.replace(_manifest(), provenance={"a": _nested(100)})
+    with pytest.raises(ArtifactError, match="nested more than"):
+        deep.to_json()
+    large = dataclasses.replace(_manifest(), provenance={"a": "x" * LARGEST_MANIFEST})
+    with pytest.raises(InvalidInput, match="expected at most"):
+        large.to_json()
 
 
 def test_an_unknown_precision_cannot_be_listed() -> None:

@@ -12,18 +12,21 @@ import numpy as np
 import pytest
 
 import lvm_runtime.backends.coreml as backend_module
-from export.coreml import CoreMLOptions, export_coreml
+from export.coreml.export import export_coreml
+from export.coreml.options import CoreMLOptions
 from export.mil_reference import Evaluator, load_program
 from export.randomise import randomise
 from export.source import Source
-from export.verify import Sample, random_contexts
+from export.verify import Sample
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.fingerprint import random_contexts
+from lvm_runtime.backends.batch_sizes import any_batch
 from lvm_runtime.backends.coreml import CoreMLBackend
 from lvm_runtime.commands.main import main
 from lvm_runtime.coreml import cache as coreml_cache
 from lvm_runtime.coreml.package import read_functions, read_package, require_macos
 from lvm_runtime.coreml.plan import Placement, read_placements, shares, summarise
-from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError
 from lvm_runtime.models import build_model, known_answers, save_model
 
 DIM = 64
@@ -75,33 +78,46 @@ def on_a_mac(monkeypatch: pytest.MonkeyPatch) -> type[EvaluatedModel]:
 def test_any_number_of_rows_is_answered_in_order(source: Source, on_a_mac: type[EvaluatedModel], rows: int) -> None:
     backend = CoreMLBackend(package_of(source))
     contexts = random_contexts(rows, 5, DIM, seed=rows)
-    predictions, attention = backend.run_with_attention(contexts)
+    predictions, attention = any_batch(backend).run_with_attention(contexts)
     expected, expected_attention = known_answers(source.model, contexts)
     assert predictions.dtype == np.float32
     assert np.abs(predictions - expected).max() <= 2e-3
     assert expected_attention is not None
     assert np.abs(attention - expected_attention).max() <= 2e-3
-    assert backend.device == "ane"
-    assert backend.batch_sizes == (1, 4)
+    assert (backend.device, backend.precision, backend.batch_sizes) == ("ane", "fp16", (1, 4))
+    assert {len(batch) for batch in on_a_mac.seen} <= {1, 4}
 
 
-def test_inputs_live_as_long_as_the_backend_and_padding_is_cleared(
-    source: Source, on_a_mac: type[EvaluatedModel]
-) -> None:
+def test_inputs_live_as_long_as_the_backend(source: Source, on_a_mac: type[EvaluatedModel]) -> None:
     backend = CoreMLBackend(package_of(source))
     first = backend.run(random_contexts(4, 5, DIM, seed=1))
-    padded = backend.run(random_contexts(3, 5, DIM, seed=2))
-    assert len({id(array) for array in on_a_mac.seen}) == 1  # one buffer for the batch of four
-    assert not on_a_mac.seen[0][3].any()
+    backend.run(random_contexts(4, 5, DIM, seed=2))
+    assert len({id(array) for array in on_a_mac.seen}) == 1
     assert np.array_equal(first, backend.run(random_contexts(4, 5, DIM, seed=1)))
-    assert padded.shape == (3, DIM)
 
 
-def test_unknown_device_and_old_system_are_refused(
+OPTIONS: dict[str, tuple[dict[str, Any], type[LvmError], str]] = {
+    "device": ({"device": "cuda"}, BackendUnavailable, "no device 'cuda'; it has ane, gpu, cpu, all"),
+    "threads": ({"threads": 2}, BackendUnavailable, "chooses its threads itself, and 2 were asked for"),
+    "precision": (
+        {"precision": "int8"},
+        ArtifactError,
+        "says that it is fp16, and it is listed or was asked for as int8",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "error", "message"), OPTIONS.values(), ids=OPTIONS.keys())
+def test_options_that_cannot_be_honoured_are_refused(
+    source: Source, on_a_mac: type[EvaluatedModel], options: dict[str, Any], error: type[LvmError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        CoreMLBackend(package_of(source), **options)
+
+
+def test_an_old_system_is_refused(
     source: Source, on_a_mac: type[EvaluatedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(BackendUnavailable, match="no device 'cuda'; it has ane, gpu, cpu, all"):
-        CoreMLBackend(package_of(source), device="cuda")
     monkeypatch.setattr(platform, "mac_ver", lambda: ("14.5", ("", "", ""), "arm64"))
     with pytest.raises(BackendUnavailable, match=r"needs macOS 15 or later, and this is 14\.5; .*--shapes enumerated"):
         CoreMLBackend(package_of(source))
@@ -111,7 +127,7 @@ def test_unknown_device_and_old_system_are_refused(
 def test_elsewhere_the_error_names_the_system(source: Source, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BackendUnavailable, match="macOS only, and this is"):
         CoreMLBackend(package_of(source))
-    assert main(["explain", str(package_of(source))]) == 1
+    assert main(["placement", str(package_of(source))]) == 1
     assert "runs on macOS only" in capsys.readouterr().err
     with pytest.raises(BackendUnavailable):
         require_macos("this")
@@ -123,13 +139,13 @@ def test_core_ml_gives_the_known_answers(source: Source, device: str) -> None:
     backend = CoreMLBackend(package_of(source), device=device)
     contexts = random_contexts(6, 5, DIM)
     expected, _ = known_answers(source.model, contexts)
-    assert np.abs(backend.run(contexts) - expected).max() <= 4e-3
+    assert np.abs(any_batch(backend).run(contexts) - expected).max() <= 4e-3
     backend.close()
 
 
 @pytest.mark.coreml
-def test_explain_reports_on_a_mac(source: Source, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", str(package_of(source)), "--device", "cpu"]) == 0
+def test_placement_is_reported_on_a_mac(source: Source, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["placement", str(package_of(source)), "--device", "cpu"]) == 0
     assert "batch1: " in capsys.readouterr().out
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.native.export import FILES, export_native
+from export.native.export import export_native
+from export.native.files import FILES
 from export.source import Source
 from export.verify import make_samples
 from lvm_runtime import Predictor
@@ -87,7 +88,7 @@ def test_what_it_cannot_do_is_an_error(artifact: Artifact, tmp_path: Path, monke
     file = artifact.path / FILES["context"]
     with pytest.raises(BackendUnavailable, match="cuda"):
         NativeBackend(file, device="cuda")
-    with pytest.raises(ArtifactError, match="int8 and listed as fp32"):
+    with pytest.raises(ArtifactError, match="says that it is int8"):
         NativeBackend(file, precision="fp32")
     for content in (b"", b"not a model", file.read_bytes()[:1000]):
         (tmp_path / "model.safetensors").write_bytes(content)
@@ -99,7 +100,7 @@ def test_what_it_cannot_do_is_an_error(artifact: Artifact, tmp_path: Path, monke
         closed.run(some_contexts(1, 64))
     monkeypatch.setitem(sys.modules, "lvm_runtime.native._engine", None)
     monkeypatch.delattr("lvm_runtime.native._engine", raising=False)
-    with pytest.raises(BackendUnavailable, match=r"extension.*pip install.*compiler"):
+    with pytest.raises(BackendUnavailable, match=r"needs lvm_runtime.native._engine.*pip install.*compiler"):
         NativeBackend(file)
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 import lvm_runtime.backends.onnx as onnx_backend
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.backends.onnx import OnnxBackend
+from lvm_runtime.backends.openvino import OpenVinoBackend
+from lvm_runtime.errors import ArtifactError
 from tests.artifacts import add_onnx, make_artifact, randomised, some_contexts
 
 
@@ -56,28 +59,28 @@ def test_lone_queries_at_the_same_moment_keep_apart(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let 6 rows per thread be many, and a piece be 4."""
+    """Let 6 rows per thread be many, and a slice be 4."""
     monkeypatch.setattr(onnx_backend, "_LEAST_SHARES", {"fp32": (6, 0), "int8": (6, 0)})
-    monkeypatch.setattr(onnx_backend, "PIECE", 4)
+    monkeypatch.setattr(onnx_backend, "SLICE", 4)
 
 
 def _spy(backend: OnnxBackend, monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, int]]]:
-    """Return a list that gets the pieces of every batch that is cut."""
+    """Return a list that gets the slices of every batch that is cut."""
     cuts: list[list[tuple[int, int]]] = []
-    run = backend._crew.run
+    run = backend._helpers.run
 
-    def spied(work: Any, pieces: Any) -> None:
-        cuts.append(list(pieces))
+    def spied(work: Any, slices: Any) -> None:
+        cuts.append(list(slices))
         run(work, cuts[-1])
 
-    monkeypatch.setattr(backend._crew, "run", spied)
+    monkeypatch.setattr(backend._helpers, "run", spied)
     return cuts
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_batch_in_pieces_is_the_batch(
+def test_a_batch_in_slices_is_the_batch(
     architecture: str, precision: str, threads: int, small_shares: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     artifact = make_artifact(tmp_path / "model", architecture)
@@ -96,15 +99,15 @@ def test_a_batch_in_pieces_is_the_batch(
             assert ours.dtype == np.float32
             np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0)
     assert len(cuts) == 45 - max(6 * threads, 6) + 1
-    for pieces in cuts:
-        assert len(pieces) % threads == 0
-        assert [start for start, _ in pieces[1:]] == [stop for _, stop in pieces[:-1]]
-        assert all(2 <= stop - start <= 6 for start, stop in pieces)
+    for slices in cuts:
+        assert len(slices) % threads == 0
+        assert [start for start, _ in slices[1:]] == [stop for _, stop in slices[:-1]]
+        assert all(2 <= stop - start <= 6 for start, stop in slices)
     backend.close()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_document_in_pieces_is_the_document(
+def test_a_document_in_slices_is_the_document(
     architecture: str, small_shares: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     artifact = add_onnx(
@@ -126,17 +129,35 @@ def test_a_document_in_pieces_is_the_document(
 
 
 def test_a_share_is_worth_its_rows_and_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    file = make_artifact(tmp_path / "amn").path / "onnx/fp32.onnx"
-    weight = file.stat().st_size
-    monkeypatch.setattr(onnx_backend, "_LEAST_SHARES", {"fp32": (3, 9 * weight), "int8": (5, weight)})
-    for precision, threads, fewest in [("fp32", 2, 18), ("fp32", 3, 27), ("int8", 2, 10), ("bf16", 2, 18)]:
-        backend = OnnxBackend(file, threads=threads, precision=precision)
+    artifact = make_artifact(tmp_path / "amn")
+    add_onnx(artifact, randomised("amn"), "onnx/int8.onnx", precision="int8")
+    weights = {precision: (artifact.path / f"onnx/{precision}.onnx").stat().st_size for precision in ("fp32", "int8")}
+    shares = {"fp32": (3, 9 * weights["fp32"]), "int8": (5, weights["int8"])}
+    monkeypatch.setattr(onnx_backend, "_LEAST_SHARES", shares)
+    for precision, threads, fewest in [("fp32", 2, 18), ("fp32", 3, 27), ("int8", 2, 10)]:
+        backend = OnnxBackend(artifact.path / f"onnx/{precision}.onnx", threads=threads)
+        assert backend.precision == precision
         cuts = _spy(backend, monkeypatch)
         backend.run(some_contexts(fewest - 1))
         assert not cuts
         backend.run(some_contexts(fewest))
         assert len(cuts) == 1
         backend.close()
+
+
+def test_a_file_says_its_precision_and_an_old_one_is_what_it_is_listed_as(tmp_path: Path) -> None:
+    artifact = make_artifact(tmp_path / "amn")
+    file = artifact.path / "onnx/fp32.onnx"
+    with pytest.raises(ArtifactError, match=r"fp32\.onnx: it says that it is fp32, and it is listed .* as int8"):
+        OnnxBackend(file, precision="int8")
+    model = onnx.load(file)
+    del model.metadata_props[[prop.key for prop in model.metadata_props].index("precision")]
+    onnx.save(model, file)
+    assert OnnxBackend(file).precision == "fp32"
+    assert OnnxBackend(file, precision="int8").precision == "int8"
+    add_onnx(artifact, randomised("amn"), "onnx/int8.onnx", precision="int8")
+    with pytest.raises(ArtifactError, match="says that it is int8, and it is listed or was asked for as fp32"):
+        OpenVinoBackend(artifact.path / "onnx/int8.onnx")
 
 
 def test_many_callers_share_the_helpers(small_shares: None, tmp_path: Path) -> None:
@@ -154,7 +175,7 @@ def test_many_callers_share_the_helpers(small_shares: None, tmp_path: Path) -> N
     backend.close()
 
 
-def test_a_piece_that_fails_is_an_error(small_shares: None, tmp_path: Path) -> None:
+def test_a_slice_that_fails_is_an_error(small_shares: None, tmp_path: Path) -> None:
     backend = OnnxBackend(make_artifact(tmp_path / "amn").path / "onnx/fp32.onnx", threads=2)
     with pytest.raises(Exception, match="context"):
         backend.run(np.zeros((40, 5, 17), np.float32))

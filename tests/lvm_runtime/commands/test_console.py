@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from lvm_runtime.commands.console import run
-from lvm_runtime.errors import ArtifactError, BackendUnavailable, InvalidInput, LvmError, VerificationFailed
+from lvm_runtime.commands.console import run, show
+from lvm_runtime.errors import (
+    ArtifactError,
+    BackendUnavailable,
+    InvalidInput,
+    LvmError,
+    VerificationFailed,
+    WriteFailed,
+)
 
 
 def _raise(error: BaseException) -> int:
@@ -14,12 +21,40 @@ def _raise(error: BaseException) -> int:
 
 @pytest.mark.parametrize(
     "error",
-    [InvalidInput("a\n  b"), ArtifactError("a b"), BackendUnavailable("a b"), VerificationFailed("a b")],
+    [
+        InvalidInput("a\n  b"),
+        ArtifactError("a b"),
+        BackendUnavailable("a b"),
+        VerificationFailed("a b"),
+        WriteFailed("a b"),
+    ],
     ids=lambda e: type(e).__name__,
 )
 def test_an_error_of_ours_is_one_line(error: LvmError, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda: _raise(error)) == 1
     assert capsys.readouterr() == ("", "error: a b\n")
+
+
+def test_control_characters_from_files_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda: _raise(InvalidInput("a\x1b[2Jb\x07 é 中 \u202e"))) == 1
+    show("a\x1b[2J\n\tb")
+    assert capsys.readouterr() == ("a\\x1b[2J\n\tb\n", "error: a\\x1b[2Jb\\x07 é 中 \\u202e\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "a\x1bb"), "error: a\\x1bb: No such file or directory\n"),
+        (OSError(28, "No space left on device"), "error: No space left on device\n"),
+        (OSError("odd"), "error: odd\n"),
+        (MemoryError("Unable to allocate 3 TiB"), "error: not enough memory (Unable to allocate 3 TiB)\n"),
+        (MemoryError(), "error: not enough memory\n"),
+    ],
+    ids=["file", "disk", "bare", "memory", "bare memory"],
+)
+def test_an_error_of_the_system_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda: _raise(error)) == 1
+    assert capsys.readouterr().err == line
 
 
 def test_ctrl_c_is_a_word_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,3 +75,4 @@ def test_the_status_is_what_main_returns(value: int | None, status: int) -> None
 def test_errors_are_also_what_callers_would_catch() -> None:
     assert issubclass(InvalidInput, ValueError)
     assert issubclass(BackendUnavailable, ImportError)
+    assert issubclass(WriteFailed, OSError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.errors import ArtifactError
+from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models import build_model, known_answers, load_model, parameter_count, save_model
-from tests.artifacts import SMALL, randomised, some_contexts
+from tests.artifacts import randomised, some_contexts
 
 Weights = dict[str, NDArray[np.float64]]
 Array = NDArray[np.float64]
@@ -222,7 +223,7 @@ def test_lstm_drops_between_its_layers_and_only_in_training() -> None:
 
 
 def test_amn_starts_as_the_linear_average() -> None:
-    model = build_model(make_config("amn", **SMALL["amn"]), seed=0)
+    model = build_model(make_config("amn", **CONFIGS["amn"].small), seed=0)
     contexts = some_contexts(5)
     found, _ = known_answers(model, contexts)
     np.testing.assert_allclose(found, _unit(contexts.astype(np.float64).mean(1)), rtol=0, atol=1e-15)
@@ -230,7 +231,7 @@ def test_amn_starts_as_the_linear_average() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_seeded_weights_repeat_and_leave_the_callers_generator_alone(architecture: str) -> None:
-    config = make_config(architecture, **SMALL[architecture])
+    config = make_config(architecture, **CONFIGS[architecture].small)
     before = torch.get_rng_state()
     first, second = build_model(config, seed=3).state_dict(), build_model(config, seed=3).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
@@ -254,3 +255,12 @@ def test_weights_of_other_sizes_are_refused(tmp_path: Any) -> None:
     (artifact.path / "model.safetensors").write_bytes((other.path / "model.safetensors").read_bytes())
     with pytest.raises(ArtifactError, match="not the weights of this amn"):
         load_model(artifact)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    model = randomised("lstm")
+    with torch.no_grad():
+        model.output_proj.bias[1] = float("nan")  # type: ignore[index, union-attr, operator]
+    with pytest.raises(InvalidInput, match=r"the model: output_proj\.bias has 1 of 16 values"):
+        save_model(model, tmp_path / "lstm")
+    assert not (tmp_path / "lstm").exists()

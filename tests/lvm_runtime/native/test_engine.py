@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from export.forms import build_form
 from export.native.export import write_native
 from export.randomise import randomise
-from export.verify import random_contexts
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
 from lvm_runtime.artifact.drift import max_drift
+from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.models import build_model, known_answers
 
 _engine = pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
@@ -85,6 +85,14 @@ def test_drift_at_full_width_stays_below_1e_4(architecture: str, tmp_path: Path)
     full["transformer"] = {"hidden_dim": 512, "num_heads": 8, "ffn_dim": 2048, "num_layers": 4}
     case = Case(architecture, tmp_path, rows=16, dim=384, **full[architecture])
     assert max_drift(case.run(case.engine()), case.answers()[0]) <= 1e-4
+
+
+def test_recency_of_the_amn_counts(tmp_path: Path) -> None:
+    case = Case("amn", tmp_path, recency=True)
+    with_recency = max_drift(case.run(case.engine()), case.answers()[0])
+    assert with_recency <= 4e-4
+    for path in _engine.paths():
+        np.testing.assert_array_equal(case.run(case.engine(path)), case.run(case.engine("plain")))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

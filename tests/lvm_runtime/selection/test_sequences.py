@@ -14,7 +14,7 @@ import torch
 from lvm_runtime import InvalidInput, Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.predictor import PIECE
+from lvm_runtime.predictor import MOST_AT_ONCE
 from lvm_runtime.selection.sequences import window
 from tests.artifacts import add_onnx, randomised, some_contexts
 
@@ -31,13 +31,13 @@ def _windows(vectors: Any) -> Any:
 
 @pytest.mark.parametrize("backend", ["onnx", "eager"], ids=["sequence form", "windows"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("count", [5, 6, 40, PIECE + 4, PIECE + 5, 2 * PIECE + 9])
+@pytest.mark.parametrize("count", [5, 6, 40, MOST_AT_ONCE + 4, MOST_AT_ONCE + 5, 2 * MOST_AT_ONCE + 9])
 def test_a_document_is_all_its_windows(small_artifacts: Get, architecture: str, backend: str, count: int) -> None:
     vectors = _document(count)
     with Predictor(small_artifacts(architecture), backend=backend) as predictor:
         found = predictor.predict_sequence(vectors)
         np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=2e-6)
-        assert (predictor._sequences.backend is not None) == (backend == "onnx")
+        assert predictor._sequences.in_use == (backend == "onnx")
         assert predictor._sequences.refusal is None
 
 
@@ -61,10 +61,10 @@ def test_documents_of_every_kind(small_artifacts: Get) -> None:
 
 
 def test_a_bad_vector_is_named_by_its_number(small_artifacts: Get) -> None:
-    vectors = _document(2 * PIECE)
-    vectors[PIECE + 7, 3] = np.inf
+    vectors = _document(2 * MOST_AT_ONCE)
+    vectors[MOST_AT_ONCE + 7, 3] = np.inf
     with Predictor(small_artifacts("amn")) as predictor:
-        with pytest.raises(InvalidInput, match=f"row {PIECE + 7}, component 3 is inf"):
+        with pytest.raises(InvalidInput, match=f"row {MOST_AT_ONCE + 7}, component 3 is inf"):
             predictor.predict_sequence(vectors)
         with pytest.raises(InvalidInput, match=r"vectors have shape \[9, 5, 16\], expected \[N, 16\]"):
             predictor.predict_sequence(np.zeros((9, 5, 16), np.float32))
@@ -82,7 +82,9 @@ def test_a_sequence_form_that_disagrees_is_not_used_and_says_so(small_artifacts:
     with Predictor(path) as predictor:
         found = predictor.predict_sequence(vectors)
         np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=1e-6)
-        assert any("its answers differ by" in refusal.why for refusal in predictor.explain().refused)
+        assert any(
+            "its largest difference to single windows is" in refusal.why for refusal in predictor.explain().refused
+        )
 
 
 def test_window_copies_every_window() -> None:

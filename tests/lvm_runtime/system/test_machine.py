@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -62,7 +64,17 @@ def test_mac_features_come_from_sysctl(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.features() == ["FEAT_DotProd"]
 
 
-def test_slug_is_a_file_name() -> None:
-    assert (
-        machine.slug({"processor": "AMD EPYC (family 25, model 17)", "cpus": 2}) == "amd-epyc-family-25-model-17-2cpu"
-    )
+def test_line_names_the_hardware() -> None:
+    described = {"processor": "Testium", "cpus": 2, "memory_gib": 8.0, "features": ["avx2", "amx_int8"]}
+    assert machine.line(described | {"accelerators": ["GPU"]}) == "Testium; 2 CPUs; 8.0 GiB; amx_int8; GPU"
+
+
+def test_identity_holds_what_a_measurement_depends_on() -> None:
+    found = machine.identity()
+    assert (found["processor"], found["system"]) == (machine.processor(), machine.system())
+
+
+def test_importing_it_loads_nothing_slow() -> None:
+    slow = "{'subprocess', 'importlib.metadata', 'psutil', 'torch'}"
+    code = f"import sys, lvm_runtime.system.machine; print(sorted({slow} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

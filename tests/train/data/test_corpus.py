@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lvm_runtime.corpus.corpus import BUNDLED, Corpus, of_documents
 from lvm_runtime.errors import InvalidInput
-from train.data.corpus import BUNDLED, Corpus, check_corpus, load_corpus
+from train.data.corpus import check_corpus, load_corpus
 
 
 def make(lengths: list[int], dim: int = 8, seed: int = 0) -> Corpus:
@@ -15,7 +16,7 @@ def make(lengths: list[int], dim: int = 8, seed: int = 0) -> Corpus:
     vectors = rng.standard_normal((sum(lengths), dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ids = np.repeat(np.arange(len(lengths)), lengths)
-    return Corpus("test", vectors, ids, ids)
+    return of_documents("test", vectors, ids)
 
 
 def test_bundled_corpus_is_whole_documents_within_its_size() -> None:
@@ -24,21 +25,21 @@ def test_bundled_corpus_is_whole_documents_within_its_size() -> None:
     assert BUNDLED.stat().st_size <= 4_000_000
     assert (report.documents, report.zero_rows, report.rows_off_unit) == (204, 0, 0)
     assert usable.all()
-    assert len(corpus.starts(5)) == len(corpus.vectors) - 5 * report.documents - (
+    assert len(corpus.starts(6)) == len(corpus.values) - 5 * report.documents - (
         sum(max(0, 5 - n) * -1 for n in np.unique(corpus.doc_ids, return_counts=True)[1])
     )
 
 
 def test_windows_never_cross_documents() -> None:
     corpus = make([7, 3, 6, 5])
-    assert corpus.starts(5).tolist() == [0, 1, 10]
-    assert make([3]).starts(5).tolist() == []
+    assert corpus.starts(6).tolist() == [0, 1, 10]
+    assert make([3]).starts(6).tolist() == []
 
 
 def test_report_counts_what_is_odd() -> None:
     corpus = make([7, 3, 8])
-    corpus.vectors[2] = 0
-    corpus.vectors[4] *= 1.5
+    corpus.values[2] = 0
+    corpus.values[4] *= 1.5
     report, usable = check_corpus(corpus, 5)
     assert (report.zero_rows, report.rows_off_unit, report.short_documents) == (1, 1, 1)
     assert np.flatnonzero(~usable).tolist() == [2]
@@ -48,7 +49,7 @@ def test_report_counts_what_is_odd() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "inf"])
 def test_value_that_is_no_number_names_its_row(value: float) -> None:
     corpus = make([7, 3])
-    corpus.vectors[8, 1] = value
+    corpus.values[8, 1] = value
     with pytest.raises(InvalidInput, match="row 8"):
         check_corpus(corpus, 5)
 
@@ -57,3 +58,8 @@ def test_digest_tells_data_apart() -> None:
     assert make([7, 3]).digest() == make([7, 3]).digest()
     assert make([7, 3]).digest() != make([6, 4]).digest()
     assert make([7, 3]).digest() != make([7, 3], seed=1).digest()
+
+
+def test_a_misspelt_name_is_told_what_there_is() -> None:
+    with pytest.raises(InvalidInput, match="bundeld: no such file; expected bundled, synthetic or the path"):
+        load_corpus("bundeld")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.errors import InvalidInput
-from train.data.corpus import Corpus
 from train.data.windows import VectorStore, split_windows
 
 T = 5
@@ -33,8 +33,8 @@ def rows_of(part: object) -> set[int]:
 @pytest.mark.parametrize("grouped", [True, False], ids=["documents", "no documents"])
 def test_no_row_is_on_two_sides(how: str, grouped: bool) -> None:
     corpus = make(20, grouped=grouped)
-    store = VectorStore(corpus.vectors, "cpu")
-    usable = np.ones(len(corpus.vectors), bool)
+    store = VectorStore(corpus.values, "cpu")
+    usable = np.ones(len(corpus.values), bool)
     split = split_windows(corpus, usable, store, validation=0.2, test=0.1, how=how, seed=1)
     sides = [rows_of(part) for part in (split.train, split.validation, split.test)]
     assert all(sides)
@@ -49,16 +49,16 @@ def test_overlapping_windows_without_documents_keep_a_gap() -> None:
     n = 60
     ids = np.repeat(np.arange(n), T + 1)
     corpus = Corpus("w", np.ones((n * (T + 1), 2), np.float32), ids, None)
-    split = split_windows(corpus, np.ones(len(ids), bool), VectorStore(corpus.vectors, "cpu"), validation=0.2)
+    split = split_windows(corpus, np.ones(len(ids), bool), VectorStore(corpus.values, "cpu"), validation=0.2)
     last, first = int(split.train.groups[-1]), int(split.validation.groups[0])
     assert first - last > T
 
 
 def test_batches_hold_the_right_rows(tmp_path: Path) -> None:
     corpus = make(4)
-    np.save(tmp_path / "v.npy", corpus.vectors)
+    np.save(tmp_path / "v.npy", corpus.values)
     mapped = np.load(tmp_path / "v.npy", mmap_mode="r")
-    stores = [VectorStore(corpus.vectors, "cpu"), VectorStore(mapped, "cpu", resident_bytes=0)]
+    stores = [VectorStore(corpus.values, "cpu"), VectorStore(mapped, "cpu", resident_bytes=0)]
     assert [s.resident for s in stores] == [True, False]
     for store in stores:
         part = split_windows(corpus, np.ones(36, bool), store, validation=0.25).train
@@ -73,7 +73,7 @@ def test_windows_that_touch_unusable_rows_are_left_out() -> None:
     corpus = make(3)
     usable = np.ones(27, bool)
     usable[4] = False
-    split = split_windows(corpus, usable, VectorStore(corpus.vectors, "cpu"), validation=0.3)
+    split = split_windows(corpus, usable, VectorStore(corpus.values, "cpu"), validation=0.3)
     assert 4 not in rows_of(split.train)
     assert len(split.train) == 4  # the second document's four; row 4 is in all of the first's
 
@@ -87,4 +87,4 @@ def test_normalize_divides_by_length() -> None:
 def test_empty_side_is_an_error(documents: int) -> None:
     corpus = make(documents) if documents else make(2, length=4)
     with pytest.raises(InvalidInput, match="window"):
-        split_windows(corpus, np.ones(len(corpus.vectors), bool), VectorStore(corpus.vectors, "cpu"))
+        split_windows(corpus, np.ones(len(corpus.values), bool), VectorStore(corpus.values, "cpu"))

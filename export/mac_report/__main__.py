@@ -1,0 +1,40 @@
+"""`lvm-runtime export mac-report`, or `python -m export.mac_report` in a checkout."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.commands import console
+from lvm_runtime.coreml.package import require_macos
+from lvm_runtime.system import atomic, extras
+
+DESCRIPTION = """Measure what cannot be measured anywhere else and write it as one Markdown file to send in: Core ML's
+own answers, where Core ML places each operation, latency and throughput by device and batch size, how exact a
+device's GELU is, and one training step on the CPU and on MPS."""
+
+
+def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Parse the command line, measure and write the report."""
+    parser = argparse.ArgumentParser(prog=prog or console.program(), description=DESCRIPTION)
+    parser.add_argument("--out", type=Path, default=Path("mac-report.md"), help="default: mac-report.md")
+    parser.add_argument("--dim", type=int, default=768, help="vector size D (default: 768)")
+    parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
+    arguments = parser.parse_args(argv)
+    require_macos("the Mac report", least=15)
+    atomic.require_writable(arguments.out)
+    extras.require("export", "the Mac report", "torch", "safetensors", "coremltools")
+    from .report import write_report
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = write_report(Path(folder), arguments.models, arguments.dim)
+    atomic.write_bytes(arguments.out, text.encode())
+    console.show(f"{arguments.out}: written; please send it in")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(command))

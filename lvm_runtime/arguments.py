@@ -1,0 +1,35 @@
+"""Checks of single arguments: a wrong type or value is an InvalidInput that says what came and what was expected."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lvm_runtime.errors import InvalidInput
+
+
+def whole_number(value: Any, name: str, *, least: int = 1, most: int | None = None) -> int:
+    """Return `value`, an integer of Python or numpy within the bounds, as an int."""
+    integer = not isinstance(value, bool) and hasattr(value, "__index__") and getattr(value, "ndim", 0) == 0
+    if not integer or not least <= int(value) or (most is not None and int(value) > most):
+        bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
+        raise InvalidInput(f"{name} is {value!r}, expected a whole number {bounds}")
+    return int(value)
+
+
+def finite_number(value: Any, name: str, *, example: str) -> float:
+    """Return `value`, a finite number of 0 or more, as a float."""
+    number = not isinstance(value, bool) and hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0
+    try:
+        if number and math.isfinite(value) and value >= 0:
+            return float(value)
+    except OverflowError:  # a whole number that no float can hold
+        pass
+    raise InvalidInput(f"{name} is {value!r:.99}, expected a finite number of 0 or more, such as {example}")
+
+
+def text(value: Any, name: str, *, example: str) -> str:
+    """Return `value`, which has to be a string."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} is {value!r}, expected a name such as {example}")
+    return value

@@ -1,0 +1,40 @@
+"""`lvm-runtime info ARTIFACT`: what is in an artifact, and whether it is whole."""
+
+from __future__ import annotations
+
+import argparse
+
+from lvm_runtime.artifact.folder import Artifact, resolve
+from lvm_runtime.commands.choice import add_artifact
+from lvm_runtime.commands.console import fields, short, show
+from lvm_runtime.commands.tables import aligned
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Set up the command's parser."""
+    add_artifact(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Check the artifact and print what is in it."""
+    show(describe_artifact(Artifact.load(resolve(options.artifact))))
+
+
+def describe_artifact(artifact: Artifact) -> str:
+    """Return the contents of a checked artifact: sizes, provenance, and its files with their measured drift."""
+    manifest, config = artifact.manifest, artifact.config
+    sizes = fields(config.to_dict().items())
+    lines = [f"{artifact.path}: {config.architecture} ({sizes})", f"made {manifest.created}"]
+    for section, values in manifest.provenance.items():
+        lines.append(f"{section}: {fields(values.items()) if isinstance(values, dict) else short(values)}")
+    header = ("file", "format", "precision", "form", "batch", "size", "drift")
+    rows = [(manifest.weights.path, "weights", "fp32", "training", "any", _megabytes(manifest.weights.bytes), "0")]
+    for c in manifest.compiled:
+        batch = "any" if c.batch_sizes is None else "/".join(map(str, c.batch_sizes))
+        rows.append((c.file.path, c.format, c.precision, c.form, batch, _megabytes(c.file.bytes), f"{c.drift:.1e}"))
+    lines += ["", aligned(header, rows), "", "every file has its recorded size and SHA-256"]
+    return "\n".join(lines)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"

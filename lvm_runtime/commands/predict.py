@@ -1,0 +1,59 @@
+"""`lvm-runtime predict ARTIFACT INPUT OUTPUT`: predict for a file, however large."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lvm_runtime.bulk.predict import open_for_bulk, predict_file, workers_for
+from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
+from lvm_runtime.commands.console import printable, show
+from lvm_runtime.corpus.formats import ACCEPTED
+
+DESCRIPTION = """Predict the next vector for every context of INPUT, or for every window of its documents. Memory stays
+flat. An interrupted run goes on where it was when the same command is given again."""
+OUTPUT = """OUTPUT is .npy (predictions in order), or .npz or .parquet, which also carry the row of the input that each
+prediction belongs to (for vectors: of its window's last one)."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Set up the command's parser."""
+    parser.description = DESCRIPTION
+    parser.epilog = f"INPUT is a corpus.\n\n{ACCEPTED}\n\n{OUTPUT}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_artifact(parser)
+    parser.add_argument("input", metavar="INPUT", type=Path)
+    parser.add_argument("output", metavar="OUTPUT", type=Path)
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="list rows with NaN or infinity in OUTPUT.bad.csv and go on"
+    )
+    parser.add_argument("--restart", action="store_true", help="drop what an interrupted run left")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    add_choice(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Predict the file and print how many predictions were written."""
+    with open_for_bulk(options.artifact, request_from(options)) as predictor:
+        print(printable(str(predictor.explain().running)), file=sys.stderr)
+        print(f"{workers_for(predictor)} runs at a time", file=sys.stderr)
+        try:
+            result = predict_file(
+                predictor,
+                options.input,
+                options.output,
+                skip_bad=options.skip_bad,
+                restart=options.restart,
+                overwrite=options.overwrite,
+            )
+        except KeyboardInterrupt:
+            print("what is done is kept; the same command goes on from there", file=sys.stderr)
+            raise
+    taken_over = f", {result.resumed:,} of them by an interrupted run before" if result.resumed else ""
+    show(f"{options.output}: {result.predictions:,} predictions{taken_over}")
+    for remark in result.remarks:
+        print(printable(remark), file=sys.stderr)
+    if result.bad:
+        bad = f"{options.output}.bad.csv: {result.bad:,} rows that could not be predicted"
+        print(printable(bad), file=sys.stderr)

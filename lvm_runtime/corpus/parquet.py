@@ -1,0 +1,174 @@
+"""Columns of a Parquet file as arrays, read a batch of rows at a time.
+
+n rows of a batch, N rows of the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_runtime.corpus.documents import DocumentIds
+from lvm_runtime.corpus.npy import open_regular, unpack
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.system import extras
+
+_ROWS = 512  # of a batch: 16 MB of the widest contexts that are usual
+_IDS = 1 << 16  # and of a batch of ids
+_BUFFER = 1 << 20  # read at a time from each column; without it, a whole row group is, of 500 MB and more
+
+
+class ParquetFile:
+    """An open Parquet file. Raises BackendUnavailable without pyarrow, InvalidInput if `path` is no Parquet file."""
+
+    def __init__(self, path: Path, scratch: Path | None = None) -> None:
+        self.path, self._scratch = path, scratch
+        self._arrow, parquet = import_pyarrow()
+        open_regular(path).close()
+        try:
+            self._file = parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+            self.columns: list[str] = self._file.schema_arrow.names
+        except (self._arrow.ArrowException, OSError, ValueError) as error:
+            raise InvalidInput(f"{path}: not a Parquet file ({error})") from error
+        self._rows = int(self._file.metadata.num_rows)
+
+    def __enter__(self) -> ParquetFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def list_columns(self) -> list[str]:
+        """Return the names of the columns that hold lists."""
+        return [field.name for field in self._file.schema_arrow if self._is_list(field.type)]
+
+    def array(self, column: str) -> NDArray[Any]:
+        """Return a column of lists of one length as `[N, length]`, or of lists of lists as `[N, n, m]`.
+
+        It is unpacked to a nameless file and mapped. Raises InvalidInput for nulls and for lists of unequal lengths.
+        """
+        if not self._rows:
+            return np.empty((0, *self._fixed_sizes(column)), np.float32)
+        first, shape, dtype = 0, (0,), np.dtype(np.float32)
+
+        def blocks() -> Iterator[memoryview]:
+            nonlocal first
+            for block in self._dense(column):
+                if block.shape[1:] != shape:
+                    raise self._unequal(column, first, block.shape[1:], shape)
+                first += len(block)
+                yield np.ascontiguousarray(block).data.cast("B")
+
+        for block in self._dense(column):
+            shape, dtype = block.shape[1:], block.dtype
+            break
+        if dtype.kind != "f":
+            raise InvalidInput(f"{self.path}: column {column} holds {dtype}, expected float16, float32 or float64")
+        return unpack(blocks(), (self._rows, *shape), dtype, self.path, self._scratch)
+
+    def ids(self, column: str) -> NDArray[Any]:
+        """Return a column of ids `[N]` as exact integers; InvalidInput for nulls and for documents in pieces."""
+        found = DocumentIds(self.path)
+        for first, values in self._batches(column, _IDS):
+            found.add(self._plain(values, column, first))
+        return found.together()
+
+    def records(self, column: str) -> list[Any]:
+        """Return a column as Python objects."""
+        return [item for _, values in self._batches(column, _IDS) for item in values.to_pylist()]
+
+    def _batches(self, column: str, rows: int) -> Iterator[tuple[int, Any]]:
+        """Yield the column in parts, each with the number of its first row."""
+        first = 0
+        try:
+            for batch in self._file.iter_batches(rows, columns=[column]):
+                yield first, batch.column(0)
+                first += batch.num_rows
+        except (self._arrow.ArrowException, OSError) as error:
+            raise InvalidInput(f"{self.path}: column {column} cannot be read from row {first} on ({error})") from error
+
+    def _dense(self, column: str) -> Iterator[NDArray[Any]]:
+        for first, values in self._batches(column, _ROWS):
+            yield self._block(values, column, first)
+
+    def _block(self, values: Any, column: str, first: int) -> NDArray[Any]:
+        """Return the lists of a batch as `[n, …]`."""
+        types, sizes = self._arrow.types, [len(values)]
+        if isinstance(values.type, self._arrow.FixedShapeTensorType):
+            self._no_nulls(values, column, first, 1)
+            return values.to_numpy_ndarray()
+        while self._is_list(values.type):
+            width = math.prod(sizes[1:])
+            self._no_nulls(values, column, first, width)
+            if types.is_fixed_size_list(values.type):
+                size = values.type.list_size
+            else:
+                lengths = values.value_lengths().to_numpy()
+                size = int(lengths[0])
+                if (lengths != size).any():
+                    row = int(np.flatnonzero(lengths != size)[0])
+                    raise self._unequal(column, first + row // width, (int(lengths[row]),), (size,))
+            sizes.append(size)
+            values = values.flatten()
+        self._no_nulls(values, column, first, math.prod(sizes[1:]))
+        if not types.is_floating(values.type):
+            raise InvalidInput(
+                f"{self.path}: column {column} holds {values.type}, expected lists of float16, float32 or float64"
+            )
+        return values.to_numpy(zero_copy_only=False).reshape(sizes)
+
+    def _plain(self, ids: Any, column: str, first: int) -> NDArray[Any]:
+        """Return a batch of ids as integers or as objects, dictionaries and extensions unwrapped."""
+        types = self._arrow.types
+        if types.is_dictionary(ids.type):
+            ids = ids.dictionary_decode()
+        if isinstance(ids.type, self._arrow.BaseExtensionType):  # UUIDs
+            ids = ids.storage
+        self._no_nulls(ids, column, first, 1)
+        kinds = ("integer", "string", "large_string", "string_view", "binary", "large_binary", "fixed_size_binary")
+        if not any(getattr(types, f"is_{kind}", bool)(ids.type) for kind in kinds):
+            raise InvalidInput(f"{self.path}: column {column} holds {ids.type}, expected integers or strings")
+        return ids.to_numpy(zero_copy_only=False)
+
+    def _no_nulls(self, values: Any, column: str, first: int, width: int) -> None:
+        if values.null_count:
+            row = first + int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) // width
+            raise InvalidInput(f"{self.path}: row {row} is null in column {column}; drop or fill such rows")
+
+    def _unequal(self, column: str, row: int, found: tuple[int, ...], expected: tuple[int, ...]) -> InvalidInput:
+        came, before = ("×".join(map(str, shape)) for shape in (found, expected))
+        return InvalidInput(
+            f"{self.path}: row {row} of column {column} holds {came} numbers and the rows before it {before}; "
+            "expected lists of one length"
+        )
+
+    def _is_list(self, kind: Any) -> bool:
+        types = self._arrow.types
+        tensor = isinstance(kind, self._arrow.FixedShapeTensorType)
+        return tensor or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+    def _fixed_sizes(self, column: str) -> tuple[int, ...]:
+        """Return the sizes that the type of a column says."""
+        sizes: tuple[int, ...] = ()
+        kind = self._file.schema_arrow.field(column).type
+        with suppress(AttributeError):
+            return tuple(kind.shape)
+        while self._is_list(kind):
+            sizes += (getattr(kind, "list_size", 0),)
+            kind = kind.value_type
+        return sizes
+
+
+def import_pyarrow() -> tuple[Any, Any]:
+    """Import pyarrow and its Parquet module, or raise BackendUnavailable with the pip command."""
+    extras.require("train", "reading and writing Parquet", "pyarrow", "pyarrow.parquet")
+    import pyarrow
+    from pyarrow import parquet
+
+    return pyarrow, parquet

@@ -1,0 +1,111 @@
+"""Splits of a corpus in which no document has windows on two sides.
+
+n windows, N vectors, T context length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_runtime.corpus.corpus import Corpus
+from lvm_runtime.errors import InvalidInput
+
+_NO_GROUPS = (
+    "warning: these windows do not say which document they come from, so they are split where they lie, with "
+    "a gap of {gap} windows at the border; a random split would put most of each validation window into training. "
+    "Intervals treat windows as independent and are too narrow"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Windows of one side: where each begins, `starts` `[n]`, and the group `[n]` of each."""
+
+    starts: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Training, validation and (possibly empty) test windows, and remarks for the reader."""
+
+    train: Side
+    validation: Side
+    test: Side
+    remarks: tuple[str, ...]
+
+
+def split(
+    corpus: Corpus,
+    usable: NDArray[np.bool_],
+    *,
+    context_length: int = 5,
+    validation: float = 0.1,
+    test: float = 0.0,
+    how: str = "last",
+    seed: int = 0,
+) -> Sides:
+    """Split the windows of T + 1 vectors, all of them `usable` `[N]`.
+
+    "last" takes the last documents of the corpus for validation and those before them for test: neighbours in
+    a corpus are alike, so this is the stricter way. "random" draws documents by `seed`. Fractions are of
+    documents. Windows without groups are cut contiguously, with a gap wide enough that none overlap the border.
+    Raises InvalidInput where a side would be empty.
+    """
+    starts = corpus.starts(context_length + 1)
+    if len(starts) and not usable.all():
+        bad = np.concatenate([[0], np.cumsum(~usable)])
+        starts = starts[bad[starts + context_length + 1] == bad[starts]]
+    if not len(starts):
+        raise InvalidInput(f"{corpus.name}: no document has {context_length + 1} usable vectors, so there is no window")
+    remarks = corpus.remarks
+    if corpus.groups is None:
+        groups = np.arange(len(starts), dtype=np.int64)
+        chosen = _contiguous_sides(len(starts), validation, test, context_length)
+        remarks = (*remarks, _NO_GROUPS.format(gap=context_length))
+    else:
+        groups = corpus.groups[starts]
+        chosen = _document_sides(groups, validation, test, how, seed)
+    for name, mask, wanted in zip(("training", "validation", "test"), chosen, (1.0, validation, test), strict=True):
+        if wanted and not mask.any():
+            raise InvalidInput(f"{corpus.name}: {name} gets no window; give it a larger share or a larger corpus")
+    train, held_out, last = (Side(starts[mask], groups[mask]) for mask in chosen)
+    return Sides(train, held_out, last, remarks)
+
+
+def last_windows(corpus: Corpus, rows: int, share: float) -> NDArray[np.int64]:
+    """Return where each window of `rows` vectors of the last documents begins, `share` of the documents."""
+    starts = corpus.starts(rows)
+    if corpus.groups is None:
+        return starts[len(starts) - _count(len(starts), share) :]
+    documents = np.unique(corpus.groups)
+    return starts[corpus.groups[starts] >= documents[-_count(len(documents), share)]] if len(documents) else starts
+
+
+def _count(total: int, share: float) -> int:
+    return max(1, round(total * share))
+
+
+def _document_sides(
+    groups: NDArray[np.int64], validation: float, test: float, how: str, seed: int
+) -> list[NDArray[np.bool_]]:
+    documents = np.unique(groups)
+    if how == "random":
+        documents = np.random.default_rng(seed).permutation(documents)
+    cut_validation = len(documents) - _count(len(documents), validation)
+    cut_test = cut_validation - (_count(len(documents), test) if test else 0)
+    sides = np.split(documents, [max(cut_test, 0), max(cut_validation, 0)])
+    in_train, in_test, in_validation = (np.isin(groups, side) for side in sides)
+    return [in_train, in_validation, in_test]
+
+
+def _contiguous_sides(n: int, validation: float, test: float, gap: int) -> list[NDArray[np.bool_]]:
+    place = np.arange(n)
+    cut_validation = n - _count(n, validation)
+    cut_test = cut_validation - (_count(n, test) + gap if test else 0)
+    in_train = place < (cut_test - gap if test else cut_validation - gap)
+    in_test = (place >= cut_test) & (place < cut_validation - gap) if test else np.zeros(n, bool)
+    return [in_train, place >= cut_validation, in_test]

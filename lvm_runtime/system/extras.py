@@ -1,0 +1,38 @@
+"""Optional libraries: import one, or say which pip command brings it here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lvm_runtime.errors import BackendUnavailable
+
+_ROOT = Path(__file__).parents[2]
+
+
+def pip_command(extra: str) -> str:
+    """Return the pip command for an extra such as "torch": of this checkout, or of the installed package.
+
+    >>> pip_command("torch").startswith("pip install")
+    True
+    """
+    if (_ROOT / "pyproject.toml").is_file():
+        return f"pip install -e '.[{extra}]' in {_ROOT}"
+    return f"pip install 'lvm_runtime[{extra}]'"
+
+
+def require(extra: str, what: str, *modules: str) -> Any:
+    """Import `modules` and return the first; BackendUnavailable, with the pip command, for the first that is missing.
+
+    `extra` is the one that brings them and `what` is what needs them, such as "training".
+    """
+    found = []
+    for name in modules:
+        try:
+            found.append(import_module(name))
+        except ImportError as error:
+            absent = isinstance(error, ModuleNotFoundError) and error.name == name
+            reason = "" if absent else f", which cannot be imported here ({error})"
+            raise BackendUnavailable(f"{what} needs {name}{reason}; install it with: {pip_command(extra)}") from error
+    return found[0]

@@ -1,0 +1,42 @@
+"""Everything public is on the API page, and its examples run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+from types import FunctionType
+
+import numpy as np
+import pytest
+
+import lvm_runtime
+
+PAGE = Path(__file__).parents[2] / "docs/api.md"
+PUBLIC = re.findall(r"^\.\. auto\w+:: (\S+)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_everything_public_is_on_the_page() -> None:
+    assert set(lvm_runtime.__all__) <= {name.removeprefix("lvm_runtime.") for name in PUBLIC}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_examples_run(name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    path, _, attribute = name.rpartition(".")
+    module = importlib.import_module(path)
+    names = {public: getattr(lvm_runtime, public) for public in lvm_runtime.__all__} | vars(module) | {"np": np}
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    report: list[str] = []
+    for example in finder.find(getattr(module, attribute), attribute, module=False, globs=names):
+        runner.run(example, out=report.append)
+    assert runner.tries, f"{name} has no example"
+    assert not runner.failures, "".join(report)
+
+
+@pytest.mark.parametrize("name", ["Predictor", "Batcher"])
+def test_each_method_has_an_example(name: str) -> None:
+    methods = {k: v for k, v in vars(getattr(lvm_runtime, name)).items() if isinstance(v, FunctionType)}
+    assert [k for k, v in methods.items() if not k.startswith("_") and ">>>" not in (v.__doc__ or "")] == []

@@ -1,0 +1,129 @@
+"""Files of an artifact: only plain files inside it are opened, and every one that lies there is listed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lvm_runtime.artifact.files import describe, read_plain
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.limits import LARGEST_FILE, LARGEST_MANIFEST
+from lvm_runtime.errors import ArtifactError
+from tests.artifacts import edit_manifest
+
+
+@pytest.fixture
+def copy(small_artifacts: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A copy of the small AMN that a test may damage."""
+    return Path(shutil.copytree(small_artifacts("amn"), tmp_path / "amn"))
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A folder of the kind that a Core ML package is."""
+    (tmp_path / "m.mlpackage/Data").mkdir(parents=True)
+    (tmp_path / "m.mlpackage/Data/model").write_bytes(b"model")
+    return tmp_path / "m.mlpackage"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors", "fingerprint.npz", "onnx/fp32.onnx"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_only_plain_files_are_opened(copy: Path, name: str, kind: str) -> None:
+    (copy / name).rename(copy.parent / "elsewhere")
+    if kind == "link":
+        (copy / name).symlink_to(copy.parent / "elsewhere")
+    elif kind == "pipe":
+        os.mkfifo(copy / name)
+    else:
+        (copy / name).mkdir()
+    with pytest.raises(ArtifactError, match=name):
+        Artifact.load(copy)
+
+
+def test_a_device_is_not_read() -> None:
+    with pytest.raises(ArtifactError, match="/dev/zero: is a device, expected a plain file"):
+        read_plain(Path("/dev/zero"), 10)
+
+
+def test_a_folder_that_is_a_link_is_refused(copy: Path) -> None:
+    (copy / "onnx").rename(copy.parent / "onnx")
+    (copy / "onnx").symlink_to(copy.parent / "onnx")
+    with pytest.raises(ArtifactError, match=r"amn/onnx: .*or a link"):
+        Artifact.load(copy)
+
+
+@pytest.mark.parametrize("name", ["weights.data", "onnx/fp32.onnx.data", "extra/deep/file", "onnx/link"])
+def test_a_stray_is_named(copy: Path, name: str) -> None:
+    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+    if name.endswith("link"):
+        (copy / name).symlink_to(copy.parent)
+    else:
+        (copy / name).write_bytes(b"")
+    with pytest.raises(ArtifactError, match=f"amn/{name}: not listed in manifest.json"):
+        Artifact.load(copy)
+
+
+def test_what_finder_and_writers_leave_is_no_stray(copy: Path) -> None:
+    for name in (".DS_Store", "onnx/._fp32.onnx", "onnx/.DS_Store"):
+        (copy / name).write_bytes(b"")
+    (copy / ".tmp-abc").mkdir()
+    (copy / ".tmp-abc/half").write_bytes(b"")
+    Artifact.load(copy)
+
+
+def test_sizes_are_compared_before_anything_is_hashed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvm_runtime.artifact.files._sha256", lambda path: pytest.fail(f"{path} was read"))
+    os.truncate(copy / "model.safetensors", 1 << 40)  # a sparse file, of no blocks
+    with pytest.raises(ArtifactError, match=f"more than {LARGEST_FILE:,} bytes"):
+        Artifact.load(copy)
+    os.truncate(copy / "model.safetensors", 10)
+    with pytest.raises(ArtifactError, match="10 bytes, expected"):
+        Artifact.load(copy)
+
+
+def test_a_manifest_of_100_mb_is_not_read(copy: Path) -> None:
+    os.truncate(copy / "manifest.json", 100_000_000)
+    with pytest.raises(ArtifactError, match=f"100,000,000 bytes, expected at most {LARGEST_MANIFEST:,}"):
+        Artifact.load(copy)
+
+
+def test_a_batch_of_a_million_is_refused(copy: Path) -> None:
+    edit_manifest(copy, lambda m: m["compiled"][0].update(batch_sizes=[1_000_000]))
+    with pytest.raises(ArtifactError, match="batch_sizes has 1000000"):
+        Artifact.load(copy)
+
+
+def test_the_hash_of_a_package_knows_its_empty_folders(package: Path) -> None:
+    before = describe(package.parent, package.name)
+    (package / "._model").write_bytes(b"a note of Finder's")
+    assert describe(package.parent, package.name) == before
+    (package / "Data/empty").mkdir()
+    after = describe(package.parent, package.name)
+    assert (after.bytes, after.sha256) != (before.bytes, before.sha256)
+    (package / "Data/empty").rename(package / "Data/other")
+    assert describe(package.parent, package.name).sha256 != after.sha256
+
+
+def test_the_hash_of_a_package_is_the_one_that_schema_1_wrote(package: Path) -> None:
+    (package / "Info.plist").write_bytes(b"")
+    assert describe(package.parent, package.name).sha256 == (
+        "cd3e0dfdc818efee752d7bea77564fc83dfad81d87e62c1d17eea44533de1d02"
+    )
+
+
+@pytest.mark.parametrize("target", ["model", "/etc/hostname", "nowhere"])
+def test_a_link_in_a_package_is_refused(package: Path, target: str) -> None:
+    (package / "Data/link").symlink_to(target)
+    with pytest.raises(ArtifactError, match="Data/link: is a link"):
+        describe(package.parent, package.name)
+
+
+def test_a_package_of_countless_files_is_refused(package: Path) -> None:
+    for i in range(1001):
+        (package / f"{i}").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="more than 1000 files"):
+        describe(package.parent, package.name)

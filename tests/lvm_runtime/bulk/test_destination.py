@@ -1,0 +1,221 @@
+"""Outputs that a bulk run refuses, before anything is opened for writing, or that change under its hands."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lvm_runtime import InvalidInput, LvmError, Predictor
+from lvm_runtime.bulk import output as bulk_output
+from lvm_runtime.bulk import predict as bulk
+from lvm_runtime.bulk.predict import predict_file
+from tests.artifacts import some_contexts
+
+BESIDE = ["", ".part", ".progress", ".bad.csv", ".lock"]
+CONTEXTS = some_contexts(200)
+
+
+@pytest.fixture
+def predictor(small_artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Predictor]:
+    monkeypatch.setattr(bulk, "BLOCK", 32)
+    with Predictor(small_artifacts("amn")) as built:
+        yield built
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    np.save(tmp_path / "in.npy", CONTEXTS)
+    return tmp_path / "in.npy"
+
+
+def _interrupted(
+    predictor: Predictor, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]
+) -> None:
+    """Predict three blocks of seven, call `then`, and go on with the rest."""
+    predict, count = bulk.predict_block, iter(range(3))
+
+    def few(*arguments: Any) -> Any:
+        if next(count, None) is None:
+            then()
+        return predict(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "predict_block", few)
+        patch.setattr(bulk, "workers_for", lambda _: 1)
+        predict_file(predictor, source, out, progress=False)
+
+
+def _stop() -> None:
+    raise KeyboardInterrupt
+
+
+def _assert_right(predictor: Predictor, out: Path) -> None:
+    np.testing.assert_allclose(np.load(out), predictor.predict(CONTEXTS), rtol=0, atol=1e-6)
+
+
+def _snapshot(folder: Path) -> dict[str, Any]:
+    return {path.name: path.read_bytes() if path.is_file() else path.lstat().st_mode for path in folder.iterdir()}
+
+
+MAKE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "link": (lambda path: path.symlink_to(path.with_name("precious.npy")), "is a link, expected a file or nothing"),
+    "dangling link": (lambda path: path.symlink_to("nowhere"), "is a link, expected a file or nothing"),
+    "pipe": (os.mkfifo, "is a pipe, expected a file or nothing"),
+    "folder": (Path.mkdir, "is a folder, expected a file or nothing"),
+    "input": (lambda path: os.link(path.with_name("in.npy"), path), "is also the input"),
+}
+
+
+@pytest.mark.parametrize("suffix", BESIDE, ids=["output", *BESIDE[1:]])
+@pytest.mark.parametrize(("make", "message"), MAKE.values(), ids=MAKE.keys())
+def test_only_a_plain_file_of_its_own_is_written(
+    predictor: Predictor, source: Path, tmp_path: Path, suffix: str, make: Callable[[Path], object], message: str
+) -> None:
+    (tmp_path / "precious.npy").write_text("thesis")
+    make(tmp_path / f"out.npy{suffix}")
+    before = _snapshot(tmp_path)
+    for how in ({"overwrite": True}, {"overwrite": True, "restart": True}):
+        with pytest.raises(InvalidInput, match=message):
+            predict_file(predictor, source, tmp_path / "out.npy", **how)  # type: ignore[arg-type]
+    assert _snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("in.npy", "is also the input"),
+        ("in.ids.npy", "is also the input"),
+        (".", "unknown kind of file ''"),
+        ("/dev/null", "unknown kind of file ''"),
+        ("x" * 300 + ".npy", "cannot be written"),
+        ("x" * 248 + ".npy", "cannot be written"),  # the name fits, OUTPUT.progress does not
+        ("x\0.npy", "no name of a file"),
+        ("in.npy/out.npy", "cannot be written"),
+    ],
+    ids=["input", "ids", "folder", "device", "long", "long beside", "NUL", "in a file"],
+)
+def test_names_that_cannot_be_written(
+    predictor: Predictor, source: Path, tmp_path: Path, name: str, message: str
+) -> None:
+    np.save(tmp_path / "in.npy", CONTEXTS.reshape(-1, 16))
+    np.save(tmp_path / "in.ids.npy", np.zeros(1000, int))
+    before = _snapshot(tmp_path)
+    with pytest.raises(InvalidInput, match=message):
+        predict_file(predictor, source, tmp_path / name, overwrite=True)
+    assert _snapshot(tmp_path) == before
+
+
+def test_a_second_writer_is_told_so(predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out, refused = tmp_path / "out.npy", []
+
+    def second() -> None:
+        with pytest.raises(LvmError, match=r"out\.npy: another run is writing it") as caught:
+            predict_file(predictor, source, out, restart=True, overwrite=True)
+        refused.append(caught)
+
+    def then() -> None:
+        if not refused:
+            thread = threading.Thread(target=second)
+            thread.start()
+            thread.join()
+
+    _interrupted(predictor, source, out, monkeypatch, then)
+    assert refused
+    _assert_right(predictor, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npy", "out.npy"]
+
+
+@pytest.mark.parametrize("change", ["shortened", "replaced", "gone"])
+def test_a_part_that_changes_while_it_is_written_is_an_error(
+    predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    out, part = tmp_path / "out.npy", tmp_path / "out.npy.part"
+
+    def then() -> None:
+        if change == "shortened":
+            os.truncate(part, 100)
+        elif part.exists():
+            part.rename(tmp_path / "moved")
+            if change == "replaced":
+                part.write_bytes((tmp_path / "moved").read_bytes())
+
+    with pytest.raises(LvmError, match=r"out\.npy\.part: (another program changed it.*--restart|cannot be written)"):
+        _interrupted(predictor, source, out, monkeypatch, then)
+    assert not out.exists()
+    predict_file(predictor, source, out)
+    _assert_right(predictor, out)
+
+
+def test_an_output_shortened_between_runs_is_done_again(
+    predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(predictor, source, tmp_path / "out.npy", monkeypatch, _stop)
+    os.truncate(tmp_path / "out.npy.part", 3000)
+    assert predict_file(predictor, source, tmp_path / "out.npy").resumed == 0
+    _assert_right(predictor, tmp_path / "out.npy")
+
+
+@pytest.mark.parametrize("changed", ["in.npy", "in.ids.npy"])
+def test_an_input_with_other_contents_but_the_same_size_and_time_is_noticed(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    source, out, path = tmp_path / "in.npy", tmp_path / "out.npy", tmp_path / changed
+    np.save(source, CONTEXTS.reshape(-1, 16))
+    np.save(tmp_path / "in.ids.npy", np.repeat([1, 2], 500))
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(predictor, source, out, monkeypatch, _stop)
+    stat, data = path.stat(), path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(data[:200] + bytes(len(data) - 200))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    with pytest.raises(InvalidInput, match=r"out\.npy\.progress belongs to a run with other input.*--restart"):
+        predict_file(predictor, source, out)
+
+
+def test_an_input_that_changes_during_the_run_is_an_error(
+    predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(LvmError, match=r"in\.npy: another program changed it during the run"):
+        _interrupted(predictor, source, tmp_path / "out.npy", monkeypatch, lambda: os.utime(source))
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_an_input_that_is_cut_off_during_the_run_is_an_error(
+    predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(LvmError, match=r"in\.npy: another program changed it during the run"):
+        _interrupted(predictor, source, tmp_path / "out.npy", monkeypatch, lambda: os.truncate(source, 11 * 4096))
+    assert not (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize("target", ["out.npy", "out.npz", "out.parquet"])
+@pytest.mark.parametrize("call", ["fsync", "pwrite", "replace"])
+def test_a_disk_that_fails_is_one_error_and_keeps_what_is_done(
+    predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, target: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(predictor, source, tmp_path / target, monkeypatch, _stop)
+    monkeypatch.setattr(bulk_output, "SYNC_BYTES", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(LvmError, match=rf"{target}.*: cannot be written \(No space left on device\)"):
+            predict_file(predictor, source, tmp_path / target)
+    assert not (tmp_path / target).exists()
+    assert predict_file(predictor, source, tmp_path / target).resumed >= 96
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that nobody can write to")
+def test_a_read_only_folder_is_one_error(predictor: Predictor, source: Path) -> None:
+    with pytest.raises(LvmError, match=r"out\.npy.*: cannot be written \("):
+        predict_file(predictor, source, Path("/proc/new/out.npy"))

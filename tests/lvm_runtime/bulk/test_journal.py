@@ -1,0 +1,64 @@
+"""Journals of every malformed kind: a damaged line counts for nothing, and another run's journal is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvm_runtime.bulk.journal import entry, heading, read
+from lvm_runtime.errors import InvalidInput
+
+IDENTITY = {"input": [["in.npy", 3]], "rows": 100}
+GOOD = entry(1, {40: "row 40 is nan"})
+
+LINES: dict[str, bytes] = {
+    "torn": GOOD[:-5].encode(),
+    "no JSON": b"}{",
+    "no UTF-8": b'{"block": 2, "bad": {"\xff": 1}}',
+    "NUL": bytes(60),
+    "a list": b"[2]",
+    "a number": b"2",
+    "nested": b"[" * 100_000,
+    "long integer": b'{"block": ' + b"9" * 5000 + b"}",
+    "no block": b'{"bad": {}}',
+    "no bad": b'{"block": 2}',
+    "block is text": b'{"block": "2", "bad": {}}',
+    "block is a float": b'{"block": 2.0, "bad": {}}',
+    "block is a truth": b'{"block": true, "bad": {}}',
+    "block is infinite": b'{"block": Infinity, "bad": {}}',
+    "block is negative": b'{"block": -1, "bad": {}}',
+    "block beyond the end": b'{"block": 4, "bad": {}}',
+    "bad is a list": b'{"block": 2, "bad": [70]}',
+    "bad is null": b'{"block": 2, "bad": null}',
+    "row of another block": b'{"block": 2, "bad": {"40": "x"}}',
+    "row is text": b'{"block": 2, "bad": {"x": "x"}}',
+    "row with a sign": b'{"block": 2, "bad": {"+70": "x"}}',
+    "reason is a number": b'{"block": 2, "bad": {"70": 1}}',
+    "reason with control characters": b'{"block": 2, "bad": {"70": "\\u001b[31m"}}',
+}
+
+
+def _read(path: Path, *lines: bytes) -> Any:
+    path.write_bytes(b"\n".join(lines))
+    return read(path, IDENTITY, 30, 100)
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES.keys())
+def test_a_damaged_line_counts_for_nothing(tmp_path: Path, line: bytes) -> None:
+    found = _read(tmp_path / "j", heading(IDENTITY).strip().encode(), line, GOOD.encode())
+    assert found == {1: {40: "row 40 is nan"}}
+
+
+@pytest.mark.parametrize("head", [b"", b"{", b"[]", bytes(9), b"\xff", b"[" * 100_000], ids=repr)
+def test_a_damaged_heading_is_no_run_of_ours(tmp_path: Path, head: bytes) -> None:
+    with pytest.raises(InvalidInput, match=r"is damaged; .*--restart"):
+        _read(tmp_path / "j", head, GOOD.encode())
+
+
+def test_another_run_is_named(tmp_path: Path) -> None:
+    other = json.dumps(IDENTITY | {"rows": 99}).encode()
+    with pytest.raises(InvalidInput, match=r"belongs to a run with other rows; .*--restart"):
+        _read(tmp_path / "j", other, GOOD.encode())

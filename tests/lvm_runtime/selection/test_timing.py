@@ -1,0 +1,150 @@
+"""The interleaved timer, driven by a clock that only moves when a side runs."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.selection.timing import Timing, interleave, median_interval, relative_spread, speedup
+
+
+class FakeTime:
+    """A clock, and sides that take a stated time on it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.log: list[str] = []
+
+    def side(self, name: str, *durations: float) -> Callable[[], None]:
+        """Return a call that takes the `durations` in turn."""
+        state = {"calls": 0}
+
+        def call() -> None:
+            self.now += durations[state["calls"] % len(durations)]
+            state["calls"] += 1
+            self.log.append(name)
+
+        return call
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _runs(log: list[str]) -> list[str]:
+    return [name for i, name in enumerate(log) if i == 0 or log[i - 1] != name]
+
+
+def test_sides_take_turns_and_none_always_follows_the_same_other() -> None:
+    time = FakeTime()
+    names = "abcdef"
+    timings = interleave({name: time.side(name, 1.0) for name in names}, rounds=8, seconds=4.0, clock=time)
+    assert [len(timings[name].rounds) for name in names] == [8] * 6
+    pairs = set(pairwise(_runs(time.log)))
+    assert all(len({after for before, after in pairs if before == name}) >= 3 for name in names)
+
+
+def test_warm_up_calls_are_not_counted() -> None:
+    time = FakeTime()
+    slow_start = time.side("a", 3.5, 1.0, 1.0, 1.0, 1.0)
+    timing = interleave({"a": slow_start}, rounds=1, seconds=4.0, clock=time)["a"]
+    assert timing.rounds == ((1.0, 1.0, 1.0, 1.0),)
+
+
+def test_rest_and_warm_up_are_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    time, rests = FakeTime(), []
+    monkeypatch.setattr("lvm_runtime.selection.timing.time.sleep", rests.append)
+    sides = {"a": time.side("a", 1.0), "b": time.side("b", 1.0)}
+    timings = interleave(sides, rounds=2, seconds=3.0, rest=0.5, warm_up=5.0, clock=time)
+    assert rests == [0.5] * 4
+    assert [len(burst) for burst in timings["a"].rounds] == [3, 3]
+    assert len(time.log) == 4 * (5 + 3)
+
+
+def test_a_call_longer_than_the_burst_still_counts_once_and_warms_up() -> None:
+    time = FakeTime()
+    timing = interleave({"a": time.side("a", 20.0, 10.0)}, rounds=2, seconds=5.0, clock=time)["a"]
+    assert timing.rounds == ((10.0,), (10.0,))
+
+
+def test_calls_of_many_bursts_warm_up_in_the_first_round_only() -> None:
+    time = FakeTime()
+    timing = interleave({"a": time.side("a", 20.0, 10.0, 11.0, 12.0)}, rounds=3, seconds=0.1, clock=time)["a"]
+    assert timing.rounds == ((10.0,), (11.0,), (12.0,))
+
+
+def test_rounds_go_on_for_as_long_as_more_are_asked_for() -> None:
+    time, seen = FakeTime(), []
+
+    def more(timings: dict[str, Timing]) -> bool:
+        seen.append({name: len(timing.rounds) for name, timing in timings.items()})
+        return len(timings["a"].rounds) < 5
+
+    timings = interleave({name: time.side(name, 1.0) for name in "ab"}, rounds=3, seconds=1.0, more=more, clock=time)
+    assert [len(timings[name].rounds) for name in "ab"] == [5, 5]
+    assert seen == [{"a": n, "b": n} for n in (3, 4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"),
+    [(1, 0, 0), (3, 0, 2), (6, 0, 5), (8, 0, 7), (9, 1, 7), (15, 3, 11), (25, 7, 17), (50, 17, 32)],
+)
+def test_interval_of_the_median_is_the_textbook_one(count: int, low: int, high: int) -> None:
+    """The ranks are those of the sign test's tables (from 0 here)."""
+    shuffled = np.random.default_rng(0).permutation(count).tolist()
+    assert median_interval(shuffled) == (low, high)
+
+
+def test_interval_covers_the_median_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    intervals = [median_interval(rng.exponential(size=15).tolist()) for _ in range(2000)]
+    covered = np.mean([low <= np.log(2) <= high for low, high in intervals])
+    assert 0.95 <= covered <= 0.98  # 96.5 % by the binomial distribution
+
+
+def test_max_calls_bounds_a_burst() -> None:
+    time = FakeTime()
+    timing = interleave({"a": time.side("a", 0.001)}, rounds=2, seconds=5.0, max_calls=7, clock=time)["a"]
+    assert [len(burst) for burst in timing.rounds] == [7, 7]
+
+
+def test_percentiles_are_those_of_all_calls() -> None:
+    rng = np.random.default_rng(0)
+    calls = rng.uniform(size=(4, 50))
+    timing = Timing(tuple(map(tuple, calls.tolist())))
+    assert timing.median == pytest.approx(np.median(calls), rel=1e-12)
+    assert timing.p95 == pytest.approx(np.percentile(calls, 95), rel=1e-12)
+    assert timing.p99 == pytest.approx(np.percentile(calls, 99), rel=1e-12)
+
+
+def test_spread_is_between_rounds_and_not_within() -> None:
+    jumpy_calls = Timing(((1.0, 2.0, 3.0),) * 5)
+    assert jumpy_calls.spread == 0.0
+    assert Timing(((1.0,), (2.0,), (3.0,))).spread == pytest.approx((2.8 - 1.2) / 2.0)
+    assert relative_spread((5.0,)) == 0.0
+
+
+def test_speedup_pairs_the_rounds() -> None:
+    fast, slow = Timing(((1.0,), (10.0,), (1.0,))), Timing(((2.0,), (20.0,), (2.0,)))
+    assert speedup(fast, slow) == pytest.approx(2.0)
+    with pytest.raises(InvalidInput, match="2 rounds and the other 3"):
+        speedup(Timing(((1.0,), (1.0,))), slow)
+
+
+def test_the_garbage_collector_rests_and_comes_back() -> None:
+    time = FakeTime()
+    seen: list[bool] = []
+    interleave({"a": lambda: (seen.append(gc.isenabled()), time.side("a", 1.0)())}, rounds=1, seconds=1.0, clock=time)
+    assert seen
+    assert not any(seen)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(("sides", "rounds"), [({}, 3), ({"a": int}, 0)], ids=["no-sides", "no-rounds"])
+def test_nothing_to_do_is_an_error(sides: dict[str, Callable[[], int]], rounds: int) -> None:
+    with pytest.raises(InvalidInput, match="at least one"):
+        interleave(sides, rounds=rounds)

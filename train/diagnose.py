@@ -1,0 +1,43 @@
+"""`lvm-runtime diagnose corpus.npz`: what a corpus offers to learn from, before a model is trained on it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from lvm_runtime.commands import console
+from lvm_runtime.system import extras
+
+from .data.corpus import check_corpus, load_corpus
+
+
+def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Parse the command line and print the diagnosis."""
+    parser = argparse.ArgumentParser(
+        prog=prog or console.program(),
+        description="Say what a corpus offers to learn from: coherence of neighbours, signal by position, duplicates, "
+        "lengths of documents, with the figures of a good and a bad corpus beside them.",
+    )
+    parser.add_argument("corpus", help="bundled, synthetic, or the path of a corpus")
+    parser.add_argument("--context-length", type=int, default=5, help="vectors in a context (default 5)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    options = parser.parse_args(argv)
+    extras.require("train", "the diagnosis of a corpus", "torch")
+    from .data.windows import VectorStore
+    from .evaluation.diagnosis import diagnose
+
+    corpus = load_corpus(options.corpus, context_length=options.context_length)
+    report, _ = check_corpus(corpus, options.context_length)
+    found = diagnose(corpus, VectorStore(corpus.values, "cpu"), options.context_length)
+    if options.json:
+        console.show(json.dumps(found.to_dict(), indent=2))
+    else:
+        console.show(
+            "\n".join([corpus.name, *(f"  {line}" for line in report.lines(options.context_length)), *found.lines()])
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(command))
