@@ -60,7 +60,7 @@ class NativeBackend(Backend):
         self._engine: Any = engine
         about = engine.about
         self.precision = file_precision(source, about["precision"], precision)
-        self.instructions: str = about["instructions"]
+        self.instructions = about["instructions"]
         self._width, self._length = about["dim"], about["context_length"]
         self._overlap = self._length - 1 if about["form"] == "sequence" else 0
 

@@ -39,7 +39,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def test_predictor_serves_it(artifact: Artifact) -> None:
     contexts = some_contexts(9, 64)
     with Predictor(artifact.path, max_drift=1e-3, threads=1) as predictor:
-        assert "native int8 on cpu" in str(predictor.explain())
+        fastest = NativeBackend(artifact.path / FILES["context"]).instructions
+        assert f"native int8 on cpu ({fastest})" in str(predictor.explain())
         predictions, attention = predictor.predict(contexts, return_attention=True)
         assert attention.shape == (9, 5)
         np.testing.assert_array_equal(predictor.predict(contexts[4]), predictions[4])
