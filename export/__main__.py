@@ -10,17 +10,17 @@ from lvm_runtime.commands import console
 from lvm_runtime.errors import VerificationFailed
 
 from .commandline import make_parser, open_arguments, report_line
-from .formats import FORMATS, exports
+from .formats import FORMATS, exports, makeable
 
 DESCRIPTION = """\
-Add compiled forms to an artifact: TorchScript, ONNX and Core ML.
+Add compiled forms to an artifact: TorchScript, ONNX, native and Core ML.
 
 A form that fails its verification is not kept and does not keep the others from being made; the command then ends
 with an error that names it."""
 EPILOG = """
 Each format has a command of its own with more options, and there are tools for Core ML packages:
 
-  lvm-runtime export torchscript | onnx | coreml --help
+  lvm-runtime export torchscript | onnx | native | coreml --help
   lvm-runtime export ane-lint PACKAGE         what would keep a package off the Neural Engine
   lvm-runtime export mil-reference PACKAGE    what a package answers, computed on any machine
   lvm-runtime export mac-report               on a Mac: placement, latency and accuracy of this device"""
@@ -31,7 +31,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     parser = make_parser(DESCRIPTION, prog, EPILOG)
     parser.add_argument("--format", action="append", choices=FORMATS, help="may be repeated (default: all)")
     arguments: argparse.Namespace = parser.parse_args(argv)
-    formats = tuple(arguments.format or FORMATS)
+    formats = tuple(arguments.format or makeable())
     source, samples = open_arguments(arguments, *(library for name in formats for library in FORMATS[name]))
     refused = []
     for path, export in exports(source, samples, formats):

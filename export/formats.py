@@ -7,19 +7,26 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.native import NativeBackend
 
 if TYPE_CHECKING:
     from .source import Source
     from .verify import Sample
 
-FORMATS = {"torchscript": (), "onnx": ("onnx",), "coreml": ("coremltools",)}
+FORMATS = {"torchscript": (), "onnx": ("onnx",), "native": (), "coreml": ("coremltools",)}
 """Name of a format, and the libraries beside PyTorch that making it needs; they are loaded when it is made."""
 
 
+def makeable() -> tuple[str, ...]:
+    """Return the formats that can be made and verified here: all, but native only where the engine was built."""
+    return tuple(name for name in FORMATS if name != "native" or NativeBackend.missing() is None)
+
+
 def exports(
-    source: Source, samples: Sequence[Sample], formats: Sequence[str] = tuple(FORMATS)
+    source: Source, samples: Sequence[Sample], formats: Sequence[str] | None = None
 ) -> Iterator[tuple[str, Callable[[], Artifact]]]:
-    """Yield (path in the artifact, function that makes it) for every form of `formats`."""
+    """Yield (path in the artifact, function that makes it) for every form of `formats`, by default what is makeable."""
+    formats = makeable() if formats is None else formats
     if "torchscript" in formats:
         from .torchscript import FILE, export_torchscript
 
@@ -31,6 +38,12 @@ def exports(
         for precision in PRECISIONS:
             yield context_file(precision), partial(export_onnx, source, samples, precision)
         yield SEQUENCE_FILE, partial(export_sequence, source, samples)
+    if "native" in formats:
+        from .native.export import export_native
+        from .native.files import FILES
+
+        for kind, path in FILES.items():
+            yield path, partial(export_native, source, samples, kind)
     if "coreml" in formats:
         from .coreml.export import export_coreml
 

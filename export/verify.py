@@ -31,7 +31,6 @@ from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends import backend_class
 from lvm_runtime.backends.base import Array
 from lvm_runtime.backends.batch_sizes import Runner
-from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.corpus.corpus import BUNDLED
 from lvm_runtime.models import known_answers
 
@@ -53,8 +52,8 @@ _REMEDY = (
 class SequenceRunner:
     """Run a sequence form on contexts, joined to one document; of its windows, those that are contexts count."""
 
-    def __init__(self, path: Path, context_length: int) -> None:
-        self._backend = OnnxBackend(path, device="cpu")
+    def __init__(self, path: Path, context_length: int, *, format: str = "onnx") -> None:
+        self._backend = backend_class(format)(path, device="cpu")
         self._length = context_length
 
     def run(self, contexts: Array) -> Array:

@@ -5,13 +5,7 @@ own: r = max|row|, row·127/r is rounded around the zero point 128, and the prod
 scale per output channel, is multiplied by r. The integers are exact, so nothing that another row holds can
 change them.
 
-CPUs. x86 without VNNI multiplies bytes with VPMADDUBSW, which adds two neighbouring products in 16 bits and
-saturates: with weights up to ±127 a model that is right on one machine drifts by 2e-2 on the next. Two neighbours
-(along the inner axis, of one output channel) therefore never add up to more than 128 here: 255 · 128 < 2¹⁵.
-
-Centres. What a LayerNorm hands on has a mean of its own per feature, after a GELU far from zero, and a scale for
-max|row| spends its steps on that constant. Its mean over some contexts moves from the norm's bias through the
-product into the product's bias: the same function, a quarter of the drift, and not one operation more.
+Weights and centres are those of `export.forms.int8`.
 
 B batch, T context length, D vector.
 """
@@ -19,45 +13,13 @@ B batch, T context length, D vector.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lvm_runtime.artifact.fingerprint import probe_contexts
-
 from ..forms.base import Form
-from ..forms.ops import Norm, TorchOps
+from ..forms.int8 import STEPS, Centres, quantise_weight
+from ..forms.ops import Norm
 from .graph import CONTRIB, GraphOps, Node
-
-STEPS = 127
-PAIR_STEPS = 128
-
-
-def quantise_weight(weight: NDArray[np.floating]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return int8 weights `[in, out]` and one scale per output channel `[out]`; a channel of zeros has scale 1.
-
-    The scale is the smallest at which no weight exceeds ±127 and no two neighbours, as the kernels pair them
-    (rows 0 and 1, 2 and 3, …), add up to more than ±128.
-    """
-    pairs = np.abs(np.add.reduceat(weight, np.arange(0, len(weight), 2), axis=0))
-    scale = np.maximum(np.abs(weight).max(axis=0) / STEPS, pairs.max(axis=0) / PAIR_STEPS)
-    scale[scale == 0] = 1.0
-    values = np.round(weight / scale)
-    first, second = values[: len(values) // 2 * 2 : 2], values[1::2]
-    over = np.abs(first + second) > PAIR_STEPS  # both were rounded up: by 1 at most, which the second takes back
-    second -= np.sign(second) * over
-    return values.astype(np.int8), scale.astype(np.float32)
-
-
-class _Centres(TorchOps):
-    """TorchOps that keep the mean of every norm that one product alone reads, by the identity of its bias."""
-
-    def __init__(self) -> None:
-        self.found: dict[int, Tensor] = {}
-
-    def norm_linear(self, x: Tensor, norm: Norm, weight: Tensor, bias: Tensor) -> Tensor:
-        self.found[id(norm.bias)] = self.layer_norm(x, norm).mean(dim=0)
-        return super().norm_linear(x, norm, weight, bias)
 
 
 class Int8GraphOps(GraphOps):
@@ -70,20 +32,14 @@ class Int8GraphOps(GraphOps):
     def __init__(self, form: Form, contexts: NDArray[np.float32] | None = None) -> None:
         super().__init__(form)
         self._quantised: dict[str, tuple[Node, Node]] = {}
-        centres = _Centres()
-        if contexts is None or not len(contexts):
-            contexts = probe_contexts(form.config.dim, form.length)
-        dtype = next(form.buffers()).dtype
-        with torch.no_grad():
-            form.contexts(centres, torch.from_numpy(contexts).to(dtype))
-        self._centres = centres.found
+        self._centres = Centres(form, contexts)
 
     def linear(self, x: Node, weight: Tensor, bias: Node | Tensor | None = None) -> Node:
         result = self._linear(x, weight)
         return result if bias is None else self.add(result, bias)
 
     def norm_linear(self, x: Node, norm: Norm, weight: Tensor, bias: Tensor) -> Node:
-        centre = self._centres[id(norm.bias)]
+        centre = self._centres.of(norm)  # it moves from the norm's bias into the product's: not one operation more
         shifted, moved = (
             self.constant(f"{self._names[id(old)]}_centred", new.numpy().astype(np.float32))
             for old, new in ((norm.bias, norm.bias - centre), (bias, bias + centre @ weight))

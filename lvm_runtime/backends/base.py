@@ -67,6 +67,8 @@ class Backend(ABC):
     """What it really computes in."""
     threads: int | None = None
     """Threads for one `run`; None where the runtime does not say."""
+    instructions: str | None = None
+    """The CPU instructions that it runs on; None where the runtime does not say."""
     batch_sizes: tuple[int, ...] | None = None
     """The only batch sizes it takes; None for any."""
 

@@ -9,6 +9,7 @@ from lvm_runtime.errors import InvalidInput
 
 BACKENDS: dict[str, str] = {
     "onnx": "lvm_runtime.backends.onnx:OnnxBackend",
+    "native": "lvm_runtime.backends.native:NativeBackend",
     "coreml": "lvm_runtime.backends.coreml:CoreMLBackend",
     "openvino": "lvm_runtime.backends.openvino:OpenVinoBackend",
     "torchscript": "lvm_runtime.backends.torchscript:TorchScriptBackend",

@@ -13,7 +13,8 @@ from lvm_runtime.selection.candidates import Refusal
 class Running:
     """The form that serves: where it runs, and how far it is from the known answers.
 
-    `drift` is 1 − cosine, the largest over the probes, measured here when it was loaded.
+    `drift` is 1 − cosine, the largest over the probes, measured here when it was loaded; `instructions` are the CPU
+    instructions that the backend chose, where it says so.
     """
 
     backend: str
@@ -22,10 +23,12 @@ class Running:
     threads: int | None
     file: str
     drift: float
+    instructions: str | None = None
 
     def __str__(self) -> str:
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.threads else ""
-        return f"{self.backend} {self.precision} on {self.device}{threads}, drift {self.drift:.1e} ({self.file})"
+        device = f"{self.device} ({self.instructions})" if self.instructions else self.device
+        return f"{self.backend} {self.precision} on {device}{threads}, drift {self.drift:.1e} ({self.file})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,13 @@ class Session:
         """Return what runs where."""
         backend = self.backend
         return Running(
-            backend.name, backend.device, backend.precision, backend.threads, self.candidate.file, self.drift
+            backend.name,
+            backend.device,
+            backend.precision,
+            backend.threads,
+            self.candidate.file,
+            self.drift,
+            backend.instructions,
         )
 
     def _verify(self, fingerprint: Fingerprint, limit: float) -> tuple[Array, float]:

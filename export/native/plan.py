@@ -1,0 +1,249 @@
+"""Deployment forms as flat plans: operations on views of buffers, and the weights that they name.
+
+A plan is data for an interpreter (docs/reference/native-plan.md). It says what is computed and where it lies; how rows
+are quantised and which operations run together is the engine's affair.
+
+B batch, N vectors of a document, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..forms.base import Form
+from ..forms.int8 import Centres, quantise_weight
+from ..forms.ops import Norm
+from .views import Buffer, View, join
+
+VERSION = 1
+
+
+@dataclass(eq=False)
+class Operation:
+    """One operation: the values that it reads and writes by role, the weights by role, and numbers."""
+
+    name: str
+    inputs: dict[str, View]
+    outputs: dict[str, View]
+    weights: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+class PlanOps:
+    """`export.forms.ops.Ops` that write operations; products with weights are int8, everything else is float32.
+
+    `contexts` `[n, T, D]` are like those to come, as for the ONNX form in int8.
+    """
+
+    def __init__(self, form: Form, contexts: NDArray[np.float32] | None = None) -> None:
+        self.operations: list[Operation] = []
+        self.tensors: dict[str, NDArray[Any]] = {}
+        self._names = {id(buffer): name for name, buffer in form.named_buffers()}
+        self._centres = Centres(form, contexts)
+        self._norms: dict[Buffer, Norm] = {}  # by what they write
+
+    def linear(self, x: View, weight: Tensor, bias: View | Tensor | None = None) -> View:
+        return self._linear(x, weight, bias)
+
+    def feed_forward(self, x: View, wide: Tensor, bias: Tensor, narrow: Tensor) -> View:
+        hidden = self._write("relu", {"x": self.linear(x, wide, bias)})
+        return self._linear(hidden, narrow, None, positive=True)
+
+    def norm_linear(self, x: View, norm: Norm, weight: Tensor, bias: Tensor) -> View:
+        return self._linear(self.layer_norm(x, norm), weight, bias)
+
+    def reshape(self, x: View, *shape: int) -> View:
+        return x.reshape(shape)
+
+    def split(self, x: View, sizes: Sequence[int]) -> list[View]:
+        return x.split(sizes)
+
+    def concat(self, parts: Sequence[View]) -> View:
+        return parts[0] if len(parts) == 1 else join(parts)
+
+    def rows(self, x: View, start: int, stop: int | None) -> View:
+        return x.window(start)  # which vectors are a window's is the engine's affair, so `stop` is
+
+    def add(self, a: View, b: View | Tensor) -> View:
+        return self._combine("add", a, b)
+
+    def sub(self, a: View, b: View) -> View:
+        return self._combine("sub", a, b)
+
+    def mul(self, a: View, b: View | Tensor) -> View:
+        return self._combine("mul", a, b)
+
+    def sigmoid(self, x: View) -> View:
+        return self._write("sigmoid", {"x": x})
+
+    def tanh(self, x: View) -> View:
+        return self._write("tanh", {"x": x})
+
+    def gelu(self, x: View) -> View:
+        return self._write("gelu", {"x": x})
+
+    def layer_norm(self, x: View, norm: Norm) -> View:
+        weights = {"weight": self._weight(norm.weight), "bias": self._weight(norm.bias)}
+        out = self._write("layer_norm", {"x": x}, weights, {"eps": norm.eps})
+        self._norms[out.buffer] = norm
+        return out
+
+    def normalise(self, x: View) -> View:
+        return self._write("normalise", {"x": x})
+
+    def mean(self, x: View, weights: Tensor | None = None) -> View:
+        return self._write("mean", {"x": x}, {} if weights is None else {"weight": self._weight(weights)}, rows=1)
+
+    def mixture(self, query: View, contexts: View, bias: Tensor | None = None) -> tuple[View, View]:
+        mixed = self._new(contexts.width, 1, vectors=False)
+        weights = self._new(contexts.rows, 1, vectors=False)
+        inputs, outputs = {"query": query, "contexts": contexts}, {"out": mixed, "weights_out": weights}
+        constants = {} if bias is None else {"bias": self._weight(bias)}
+        self.operations.append(Operation("mixture", inputs, outputs, constants))
+        return mixed, weights
+
+    def attention(self, query: View, key: View, value: View, heads: int, barred: Tensor | None) -> View:
+        inputs = {"query": query, "key": key, "value": value}
+        return self._write("attention", inputs, numbers={"heads": heads, "causal": barred is not None})
+
+    def _new(self, width: int, rows: int, *, vectors: bool) -> View:
+        return View(Buffer(rows * width, vectors), width, rows, width if rows > 1 else 0, 0, vectors)
+
+    def _write(
+        self,
+        name: str,
+        inputs: dict[str, View],
+        weights: dict[str, str] | None = None,
+        numbers: dict[str, Any] | None = None,
+        *,
+        width: int | None = None,
+        rows: int | None = None,
+    ) -> View:
+        """Append an operation whose result is shaped like its first input, but for what is given."""
+        first = next(iter(inputs.values()))
+        out = self._new(width or first.width, rows or first.rows, vectors=first.vectors)
+        self.operations.append(Operation(name, inputs, {"out": out}, weights or {}, numbers or {}))
+        return out
+
+    def _combine(self, name: str, a: View, b: View | Tensor) -> View:
+        if isinstance(b, View):
+            return self._write(name, {"x": a, "y": b})
+        return self._write(name, {"x": a}, {"y": self._weight(b)})
+
+    def _linear(self, x: View, weight: Tensor, bias: View | Tensor | None, *, positive: bool = False) -> View:
+        name = self._names[id(weight)]
+        if name not in self.tensors:
+            self.tensors[name], self.tensors[f"{name}_scale"] = quantise_weight(weight.numpy())
+        inputs, weights = {"x": x}, {"weight": name}
+        if isinstance(bias, View):
+            inputs["add"], bias = bias, None
+        if norm := self._norms.get(x.buffer):
+            centre = self._centres.of(norm)
+            weights["centre"] = self._hold(f"{self._names[id(norm.bias)]}_centre", centre)
+            bias, label = centre @ weight if bias is None else bias + centre @ weight, f"{name}_bias"
+            weights["bias"] = self._hold(label, bias)
+        elif bias is not None:
+            weights["bias"] = self._weight(bias)
+        return self._write("linear", inputs, weights, {"positive": positive}, width=weight.shape[1])
+
+    def _weight(self, tensor: Tensor) -> str:
+        return self._hold(self._names[id(tensor)], tensor)
+
+    def _hold(self, name: str, tensor: Tensor) -> str:
+        self.tensors.setdefault(name, tensor.numpy().astype(np.float32).reshape(-1))
+        return name
+
+
+def build_plan(form: Form, ops: PlanOps, kind: str = "context") -> tuple[str, dict[str, NDArray[Any]]]:
+    """Write `form` through `ops`; return the plan as JSON and the weights that it names.
+
+    `kind` "context" reads `[B, T, D]`, "sequence" the vectors `[N, D]` of a document, one prediction per window.
+    """
+    length, dim = form.config.context_length, form.config.dim
+    if kind == "context":
+        source = Buffer(length * dim)
+        results = form.contexts(ops, View(source, dim, length, dim if length > 1 else 0))
+    else:
+        source = Buffer(dim, vectors=True)
+        results = form.sequence(ops, View(source, dim, vectors=True))
+    operations = fold_sums(needed(ops.operations, results))
+    numbers: dict[Buffer, int] = {source: 0}
+    for operation in operations:
+        for view in (*operation.inputs.values(), *operation.outputs.values()):
+            numbers.setdefault(view.buffer.root()[0], len(numbers))
+    plan = {
+        "version": VERSION,
+        "architecture": form.config.architecture,
+        "form": kind,
+        "precision": "int8",
+        "context_length": length,
+        "dim": dim,
+        "buffers": [{"per": "vector" if b.vectors else "window", "size": b.size} for b in numbers],
+        "outputs": {name: numbers[out.buffer.root()[0]] for name, out in zip(form.outputs, results, strict=True)},
+        "operations": [_entry(operation, numbers) for operation in operations],
+    }
+    used = {name for operation in operations for name in operation.weights.values()}
+    tensors = {n: t for n, t in ops.tensors.items() if n in used or n.removesuffix("_scale") in used}
+    return json.dumps(plan, separators=(",", ":")), tensors
+
+
+def _entry(operation: Operation, numbers: dict[Buffer, int]) -> dict[str, Any]:
+    views = operation.inputs | operation.outputs
+    located = {role: _locate(view, numbers) for role, view in views.items()}
+    return {"op": operation.name, **located, "weights": operation.weights, **operation.numbers}
+
+
+def _locate(view: View, numbers: dict[Buffer, int]) -> list[int]:
+    buffer, offset = view.buffer.root()
+    return [numbers[buffer], offset + view.offset, view.rows, view.step, view.width]
+
+
+def needed(operations: Sequence[Operation], results: Sequence[View]) -> list[Operation]:
+    """Return the operations that `results` depend on, in order."""
+    wanted = {result.buffer.root()[0] for result in results}
+    kept = []
+    for operation in reversed(operations):
+        if wanted & {out.buffer.root()[0] for out in operation.outputs.values()}:
+            kept.append(operation)
+            wanted |= {view.buffer.root()[0] for view in operation.inputs.values()}
+    return kept[::-1]
+
+
+def fold_sums(operations: Sequence[Operation]) -> list[Operation]:
+    """Let a product add what only its sum is read with: a bias, or a value that was there before."""
+    kept: list[Operation] = []
+    for operation in operations:
+        operands = list(operation.inputs.values())
+        if operation.name != "add" or not any(_fold(operation, operand, kept, operations) for operand in operands):
+            kept.append(operation)
+    return kept
+
+
+def _fold(addition: Operation, operand: View, before: list[Operation], operations: Sequence[Operation]) -> bool:
+    """Fold `addition` into the product that made `operand`, if it did; say whether."""
+    at = next((i for i, op in enumerate(before) if op.outputs["out"].buffer is operand.buffer), None)
+    readers = [op for op in operations if any(view.buffer is operand.buffer for view in op.inputs.values())]
+    if at is None or before[at].name != "linear" or "add" in before[at].inputs or readers != [addition]:
+        return False
+    product, made = before[at], before[at].outputs["out"]
+    if made.vectors != operand.vectors or made.rows * made.width != operand.rows * operand.width:
+        return False
+    others = [view for view in addition.inputs.values() if view != operand]
+    if others:
+        late = {view.buffer.root()[0] for op in before[at:] for view in op.outputs.values()}
+        if made != operand or others[0].buffer.root()[0] in late:
+            return False
+        product.inputs["add"] = others[0]
+    elif addition.weights and "bias" not in product.weights:
+        product.weights["bias"] = addition.weights["y"]  # of a row, or of all rows of a window
+    else:
+        return False
+    product.outputs = {"out": replace(made, buffer=addition.outputs["out"].buffer)}
+    return True

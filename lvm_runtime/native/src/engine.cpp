@@ -1,0 +1,168 @@
+#include "engine.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace lvm {
+namespace {
+
+// Below this many windows for each thread, threads share out the columns of each product and not the windows.
+constexpr int64_t least_windows = 4;
+// Multiply-adds of a product that are worth sharing out.
+constexpr int64_t least_work = 100000;
+
+const Path* choose(const std::string& name) {
+    std::string here;
+    for (const Path* path : all_paths()) {
+        if (!path->available()) continue;
+        if (name.empty() || name == path->name) return path;
+        here += (here.empty() ? "" : ", ") + std::string(path->name);
+    }
+    throw std::invalid_argument("CPU path " + name + " is not one of this machine's: " + here);
+}
+
+}  // namespace
+
+std::vector<const Path*> all_paths() {
+    return {
+#if defined(__x86_64__) || defined(_M_X64)
+        &path_amx, &path_avx512_vnni, &path_avx_vnni, &path_avx2,
+#endif
+#if defined(__aarch64__) || defined(_M_ARM64)
+        &path_neon_dot,
+#endif
+        &path_plain,
+    };
+}
+
+struct Engine::Workspace {
+    Aligned<uint8_t> arena;
+    std::vector<float*> bases, out;
+    std::vector<const float*> add;
+
+    explicit Workspace(const Program& program) : arena(program.arena), bases(program.slots.size()) {
+        for (size_t i = 0; i < bases.size(); ++i)
+            if (program.slots[i].offset >= 0) bases[i] = reinterpret_cast<float*>(arena.data() + program.slots[i].offset);
+    }
+};
+
+// What belongs to one process: after a fork the child makes its own and leaves the parent's, whose threads it lacks.
+struct Engine::Process {
+    uint64_t generation;
+    Team team;
+    std::mutex lock;
+    std::vector<std::unique_ptr<Workspace>> spare;
+
+    Process(uint64_t number, int threads) : generation(number), team(threads) {}
+};
+
+Engine::Engine(const uint8_t* bytes, size_t size, const std::string& path, int threads)
+    : path_(choose(path)), threads_(std::clamp(threads, 1, 256)), program_(compile(read_plan(bytes, size), *path_)) {
+    process();
+}
+
+Engine::~Engine() {
+    Process* last = process_.load();
+    if (last->generation == process_generation()) delete last;
+}
+
+Engine::Process& Engine::process() {
+    uint64_t generation = process_generation();
+    Process* found = process_.load(std::memory_order_acquire);
+    if (found && found->generation == generation) return *found;
+    // a child of a fork starts no threads of its own accord: it may be short-lived, and it may fork again
+    auto* fresh = new Process(generation, found ? 1 : threads_);
+    if (process_.compare_exchange_strong(found, fresh)) return *fresh;
+    delete fresh;
+    return *found;
+}
+
+std::unique_ptr<Engine::Workspace> Engine::borrow(Process& process) {
+    {
+        std::lock_guard<std::mutex> lock(process.lock);
+        if (!process.spare.empty()) {
+            auto space = std::move(process.spare.back());
+            process.spare.pop_back();
+            return space;
+        }
+    }
+    return std::make_unique<Workspace>(program_);
+}
+
+void Engine::give_back(Process& process, std::unique_ptr<Workspace> space) {
+    std::lock_guard<std::mutex> lock(process.lock);
+    process.spare.push_back(std::move(space));
+}
+
+void Engine::run(const float* input, int64_t windows, float* prediction, float* attention) {
+    Process& here = process();
+    const Plan& plan = program_.plan;
+    int64_t step = plan.dim * (plan.sequence ? 1 : plan.length);
+    bool leads = threads_ > 1 && here.team.lead();
+    bool by_rows = leads && windows >= least_windows * threads_;
+    int64_t slices = (windows + program_.slice - 1) / program_.slice;
+    if (by_rows) slices = round_up(slices, threads_);
+    constexpr int64_t most = 60000;  // parts of one task
+    for (int64_t start = 0; start < slices; start += most) {
+        auto slice = [&](int64_t part) {
+            int64_t from = windows * (start + part) / slices, to = windows * (start + part + 1) / slices;
+            auto space = borrow(here);
+            run_slice(*space, here.team, leads && !by_rows, input + from * step, to - from, prediction + from * plan.dim,
+                      attention ? attention + from * plan.length : nullptr);
+            give_back(here, std::move(space));
+        };
+        here.team.share(std::min(most, slices - start), by_rows, slice);
+    }
+    if (leads) here.team.release();
+}
+
+void Engine::run_slice(Workspace& space, Team& team, bool leads, const float* input, int64_t windows, float* prediction,
+                       float* attention) {
+    const Plan& plan = program_.plan;
+    space.bases[0] = const_cast<float*>(input);
+    space.bases[plan.prediction] = prediction;
+    float* kept = plan.attention >= 0 ? space.bases[plan.attention] : nullptr;
+    if (attention && plan.attention >= 0) space.bases[plan.attention] = attention;
+    for (const Step& step : program_.steps) {
+        int64_t count = windows + (step.per_vector ? plan.length - 1 : 0);
+        if (step.product)
+            run_product(step, space, team, leads, count);
+        else
+            path_->rows({step.ops.data(), static_cast<int64_t>(step.ops.size()), space.bases.data(), count, step.rows});
+    }
+    if (plan.attention >= 0) space.bases[plan.attention] = kept;
+}
+
+void Engine::run_product(const Step& step, Workspace& space, Team& team, bool leads, int64_t windows) {
+    const Shadow& shadow = program_.shadows[step.shadow];
+    const Packed& weight = program_.weights[step.weight];
+    int64_t rows = windows * step.rows;
+    space.out.resize(static_cast<size_t>(rows));
+    space.add.resize(static_cast<size_t>(rows));
+    for (int64_t b = 0, i = 0; b < windows; ++b)
+        for (int64_t r = 0; r < step.rows; ++r, ++i) {
+            space.out[i] = space.bases[step.out.slot] + b * step.out.outer + step.out.offset + r * step.out.step;
+            if (step.adds)
+                space.add[i] = space.bases[step.add.slot] + b * step.add.outer + step.add.offset + r * step.add.step;
+        }
+    int64_t apart = step.rows == shadow.source.rows ? 1 : shadow.source.rows;
+    ProductCall call;
+    call.weight = &weight;
+    call.a = reinterpret_cast<const uint8_t*>(space.bases[shadow.bytes_slot]) + step.first_row * shadow.width;
+    call.a_step = apart * shadow.width;
+    call.scale = space.bases[shadow.scale_slot] + step.first_row;
+    call.scale_step = apart;
+    call.rows = rows;
+    call.out = space.out.data();
+    call.add = step.adds ? space.add.data() : nullptr;
+    int64_t panels = (weight.outputs + panel - 1) / panel;
+    bool shared = leads && panels > 1 && rows * weight.inputs * weight.outputs >= least_work;
+    int64_t parts = shared ? std::min<int64_t>(panels, 2 * threads_) : 1;
+    team.share(parts, shared, [&](int64_t part) {
+        ProductCall mine = call;
+        mine.panel_start = panels * part / parts, mine.panel_stop = panels * (part + 1) / parts;
+        path_->product(mine);
+    });
+}
+
+}  // namespace lvm

@@ -1,0 +1,46 @@
+// A plan with the threads and the memory to run it, safe to share between threads.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "program.h"
+#include "team.h"
+
+namespace lvm {
+
+class Engine {
+  public:
+    // Throws FileError for a malformed file, std::invalid_argument for a path that is unknown or not of this CPU.
+    Engine(const uint8_t* bytes, size_t size, const std::string& path, int threads);
+    ~Engine();
+
+    const Plan& plan() const { return program_.plan; }
+    const Path& path() const { return *path_; }
+    int threads() const { return threads_; }
+
+    // Predict for `windows` ≥ 1 contexts, or windows of a document; `attention` may be nullptr.
+    void run(const float* input, int64_t windows, float* prediction, float* attention);
+
+  private:
+    struct Workspace;
+    struct Process;
+    Process& process();
+    std::unique_ptr<Workspace> borrow(Process& process);
+    void give_back(Process& process, std::unique_ptr<Workspace> workspace);
+    void run_slice(Workspace& space, Team& team, bool leads, const float* input, int64_t windows, float* prediction,
+                   float* attention);
+    void run_product(const Step& step, Workspace& space, Team& team, bool leads, int64_t windows);
+
+    const Path* path_;
+    int threads_;
+    Program program_;
+    std::atomic<Process*> process_{nullptr};
+};
+
+// The paths of this build, the fastest first, those that this CPU lacks included.
+std::vector<const Path*> all_paths();
+
+}  // namespace lvm

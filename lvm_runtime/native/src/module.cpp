@@ -1,0 +1,174 @@
+// The Python module `lvm_runtime.native._engine`. Arrays come through the buffer protocol; the interpreter lock is let
+// go of while an engine is built and while it runs.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <new>
+#include <string>
+
+#include "engine.h"
+
+namespace {
+
+PyObject* file_error;  // lvm_runtime's ArtifactError is made of it in Python
+
+struct EngineObject {
+    PyObject_HEAD
+    lvm::Engine* engine;
+};
+
+// A borrowed buffer, given back at the end.
+struct View {
+    Py_buffer buffer{};
+    bool held = false;
+
+    bool take(PyObject* object, int flags) { return held = PyObject_GetBuffer(object, &buffer, flags) == 0; }
+    ~View() {
+        if (held) PyBuffer_Release(&buffer);
+    }
+    bool is_floats() const { return buffer.format && buffer.format[0] == 'f' && !buffer.format[1]; }
+    Py_ssize_t floats() const { return buffer.len / 4; }
+};
+
+PyObject* engine_new(PyTypeObject* type, PyObject* arguments, PyObject* keywords) {
+    static const char* names[] = {"file", "path", "threads", nullptr};
+    PyObject* file;
+    const char* path = "";
+    int threads = 1;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|si", const_cast<char**>(names), &file, &path, &threads))
+        return nullptr;
+    View view;
+    if (!view.take(file, PyBUF_SIMPLE)) return nullptr;
+    lvm::Engine* engine = nullptr;
+    std::string problem;
+    PyObject* kind = nullptr;
+    Py_BEGIN_ALLOW_THREADS;
+    try {
+        engine = new lvm::Engine(static_cast<const uint8_t*>(view.buffer.buf), static_cast<size_t>(view.buffer.len), path, threads);
+    } catch (const lvm::FileError& error) {
+        kind = file_error, problem = error.what();
+    } catch (const std::invalid_argument& error) {
+        kind = PyExc_ValueError, problem = error.what();
+    } catch (const std::exception& error) {  // no memory, no threads
+        kind = PyExc_RuntimeError, problem = error.what();
+    }
+    Py_END_ALLOW_THREADS;
+    if (!engine) {
+        PyObject* text = PyUnicode_DecodeUTF8(problem.data(), static_cast<Py_ssize_t>(problem.size()), "replace");
+        if (text) PyErr_SetObject(kind, text);
+        Py_XDECREF(text);
+        return nullptr;
+    }
+    PyObject* self = type->tp_alloc(type, 0);
+    if (self)
+        reinterpret_cast<EngineObject*>(self)->engine = engine;
+    else
+        delete engine;
+    return self;
+}
+
+void engine_dealloc(PyObject* self) {
+    PyTypeObject* type = Py_TYPE(self);
+    lvm::Engine* engine = reinterpret_cast<EngineObject*>(self)->engine;
+    Py_BEGIN_ALLOW_THREADS;
+    delete engine;
+    Py_END_ALLOW_THREADS;
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+// run(input, prediction, attention=None): fill `prediction` [windows, D] and `attention` [windows, T].
+PyObject* engine_run(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+    lvm::Engine& engine = *reinterpret_cast<EngineObject*>(self)->engine;
+    const lvm::Plan& plan = engine.plan();
+    if (count < 2 || count > 3) {
+        PyErr_SetString(PyExc_TypeError, "run takes an input, a prediction and perhaps an attention");
+        return nullptr;
+    }
+    constexpr int readable = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT, writable = readable | PyBUF_WRITABLE;
+    View input, prediction, attention;
+    if (!input.take(arguments[0], readable) || !prediction.take(arguments[1], writable)) return nullptr;
+    bool wanted = count == 3 && arguments[2] != Py_None;
+    if (wanted && !attention.take(arguments[2], writable)) return nullptr;
+    int64_t windows = prediction.floats() / plan.dim;
+    int64_t vectors = plan.sequence ? windows + plan.length - 1 : windows * plan.length;
+    bool right = input.is_floats() && prediction.is_floats() && windows > 0 && prediction.floats() == windows * plan.dim &&
+                 input.floats() == vectors * plan.dim;
+    if (wanted) right = right && plan.attention >= 0 && attention.is_floats() && attention.floats() == windows * plan.length;
+    if (!right) {
+        PyErr_SetString(PyExc_ValueError, "the arrays are not float32, or not of the plan's sizes");
+        return nullptr;
+    }
+    bool done = true;
+    Py_BEGIN_ALLOW_THREADS;
+    try {
+        engine.run(static_cast<const float*>(input.buffer.buf), windows, static_cast<float*>(prediction.buffer.buf),
+                   wanted ? static_cast<float*>(attention.buffer.buf) : nullptr);
+    } catch (const std::bad_alloc&) {
+        done = false;
+    }
+    Py_END_ALLOW_THREADS;
+    if (!done) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+PyObject* engine_about(PyObject* self, void*) {
+    const lvm::Engine& engine = *reinterpret_cast<EngineObject*>(self)->engine;
+    const lvm::Plan& plan = engine.plan();
+    return Py_BuildValue("{s:s,s:s,s:s,s:L,s:L,s:s,s:s,s:i,s:O}", "architecture", plan.architecture.c_str(), "form",
+                         plan.sequence ? "sequence" : "context", "precision", plan.precision.c_str(), "context_length",
+                         static_cast<long long>(plan.length), "dim", static_cast<long long>(plan.dim), "path",
+                         engine.path().name, "instructions", engine.path().what, "threads", engine.threads(),
+                         "has_attention", plan.attention >= 0 ? Py_True : Py_False);
+}
+
+// The names of the CPU paths that run here, the fastest first.
+PyObject* paths(PyObject*, PyObject*) {
+    PyObject* names = PyList_New(0);
+    for (const lvm::Path* path : lvm::all_paths()) {
+        if (!names || !path->available()) continue;
+        PyObject* name = PyUnicode_FromString(path->name);
+        if (!name || PyList_Append(names, name) < 0) Py_CLEAR(names);
+        Py_XDECREF(name);
+    }
+    return names;
+}
+
+PyMethodDef engine_methods[] = {
+    {"run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(engine_run)), METH_FASTCALL,
+     "run(input, prediction, attention=None): fill the arrays with the answers to the input."},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyGetSetDef engine_properties[] = {
+    {"about", engine_about, nullptr, "What the plan says of itself, the CPU path and the threads.", nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr}};
+
+PyType_Slot engine_slots[] = {
+    {Py_tp_doc, const_cast<char*>("Engine(file, path='', threads=1): a plan that is ready to run, from a native file's bytes.")},
+    {Py_tp_new, reinterpret_cast<void*>(engine_new)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(engine_dealloc)},
+    {Py_tp_methods, engine_methods},
+    {Py_tp_getset, engine_properties},
+    {0, nullptr}};
+
+PyType_Spec engine_spec = {"lvm_runtime.native._engine.Engine", sizeof(EngineObject), 0, Py_TPFLAGS_DEFAULT, engine_slots};
+
+PyMethodDef functions[] = {
+    {"paths", paths, METH_NOARGS, "Return the names of the CPU paths that run here, the fastest first."},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_engine", "Plans in int8 on the CPU.", -1, functions, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__engine() {
+    PyObject* self = PyModule_Create(&module);
+    if (!self) return nullptr;
+    file_error = PyErr_NewException("lvm_runtime.native._engine.FileError", PyExc_ValueError, nullptr);
+    PyObject* engine = PyType_FromSpec(&engine_spec);
+    if (!file_error || !engine || PyModule_AddObjectRef(self, "FileError", file_error) < 0 ||
+        PyModule_AddObjectRef(self, "Engine", engine) < 0)
+        Py_CLEAR(self);
+    Py_XDECREF(engine);
+    return self;
+}

@@ -1,0 +1,109 @@
+// What a CPU path is: the two functions that compute, in the instructions of one kind of CPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace lvm {
+
+constexpr int64_t panel = 64;      // columns of a weight that lie together
+constexpr int64_t inner = 64;      // the rows of a weight are filled up to a multiple of this with zeros
+constexpr int64_t row_block = 32;  // a shadow holds this many rows more than it is read for: tiles may read beyond
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Memory of whole cache lines, for `count` values.
+template <class T>
+class Aligned {
+  public:
+    explicit Aligned(int64_t count = 0) : store_(static_cast<size_t>(count) * sizeof(T) + 64) {
+        data_ = reinterpret_cast<T*>(round_up(reinterpret_cast<int64_t>(store_.data()), 64));
+    }
+    Aligned(const Aligned&) = delete;
+    Aligned(Aligned&&) = default;
+    Aligned& operator=(Aligned&&) = default;
+    T* data() const { return data_; }
+    T& operator[](int64_t i) const { return data_[i]; }
+
+  private:
+    std::vector<uint8_t> store_;
+    T* data_;
+};
+
+// A weight [K][N] as products read it: panels of 64 columns, in each four rows of all its columns at a time.
+struct Packed {
+    int64_t inputs = 0, outputs = 0;  // K filled up to a multiple of `inner`, N as it is
+    Aligned<int8_t> values;           // [N / 64][K / 4][64][4]
+    Aligned<float> scale;             // [N filled up], the steps of an activation divided in
+    Aligned<int32_t> start;           // [N filled up], what takes the activations' zero point back out of each sum
+    Aligned<float> bias;              // [rows of a window, or 1][N filled up]
+    int64_t bias_rows = 1;
+};
+
+// Row i: the integers at a + i · a_step times the weight, scaled by scale[i · scale_step], written to out[i].
+struct ProductCall {
+    const Packed* weight;
+    const uint8_t* a;
+    int64_t a_step;
+    const float* scale;
+    int64_t scale_step;
+    int64_t rows;
+    int64_t panel_start, panel_stop;
+    float* const* out;
+    const float* const* add;  // or nullptr: what is added to each row
+};
+
+enum class RowKind {
+    relu, sigmoid, tanh, gelu, add, sub, mul, add_weight, mul_weight, sub_weight, layer_norm, normalise, mean, mixture,
+    attention, quantise
+};
+
+// Where an operand lies: row r of window b at bases[slot] + b · outer + offset + r · step.
+struct Ref {
+    int slot = 0;
+    int64_t outer = 0, offset = 0, step = 0;
+};
+
+struct RowOp {
+    RowKind kind{};
+    Ref in[3], out[2];
+    int64_t width = 0, queries = 1, keys = 1;  // rows that a mean, a mixture and an attention read
+    const float* weight = nullptr;  // of quantise: what is taken off first
+    const float* bias = nullptr;
+    float eps = 0;
+    int64_t heads = 1;
+    bool causal = false;
+    // of quantise: where row r of window b goes, as bytes and with its scale, and how long a row of bytes is
+    int bytes_slot = 0, scale_slot = 0;
+    int64_t bytes_rows = 0, bytes_row = 0, bytes_width = 0;
+    bool positive = false;
+};
+
+// Operations that run row by row, so that what one writes is in the nearest cache when the next one reads it.
+struct RowCall {
+    const RowOp* ops;
+    int64_t count;
+    float* const* bases;
+    int64_t windows, rows;
+};
+
+struct Path {
+    const char* name;
+    const char* what;
+    bool (*available)();
+    int32_t zero_shift;  // what the path takes off every activation before it multiplies
+    int64_t row_step;    // slices of a multiple of this many windows fill its tiles
+    void (*product)(const ProductCall&);
+    void (*rows)(const RowCall&);
+};
+
+extern const Path path_plain;
+#if defined(__x86_64__) || defined(_M_X64)
+extern const Path path_avx2, path_avx_vnni, path_avx512_vnni, path_amx;
+#endif
+#if defined(__aarch64__) || defined(_M_ARM64)
+extern const Path path_neon_dot;
+#endif
+
+}  // namespace lvm

@@ -1,0 +1,93 @@
+// AMX: tiles of 16 rows × 64 bytes times 16 × 64 bytes, for 13 rows and more; below that, AVX-512 VNNI.
+#include "path.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include "cpu.h"
+#include "target.h"
+LVM_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
+#include "simd_avx512.h"
+#include "tile_avx512.h"
+
+namespace lvm {
+namespace {
+
+constexpr int64_t most_rows = 32, fewest_rows = 13;
+
+struct alignas(64) TileSizes {
+    uint8_t palette = 1, start = 0, unused[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// Sums of 16 or 32 rows and 32 columns in tiles 0 to 3, rows in 4 and 5, weights in 6 and 7.
+template <bool two>
+inline void columns(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* sums) {
+    constexpr int64_t b_step = 4 * panel;
+    _tile_loadd(0, start, 0);  // the same row 16 times
+    _tile_loadd(1, start + 16, 0);
+    if (two) {
+        _tile_loadd(2, start, 0);
+        _tile_loadd(3, start + 16, 0);
+    }
+    for (int64_t k = 0; k < inputs; k += 64, b += 16 * b_step) {
+        _tile_loadd(4, a + k, a_step);
+        _tile_loadd(6, b, b_step);
+        _tile_dpbusd(0, 4, 6);
+        _tile_loadd(7, b + 64, b_step);
+        _tile_dpbusd(1, 4, 7);
+        if (two) {
+            _tile_loadd(5, a + 16 * a_step + k, a_step);
+            _tile_dpbusd(2, 5, 6);
+            _tile_dpbusd(3, 5, 7);
+        }
+    }
+    _tile_stored(0, sums, panel * 4);
+    _tile_stored(1, sums + 16, panel * 4);
+    if (two) {
+        _tile_stored(2, sums + 16 * panel, panel * 4);
+        _tile_stored(3, sums + 16 * panel + 16, panel * 4);
+    }
+}
+
+inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
+                 int32_t* sums) {
+    if (rows < fewest_rows) {
+        for (int64_t row = 0; row < rows; row += 6)
+            tile_avx512(rows - row < 6 ? rows - row : 6, a + row * a_step, a_step, b, inputs, start, sums + row * panel);
+        return;
+    }
+    for (int64_t half = 0; half < 2; ++half) {
+        if (rows > 16)
+            columns<true>(a, a_step, b + half * 128, inputs, start + half * 32, sums + half * 32);
+        else
+            columns<false>(a, a_step, b + half * 128, inputs, start + half * 32, sums + half * 32);
+    }
+}
+
+}  // namespace
+}  // namespace lvm
+
+#include "products.inl"
+#include "rows.inl"
+
+namespace lvm {
+namespace {
+
+void run_product_in_tiles(const ProductCall& call) {
+    if (call.rows < fewest_rows) return run_product(call);
+    static const TileSizes sizes;
+    _tile_loadconfig(&sizes);
+    run_product(call);
+    _tile_release();
+}
+
+}  // namespace
+}  // namespace lvm
+LVM_TARGET_END
+
+namespace lvm {
+
+const Path path_amx = {"amx", "AMX int8", [] { return cpu().amx; }, 0, 16, run_product_in_tiles, run_rows};
+
+}  // namespace lvm
+#endif

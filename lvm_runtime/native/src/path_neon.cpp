@@ -1,0 +1,69 @@
+// NEON with the dot product of signed bytes: activations are moved by 128 first, which the zero point takes back.
+#include "path.h"
+
+#if defined(__aarch64__) || defined(_M_ARM64)
+#include "cpu.h"
+#include "target.h"
+#if defined(__linux__)
+#if defined(__clang__)
+LVM_TARGET("dotprod")
+#else
+LVM_TARGET("arch=armv8.2-a+dotprod")
+#endif
+#endif
+#include "simd_neon.h"
+
+namespace lvm {
+namespace {
+
+constexpr int64_t most_rows = 6;
+
+template <int R>
+inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* out) {
+    for (int part = 0; part < 4; ++part) {  // 16 of the 64 columns
+        int32x4_t sums[R][4];
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < 4; ++j) sums[r][j] = vld1q_s32(start + part * 16 + 4 * j);
+        const int8_t* columns = b + part * 64;
+        for (int64_t k = 0; k < inputs; k += 4, columns += 4 * panel) {
+            int8x16_t weight[4];
+            for (int j = 0; j < 4; ++j) weight[j] = vld1q_s8(columns + 16 * j);
+            for (int r = 0; r < R; ++r) {
+                uint32_t four;
+                std::memcpy(&four, a + r * a_step + k, 4);
+                int8x16_t x = vreinterpretq_s8_u32(vdupq_n_u32(four ^ 0x80808080u));
+                for (int j = 0; j < 4; ++j) sums[r][j] = vdotq_s32(sums[r][j], x, weight[j]);
+            }
+        }
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < 4; ++j) vst1q_s32(out + r * panel + part * 16 + 4 * j, sums[r][j]);
+    }
+}
+
+inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
+                 int32_t* sums) {
+    switch (rows) {
+        case 1: return tile_of<1>(a, a_step, b, inputs, start, sums);
+        case 2: return tile_of<2>(a, a_step, b, inputs, start, sums);
+        case 3: return tile_of<3>(a, a_step, b, inputs, start, sums);
+        case 4: return tile_of<4>(a, a_step, b, inputs, start, sums);
+        case 5: return tile_of<5>(a, a_step, b, inputs, start, sums);
+        default: return tile_of<6>(a, a_step, b, inputs, start, sums);
+    }
+}
+
+}  // namespace
+}  // namespace lvm
+
+#include "products.inl"
+#include "rows.inl"
+#if defined(__linux__)
+LVM_TARGET_END
+#endif
+
+namespace lvm {
+
+const Path path_neon_dot = {"neon-dot", "NEON dot product", [] { return cpu().neon_dot; }, 128, 6, run_product, run_rows};
+
+}  // namespace lvm
+#endif

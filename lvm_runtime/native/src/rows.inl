@@ -1,0 +1,224 @@
+// Row operations over the sixteen floats F of a simd_*.h, the same in every path. Reductions add lane i to lane i of the
+// vectors before, then halves of the sixteen: the order is fixed, so all paths round alike.
+
+namespace lvm {
+namespace {
+
+struct Whole {};
+struct Part {
+    int64_t n;
+};
+inline F get(const float* p, Whole) { return load(p); }
+inline F get(const float* p, Part part) { return load(p, part.n); }
+inline void put(float* p, F a, Whole) { store(p, a); }
+inline void put(float* p, F a, Part part) { store(p, a, part.n); }
+inline F only(F a, Whole) { return a; }
+// The lanes that count, the others 0.
+inline F only(F a, Part part) {
+    float lanes[16];
+    store(lanes, a);
+    return load(lanes, part.n);
+}
+
+template <class Body>
+inline void each(int64_t n, Body body) {
+    int64_t k = 0;
+    for (; k + 16 <= n; k += 16) body(k, Whole{});
+    if (k < n) body(k, Part{n - k});
+}
+
+// exp by the polynomial of Cephes' expf, below 2 units in the last place.
+inline F exponential(F x) {
+    x = smaller(larger(x, all(-87.0f)), all(88.0f));
+    F n = round(x * all(1.44269504f));
+    F f = fma(n, all(-0.693359375f), x);
+    f = fma(n, all(2.12194440e-4f), f);
+    F p = fma(all(1.9875691500e-4f), f, all(1.3981999507e-3f));
+    p = fma(p, f, all(8.3334519073e-3f));
+    p = fma(p, f, all(4.1665795894e-2f));
+    p = fma(p, f, all(1.6666665459e-1f));
+    p = fma(p, f, all(5.0000001201e-1f));
+    p = fma(p * f, f, f + all(1.0f));
+    return p * power_of_two(n);
+}
+
+inline F logistic(F x) { return all(1.0f) / (all(1.0f) + exponential(all(0.0f) - x)); }
+
+inline F tangent(F x) {
+    F e = exponential(size(x) * all(-2.0f));
+    return with_sign((all(1.0f) - e) / (all(1.0f) + e), x);
+}
+
+// x · Φ(x). erf z = 1 − exp(−z · P(z)), P fitted to −log(erfc z) / z on [0, 4]: off by 1.3e-7 at most.
+inline F gaussian(F x) {
+    F z = smaller(size(x) * all(0.70710678f), all(4.0f));
+    F p = fma(all(3.11649164e-05f), z, all(-3.0654174e-4f));
+    p = fma(p, z, all(1.02515181e-3f));
+    p = fma(p, z, all(5.48554584e-4f));
+    p = fma(p, z, all(-1.95938405e-2f));
+    p = fma(p, z, all(1.02923959e-1f));
+    p = fma(p, z, all(6.36596859e-1f));
+    p = fma(p, z, all(1.1283803f));
+    F e = with_sign(all(1.0f) - exponential(all(0.0f) - z * p), x);
+    F half = x * all(0.5f);
+    return fma(half, e, half);
+}
+
+inline float root(float x) { return __builtin_sqrtf(x); }
+
+inline float dot(const float* x, const float* y, int64_t n) {
+    F s = all(0.0f);
+    each(n, [&](int64_t k, auto lanes) { s = fma(get(x + k, lanes), get(y + k, lanes), s); });
+    return sum(s);
+}
+
+inline void layer_norm(const RowOp& op, const float* x, float* out) {
+    F s = all(0.0f), squares = all(0.0f);
+    each(op.width, [&](int64_t k, auto lanes) { s = s + get(x + k, lanes); });
+    F mean = all(sum(s) / static_cast<float>(op.width));
+    each(op.width, [&](int64_t k, auto lanes) {
+        F d = only(get(x + k, lanes) - mean, lanes);
+        squares = fma(d, d, squares);
+    });
+    F factor = all(1.0f / root(sum(squares) / static_cast<float>(op.width) + op.eps));
+    each(op.width, [&](int64_t k, auto lanes) {
+        F y = (get(x + k, lanes) - mean) * factor;
+        put(out + k, fma(y, get(op.weight + k, lanes), get(op.bias + k, lanes)), lanes);
+    });
+}
+
+inline void normalise(const RowOp& op, const float* x, float* out) {
+    float squares = dot(x, x, op.width);
+    F factor = all(1.0f / root(squares > 1.17549435e-38f ? squares : 1.17549435e-38f));
+    each(op.width, [&](int64_t k, auto lanes) { put(out + k, get(x + k, lanes) * factor, lanes); });
+}
+
+// Turn scores into weights that add up to one.
+inline void softmax(float* scores, int64_t n) {
+    F most = all(scores[0]);
+    for (int64_t t = 1; t < n; ++t) most = larger(most, all(scores[t]));
+    F s = all(0.0f);
+    each(n, [&](int64_t k, auto lanes) {
+        F e = only(exponential(get(scores + k, lanes) - most), lanes);
+        put(scores + k, e, lanes);
+        s = s + e;
+    });
+    F factor = all(1.0f / sum(s));
+    each(n, [&](int64_t k, auto lanes) { put(scores + k, get(scores + k, lanes) * factor, lanes); });
+}
+
+// The sum of `keys` rows of x, `step` apart, under `weights`.
+inline void mix(const float* weights, const float* x, int64_t step, int64_t keys, float* out, int64_t width) {
+    each(width, [&](int64_t k, auto lanes) {
+        F s = all(weights[0]) * get(x + k, lanes);
+        for (int64_t t = 1; t < keys; ++t) s = fma(all(weights[t]), get(x + t * step + k, lanes), s);
+        put(out + k, s, lanes);
+    });
+}
+
+inline void mean(const RowOp& op, const float* x, float* out) {
+    if (op.weight) return mix(op.weight, x, op.in[0].step, op.keys, out, op.width);
+    F share = all(1.0f / static_cast<float>(op.keys));
+    each(op.width, [&](int64_t k, auto lanes) {
+        F s = get(x + k, lanes);
+        for (int64_t t = 1; t < op.keys; ++t) s = s + get(x + t * op.in[0].step + k, lanes);
+        put(out + k, s * share, lanes);
+    });
+}
+
+inline void mixture(const RowOp& op, const float* query, const float* x, float* out, float* weights) {
+    for (int64_t t = 0; t < op.keys; ++t) weights[t] = dot(query, x + t * op.in[1].step, op.width) + (op.bias ? op.bias[t] : 0.0f);
+    softmax(weights, op.keys);
+    mix(weights, x, op.in[1].step, op.keys, out, op.width);
+}
+
+inline void attention(const RowOp& op, const float* query, const float* key, const float* value, float* out) {
+    float weights[64];  // as many as a context may be long
+    int64_t d = op.width / op.heads;
+    for (int64_t s = 0; s < op.queries; ++s) {
+        int64_t keys = op.causal ? s + 1 : op.keys;
+        for (int64_t head = 0; head < op.heads; ++head) {
+            const float* q = query + s * op.in[0].step + head * d;
+            for (int64_t t = 0; t < keys; ++t) weights[t] = dot(q, key + t * op.in[1].step + head * d, d);
+            softmax(weights, keys);
+            mix(weights, value + head * d, op.in[2].step, keys, out + s * op.out[0].step + head * d, d);
+        }
+    }
+}
+
+// Scale a row to ±127 around 128, or its positive part to 255, and note the scale that takes it back.
+template <class Get>
+inline void quantise_by(const RowOp& op, uint8_t* bytes, float* scale, Get value) {
+    F most = all(0.0f);
+    if (op.positive)
+        each(op.width, [&](int64_t k, auto lanes) { most = larger(most, value(k, lanes)); });
+    else
+        each(op.width, [&](int64_t k, auto lanes) { most = larger(most, size(value(k, lanes))); });
+    float top = largest(most), steps = op.positive ? 255.0f : 127.0f;
+    int32_t middle = op.positive ? 0 : 128;
+    *scale = top;
+    F factor = all(top > 1e-35f ? steps / top : 0.0f);  // a row of zeros, or of nearly nothing, is a row of zeros
+    F least = all(op.positive ? 0.0f : -127.0f), limit = all(steps);
+    int64_t filled = (op.width + 15) / 16 * 16;
+    each(op.width, [&](int64_t k, auto lanes) {
+        store_bytes(bytes + k, smaller(larger(value(k, lanes) * factor, least), limit), middle);
+    });
+    for (int64_t k = filled; k < op.bytes_width; k += 16) store_bytes(bytes + k, all(0.0f), middle);
+}
+
+inline void quantise(const RowOp& op, const float* x, uint8_t* bytes, float* scale) {
+    if (op.weight)
+        quantise_by(op, bytes, scale, [&](int64_t k, auto lanes) { return get(x + k, lanes) - get(op.weight + k, lanes); });
+    else
+        quantise_by(op, bytes, scale, [&](int64_t k, auto lanes) { return get(x + k, lanes); });
+}
+
+template <class Function>
+inline void map(const RowOp& op, const float* x, float* out, Function f) {
+    each(op.width, [&](int64_t k, auto lanes) { put(out + k, f(get(x + k, lanes)), lanes); });
+}
+
+template <class Function>
+inline void map2(const RowOp& op, const float* x, const float* y, float* out, Function f) {
+    each(op.width, [&](int64_t k, auto lanes) { put(out + k, f(get(x + k, lanes), get(y + k, lanes)), lanes); });
+}
+
+inline float* at(const RowCall& call, const Ref& ref, int64_t b, int64_t r) {
+    return call.bases[ref.slot] + b * ref.outer + ref.offset + r * ref.step;
+}
+
+void run_row(const RowCall& call, const RowOp& op, int64_t b, int64_t r) {
+    const float* x = at(call, op.in[0], b, r);
+    float* out = op.kind == RowKind::quantise ? nullptr : at(call, op.out[0], b, r);
+    switch (op.kind) {
+        case RowKind::relu: return map(op, x, out, [](F a) { return larger(a, all(0.0f)); });
+        case RowKind::sigmoid: return map(op, x, out, [](F a) { return logistic(a); });
+        case RowKind::tanh: return map(op, x, out, [](F a) { return tangent(a); });
+        case RowKind::gelu: return map(op, x, out, [](F a) { return gaussian(a); });
+        case RowKind::add: return map2(op, x, at(call, op.in[1], b, r), out, [](F a, F c) { return a + c; });
+        case RowKind::sub: return map2(op, x, at(call, op.in[1], b, r), out, [](F a, F c) { return a - c; });
+        case RowKind::mul: return map2(op, x, at(call, op.in[1], b, r), out, [](F a, F c) { return a * c; });
+        case RowKind::add_weight: return map2(op, x, op.weight, out, [](F a, F c) { return a + c; });
+        case RowKind::sub_weight: return map2(op, x, op.weight, out, [](F a, F c) { return a - c; });
+        case RowKind::mul_weight: return map2(op, x, op.weight, out, [](F a, F c) { return a * c; });
+        case RowKind::layer_norm: return layer_norm(op, x, out);
+        case RowKind::normalise: return normalise(op, x, out);
+        case RowKind::mean: return mean(op, x, out);
+        case RowKind::mixture: return mixture(op, x, at(call, op.in[1], b, r), out, at(call, op.out[1], b, r));
+        case RowKind::attention: return attention(op, x, at(call, op.in[1], b, r), at(call, op.in[2], b, r), out);
+        case RowKind::quantise: {
+            int64_t row = b * op.bytes_rows + op.bytes_row + r;
+            uint8_t* bytes = reinterpret_cast<uint8_t*>(call.bases[op.bytes_slot]) + row * op.bytes_width;
+            return quantise(op, x, bytes, call.bases[op.scale_slot] + row);
+        }
+    }
+}
+
+void run_rows(const RowCall& call) {
+    for (int64_t b = 0; b < call.windows; ++b)
+        for (int64_t r = 0; r < call.rows; ++r)
+            for (int64_t i = 0; i < call.count; ++i) run_row(call, call.ops[i], b, r);
+}
+
+}  // namespace
+}  // namespace lvm

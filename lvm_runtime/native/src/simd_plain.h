@@ -1,0 +1,53 @@
+// Sixteen floats in an array, for any CPU.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace lvm {
+namespace {
+
+struct F {
+    float v[16];
+};
+
+template <class Make>
+inline F make(Make value) {
+    F result;
+    for (int i = 0; i < 16; ++i) result.v[i] = value(i);
+    return result;
+}
+
+inline F load(const float* p) { return make([&](int i) { return p[i]; }); }
+inline F load(const float* p, int64_t n) { return make([&](int i) { return i < n ? p[i] : 0.0f; }); }
+inline void store(float* p, F a) { std::memcpy(p, a.v, sizeof a.v); }
+inline void store(float* p, F a, int64_t n) { std::memcpy(p, a.v, static_cast<size_t>(n) * 4); }
+inline F all(float x) { return make([&](int) { return x; }); }
+inline F from_integers(const int32_t* p) { return make([&](int i) { return static_cast<float>(p[i]); }); }
+inline F operator+(F a, F b) { return make([&](int i) { return a.v[i] + b.v[i]; }); }
+inline F operator-(F a, F b) { return make([&](int i) { return a.v[i] - b.v[i]; }); }
+inline F operator*(F a, F b) { return make([&](int i) { return a.v[i] * b.v[i]; }); }
+inline F operator/(F a, F b) { return make([&](int i) { return a.v[i] / b.v[i]; }); }
+inline F fma(F a, F b, F c) { return make([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); }); }
+inline F larger(F a, F b) { return make([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
+inline F smaller(F a, F b) { return make([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
+inline F size(F a) { return make([&](int i) { return std::fabs(a.v[i]); }); }
+inline F round(F a) { return make([&](int i) { return std::nearbyint(a.v[i]); }); }
+inline F power_of_two(F a) { return make([&](int i) { return std::ldexp(1.0f, static_cast<int>(a.v[i])); }); }
+inline F with_sign(F a, F b) { return make([&](int i) { return std::copysign(a.v[i], b.v[i]); }); }
+inline float sum(F a) {
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; ++i) a.v[i] = a.v[i] + a.v[i + half];
+    return a.v[0];
+}
+inline float largest(F a) {
+    for (int i = 1; i < 16; ++i) a.v[0] = a.v[i] > a.v[0] ? a.v[i] : a.v[0];
+    return a.v[0];
+}
+inline void store_bytes(uint8_t* p, F a, int32_t zero) {
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(static_cast<int32_t>(std::nearbyint(a.v[i])) + zero);
+}
+
+}  // namespace
+}  // namespace lvm

@@ -1,0 +1,57 @@
+// A caller and its helper threads, which take the parts of one task together.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace lvm {
+
+// One of `size` threads is the caller's. Helpers sleep while there is nothing to do; one that comes late finds no part
+// left, so nobody waits for it. Who calls while the helpers are taken works alone.
+class Team {
+  public:
+    explicit Team(int size);
+    ~Team();
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
+
+    // Try to lead the helpers until `release`; wake them.
+    bool lead();
+    void release();
+
+    // Call work(context, part) for each part below `parts` (at most 65535), and return when all are done. With the
+    // helpers if this thread leads.
+    template <class Work>
+    void share(int64_t parts, bool leads, Work&& work) {
+        auto call = [](void* context, int64_t part) { (*static_cast<std::remove_reference_t<Work>*>(context))(part); };
+        if (leads)
+            share_out(parts, call, &work);
+        else
+            for (int64_t part = 0; part < parts; ++part) work(part);
+    }
+
+  private:
+    using Call = void (*)(void*, int64_t);
+    void share_out(int64_t parts, Call call, void* context);
+    bool take(uint64_t& ticket);
+    void help();
+
+    std::atomic<uint64_t> ticket_{0};  // number of the task, its parts, parts taken: 32, 16 and 16 bits
+    std::atomic<int64_t> done_{0};
+    std::atomic<Call> call_{nullptr};
+    std::atomic<void*> context_{nullptr};
+    std::atomic<bool> led_{false}, stop_{false};
+    std::mutex leading_, sleeping_;
+    std::condition_variable wake_;
+    std::vector<std::thread> helpers_;
+};
+
+// A number that changes in a child process: threads and locks of the parent are of no use there.
+uint64_t process_generation();
+
+}  // namespace lvm

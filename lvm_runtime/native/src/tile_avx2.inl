@@ -1,0 +1,35 @@
+// Tiles of R rows and 64 columns, 32 columns at a time, over `multiply_add` of a path with 256-bit registers.
+
+template <int R>
+inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* out) {
+    for (int half = 0; half < 2; ++half) {
+        __m256i sums[R][4];
+        for (int j = 0; j < 4; ++j)
+            for (int r = 0; r < R; ++r) sums[r][j] = eight(start + half * 32 + 8 * j);
+        const int8_t* columns = b + half * 128;
+        for (int64_t k = 0; k < inputs; k += 4, columns += 4 * panel) {
+            __m256i x[R];
+            for (int r = 0; r < R; ++r) {
+                int32_t four;
+                __builtin_memcpy(&four, a + r * a_step + k, 4);
+                x[r] = _mm256_set1_epi32(four);
+            }
+            for (int j = 0; j < 4; ++j) {
+                __m256i weight = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(columns + 32 * j));
+                for (int r = 0; r < R; ++r) sums[r][j] = multiply_add(sums[r][j], x[r], weight);
+            }
+        }
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < 4; ++j)
+                _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + r * panel + half * 32 + 8 * j), sums[r][j]);
+    }
+}
+
+inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
+                 int32_t* sums) {
+    switch (rows) {
+        case 1: return tile_of<1>(a, a_step, b, inputs, start, sums);
+        case 2: return tile_of<2>(a, a_step, b, inputs, start, sums);
+        default: return tile_of<3>(a, a_step, b, inputs, start, sums);
+    }
+}

@@ -1,0 +1,129 @@
+"""Native exports: plans that name what they use, views that move nothing, and nothing left behind by a failure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export.forms import build_form
+from export.native.__main__ import command
+from export.native.export import export_native
+from export.native.files import FILES
+from export.native.plan import PlanOps, build_plan
+from export.native.views import Buffer, View, join
+from export.randomise import randomise
+from export.source import Source
+from export.verify import make_samples
+from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.drift import DRIFT_LIMITS
+from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.models import build_model, save_model
+
+SIZES: dict[str, dict[str, Any]] = {
+    "lstm": {"hidden_dim": 64},
+    "gru": {"hidden_dim": 64, "num_layers": 3},
+    "transformer": {"hidden_dim": 64, "num_heads": 4, "ffn_dim": 128, "num_layers": 3},
+    "amn": {"hidden_dim": 64, "attention_dim": 48, "bottleneck_dim": 32},
+}
+
+
+def make_source(architecture: str, folder: Path, dim: int = 96) -> Source:
+    model = build_model(make_config(architecture, dim=dim, **SIZES[architecture]), seed=0)
+    randomise(model, seed=2)
+    return Source(save_model(model, folder / architecture), model)
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_plan_names_exactly_what_it_uses(architecture: str, kind: str, tmp_path: Path) -> None:
+    form = build_form(make_source(architecture, tmp_path).model)
+    text, tensors = build_plan(form, PlanOps(form), kind)
+    plan = json.loads(text)
+    named = {name for operation in plan["operations"] for name in operation["weights"].values()}
+    scales = {
+        f"{operation['weights']['weight']}_scale" for operation in plan["operations"] if operation["op"] == "linear"
+    }
+    assert named | scales == set(tensors)
+    views = [v for operation in plan["operations"] for v in operation.values() if isinstance(v, list)]
+    assert {view[0] for view in views} == set(range(len(plan["buffers"])))
+    assert plan["form"] == kind
+    assert {buffer["per"] for buffer in plan["buffers"]} == ({"window"} if kind == "context" else {"window", "vector"})
+    assert ("attention" in plan["outputs"]) == (architecture == "amn")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_int8_weights_have_neighbours_that_do_not_saturate(architecture: str, tmp_path: Path) -> None:
+    form = build_form(make_source(architecture, tmp_path).model)
+    _, tensors = build_plan(form, PlanOps(form))
+    matrices = [tensor for tensor in tensors.values() if tensor.dtype == np.int8]
+    assert matrices
+    for matrix in matrices:
+        pairs = matrix[: len(matrix) // 2 * 2].astype(int).reshape(-1, 2, matrix.shape[1]).sum(axis=1)
+        assert np.abs(pairs).max() <= 128
+
+
+def test_views_move_nothing() -> None:
+    rows = View(Buffer(15), 3, rows=5, step=3)
+    flat = rows.reshape((-1, 15))
+    assert (flat.rows, flat.width, flat.offset) == (1, 15, 0)
+    assert flat.reshape((-1, 5, 3)) == rows
+    assert [part.offset for part in flat.split([3] * 5)] == [0, 3, 6, 9, 12]
+    left, right = rows.split([1, 2])
+    assert (left.rows, left.step, left.width, right.offset) == (5, 3, 1, 1)
+    with pytest.raises(ValueError, match="cannot be seen"):
+        right.reshape((-1, 10))
+    with pytest.raises(ValueError, match="do not make up"):
+        flat.split([3, 3])
+
+
+def test_joined_buffers_lie_in_one() -> None:
+    parts = [View(Buffer(4), 4), View(Buffer(2), 2)]
+    joined = join(parts)
+    assert [part.buffer.root() for part in parts] == [(joined.buffer, 0), (joined.buffer, 4)]
+    with pytest.raises(ValueError, match="whole buffers"):
+        join(parts)  # they lie in another one already
+
+
+def test_windows_of_a_document_overlap_in_place() -> None:
+    vectors = View(Buffer(8, vectors=True), 8, vectors=True)
+    joined = join([vectors.window(t) for t in range(3)])
+    assert (joined.buffer, joined.width, joined.rows, joined.vectors) == (vectors.buffer, 24, 1, False)
+    with pytest.raises(ValueError, match="in order"):
+        join([vectors.window(1), vectors.window(0)])
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_export_is_verified_and_listed(architecture: str, kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
+    source = make_source(architecture, tmp_path)
+    artifact = export_native(source, make_samples(source), kind)
+    (compiled,) = artifact.find("native", precision="int8", form=kind)
+    assert compiled.file.path == FILES[kind]
+    assert 0 < compiled.drift <= DRIFT_LIMITS["int8"]
+    assert compiled.details["batch_change"] == 0
+    artifact.check()
+
+
+def test_wrong_export_leaves_no_file(tmp_path: Path) -> None:
+    pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
+    source = make_source("gru", tmp_path)
+    other = Source(source.artifact, randomise(make_source("gru", tmp_path / "other").model, seed=9))
+    with pytest.raises(VerificationFailed, match="largest drift"):
+        export_native(other, make_samples(source))
+    assert not (source.artifact.path / "native").exists()
+
+
+def test_command_writes_both_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
+    source = make_source("amn", tmp_path)
+    assert command(["--model", str(source.artifact.path)]) == 0
+    assert {path.name for path in (source.artifact.path / "native").iterdir()} == {
+        "int8.safetensors",
+        "sequence-int8.safetensors",
+    }
+    assert capsys.readouterr().out.count("drift") == 2

@@ -1,0 +1,289 @@
+"""The native engine: right answers, the same bits on every CPU path, and an error for everything malformed.
+
+B batch, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from export.forms import build_form
+from export.native.export import write_native
+from export.randomise import randomise
+from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.drift import max_drift
+from lvm_runtime.artifact.fingerprint import random_contexts
+from lvm_runtime.models import build_model, known_answers
+
+_engine = pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
+
+ODD = {
+    "lstm": {"hidden_dim": 40},
+    "gru": {"hidden_dim": 72, "num_layers": 2},
+    "transformer": {"hidden_dim": 60, "num_heads": 3, "ffn_dim": 100, "num_layers": 2},
+    "amn": {"hidden_dim": 90, "attention_dim": 33, "bottleneck_dim": 50},
+}
+"""Widths that are no multiple of 64, and mostly none of 16."""
+
+
+class Case:
+    """A native file of random weights with contexts `[B, T, D]` and the training form's answers."""
+
+    def __init__(self, architecture: str, folder: Path, kind: str = "context", rows: int = 40, **sizes: Any) -> None:
+        config = make_config(architecture, **({"dim": 96} | ODD[architecture] | sizes))
+        self.model = randomise(build_model(config, seed=0), seed=2)
+        self.length, self.dim = config.context_length, config.dim
+        path = folder / f"{architecture}.safetensors"
+        write_native(build_form(self.model), path, kind)
+        self.content = path.read_bytes()
+        self.contexts = random_contexts(rows, self.length, self.dim)
+
+    def answers(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        return known_answers(self.model, self.contexts)
+
+    def engine(self, path: str = "", threads: int = 1) -> Any:
+        return _engine.Engine(self.content, path, threads)
+
+    def run(self, engine: Any, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        contexts = self.contexts[start:stop]
+        prediction = np.full((len(contexts), self.dim), np.nan, np.float32)
+        engine.run(contexts, prediction)
+        return prediction
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_answers_are_the_training_forms(architecture: str, length: int, tmp_path: Path) -> None:
+    case = Case(architecture, tmp_path, context_length=length)
+    predictions = case.run(case.engine())
+    answers, attention = case.answers()
+    assert max_drift(predictions, answers) <= 4e-4  # narrow widths average fewer roundings
+    assert np.abs(np.linalg.norm(predictions, axis=1) - 1).max() <= 1e-6
+    if attention is not None:
+        again, weights = np.empty_like(predictions), np.empty(attention.shape, np.float32)
+        case.engine().run(case.contexts, again, weights)
+        np.testing.assert_array_equal(again, predictions)
+        assert np.abs(weights - attention).max() <= 5e-3
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_drift_at_full_width_stays_below_1e_4(architecture: str, tmp_path: Path) -> None:
+    full = {"lstm": {"hidden_dim": 512}, "gru": {"hidden_dim": 512, "num_layers": 4}, "amn": {}}
+    full["amn"] = {"hidden_dim": 512, "attention_dim": 256, "bottleneck_dim": 256}
+    full["transformer"] = {"hidden_dim": 512, "num_heads": 8, "ffn_dim": 2048, "num_layers": 4}
+    case = Case(architecture, tmp_path, rows=16, dim=384, **full[architecture])
+    assert max_drift(case.run(case.engine()), case.answers()[0]) <= 1e-4
+
+
+def test_recency_of_the_amn_counts(tmp_path: Path) -> None:
+    case = Case("amn", tmp_path, recency=True)
+    with_recency = max_drift(case.run(case.engine()), case.answers()[0])
+    assert with_recency <= 4e-4
+    for path in _engine.paths():
+        np.testing.assert_array_equal(case.run(case.engine(path)), case.run(case.engine("plain")))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_path_gives_the_same_bits(architecture: str, tmp_path: Path) -> None:
+    case = Case(architecture, tmp_path)
+    assert _engine.paths()[-1] == "plain"
+    expected = case.run(case.engine("plain"))
+    for path in _engine.paths():
+        engine = case.engine(path)
+        assert engine.about["path"] == path
+        np.testing.assert_array_equal(case.run(engine), expected, err_msg=path)
+        np.testing.assert_array_equal(case.run(engine, 5, 6), expected[5:6], err_msg=path)
+
+
+@pytest.mark.parametrize("path", _engine.paths())
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_batch_and_threads_change_no_bit(architecture: str, path: str, tmp_path: Path) -> None:
+    case = Case(architecture, tmp_path, rows=300 if path != "plain" else 70)
+    alone = case.engine(path)
+    expected = case.run(alone)
+    for threads in (1, 2, 3, 4):
+        engine = case.engine(path, threads)
+        for start, stop in ((0, 1), (7, 9), (11, 14), (20, 24), (30, 43), (3, 64), (0, 133), (0, 300)):
+            np.testing.assert_array_equal(case.run(engine, start, stop), expected[start:stop], f"{threads} {stop}")
+
+
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sequence_form_gives_the_windows_bits(architecture: str, length: int, tmp_path: Path) -> None:
+    windows = Case(architecture, tmp_path, context_length=length)
+    sequence = Case(architecture, tmp_path, "sequence", context_length=length)
+    vectors = windows.contexts.reshape(-1, windows.dim)
+    for threads in (1, 2):
+        predictions = np.empty((len(vectors) - length + 1, windows.dim), np.float32)
+        sequence.engine(threads=threads).run(vectors, predictions)
+        expected = windows.run(windows.engine())
+        assert np.abs(predictions[::length] - expected).max() <= 1e-6
+
+
+def test_rows_of_zeros_and_huge_rows_give_finite_answers(tmp_path: Path) -> None:
+    for architecture in ARCHITECTURES:
+        case = Case(architecture, tmp_path, rows=4)
+        case.contexts[0] = 0.0
+        case.contexts[1, 0] = 0.0
+        case.contexts[2] *= 1e-30
+        case.contexts[3] *= 1e6
+        assert np.isfinite(case.run(case.engine())).all(), architecture
+
+
+def test_many_threads_share_an_engine(tmp_path: Path) -> None:
+    case = Case("amn", tmp_path, rows=64)
+    engine = case.engine(threads=2)
+    expected = case.run(engine)
+    wrong: list[int] = []
+
+    def call(start: int) -> None:
+        for size in (1, 2, 5, 30):
+            if not np.array_equal(case.run(engine, start, start + size), expected[start : start + size]):
+                wrong.append(start)
+
+    callers = [threading.Thread(target=call, args=(i,)) for i in range(32)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_child_of_a_fork_answers(tmp_path: Path) -> None:
+    case = Case("lstm", tmp_path, rows=20)
+    (tmp_path / "contexts.npy").write_bytes(b"")
+    np.save(tmp_path / "contexts.npy", case.contexts)
+    script = """
+import os, sys, numpy as np
+from lvm_runtime.native import _engine
+engine = _engine.Engine(open(sys.argv[1], "rb").read(), "", 3)
+contexts = np.load(sys.argv[2])
+first, second = np.empty((2, len(contexts), contexts.shape[2]), np.float32)
+engine.run(contexts, first)
+child = os.fork()
+engine.run(contexts, second)
+if child == 0:
+    os._exit(0 if np.array_equal(first, second) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert np.array_equal(first, second)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "lstm.safetensors"), str(tmp_path / "contexts.npy")]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def test_wrong_arrays_are_errors(tmp_path: Path) -> None:
+    case = Case("lstm", tmp_path, rows=3)
+    engine = case.engine()
+    prediction = np.empty((3, case.dim), np.float32)
+    for contexts, out in (
+        (case.contexts[:2], prediction),
+        (case.contexts.astype(np.float64), prediction),
+        (case.contexts, prediction[:2]),
+        (case.contexts, np.empty((0, case.dim), np.float32)),
+    ):
+        with pytest.raises(ValueError, match="float32"):
+            engine.run(contexts, out)
+    with pytest.raises(ValueError, match="float32"):
+        engine.run(case.contexts, prediction, np.empty((3, case.length), np.float32))  # the LSTM has no attention
+    prediction.flags.writeable = False
+    with pytest.raises((ValueError, BufferError)):
+        engine.run(case.contexts, prediction)
+    with pytest.raises(ValueError, match="plain"):
+        case.engine("no such path")
+
+
+def _with_plan(content: bytes, plan: str) -> bytes:
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"]["plan"] = plan
+    written = json.dumps(header).encode()
+    return len(written).to_bytes(8, "little") + written + content[8 + size :]
+
+
+def _plan(content: bytes) -> str:
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["plan"]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
+    folder = tmp_path_factory.mktemp("small")
+    return [Case(a, folder, kind, rows=2, dim=16) for a in ARCHITECTURES for kind in ("context", "sequence")]
+
+
+def _load_and_run(case: Case, content: bytes) -> None:
+    """Build the engine and, if it takes the file, run it: neither may crash."""
+    try:
+        engine = _engine.Engine(content)
+    except _engine.FileError:
+        return
+    about = engine.about
+    length, dim = about["context_length"], about["dim"]
+    rows = 3 * length if about["form"] == "context" else length + 2
+    engine.run(np.ones((rows, dim), np.float32), np.empty((3, dim), np.float32))
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_changed_numbers_in_a_plan_never_crash(small: list[Case], data: st.DataObject) -> None:
+    case = data.draw(st.sampled_from(small))
+    plan = json.loads(_plan(case.content))
+    place: Any = plan
+    while True:
+        key = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
+        if not isinstance(place[key], dict | list) or not place[key]:
+            break
+        place = place[key]
+    numbers = st.integers(-3, 200) | st.sampled_from([2**31, 2**40, -(2**63), 1 << 20, 0.5, 1e300, None, True, "x", []])
+    place[key] = data.draw(numbers)
+    _load_and_run(case, _with_plan(case.content, json.dumps(plan)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_changed_bytes_in_a_header_never_crash(small: list[Case], data: st.DataObject) -> None:
+    case = data.draw(st.sampled_from(small))
+    content = bytearray(case.content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, 8 + int.from_bytes(case.content[:8], "little") - 1))] = data.draw(
+            st.integers(0, 255)
+        )
+    stop = data.draw(st.none() | st.integers(0, len(content)))
+    _load_and_run(case, bytes(content[:stop]))
+
+
+def test_malformed_plans_say_what_is_wrong(small: list[Case]) -> None:
+    content = small[0].content
+    plan = json.loads(_plan(content))
+
+    def problem(**changes: Any) -> str:
+        with pytest.raises(_engine.FileError) as caught:
+            _engine.Engine(_with_plan(content, json.dumps(plan | changes)))
+        return str(caught.value)
+
+    assert "version is 2" in problem(version=2)
+    assert "fp64" in problem(precision="fp64")
+    assert "first buffer" in problem(dim=17)
+    assert "operation 0: there is no operation pow" in problem(operations=[plan["operations"][0] | {"op": "pow"}])
+    assert "nothing writes the prediction" in problem(operations=plan["operations"][:-1])
+    assert "before it is written" in problem(operations=plan["operations"][1:])
+    assert "not valid JSON" in _message(b"\x02\0\0\0\0\0\0\0{]")
+    assert "too short" in _message(b"")
+
+
+def _message(content: bytes) -> str:
+    with pytest.raises(_engine.FileError) as caught:
+        _engine.Engine(content)
+    return str(caught.value)
