@@ -24,11 +24,11 @@ ALLOWED = {
 """Package to the packages that it may import."""
 
 ORDER = {
-    "lvm_runtime": """errors arguments system artifact contexts corpus models coreml backends request selection
+    "lvm_runtime": """errors arguments system artifact contexts corpus models coreml native backends request selection
         batcher predictor bulk . commands __main__""",
     "train": """options progress processes data losses ranking recurrent forward evaluation warm_start ranked_start
         material loop checkpoint report run foreign import_checkpoint embed diagnose compare __main__ all .""",
-    "export": """randomise source windows verify forms mil_reference ane_lint commandline torchscript onnx coreml
+    "export": """randomise source windows verify forms mil_reference ane_lint commandline torchscript onnx native coreml
         formats mac_report __main__ .""",
     "benchmarks": "limits harness report conftest test .",
 }

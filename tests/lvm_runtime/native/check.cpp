@@ -5,7 +5,7 @@
 #include <fstream>
 #include <iterator>
 
-#include "../src/engine.h"
+#include "engine.h"
 
 namespace {
 
