@@ -24,10 +24,10 @@ import pytest
 from lvm_runtime import LvmError, Predictor
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models import load_model
-from lvm_runtime.predictor import SLICE
+from lvm_runtime.predictor import MOST_AT_ONCE
 from tests.artifacts import add_onnx, make_artifact, some_contexts
 
-SIZES = (1, 1, 1, 2, 5, 8, 31, 64, 65, 200, SLICE + 1)
+SIZES = (1, 1, 1, 2, 5, 8, 31, 64, 65, 200, MOST_AT_ONCE + 1)
 MEGABYTE = 1 << 20
 SECONDS = float(os.environ.get("LVM_SOAK_SECONDS", 600))
 
@@ -62,7 +62,7 @@ def _run_threads(tasks: list[Callable[[], None]]) -> None:
 
 def _ask_until(path: Path, precision: str, callers: int, seconds: float) -> tuple[float, float]:
     """Compare answers for so long, and return the memory in MB in the fourth and in the last sixth of that time."""
-    contexts = some_contexts(2 * SLICE + 2, 128)
+    contexts = some_contexts(2 * MOST_AT_ONCE + 2, 128)
     with Predictor(path, backend="onnx", precision=precision, threads=2) as predictor:
         expected = {size: predictor.predict(contexts[size : 2 * size]) for size in sorted(set(SIZES))}
         counts, memory = [0] * callers, []
@@ -113,7 +113,7 @@ def _held() -> tuple[int, int]:
 
 def _cycle(path: Path, backend: str, cycles: int) -> tuple[float, float]:
     """Build, use and close Predictors, and return the memory in MB after a quarter of them and at the end."""
-    contexts, memory, held = some_contexts(SLICE, 128), [], (0, 0)
+    contexts, memory, held = some_contexts(MOST_AT_ONCE, 128), [], (0, 0)
     for cycle in range(cycles):
         with Predictor(path, backend=backend, precision="fp32", threads=2) as predictor:
             with predictor.batcher() as batcher:
@@ -149,7 +149,7 @@ class _Mix:
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.end = path, time.monotonic() + seconds
-        self.contexts = some_contexts(SLICE + 1, 128)
+        self.contexts = some_contexts(MOST_AT_ONCE + 1, 128)
         self.predictor = self._open()
         self.expected = self.predictor.predict(self.contexts)
         self._sequence(
@@ -184,11 +184,11 @@ class _Mix:
         self._compare(self.predictor.predict(self.contexts[:size]), self.expected[:size])
 
     def _sequence(self, generator: random.Random) -> None:
-        row = generator.randrange(SLICE)
+        row = generator.randrange(MOST_AT_ONCE)
         self._compare(self.predictor.predict_sequence(self.contexts[row]), self.expected[row : row + 1])
 
     def _batch(self, generator: random.Random) -> None:
-        rows = [generator.randrange(SLICE) for _ in range(40)]
+        rows = [generator.randrange(MOST_AT_ONCE) for _ in range(40)]
         with self.predictor.batcher(max_batch=16) as batcher:
             for row, future in [(row, batcher.submit(self.contexts[row])) for row in rows]:
                 self._compare(future.result(60), self.expected[row])
@@ -218,7 +218,7 @@ class _Mix:
 
     def _answer_in_child(self, predictor: Predictor) -> int:
         try:
-            for size in (1, SLICE + 1):
+            for size in (1, MOST_AT_ONCE + 1):
                 self._compare(predictor.predict(self.contexts[:size]), self.expected[:size])
             with predictor.batcher() as batcher:
                 self._compare(batcher.submit(self.contexts[0]).result(60), self.expected[0])
