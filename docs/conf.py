@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import lvm_runtime
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the folders train and export, which only a checkout has
 
 project = "lvm_runtime"
 author = "the authors of lvm_runtime"
