@@ -41,7 +41,7 @@ lint: $(READY)
 
 # One thread a worker: two suites of threads on the same cores only wait for each other.
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical -m "not soak"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist worksteal -m "not soak"
 
 check: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical -m "not soak" $(QUICK)

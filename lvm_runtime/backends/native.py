@@ -24,7 +24,7 @@ PATH_VARIABLE = "LVM_NATIVE_PATH"
 
 
 class NativeBackend(Backend):
-    """Run a file made by `python -m export.native`; it takes contexts of any batch, or the vectors of a document.
+    """Run a file made by `lvm-runtime export native`; it takes contexts of any batch, or the vectors of a document.
 
     `instructions` is the kind of CPU instructions that it runs on. Every kind gives the same bits.
     """

@@ -83,11 +83,13 @@ OPTIONS = {
     "--loss --batch-size --learning-rate --grad-clip --schedule --temperature --input-noise --ema --device --precision "
     "--seed --resume --checkpoint-every --weight-decay",
     "compare": "--out",
+    "diagnose": "--context-length",
     "embed": "--out --words --device",
     "import-checkpoint": "--out --data --validation --test --split",
     "export": "--model --data --format",
     "export torchscript": "--model --data",
     "export onnx": "--model --data --precision",
+    "export native": "--model --data",
     "export coreml": "--model --data --precision --shapes --batch-sizes",
     "export ane-lint": "",
     "export mil-reference": "",
