@@ -44,7 +44,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist worksteal -m "not soak"
 
 check: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical -m "not soak" $(QUICK)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist worksteal -m "not soak" --ignore-glob='*test_fuzz.py' --ignore-glob='*test_kill.py' $(QUICK)
 
 docs: $(READY)
 	$(VENV)/bin/sphinx-build -q -W -b html docs docs/_build/html
