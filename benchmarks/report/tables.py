@@ -109,9 +109,9 @@ def _faster(run: Run, peer: str, precision: str, rows: Sequence[Row]) -> str:
     theirs = [found.drift for row in rows if (found := run.find(row.model, row.batch, peer)) is not None]
     drift = ""
     if theirs and precision != "fp32":
-        drift = f", with a drift of at most {max(row.drift for row in rows):.0e} to its {max(theirs):.0e}"
+        drift = f" Its drift is up to {max(theirs):.0e}, ours up to {max(row.drift for row in rows):.0e}."
     share = span([row.over_best_peer or 0.0 for row in rows])
-    return f"Faster than our {precision} is {peer_title(peer)} for {where}: ours reaches {share} of its speed{drift}."
+    return f"For {where} {peer_title(peer)} is faster than our {precision}: ours reaches {share} of its speed.{drift}"
 
 
 def words(parts: Sequence[str]) -> str:

@@ -152,9 +152,8 @@ class _Mix:
         self.contexts = some_contexts(MOST_AT_ONCE + 1, 128)
         self.predictor = self._open()
         self.expected = self.predictor.predict(self.contexts)
-        self._sequence(
-            random.Random(0)
-        )  # imports what is imported late: a fork during that waits for ever in the child
+        # these two import what is imported late: a fork meanwhile would wait for ever in the child
+        self._sequence(random.Random(0))
         self._batch(random.Random(0))
         self.counts: Counter[str] = Counter()
 
