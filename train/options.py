@@ -153,12 +153,20 @@ class TrainOptions:
 
     @property
     def artifact_path(self) -> Path:
-        """Where the artifact goes: `out`, or artifacts/MODEL."""
+        """Where the artifact goes: `out`, or artifacts/MODEL.
+
+        >>> TrainOptions(model="gru").artifact_path.as_posix()
+        'artifacts/gru'
+        """
         return self.out or Path("artifacts") / self.model
 
     @property
     def run_path(self) -> Path:
-        """Where the checkpoint and the figures of the run go: beside the artifact, with `.run` appended."""
+        """Where the checkpoint and the figures of the run go: beside the artifact, with `.run` appended.
+
+        >>> TrainOptions(model="gru").run_path.as_posix()
+        'artifacts/gru.run'
+        """
         return self.artifact_path.with_name(self.artifact_path.name + ".run")
 
     def to_dict(self) -> dict[str, Any]:

@@ -66,7 +66,11 @@ class CoreMLOptions:
 
     @property
     def name(self) -> str:
-        """Name of the package inside the artifact: "fp16", "fp16-palette8", "fp32-enumerated", …"""
+        """Name of the package inside the artifact: "fp16", "fp16-palette8", "fp32-enumerated", …
+
+        >>> CoreMLOptions(compress="palette8").name
+        'fp16-palette8'
+        """
         parts = [self.precision]
         parts += [self.compress] if self.compress != "none" else []
         parts += [self.shapes] if self.shapes != "multifunction" else []

@@ -28,6 +28,13 @@ def export_native(source: Source, samples: Sequence[Sample], kind: str = "contex
     """Write the form `kind` ("context" or "sequence"), verify the file and add it to the artifact.
 
     Raises VerificationFailed, and keeps nothing, if it drifts too far or lets batch-mates change an answer.
+
+    >>> from export.source import open_source
+    >>> from export.verify import make_samples
+    >>> source = open_source("amn")
+    >>> artifact = export_native(source, make_samples(source))
+    >>> artifact.find("native")[0].precision
+    'int8'
     """
     artifact, relative = source.artifact, FILES[kind]
     with artifact.adding(relative) as temporary:

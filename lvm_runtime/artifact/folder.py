@@ -54,7 +54,11 @@ class Artifact:
 
     @property
     def config(self) -> ModelConfig:
-        """The model's architecture and sizes."""
+        """The model's architecture and sizes.
+
+        >>> Artifact.load("artifacts/amn").config.context_length
+        5
+        """
         return self.manifest.config
 
     @classmethod
@@ -92,6 +96,10 @@ class Artifact:
         """Open the artifact in the folder `path` and check its manifest, every file's size and hash, and the weights.
 
         Raises ArtifactError with the file, what was found and what was expected.
+
+        >>> Artifact.load("artifacts")
+        Traceback (most recent call last):
+        lvm_runtime.errors.ArtifactError: artifacts/manifest.json: ...
         """
         path, attempts = Path(path), _ATTEMPTS
         while True:
@@ -108,6 +116,9 @@ class Artifact:
         """Compare every listed file with its recorded size and hash, and the weights with the config.
 
         Raises ArtifactError for the first that differs, and for a file that is not listed.
+
+        >>> artifact = Artifact.load("artifacts/amn")
+        >>> artifact.check()  # again, before a long run say
         """
         for expected in self.manifest.files:
             check(self.path, expected, MANIFEST)
@@ -115,7 +126,12 @@ class Artifact:
         check_header(self.path / self.manifest.weights.path, self.config)
 
     def read_fingerprint(self) -> Fingerprint:
-        """Read the probes and their known answers; ArtifactError if they are not for this model's sizes."""
+        """Read the probes and their known answers; ArtifactError if they are not for this model's sizes.
+
+        >>> fingerprint = Artifact.load("artifacts/amn").read_fingerprint()
+        >>> fingerprint.contexts.shape[1:], fingerprint.predictions.shape[1:]  # n probes: [n, T, D] and [n, D]
+        ((5, 384), (384,))
+        """
         file = self.path / self.manifest.fingerprint.path
         fingerprint = Fingerprint.from_bytes(read_plain(file, LARGEST_FINGERPRINT), str(file))
         expected = (self.config.context_length, self.config.dim)
@@ -129,11 +145,22 @@ class Artifact:
         return fingerprint
 
     def file(self, compiled: CompiledFile) -> Path:
-        """Return where a compiled form lies."""
+        """Return where a compiled form lies.
+
+        >>> artifact = Artifact.load("artifacts/amn")
+        >>> artifact.file(artifact.find("onnx")[0]).is_file()
+        True
+        """
         return self.path / compiled.file.path
 
     def find(self, format: str, *, precision: str | None = None, form: str = "context") -> tuple[CompiledFile, ...]:
-        """Return the compiled forms of one format, in the order in which they were added."""
+        """Return the compiled forms of one format, in the order in which they were added.
+
+        `form` is "context" for batches of contexts, or "sequence" for every window of a document.
+
+        >>> [compiled.file.path for compiled in Artifact.load("artifacts/amn").find("onnx", precision="int8")]
+        ['onnx/int8.onnx']
+        """
         return tuple(
             c
             for c in self.manifest.compiled

@@ -14,7 +14,9 @@ import pytest
 import lvm_runtime
 
 PAGE = Path(__file__).parents[2] / "docs/api.md"
-PUBLIC = re.findall(r"^\.\. auto\w+:: (\S+)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+TEXT = PAGE.read_text(encoding="utf-8")
+PUBLIC = re.findall(r"^\.\. auto\w+:: (\S+)", TEXT, re.MULTILINE)
+MEMBERS = re.findall(r"^\.\. autoclass:: (\S+)\n   :members: (.+)$", TEXT, re.MULTILINE)
 
 
 def test_everything_public_is_on_the_page() -> None:
@@ -36,7 +38,14 @@ def test_examples_run(name: str, workplace: Path, monkeypatch: pytest.MonkeyPatc
     assert not runner.failures, "".join(report)
 
 
+@pytest.mark.parametrize(("name", "members"), MEMBERS)
+def test_each_member_on_the_page_has_an_example(name: str, members: str) -> None:
+    module, _, cls = name.rpartition(".")
+    owner = getattr(importlib.import_module(module), cls)
+    assert [m for m in members.split(", ") if ">>>" not in (getattr(owner, m).__doc__ or "")] == []
+
+
 @pytest.mark.parametrize("name", ["Predictor", "Batcher"])
-def test_each_method_has_an_example(name: str) -> None:
-    methods = {k: v for k, v in vars(getattr(lvm_runtime, name)).items() if isinstance(v, FunctionType)}
-    assert [k for k, v in methods.items() if not k.startswith("_") and ">>>" not in (v.__doc__ or "")] == []
+def test_each_method_is_on_the_page(name: str) -> None:
+    methods = {k for k, v in vars(getattr(lvm_runtime, name)).items() if isinstance(v, FunctionType)}
+    assert {k for k in methods if not k.startswith("_")} <= set(dict(MEMBERS)[f"lvm_runtime.{name}"].split(", "))

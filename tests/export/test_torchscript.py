@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,21 +13,14 @@ from export.randomise import randomise
 from export.source import Source
 from export.torchscript import FILE, command, export_torchscript
 from export.verify import make_samples
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import build_model, save_model
 
-SIZES: dict[str, dict[str, Any]] = {
-    "lstm": {"dim": 24, "hidden_dim": 16},
-    "gru": {"dim": 24, "hidden_dim": 16},
-    "transformer": {"dim": 24, "hidden_dim": 16, "num_heads": 2, "ffn_dim": 32},
-    "amn": {"dim": 24, "hidden_dim": 16, "attention_dim": 8, "bottleneck_dim": 8},
-}
-
 
 def make_source(architecture: str, folder: Path) -> Source:
-    model = randomise(build_model(make_config(architecture, **SIZES[architecture]), seed=0), seed=4)
+    model = randomise(build_model(make_config(architecture, **CONFIGS[architecture].small), seed=0), seed=4)
     return Source(save_model(model, folder / architecture), model)
 
 
@@ -47,8 +39,8 @@ def test_file_needs_no_code_of_this_project(tmp_path: Path) -> None:
     artifact = export_torchscript(source, make_samples(source))
     script = (
         "import sys, warnings; warnings.simplefilter('ignore'); import torch\n"
-        f"prediction, attention = torch.jit.load({str(artifact.path / FILE)!r})(torch.ones(7, 5, 24))\n"
-        "assert prediction.shape == (7, 24) and attention.shape == (7, 5)\n"
+        f"prediction, attention = torch.jit.load({str(artifact.path / FILE)!r})(torch.ones(7, 5, 16))\n"
+        "assert prediction.shape == (7, 16) and attention.shape == (7, 5)\n"
         "assert not {'lvm_runtime', 'export'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, timeout=120)

@@ -5,22 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
 from lvm_runtime.models import build_model
 from train.forward import training_form
 
-SIZES = {
-    "lstm": {"hidden_dim": 12, "num_layers": 3},
-    "gru": {"hidden_dim": 12, "num_layers": 3},
-    "transformer": {"hidden_dim": 12, "num_layers": 3, "num_heads": 2, "ffn_dim": 16},
-    "amn": {"hidden_dim": 12, "attention_dim": 8, "bottleneck_dim": 8},
-}
-
 
 @pytest.mark.parametrize("context_length", [5, 1], ids=["T=5", "T=1"])
-@pytest.mark.parametrize("architecture", SIZES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_same_predictions_and_gradients(architecture: str, context_length: int) -> None:
-    config = make_config(architecture, dim=16, context_length=context_length, **SIZES[architecture])
+    config = make_config(architecture, **CONFIGS[architecture].small, context_length=context_length)
     model = build_model(config, seed=0).double().eval()  # without dropout
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():  # far from where gates and attention are constant
@@ -42,7 +35,7 @@ def test_same_predictions_and_gradients(architecture: str, context_length: int) 
 @pytest.mark.parametrize("architecture", ["lstm", "gru", "transformer"])
 def test_dropout_is_kept(architecture: str) -> None:
     """It drops while training, and only then."""
-    model = build_model(make_config(architecture, dim=16, dropout=0.5, **SIZES[architecture]), seed=0)
+    model = build_model(make_config(architecture, **CONFIGS[architecture].small, dropout=0.5), seed=0)
     form = training_form(model, host=True)
     contexts = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(form.train()(contexts), form(contexts))

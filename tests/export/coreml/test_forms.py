@@ -10,22 +10,16 @@ from torch import nn
 from export.coreml.forms import coreml_form
 from export.coreml.forms.layers import ChannelNorm, unit
 from export.randomise import randomise
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
 from lvm_runtime.models import build_model
 
 LIMIT = 1e-10
-SMALL = {
-    "lstm": {"hidden_dim": 16},
-    "gru": {"hidden_dim": 16},
-    "transformer": {"hidden_dim": 16, "num_heads": 4, "ffn_dim": 32},
-    "amn": {"attention_dim": 16, "hidden_dim": 24, "bottleneck_dim": 16},
-}
 SHAPES = {"usual": (32, 5), "one step": (32, 1), "longer": (24, 7)}
 
 
 def small_model(architecture: str, dim: int = 32, length: int = 5) -> nn.Module:
     """Return a small training form with every parameter random."""
-    config = make_config(architecture, dim=dim, context_length=length, **SMALL[architecture])
+    config = make_config(architecture, **{**CONFIGS[architecture].small, "dim": dim, "context_length": length})
     return randomise(build_model(config))
 
 
@@ -50,8 +44,8 @@ def test_form_equals_the_training_form(architecture: str, shape: tuple[int, int]
 
 def test_single_layers_are_exact_too() -> None:
     for architecture in ("lstm", "gru", "transformer"):
-        values = {**SMALL[architecture], "num_layers": 1}
-        model = randomise(build_model(make_config(architecture, dim=32, **values))).double()
+        values = {**CONFIGS[architecture].small, "dim": 32, "num_layers": 1}
+        model = randomise(build_model(make_config(architecture, **values))).double()
         contexts = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
         with torch.no_grad():
             assert (coreml_form(model)(contexts) - model(contexts)).abs().max() <= LIMIT
