@@ -44,6 +44,10 @@ SMALL = {
     "amn": {"attention_dim": 32, "hidden_dim": 48, "bottleneck_dim": 32},
 }
 FORBIDDEN = {"shape", "gather", "while_loop", "tile", "select", "lstm", "gru", "scatter", "fill", "linear"}
+KINDS = [(shapes, precision) for shapes in ("multifunction", "enumerated") for precision in ("fp16", "fp32")]
+USUAL_OF = dict(zip(ARCHITECTURES, KINDS, strict=True))
+"""One kind of package each, so that every architecture, shape, precision and compression meets in the suite."""
+USUAL = {("multifunction", "fp16"), ("enumerated", "fp32")}
 DRIFT = {"none": 1e-4, "palette8": 1e-4, "int8": 1e-3, "palette6": 3e-3, "palette4": 5e-2}
 
 
@@ -59,9 +63,15 @@ def few(source: Source, count: int = 12) -> tuple[Sample, ...]:
     return (Sample.of("random", source.model, random_contexts(count, config.context_length, config.dim)),)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
-@pytest.mark.parametrize("shapes", ["multifunction", "enumerated"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def unless(condition: bool) -> tuple[pytest.MarkDecorator, ...]:
+    """Leave a case to `make soak`, unless `condition` holds: the suite tries each kind once per architecture."""
+    return () if condition else (pytest.mark.soak,)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shapes", "precision"),
+    [pytest.param(a, *kind, marks=unless(kind in USUAL)) for a in ARCHITECTURES for kind in KINDS],
+)
 def test_package_is_proved_described_and_clean(architecture: str, shapes: str, precision: str, tmp_path: Path) -> None:
     source = small_source(architecture, tmp_path)
     options = CoreMLOptions(shapes=shapes, precision=precision, batch_sizes=(1, 3))
@@ -84,8 +94,11 @@ def test_package_is_proved_described_and_clean(architecture: str, shapes: str, p
 
 @pytest.fixture(
     scope="module",
-    params=[(a, s, p) for a in ARCHITECTURES for s in ("multifunction", "enumerated") for p in ("fp16", "fp32")],
-    ids="-".join,
+    params=[
+        pytest.param((a, *kind), id="-".join((a, *kind)), marks=unless(kind == USUAL_OF[a]))
+        for a in ARCHITECTURES
+        for kind in KINDS
+    ],
 )
 def converted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -248,7 +261,7 @@ def test_mistake_in_one_batch_size_is_caught(tmp_path: Path) -> None:
         prove_form(package, options.functions, source.model, contexts)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [pytest.param(a, marks=unless(a == "amn")) for a in ARCHITECTURES])
 def test_full_size_export(architecture: str, tmp_path: Path) -> None:
     model = randomise(build_model(make_config(architecture)))
     source = Source(save_model(model, tmp_path / architecture), model)
