@@ -20,7 +20,7 @@ SIZES = {"attention_dim": 8, "hidden_dim": 12, "bottleneck_dim": 8}
 
 
 @pytest.fixture(scope="session")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def guide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with artifacts/amn (D = 384), best_model.pt, corpus.npz and contexts.npy."""
     folder = tmp_path_factory.mktemp("guide")
     model = randomise(build_model(make_config("amn", dim=384, **SIZES)))

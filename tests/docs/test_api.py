@@ -24,8 +24,8 @@ def test_everything_public_is_on_the_page() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_examples_run(name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workplace)
+def test_examples_run(name: str, guide_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(guide_folder)
     path, _, attribute = name.rpartition(".")
     module = importlib.import_module(path)
     names = {public: getattr(lvm_runtime, public) for public in lvm_runtime.__all__} | vars(module) | {"np": np}

@@ -32,8 +32,8 @@ def python_blocks(page: Path) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_python_blocks_of_a_page_run_in_order(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workplace)
+def test_python_blocks_of_a_page_run_in_order(page: Path, guide_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(guide_folder)
     names: dict[str, Any] = {"__name__": "guide"}
     for line, code in python_blocks(page):
         exec(compile("\n" * line + code, str(page), "exec"), names)  # the padding makes errors name the page's line
