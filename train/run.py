@@ -104,7 +104,7 @@ def _trainer(options: TrainOptions, material: Material, processes: Processes, sa
     if trainer.ranking is not None:
         say(f"ranking over {trainer.ranking.count:,} of {len(trainer.ranking.rows):,} training vectors")
         if options.start == "ranked" and options.model != "amn" and not options.resume:
-            start = start_ranked(trainer.model, train_windows, trainer.ranking, material.baselines.decay,
+            start = start_ranked(trainer.model, train_windows, trainer.ranking,
                                  cosine_weight=options.cosine_weight, seed=options.seed)  # fmt: skip
             trainer.restart()
             say(f"start: {start}")
