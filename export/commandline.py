@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.artifact.drift import OVERLAP_LIMIT
 from lvm_runtime.artifact.folder import MANIFEST, Artifact
 from lvm_runtime.commands import console
 from lvm_runtime.system import atomic, extras
@@ -41,8 +42,17 @@ def make_parser(description: str, prog: str | None = None, epilog: str = "") -> 
         "--data",
         type=Path,
         metavar="CORPUS",
-        help="a corpus, as `lvm-runtime predict --help` describes it, whose last documents verify the export "
-        "(default: the bundled corpus if its D fits, else the real probes in the artifact)",
+        help="a corpus, as `lvm-runtime predict --help` describes it, whose last documents verify the export, also by "
+        "what a search in it finds (default: the bundled corpus if its D fits, else the real probes in the artifact; "
+        "no search)",
+    )
+    parser.add_argument(
+        "--min-overlap",
+        type=float,
+        default=OVERLAP_LIMIT,
+        metavar="X",
+        help="smallest share of the first 10 that the trained model finds in --data and a form must find too "
+        f"(default: {OVERLAP_LIMIT:g})",
     )
     return parser
 
@@ -59,13 +69,17 @@ def open_arguments(arguments: argparse.Namespace, *libraries: str) -> tuple[Sour
     source = open_source(arguments.model, untrained=arguments.untrained, dim=arguments.dim)
     atomic.require_writable(source.artifact.path / MANIFEST)
     print(f"{source.artifact.path}: computing the known answers in float64", file=sys.stderr)
-    return source, make_samples(source, arguments.data)
+    return source, make_samples(source, arguments.data, min_overlap=arguments.min_overlap)
 
 
 def report_line(artifact: Artifact, relative: str) -> str:
-    """Return one line on the compiled form at `relative`: where, size, drift."""
+    """Return one line on the compiled form at `relative`: where, size, drift, what a search with it finds."""
     compiled = next(c for c in artifact.manifest.compiled if c.file.path == relative)
     median = compiled.details.get("median_drift")
     middle = "" if median is None else f", {median:.1e} at the median"
     size = compiled.file.bytes / 1e6
-    return f"{artifact.path / relative}: {size:.1f} MB, {compiled.precision}, drift {compiled.drift:.1e}{middle}"
+    found = compiled.details.get("search")
+    finds = "" if found is None else (
+        f", {found['overlap']:.4f} of the same {found['k']} found, MRR {found['mrr_difference']:+.4f}"
+    )  # fmt: skip
+    return f"{artifact.path / relative}: {size:.1f} MB, {compiled.precision}, drift {compiled.drift:.1e}{middle}{finds}"

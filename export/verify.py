@@ -9,8 +9,8 @@ n contexts, b batch, T context length, D vector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lvm_runtime.artifact.drift import (
     BATCH_INVARIANCE_LIMIT,
     DRIFT_LIMITS,
     FP32_ABSOLUTE_LIMIT,
+    OVERLAP_LIMIT,
     drift,
     largest_difference,
     require,
@@ -34,6 +35,7 @@ from lvm_runtime.backends.batch_sizes import Runner
 from lvm_runtime.corpus.corpus import BUNDLED
 from lvm_runtime.models import known_answers
 
+from .search import SearchCheck, SearchReport
 from .source import Source
 from .windows import read_windows
 
@@ -71,12 +73,16 @@ class SequenceRunner:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Contexts `[n, T, D]` float32 with the training form's float64 `predictions` `[n, D]` and `attention` `[n, T]`."""
+    """Contexts `[n, T, D]` float32 with the training form's float64 `predictions` `[n, D]` and `attention` `[n, T]`.
+
+    `search` is there where a corpus was given to search in.
+    """
 
     name: str
     contexts: Array
     predictions: NDArray[np.float64]
     attention: NDArray[np.float64] | None
+    search: SearchCheck | None = None
 
     @classmethod
     def of(cls, name: str, model: nn.Module, contexts: Array) -> Sample:
@@ -86,13 +92,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was measured: drift per row, largest component difference, largest change by batch-mates."""
+    """What was measured: drift per row, largest component difference, largest change by batch-mates, what it finds."""
 
     worst_drift: float
     median_drift: float
     largest_difference: float
     batch_change: float
     contexts: int
+    search: SearchReport | None = None
 
     def __str__(self) -> str:
         return (
@@ -107,14 +114,22 @@ class Report:
             "largest_difference": self.largest_difference,
             "batch_change": self.batch_change,
             "verified_on": self.contexts,
-        }
+        } | search_details(self.search)
 
 
-def make_samples(source: Source, data: Path | None = None, count: int = REAL_WINDOWS) -> tuple[Sample, ...]:
+def search_details(report: SearchReport | None) -> dict[str, Any]:
+    """Return what a search found as JSON values for the manifest, nothing where there was none."""
+    return {} if report is None else {"search": report.details()}
+
+
+def make_samples(
+    source: Source, data: Path | None = None, count: int = REAL_WINDOWS, *, min_overlap: float = OVERLAP_LIMIT
+) -> tuple[Sample, ...]:
     """Return random and real contexts with their known answers.
 
     Real ones are held-out windows of `data`, or of the bundled corpus if its vectors have this D, or the real
-    probes of the artifact's fingerprint.
+    probes of the artifact's fingerprint. In `data` the forms have to find what the training form does, as far as
+    `min_overlap` asks.
 
     >>> from export.source import open_source
     >>> [sample.name for sample in make_samples(open_source("amn"))]
@@ -123,12 +138,13 @@ def make_samples(source: Source, data: Path | None = None, count: int = REAL_WIN
     config = source.artifact.config
     length, dim = config.context_length, config.dim
     samples = [Sample.of("random", source.model, random_contexts(max(BATCH_SIZES), length, dim, seed=SAMPLE_SEED))]
+    search = None if data is None else SearchCheck.of(source.model, data, min_overlap)
     if data is None and dim == 384 and BUNDLED.is_file():
         data = BUNDLED
     fingerprint = source.artifact.read_fingerprint()
     real = fingerprint.real if data is None else read_windows(data, dim, length, count)
     if len(real):
-        samples.append(Sample.of("real", source.model, real))
+        samples.append(replace(Sample.of("real", source.model, real), search=search))
     return tuple(samples)
 
 
@@ -143,8 +159,8 @@ def verify(
     """Compare `runner` with the known answers of `samples` at each batch size.
 
     Raises VerificationFailed, with `name` and the numbers, for too much drift at worst or at the median, in fp32
-    for a component off by more than 2e-5, for attention weights that are off, and for a row that its batch-mates
-    change by more than 1e-6.
+    for a component off by more than 2e-5, for attention weights that are off, for a row that its batch-mates
+    change by more than 1e-6, and for finding too little of what the training form finds.
     """
     drifts, difference, change = [], 0.0, 0.0
     for sample in samples:
@@ -169,7 +185,13 @@ def verify(
     if precision == "fp32":
         require(report.largest_difference, FP32_ABSOLUTE_LIMIT, f"{name}: largest difference in a component", _REMEDY)
     require(report.batch_change, BATCH_INVARIANCE_LIMIT, f"{name}: change of a row by its batch-mates", _REMEDY)
-    return report
+    return replace(report, search=search(runner.run, samples, name))
+
+
+def search(run: Callable[[Array], Array], samples: Sequence[Sample], name: str) -> SearchReport | None:
+    """Search with what `run` predicts, if a sample has a corpus to search in; raises VerificationFailed."""
+    checks = [sample.search for sample in samples if sample.search is not None]
+    return checks[0].measure(run, name) if checks else None
 
 
 def _run(runner: Runner, sample: Sample, size: int, rows: int, name: str, precision: str) -> Array:

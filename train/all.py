@@ -30,9 +30,10 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     from .report.compare import compare
     from .run import train
 
+    result = None
     for options in runs:
         console.show(f"== {options.model}")
-        train(options, console.show)
+        result = train(options, console.show, earlier=result)
     console.show(compare([options.run_path for options in runs], arguments.report or arguments.out / "comparison"))
     return 0
 

@@ -22,17 +22,26 @@ from .progress import progress_bar
 
 Say = Callable[[str], None]
 
+_DATA_OPTIONS = ("data", "windows", "dim", "seed", "context_length", "trust_pickle", "normalize", "resident_bytes",
+                 "validation", "test", "split", "queries")  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The data of a run, ready to train on."""
+    """The data of a run, ready to train on.
+
+    `scores` and `test_scores` are the baselines' on the validation and the test windows; `made_for` are the options
+    and the device that all but `own_ceiling` depend on.
+    """
 
     corpus: Corpus
     split: Split
     digest: str
     baselines: Baselines
     scores: dict[str, Scores]
+    test_scores: dict[str, Scores]
     diagnosis: Diagnosis
+    made_for: tuple[object, ...]
     ceiling: float | None = None
     own_ceiling: float | None = None
 
@@ -52,8 +61,15 @@ class Material:
         return max(float((1 / found.ranks.rank).mean()) for found in self.scores.values())
 
 
-def prepare(options: TrainOptions, device: str, say: Say) -> Material:
-    """Load, check and split the corpus, and print the baselines on its validation windows."""
+def prepare(options: TrainOptions, device: str, say: Say, earlier: Material | None = None) -> Material:
+    """Load, check and split the corpus, and print the baselines on its validation windows.
+
+    Those of an `earlier` run on the same data are taken over.
+    """
+    made_for = (device, *(getattr(options, name) for name in _DATA_OPTIONS))
+    if earlier is not None and earlier.made_for == made_for:
+        say(f"data {earlier.corpus.name}: with the baselines of the run before")
+        return _with_ceiling(earlier, options, say)
     corpus = load_corpus(
         options.data,
         windows=options.windows,
@@ -90,11 +106,16 @@ def prepare(options: TrainOptions, device: str, say: Say) -> Material:
         mrr = reached.ranks.estimates()["mrr"]
         say(f"  {name:<15} {bootstrap(reached.rows.cosine, split.validation.groups)}  MRR {mrr}  "
             f"{baselines.notes.get(name, '')}".rstrip())  # fmt: skip
-    material = Material(corpus, split, corpus.digest(), baselines, scores, diagnosis)
+    test_scores = score(baselines.predictors, split.test, options.queries) if len(split.test) else {}
+    material = Material(corpus, split, corpus.digest(), baselines, scores, test_scores, diagnosis, made_for)
+    return _with_ceiling(material, options, say)
+
+
+def _with_ceiling(material: Material, options: TrainOptions, say: Say) -> Material:
     if options.data != "synthetic":
         return material
     process = SyntheticProcess(dim=options.dim)
     ceiling = process.ceiling(options.context_length)
-    own = process.ceiling_of(options.config(corpus.dim))
+    own = process.ceiling_of(options.config(material.corpus.dim))
     say(f"  {'ceiling':<15} {ceiling:.4f}; for this {options.model} {own:.4f} (closed forms, in expectation)")
     return replace(material, ceiling=ceiling, own_ceiling=own)

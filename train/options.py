@@ -54,7 +54,7 @@ _RANKING: dict[str, Any] = {
     "vector_dropout": 0.1,
     "epochs": 2,
 }
-_RANKED_START: dict[str, Any] = _RANKING | {"start": "ranked", "learning_rate": 1e-5}
+_RANKED_START: dict[str, Any] = _RANKING | {"start": "ranked", "learning_rate": 1e-5, "epochs": 1}
 
 RETRIEVAL: dict[str, dict[str, Any]] = {
     "amn": _RANKING | {"learning_rate": 3e-4, "sizes": {"recency": True}},

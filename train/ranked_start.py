@@ -2,8 +2,8 @@
 
 The core is set to carry the recency-weighted average, as in `warm_start`, and the last layer to hand it on. A map
 `[D, D]` of that average, from the identity on, is then trained by the ranking loss alone and folded into the last
-layer: seconds of work, since the core's output is computed once. Training documents kept out of it choose the epoch.
-What the whole network learns comes on top.
+layer: seconds of work, since the core's output is computed once. The map is symmetric, which halves its numbers and
+finds no less. Training documents kept out of it choose the epoch. What the whole network learns comes on top.
 
 n windows, D vector, H hidden.
 """
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lvm_runtime.models.amn import RECENCY_DECAY
+from lvm_runtime.models.lstm import LSTM
 from lvm_runtime.models.transformer import Transformer
 
 from .data.holdout import hold_out
@@ -25,9 +27,10 @@ from .ranking import CorpusRanking
 from .warm_start import core_moments, last_layer_features, projection, set_core, set_last_layer
 
 STEPS = 200  # and two passes over the windows at least
-RATE = 1e-3
+RATE = 5e-4
 BATCH = 256
 AVERAGE = 0.99  # decay of the running average of the map, which is what is judged and kept
+LSTM_GAIN = 0.2  # on the vectors as its cells see them: where tanh bends, it finds less than the average it carries
 PASSING_WINDOWS = 6_000
 HELD_WINDOWS = 2_000
 _WARMUP = 30
@@ -52,7 +55,7 @@ def start_ranked(
     model: nn.Module,
     windows: WindowSet,
     ranking: CorpusRanking,
-    decay: float,
+    decay: float = RECENCY_DECAY,
     cosine_weight: float = 0.0,
     seed: int = 0,
 ) -> RankedStart:
@@ -60,7 +63,8 @@ def start_ranked(
     if isinstance(model, Transformer):  # its core carries the last vector and the even average of the others
         others = windows.context_length - 1
         decay = sum(decay**age for age in range(1, others + 1)) / max(others, 1)
-    set_core(model, projection(windows, model.config.hidden_dim, seed), decay)  # type: ignore[union-attr,arg-type]
+    vectors = projection(windows, model.config.hidden_dim, seed)  # type: ignore[union-attr,arg-type]
+    set_core(model, vectors * LSTM_GAIN if isinstance(model, LSTM) else vectors, decay)
     passing = core_moments(model, windows.sample(PASSING_WINDOWS), decay).passing()  # [H+1, D]
     fit, held = hold_out(windows)
     held = held.sample(HELD_WINDOWS)
@@ -93,10 +97,10 @@ def _train_map(
     features: Tensor, windows: WindowSet, ranking: CorpusRanking, cosine_weight: float, seed: int
 ) -> list[Tensor]:
     """Return the identity and the averaged map `[D, D]` after each epoch."""
-    weight = torch.eye(features.shape[1], device=features.device, requires_grad=True)
-    average = weight.detach().clone()
-    maps = [average.clone()]
-    optimizer = torch.optim.AdamW([weight], lr=RATE)
+    half = torch.zeros(features.shape[1], features.shape[1], device=features.device, requires_grad=True)
+    average = half.detach().clone()
+    maps = [_symmetric(average)]
+    optimizer = torch.optim.AdamW([half], lr=RATE)
     steps = math.ceil(len(windows) / BATCH)
     total, step = max(2 * steps, STEPS), 0
     for epoch in range(total // steps):
@@ -104,12 +108,17 @@ def _train_map(
         for batch in order.split(BATCH):
             part = WindowSet(windows.store, windows.starts[batch], windows.groups[batch], windows.context_length)
             optimizer.zero_grad()
-            _losses(features[batch], part, weight, ranking, cosine_weight, step).mean().backward()
+            _losses(features[batch], part, _symmetric(half), ranking, cosine_weight, step).mean().backward()
             rate = RATE * min(1.0, (step + 1) / _WARMUP) * (1 + math.cos(math.pi * step / total)) / 2
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
             step += 1
             with torch.no_grad():
-                average.lerp_(weight, 1 - min(AVERAGE, (1 + step) / (10 + step)))
-        maps.append(average.clone())
+                average.lerp_(half, 1 - min(AVERAGE, (1 + step) / (10 + step)))
+        maps.append(_symmetric(average))
     return maps
+
+
+def _symmetric(half: Tensor) -> Tensor:
+    """Return the map `[D, D]`: the identity, `half` and its transpose."""
+    return torch.eye(len(half), device=half.device) + half + half.T

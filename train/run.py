@@ -26,7 +26,7 @@ from .checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
 from .evaluation.evaluate import Evaluation, evaluate, figures, predictor, verdict
 from .evaluation.gate import ROWS, check_agreement, compare_step
 from .evaluation.metrics import score_rows
-from .evaluation.retrieval import rank_rows, score
+from .evaluation.retrieval import rank_rows
 from .loop import Trainer, TrainingDiverged
 from .material import Material, Say, prepare
 from .options import TrainOptions
@@ -40,8 +40,10 @@ REAL_CONTEXTS = 64
 """Held-out windows offered to the artifact's fingerprint."""
 
 
-def train(options: TrainOptions, say: Say = print) -> TrainResult:
+def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | None = None) -> TrainResult:
     """Train one model and write its artifact; `say` receives each line of the report.
+
+    The baselines of an `earlier` run on the same data are not fitted again.
 
     Raises children of LvmError for anything wrong with options, data, device or the trained model, and
     KeyboardInterrupt after Ctrl-C, with a checkpoint written from which `resume` continues.
@@ -66,7 +68,7 @@ def train(options: TrainOptions, say: Say = print) -> TrainResult:
             "run it in one process"
         )
     try:
-        material = prepare(options, device, report)
+        material = prepare(options, device, report, earlier.material if earlier else None)
         began = time.perf_counter()
         trainer = _trainer(options, material, processes, report)
         progress = _start(trainer, material, report, time.perf_counter() - began)
@@ -102,7 +104,7 @@ def _trainer(options: TrainOptions, material: Material, processes: Processes, sa
     if trainer.ranking is not None:
         say(f"ranking over {trainer.ranking.count:,} of {len(trainer.ranking.rows):,} training vectors")
         if options.start == "ranked" and options.model != "amn" and not options.resume:
-            start = start_ranked(trainer.model, train_windows, trainer.ranking, material.baselines.decay,
+            start = start_ranked(trainer.model, train_windows, trainer.ranking,
                                  cosine_weight=options.cosine_weight, seed=options.seed)  # fmt: skip
             trainer.restart()
             say(f"start: {start}")
@@ -229,8 +231,7 @@ def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) 
     validation = evaluate(model, split.validation, material.scores, material.doc_ids)
     test = None
     if len(split.test):
-        test_scores = score(material.baselines.predictors, split.test, options.queries)
-        test = evaluate(model, split.test, test_scores, material.doc_ids)
+        test = evaluate(model, split.test, material.test_scores, material.doc_ids)
     for name, found in ((f"best epoch {progress.best_epoch}: validation", validation),
                         ("test documents, not used to choose the epoch", test)):  # fmt: skip
         if found is not None:
@@ -250,6 +251,7 @@ def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) 
         parameters=parameter_count(model),
         seconds=progress.seconds,
         gate=gate,
+        material=material,
     )
     if trainer.processes.main:
         write_results(options.run_path, result, model, split.validation)

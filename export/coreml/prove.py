@@ -11,8 +11,8 @@ b batch, T context length, D vector.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ from lvm_runtime.artifact.drift import (
     require,
 )
 from lvm_runtime.backends.base import Array
+from lvm_runtime.backends.batch_sizes import AnyBatch
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import known_answers
 
 from ..mil_reference import Evaluator, load_program
-from ..verify import Sample
+from ..search import SearchReport
+from ..verify import Sample, search, search_details
 from .options import CoreMLOptions
 
 FORM_LIMIT = 2e-6
@@ -61,10 +63,12 @@ class Proof:
     median_drift: float
     verified_on: int
     core_ml_drift: float | None = None
+    search: SearchReport | None = None
 
     def details(self) -> dict[str, Any]:
         """Return the figures as JSON values for the manifest."""
-        return {name: value for name, value in asdict(self).items() if name != "worst_drift" and value is not None}
+        kept = {k: v for k, v in asdict(self).items() if k not in ("worst_drift", "search") and v is not None}
+        return kept | search_details(self.search)
 
 
 class PackageRunner:
@@ -133,7 +137,7 @@ def prove_package(package: Path, options: CoreMLOptions, samples: Sequence[Sampl
         core_ml_drift=_by_core_ml(package, options, samples) if platform.system() == "Darwin" else None,
     )
     _judge(proof, options, max(1.0, (LIMITS_AT / samples[0].contexts.shape[2]) ** 0.5))
-    return proof
+    return replace(proof, search=search(_rounded(package, options), samples, "coreml"))
 
 
 def _judge(proof: Proof, options: CoreMLOptions, wider: float) -> None:
@@ -174,9 +178,14 @@ def _require_finite(runner: PackageRunner, shape: tuple[int, ...], size: int, mo
 
 def _drifts(package: Path, options: CoreMLOptions, samples: Sequence[Sample]) -> NDArray[np.float64]:
     """Return the drift of every row of every sample, run at the largest batch size with rounded results."""
+    run = _rounded(package, options)
+    return np.concatenate([_sample_drifts(run, sample, max(options.functions)) for sample in samples])
+
+
+def _rounded(package: Path, options: CoreMLOptions) -> Callable[[Array], Array]:
+    """Return what runs any number of contexts at the largest batch size, with every result rounded."""
     size = max(options.functions)
-    runner = PackageRunner(package, {size: options.functions[size]}, mode="fp16")
-    return np.concatenate([_sample_drifts(runner.run, sample, size) for sample in samples])
+    return AnyBatch(PackageRunner(package, {size: options.functions[size]}, mode="fp16"), (size,)).run
 
 
 def _sample_drifts(run: Any, sample: Sample, size: int) -> NDArray[np.float64]:

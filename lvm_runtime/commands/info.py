@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.commands.choice import add_artifact
 from lvm_runtime.commands.console import fields, short, show
 from lvm_runtime.commands.tables import aligned
+
+SEARCH_COLUMNS = ("finds the same", "MRR")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,13 +30,25 @@ def describe_artifact(artifact: Artifact) -> str:
     lines = [f"{artifact.path}: {config.architecture} ({sizes})", f"made {manifest.created}"]
     for section, values in manifest.provenance.items():
         lines.append(f"{section}: {fields(values.items()) if isinstance(values, dict) else short(values)}")
-    header = ("file", "format", "precision", "form", "batch", "size", "drift")
-    rows = [(manifest.weights.path, "weights", "fp32", "training", "any", _megabytes(manifest.weights.bytes), "0")]
+    searched = any("search" in c.details for c in manifest.compiled)
+    header = ("file", "format", "precision", "form", "batch", "size", "drift", *SEARCH_COLUMNS[: 2 * searched])
+    size = _megabytes(manifest.weights.bytes)
+    rows = [(manifest.weights.path, "weights", "fp32", "training", "any", size, "0", *("", "")[: 2 * searched])]
     for c in manifest.compiled:
         batch = "any" if c.batch_sizes is None else "/".join(map(str, c.batch_sizes))
-        rows.append((c.file.path, c.format, c.precision, c.form, batch, _megabytes(c.file.bytes), f"{c.drift:.1e}"))
+        finds = _search(c.details.get("search"))[: 2 * searched]
+        size = _megabytes(c.file.bytes)
+        rows.append((c.file.path, c.format, c.precision, c.form, batch, size, f"{c.drift:.1e}", *finds))
     lines += ["", aligned(header, rows), "", "every file has its recorded size and SHA-256"]
     return "\n".join(lines)
+
+
+def _search(found: Any) -> tuple[str, str]:
+    """Return the share of the training form's first ten that a form finds, and its MRR less the training form's."""
+    try:
+        return f"{found['overlap']:.4f} of {found['k']}", f"{found['mrr_difference']:+.4f}"
+    except (TypeError, KeyError, ValueError):  # `details` are free values: none, or another maker's
+        return "not measured", ""
 
 
 def _megabytes(size: int) -> str:

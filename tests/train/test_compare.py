@@ -87,4 +87,6 @@ def test_train_all_trains_and_compares(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "| amn |" in done.stdout
     assert "| gru |" in done.stdout
+    assert done.stdout.count("  ridge map       ") == 1, "the baselines are fitted once"
+    assert done.stdout.count("with the baselines of the run before") == 1
     assert (tmp_path / "comparison" / "comparison.html").exists()

@@ -26,6 +26,7 @@ from ..data.windows import WindowSet
 from ..evaluation.baselines import LINEAR_AVERAGE
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.gate import GateReading
+from ..material import Material
 from ..options import TrainOptions
 
 RESULT = "result.json"
@@ -50,6 +51,7 @@ class TrainResult:
     parameters: int
     seconds: float
     gate: list[GateReading]
+    material: Material
 
 
 def write_results(folder: Path, result: TrainResult, model: nn.Module, validation: WindowSet) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lvm_runtime.corpus.ranks import CANDIDATE_BLOCK
 from train.data.corpus import load_corpus
 from train.data.windows import Split, VectorStore, WindowSet, split_windows
 from train.evaluation.baselines import (
@@ -23,7 +24,7 @@ from train.evaluation.baselines import (
     recency_weights,
 )
 from train.evaluation.evaluate import evaluate, figures, verdict
-from train.evaluation.retrieval import _CANDIDATE_BLOCK, rank_rows, score
+from train.evaluation.retrieval import rank_rows, score
 from train.evaluation.ridge import fit_ridge
 
 
@@ -78,7 +79,7 @@ def test_queries_are_spaced_and_candidates_can_be_limited(split: Split) -> None:
 
 
 def test_a_mapped_corpus_of_several_blocks_gives_the_same_ranks() -> None:
-    corpus = load_corpus("synthetic", windows=2 * _CANDIDATE_BLOCK, dim=8)
+    corpus = load_corpus("synthetic", windows=2 * CANDIDATE_BLOCK, dim=8)
     usable = np.ones(len(corpus.values), bool)
     ranks = []
     for limit in (1 << 30, 0):
