@@ -11,16 +11,6 @@ constexpr int64_t least_windows = 4;
 // Multiply-adds of a product that are worth sharing out.
 constexpr int64_t least_work = 100000;
 
-const Path* choose(const std::string& name) {
-    std::string here;
-    for (const Path* path : all_paths()) {
-        if (!path->available()) continue;
-        if (name.empty() || name == path->name) return path;
-        here += (here.empty() ? "" : ", ") + std::string(path->name);
-    }
-    throw std::invalid_argument("CPU path " + name + " is not one of this machine's: " + here);
-}
-
 }  // namespace
 
 std::vector<const Path*> all_paths() {
@@ -33,6 +23,16 @@ std::vector<const Path*> all_paths() {
 #endif
         &path_plain,
     };
+}
+
+const Path& find_path(const std::string& name) {
+    std::string here;
+    for (const Path* path : all_paths()) {
+        if (!path->available()) continue;
+        if (name.empty() || name == path->name) return *path;
+        here += (here.empty() ? "" : ", ") + std::string(path->name);
+    }
+    throw std::invalid_argument("CPU path " + name + " is not one of this machine's: " + here);
 }
 
 struct Engine::Workspace {
@@ -57,7 +57,7 @@ struct Engine::Process {
 };
 
 Engine::Engine(const uint8_t* bytes, size_t size, const std::string& path, int threads)
-    : path_(choose(path)), threads_(std::clamp(threads, 1, 256)), program_(compile(read_plan(bytes, size), *path_)) {
+    : path_(&find_path(path)), threads_(std::clamp(threads, 1, 256)), program_(compile(read_plan(bytes, size), *path_)) {
     process();
 }
 

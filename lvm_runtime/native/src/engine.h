@@ -43,4 +43,7 @@ class Engine {
 // The paths of this build, the fastest first, those that this CPU lacks included.
 std::vector<const Path*> all_paths();
 
+// The path of this name, or the fastest for "". Throws std::invalid_argument for one that is unknown or not of this CPU.
+const Path& find_path(const std::string& name);
+
 }  // namespace lvm

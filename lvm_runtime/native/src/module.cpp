@@ -153,7 +153,26 @@ PyType_Slot engine_slots[] = {
 
 PyType_Spec engine_spec = {"lvm_runtime.native._engine.Engine", sizeof(EngineObject), 0, Py_TPFLAGS_DEFAULT, engine_slots};
 
+// spin(path, rounds): multiply in registers alone, and return how many multiply-adds that were.
+PyObject* spin(PyObject*, PyObject* arguments) {
+    const char* name;
+    long long rounds, done;
+    if (!PyArg_ParseTuple(arguments, "sL", &name, &rounds)) return nullptr;
+    const lvm::Path* path = nullptr;
+    try {
+        path = &lvm::find_path(name);
+    } catch (const std::invalid_argument& error) {
+        PyErr_SetString(PyExc_ValueError, error.what());
+        return nullptr;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    done = path->spin(rounds);
+    Py_END_ALLOW_THREADS;
+    return PyLong_FromLongLong(done);
+}
+
 PyMethodDef functions[] = {
+    {"spin", spin, METH_VARARGS, "spin(path, rounds): multiply in registers alone; return the number of multiply-adds."},
     {"paths", paths, METH_NOARGS, "Return the names of the CPU paths that run here, the fastest first."},
     {nullptr, nullptr, 0, nullptr}};
 

@@ -96,6 +96,7 @@ struct Path {
     int64_t row_step;    // slices of a multiple of this many windows fill its tiles
     void (*product)(const ProductCall&);
     void (*rows)(const RowCall&);
+    int64_t (*spin)(int64_t rounds);  // multiply-adds done in registers alone: what products cannot be faster than
 };
 
 extern const Path path_plain;

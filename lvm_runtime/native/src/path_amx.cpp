@@ -81,13 +81,34 @@ void run_product_in_tiles(const ProductCall& call) {
     _tile_release();
 }
 
+int64_t spin_in_tiles(int64_t rounds) {
+    static const TileSizes sizes;
+    _tile_loadconfig(&sizes);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
+    _tile_zero(6);
+    _tile_zero(7);
+    for (int64_t i = 0; i < rounds; ++i) {
+        _tile_dpbusd(0, 4, 6);
+        _tile_dpbusd(1, 4, 7);
+        _tile_dpbusd(2, 5, 6);
+        _tile_dpbusd(3, 5, 7);
+    }
+    _tile_release();
+    return rounds * 4 * 16 * 16 * 64;
+}
+
 }  // namespace
 }  // namespace lvm
 LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_amx = {"amx", "AMX int8", [] { return cpu().amx; }, 0, 16, run_product_in_tiles, run_rows};
+const Path path_amx = {"amx", "AMX int8", [] { return cpu().amx; }, 0, 16, run_product_in_tiles, run_rows, spin_in_tiles};
 
 }  // namespace lvm
 #endif
