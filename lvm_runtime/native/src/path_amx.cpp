@@ -108,7 +108,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_amx = {"amx", "AMX int8", [] { return cpu().amx; }, 0, 16, run_product_in_tiles, run_rows, spin_in_tiles};
+const Path path_amx = {"amx", "AMX int8", [] { return cpu().amx; }, 0, 32, run_product_in_tiles, run_rows, spin_in_tiles};
 
 }  // namespace lvm
 #endif

@@ -87,6 +87,18 @@ def test_drift_at_full_width_stays_below_1e_4(architecture: str, tmp_path: Path)
     assert max_drift(case.run(case.engine()), case.answers()[0]) <= 1e-4
 
 
+def test_profile_gives_the_same_answers_and_every_step(tmp_path: Path) -> None:
+    case = Case("lstm", tmp_path, rows=70)
+    predictions = np.empty((70, case.dim), np.float32)
+    steps = case.engine().profile(case.contexts, predictions)
+    np.testing.assert_array_equal(predictions, case.run(case.engine()))
+    assert all(seconds > 0 for _, seconds in steps)
+    assert "linear 5 x 128 x 160" in dict(steps)
+    assert "normalise" in steps[-1][0]
+    with pytest.raises(ValueError, match="float32"):
+        case.engine().profile(case.contexts[:9], predictions)
+
+
 def test_recency_of_the_amn_counts(tmp_path: Path) -> None:
     case = Case("amn", tmp_path, recency=True)
     with_recency = max_drift(case.run(case.engine()), case.answers()[0])
