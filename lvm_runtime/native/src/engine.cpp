@@ -18,8 +18,11 @@ constexpr int64_t least_work = 100000;
 
 std::vector<const Path*> all_paths() {
     return {
+#if defined(__x86_64__) && defined(__linux__)
+        &path_amx,
+#endif
 #if defined(__x86_64__) || defined(_M_X64)
-        &path_amx, &path_avx512_vnni, &path_avx_vnni, &path_avx2,
+        &path_avx512_vnni, &path_avx_vnni, &path_avx2,
 #endif
 #if defined(__aarch64__) || defined(_M_ARM64)
         &path_neon_dot,

@@ -1,7 +1,7 @@
 // AMX: tiles of 16 rows × 64 bytes times 16 × 64 bytes, for 13 rows and more; below that, AVX-512 VNNI.
 #include "path.h"
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__) && defined(__linux__)
 #include "cpu.h"
 #include "target.h"
 LVM_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")

@@ -11,7 +11,7 @@ inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
             __m256i x[R];
             for (int r = 0; r < R; ++r) {
                 int32_t four;
-                __builtin_memcpy(&four, a + r * a_step + k, 4);
+                memcpy(&four, a + r * a_step + k, 4);
                 x[r] = _mm256_set1_epi32(four);
             }
             for (int j = 0; j < 4; ++j) {

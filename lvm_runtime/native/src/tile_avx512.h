@@ -20,7 +20,7 @@ inline __m512i multiply_add(__m512i sums, __m512i a, __m512i b) {
 
 inline __m512i four_bytes(const uint8_t* p) {
     int32_t four;
-    __builtin_memcpy(&four, p, 4);
+    memcpy(&four, p, 4);
     return _mm512_set1_epi32(four);
 }
 
