@@ -1,4 +1,4 @@
-# make demo | check | test | lint | docs | bench | soak | mac-report | lock | clean
+# make demo | check | test | lint | docs | bench | soak | sanitize | cross | fuzz | mac-report | lock | clean
 # Each sets up what it needs; nothing but Python >= 3.10 and make has to be there before.
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 QUICK := tests/test_imports.py tests/test_help.py tests/train/data tests/export/test_forms.py \
 	$(addprefix tests/lvm_runtime/,artifact commands selection system test_contexts.py test_predictor.py)
 
-.PHONY: help demo check test lint docs bench soak mac-report lock clean
+.PHONY: help demo check test lint docs bench soak sanitize cross fuzz mac-report lock clean
 
 help:
 	@echo "make demo        train an AMN on the bundled corpus, export it three ways, verify, predict, measure"
@@ -19,6 +19,9 @@ help:
 	@echo "make docs        the documentation, in docs/_build/html"
 	@echo "make bench       the full benchmark run: pytest benchmarks/ --benchmark-only"
 	@echo "make soak        the long tests that the suite leaves out"
+	@echo "make sanitize    the native engine's tests with ASan and UBSan, then with TSan, then in valgrind"
+	@echo "make cross       the native engine on an emulated Arm CPU: the same bits as here"
+	@echo "make fuzz        malformed plans for the native engine: libFuzzer with ASan and UBSan"
 	@echo "make mac-report  on a Mac: placement, latency and accuracy on this device, as one Markdown file"
 	@echo "make lock        write constraints.txt from what is installed"
 	@echo "make clean       remove the virtual environment and caches (artifacts stay)"
@@ -54,6 +57,17 @@ bench: $(READY)
 
 soak: $(READY)
 	$(PY) -m pytest -m soak --timeout 7200
+
+sanitize: $(READY)
+	$(MAKE) -C lvm_runtime/native PYTHON=$(abspath $(PY)) sanitize KIND=address,undefined
+	$(MAKE) -C lvm_runtime/native PYTHON=$(abspath $(PY)) sanitize KIND=thread
+	$(MAKE) -C lvm_runtime/native PYTHON=$(abspath $(PY)) memcheck
+
+cross: $(READY)
+	$(MAKE) -C lvm_runtime/native PYTHON=$(abspath $(PY)) cross
+
+fuzz: $(READY)
+	$(MAKE) -C lvm_runtime/native PYTHON=$(abspath $(PY)) fuzz
 
 mac-report: $(READY)
 	$(PY) -m export.mac_report

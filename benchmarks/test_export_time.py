@@ -10,7 +10,7 @@ from benchmarks.harness.replay import replay
 from benchmarks.harness.workload import Workload
 from lvm_runtime.errors import BackendUnavailable
 
-EXPORTS = (("onnx", "fp32"), ("onnx", "int8"), ("torchscript", "fp32"), ("coreml", "fp16"))
+EXPORTS = (("onnx", "fp32"), ("onnx", "int8"), ("native", "int8"), ("torchscript", "fp32"), ("coreml", "fp16"))
 
 
 @pytest.mark.parametrize(("format", "precision"), EXPORTS, ids=["-".join(export) for export in EXPORTS])

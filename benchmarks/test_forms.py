@@ -1,7 +1,8 @@
-"""Plain and rewritten forms side by side: what rewriting and int8 bring, against the targets that were set.
+"""Plain, rewritten and native forms side by side: what each brings, against the targets that were set.
 
 The plain side is the training form as PyTorch's own exporter writes it, in an onnxruntime session that gets the batch
-as it is; the forms run as the backend runs them, a large batch in slices, without the predictor around it. Each has the
+as it is; the forms run as the backend runs them, a large batch in slices, without the predictor around it. Beside them
+runs onnxruntime's `quantize_dynamic`, whose answers may depend on the rest of the batch. Each has the
 same number of threads, in turns, and every answer is checked first. The sides of one architecture and batch size are
 timed together.
 
@@ -15,19 +16,21 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness.arena import Arena
+from benchmarks.harness.arena import PEER_DRIFT_LIMIT, Arena
 from benchmarks.harness.contender import ANCHOR, Runner
 from benchmarks.harness.contenders import contender
 from benchmarks.harness.replay import replay
 from benchmarks.harness.workload import Workload
 from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, largest_difference, max_drift
+from lvm_runtime.backends.native import NativeBackend
 from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.errors import LvmError
 from lvm_runtime.selection.timing import Timing, median_interval, speedup, speedups
 
 BATCHES = (1, 8, 32, 128, 1024)
+DYNAMIC = "dynamic-int8"
 THREADS = 1
-SIDES = ("plain-fp32", "form-fp32", "form-int8")
+SIDES = ("plain-fp32", "form-fp32", "form-int8", "native-int8", DYNAMIC)
 
 MINIMUM = {  # times the plain side's speed: fp32 at batch ≥ 32, int8 at batch ≥ 32, int8 at batch 1
     "amn": (1.4, 3.0, 1.5),
@@ -35,17 +38,33 @@ MINIMUM = {  # times the plain side's speed: fp32 at batch ≥ 32, int8 at batch
     "gru": (1.0, 2.3, 2.0),
     "transformer": (1.15, 2.7, 3.0),
 }
+NATIVE = {  # times the plain side's speed, then times `quantize_dynamic`'s; each at batch ≥ 32 and at batch 1
+    "amn": ((5.6, 4.5), (1.9, 2.2)),
+    "lstm": ((4.1, 6.6), (1.28, 1.3)),
+    "gru": ((4.6, 9.0), (4.0, 7.0)),
+    "transformer": ((5.0, 4.5), (1.7, 1.5)),
+}
 AIM = {"amn": (1.4, 5.0, 3.0), "lstm": (1.05, 4.5, 4.0), "gru": (1.0, 4.5, 4.0), "transformer": (1.15, 4.5, 4.0)}
 
 
 def target(table: dict[str, tuple[float, float, float]], architecture: str, side: str, batch: int) -> float | None:
     """Return the ratio to the plain side that `table` asks for, or None where it asks for nothing."""
-    if architecture not in table:
+    if architecture not in table or side == DYNAMIC:
         return None
+    if side == "native-int8":
+        return native_target(architecture, batch)[0]
     fp32, int8, int8_alone = table[architecture]
     if side == "form-int8" and batch == 1:
         return int8_alone
     return None if batch < 32 or side == "plain-fp32" else {"form-fp32": fp32, "form-int8": int8}[side]
+
+
+def native_target(architecture: str, batch: int) -> tuple[float | None, float | None]:
+    """Return the ratios to the plain side and to `quantize_dynamic` that the native form is to reach."""
+    if architecture not in NATIVE or 1 < batch < 32:
+        return None, None
+    plain, dynamic = NATIVE[architecture]
+    return plain[batch == 1], dynamic[batch == 1]
 
 
 class FormRace:
@@ -64,9 +83,10 @@ class FormRace:
                 continue
             predictions = runners[name](contexts)
             self.drifts[name] = max_drift(predictions, workload.answers(batch))
-            assert self.drifts[name] <= DRIFT_LIMITS[name.rpartition("-")[2]], name
+            limit = PEER_DRIFT_LIMIT if name == DYNAMIC else DRIFT_LIMITS[name.rpartition("-")[2]]
+            assert self.drifts[name] <= limit, name
             alone = runners[name](contexts[-1:])
-            assert largest_difference(alone, predictions[-1:]) <= BATCH_INVARIANCE_LIMIT, name
+            assert name == DYNAMIC or largest_difference(alone, predictions[-1:]) <= BATCH_INVARIANCE_LIMIT, name
         self.timings: dict[str, Timing] = arena.effort.interleave(
             {name: partial(run, contexts) for name, run in runners.items()}, anchor=SIDES[0]
         )
@@ -74,11 +94,14 @@ class FormRace:
 
 def _runner(workload: Workload, side: str) -> Runner:
     form, _, precision = side.partition("-")
-    if form == "plain":
-        return contender(ANCHOR).build(workload, THREADS)
-    workload.export("onnx", precision)
-    (compiled,) = workload.artifact.find("onnx", precision=precision)
-    return OnnxBackend(workload.artifact.file(compiled), threads=THREADS, precision=precision).run
+    if form in ("plain", "dynamic"):
+        return contender(ANCHOR if form == "plain" else "peer-onnxruntime-dynamic-int8").build(workload, THREADS)
+    backend: type[NativeBackend] | type[OnnxBackend] = NativeBackend if form == "native" else OnnxBackend
+    if backend is NativeBackend:
+        NativeBackend.load_framework()  # an error here says what is missing
+    workload.export(backend.name, precision)
+    (compiled,) = workload.artifact.find(backend.name, precision=precision)
+    return backend(workload.artifact.file(compiled), threads=THREADS, precision=precision).run
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +129,8 @@ def test_form(
         pytest.fail(f"{side} was not measured: {race.failed[side]}", pytrace=False)
     timing = race.timings[side]
     ratio = speedup(timing, race.timings["plain-fp32"])
+    dynamic = race.timings.get(DYNAMIC)
+    over_dynamic = speedup(timing, dynamic) if dynamic else None
     minimum, aim = (target(table, name, side, batch) for table in (MINIMUM, AIM))
     recorded_benchmark.group = f"forms {name} batch {batch}"
     recorded_benchmark.extra_info.update(
@@ -117,6 +142,8 @@ def test_form(
         predictions_per_second=batch / timing.median,
         ratio_to_plain=ratio,
         ratio_interval=median_interval(speedups(timing, race.timings["plain-fp32"])),
+        ratio_to_dynamic=over_dynamic,
+        minimum_to_dynamic=native_target(name, batch)[1] if side == "native-int8" else None,
         minimum=minimum,
         aim=aim,
         noise=timing.spread,

@@ -1,6 +1,7 @@
 """A document of 1,000 chunks: a prediction after every window of five.
 
-`predict_sequence` against `predict` on the windows, and against the plain export on them, each with every CPU.
+`predict_sequence` against `predict` on the windows, and against the plain export on them, each with every CPU; in int8
+the native form, if the engine is built.
 
 N vectors of a document, T context length, D vector.
 """
@@ -8,6 +9,7 @@ N vectors of a document, T context length, D vector.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,10 @@ from lvm_runtime.system.cpus import usable_cpus
 CHUNKS = 1000
 CHECKED = 64
 """Windows at the document's start and at its end whose predictions are compared with known answers."""
-SIDES = ("lvm-predict-sequence-fp32", "lvm-predict-windows-fp32", "peer-onnxruntime-windows-fp32")
+PLAIN = "peer-onnxruntime-windows-fp32"
+SIDES = ("lvm-predict-sequence-fp32", "lvm-predict-windows-fp32", PLAIN)
+NATIVE = ("lvm-predict-sequence-int8", "lvm-predict-windows-int8")
+PRESENT = (*SIDES, *NATIVE) if find_spec("lvm_runtime.native._engine") else SIDES
 
 
 def document(dim: int, seed: int = 0) -> Array:
@@ -42,7 +47,7 @@ def document(dim: int, seed: int = 0) -> Array:
 
 
 class DocumentRace:
-    """The three sides of one architecture, timed in turns; `drifts` holds what each was off by."""
+    """The sides of one architecture, timed in turns; `drifts` holds what each was off by."""
 
     def __init__(self, workload: Workload, arena: Arena) -> None:
         config = workload.artifact.config
@@ -64,11 +69,17 @@ class DocumentRace:
                 strict=True,
             )
         )
+        if len(PRESENT) > len(SIDES):
+            workload.export("native", "int8")
+            workload.export("native", "int8", form="sequence")
+            native = Predictor(workload.artifact.path, backend="native", threads=usable_cpus())
+            calls = (lambda: native.predict_sequence(vectors), lambda: native.predict(windows))
+            sides |= dict(zip(NATIVE, calls, strict=True))
         ends = np.r_[: min(CHECKED, len(windows)), -min(CHECKED, len(windows)) : 0]
         answers = known_answers(workload.model, windows[ends])[0]
         self.drifts = {name: max_drift(side()[ends], answers) for name, side in sides.items()}
         self.windows = len(windows)
-        self.timings: dict[str, Timing] = arena.effort.interleave(sides, anchor=SIDES[2])
+        self.timings: dict[str, Timing] = arena.effort.interleave(sides, anchor=PLAIN)
 
 
 @pytest.fixture(scope="session")
@@ -77,15 +88,15 @@ def races() -> dict[str, DocumentRace]:
     return {}
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", PRESENT)
 def test_document(
     side: str, workload: Workload, arena: Arena, races: dict[str, DocumentRace], recorded_benchmark: Any
 ) -> None:
     """Time all windows of one document; their predictions at both ends are checked."""
     name = workload.architecture
     race = races.get(name) or races.setdefault(name, DocumentRace(workload, arena))
-    assert race.drifts[side] <= DRIFT_LIMITS["fp32"]
-    timing, plain = race.timings[side], race.timings[SIDES[2]]
+    assert race.drifts[side] <= DRIFT_LIMITS[side.rpartition("-")[2]]
+    timing, plain = race.timings[side], race.timings[PLAIN]
     recorded_benchmark.group = f"document of {CHUNKS} chunks, {name}"
     recorded_benchmark.extra_info.update(
         suite="sequence",

@@ -2,7 +2,9 @@
 
 All of them run the *training form*. The ONNX files come from `torch.onnx.export(dynamo=True)` without any
 of this project's rewriting. `quantize_dynamic` gets the pre-processing that its documentation asks for, without which
-it leaves the recurrent weights as they are, and a reduced range where full-range products would saturate.
+it leaves the recurrent weights as they are, and a reduced range where full-range products would saturate. OpenVINO in
+int8 gets compressed weights and quantises activations in groups, the largest that divide every row. PyTorch in int8 is
+`torch.ao`'s dynamic quantisation, and torchao's, compiled, where that is installed.
 TorchScript is traced, frozen and passed through `optimize_for_inference`; `torch.compile` may specialise on the
 batch size and compiles for the number of threads that it then runs on; OpenVINO is compiled for the very batch
 size, which its documentation recommends and which is up to a sixth faster. docs/experiments holds what else was tried.
@@ -12,14 +14,18 @@ B batch, T context length, D vector.
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.harness.contender import (
     ANCHOR,
@@ -80,21 +86,48 @@ def _onnxruntime(file: Callable[[Workload], Path], provider: str = "CPUExecution
     return build
 
 
+def _compress_weights(model: Any) -> int:
+    """Turn the weights of an OpenVINO model's products into int8, one scale per output; return the largest group.
+
+    A group of activations has one scale. It has to divide the rows of every weight, or that product runs in fp32.
+    """
+    from openvino import opset13 as ops
+    from openvino.utils import replace_node
+
+    group = 0
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "MatMul" or node.input_value(1).get_node().get_type_name() != "Constant":
+            continue
+        settings, weight = node.get_attributes(), node.input_value(1).get_node().data
+        if weight.ndim != 2:
+            continue
+        weight = weight if settings.get("transpose_b") else weight.T  # [out, in]
+        scale = np.maximum(np.abs(weight).max(axis=1, keepdims=True), 1e-30) / 127
+        integers = ops.convert(ops.constant(np.rint(weight / scale).astype(np.int8)), "f32")
+        compressed = ops.multiply(integers, ops.constant(scale.astype(np.float32)))
+        replace_node(node, ops.matmul(node.input_value(0), compressed, settings.get("transpose_a", False), True))
+        group = math.gcd(group, weight.shape[1])
+    return group
+
+
 def _openvino(precision: str) -> Any:
     def build(workload: Workload, threads: int | None) -> Runner:
         import openvino
 
         core = openvino.Core()
         file = str(plain_onnx(workload))
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        computed = "f32" if precision == "int8" else precision
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": computed, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
 
         @cache
         def request(batch: int) -> Any:
-            model = core.read_model(file)
+            model, own = core.read_model(file), settings
+            if precision == "int8":
+                own = settings | {"DYNAMIC_QUANTIZATION_GROUP_SIZE": _compress_weights(model)}
             model.reshape({0: [batch, *list(model.input(0).partial_shape)[1:]]})
-            return core.compile_model(model, "CPU", settings).create_infer_request()
+            return core.compile_model(model, "CPU", own).create_infer_request()
 
         def run(contexts: Array) -> Array:
             answers: Array = request(len(contexts)).infer({0: contexts}, share_inputs=True, share_outputs=True)[0]
@@ -123,9 +156,25 @@ def _torch(prepare: Callable[[Workload, str], Any], device: str = "cpu") -> Any:
 
 
 def _eager(workload: Workload, device: str) -> Any:
-    import copy
-
     return workload.model if device == "cpu" else copy.deepcopy(workload.model).to(device)
+
+
+def _quantised(workload: Workload, device: str) -> Any:
+    from torch.ao.quantization import quantize_dynamic
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it recommends torchao, which does not know nn.LSTM and nn.GRU
+        return quantize_dynamic(copy.deepcopy(workload.model), {nn.Linear, nn.LSTM, nn.GRU}, dtype=torch.qint8)
+
+
+def _torchao(workload: Workload, device: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        module = copy.deepcopy(workload.model)
+        quantize_(module, Int8DynamicActivationInt8WeightConfig())
+        return _compile(module, workload, device)
 
 
 def _traced(workload: Workload, device: str) -> Any:
@@ -137,11 +186,15 @@ def _traced(workload: Workload, device: str) -> Any:
 
 
 def _compiled(workload: Workload, device: str) -> Any:
+    return _compile(_eager(workload, device), workload, device)
+
+
+def _compile(model: Any, workload: Workload, device: str) -> Any:
     # on a GPU whole graphs are launched at once, one per batch size; on a CPU that mode does nothing
     mode: dict[str, Any] = {"mode": "reduce-overhead", "dynamic": False} if device == "cuda" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler warns of its own deprecated interfaces
-        module = torch.compile(_eager(workload, device), **mode)
+        module = torch.compile(model, **mode)
         for batch in (1, 8, 32):  # one size, then the general one: what follows finds its code compiled
             module(torch.from_numpy(workload.batch(batch)).to(device))
     return module
@@ -164,6 +217,9 @@ PEERS = (
     Contender("peer-compile-fp32", "compile", "fp32", "cpu", _torch(_compiled), needs("torch")),
     Contender("peer-openvino-fp32", "openvino", "fp32", "cpu", _openvino("f32"), needs("openvino", "onnx")),
     Contender("peer-openvino-bf16", "openvino", "bf16", "cpu", _openvino("bf16"), bf16_in_openvino),
+    Contender("peer-openvino-int8", "openvino", "int8", "cpu", _openvino("int8"), needs("openvino", "onnx")),
+    Contender("peer-eager-int8", "eager", "int8", "cpu", _torch(_quantised), needs("torch")),
+    Contender("peer-torchao-int8", "compile", "int8", "cpu", _torch(_torchao), needs("torch", "torchao")),
     Contender("peer-eager-fp32-mps", "eager", "fp32", "mps", _torch(_eager, "mps"), torch_on("mps")),
     Contender("peer-eager-fp32-cuda", "eager", "fp32", "cuda", _torch(_eager, "cuda"), torch_on("cuda")),
     Contender("peer-compile-fp32-cuda", "compile", "fp32", "cuda", _torch(_compiled, "cuda"), torch_on("cuda")),

@@ -43,6 +43,18 @@ def _onnx_sequence(source: Source, samples: Sequence[Sample], precision: str) ->
     return export_sequence(source, samples)
 
 
+def _native(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
+    from export.native.export import export_native
+
+    return export_native(source, samples)
+
+
+def _native_sequence(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
+    from export.native.export import export_native
+
+    return export_native(source, samples, "sequence")
+
+
 def _torchscript(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
     from export.torchscript import export_torchscript
 
@@ -58,6 +70,8 @@ def _coreml(source: Source, samples: Sequence[Sample], precision: str) -> Artifa
 _EXPORTERS = {
     ("onnx", "context"): _onnx,
     ("onnx", "sequence"): _onnx_sequence,
+    ("native", "context"): _native,
+    ("native", "sequence"): _native_sequence,
     ("torchscript", "context"): _torchscript,
     ("coreml", "context"): _coreml,
 }

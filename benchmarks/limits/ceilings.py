@@ -1,8 +1,9 @@
 """The two limits of the machine: how fast any installed library multiplies matrices, and how fast it reads memory.
 
 Data sheets promise more than software reaches, so the limits are what numpy, torch, onnxruntime and OpenVINO
-reach on square products in this run. A model cannot be much faster than the faster of
-`multiply-adds / product rate` and `weight bytes / read bandwidth` allow (the roofline).
+reach on square products in this run; for integers, also what the native engine's kernel multiplies in registers. A
+model cannot be much faster than the faster of `multiply-adds / product rate` and `weight bytes / read bandwidth` allow
+(the roofline).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.limits.products import Key, cpu_products, device_products
+from benchmarks.limits.registers import integer_limit
 from lvm_runtime.selection.timing import Timing, interleave
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -75,6 +77,8 @@ def measure(widths: tuple[int, ...] = (512, 1024), rounds: int = 5, seconds: flo
         for (device, precision, library), rate in _product_rates(width, rounds, seconds).items():
             rates = by_kind.setdefault((device, precision), {})
             rates[library] = max(rate, rates.get(library, 0.0))
+    if limit := integer_limit(rounds, seconds):
+        by_kind.setdefault(("cpu", "int8"), {}).update(limit)
     sizes = (2, 8, 32, 128, 512) if max(widths) >= 512 else (2, 8)  # MiB: a small model's weights to beyond any cache
     return Ceilings(_best(by_kind), tuple(_bandwidth(n * MIB, rounds, seconds) for n in sizes))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -17,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.report.results import Row, Run
-from benchmarks.report.tables import BATCHES, FORMS, count
+from benchmarks.report.tables import BATCHES, FORMS, count, our_row
 from lvm_runtime.artifact.config import CONFIGS
 
 SETTINGS = {
@@ -93,8 +94,13 @@ def overview(run: Run) -> str:
     with plt.rc_context(SETTINGS | ink | {"grid.color": "#7d859040", "font.family": "sans-serif"}):
         figure, grid = plt.subplots(1, len(run.models), figsize=(3.0 * len(run.models), 3.1), squeeze=False)
         for axes, model in zip(grid.flat, run.models, strict=True):
-            for (label, style), name in zip(_OVERVIEW.items(), (*reversed(FORMS), ANCHOR, None), strict=True):
-                rows = [run.find(model, b, name) if name else run.best_peer(model, b) for b in BATCHES]
+            lines: tuple[Callable[[int], Row | None], ...] = (
+                *(partial(our_row, run, model, precision=precision) for precision in reversed(FORMS)),
+                partial(run.find, model, contender=ANCHOR),
+                partial(run.best_peer, model),
+            )
+            for (label, style), line in zip(_OVERVIEW.items(), lines, strict=True):
+                rows = [line(batch) for batch in BATCHES]
                 points = [(row.batch, row.per_second) for row in rows if row is not None]
                 axes.plot(*zip(*points, strict=True), label=label, **style)
             axes.set(xscale="log", yscale="log", xlabel="batch", title=CONFIGS[model].title)

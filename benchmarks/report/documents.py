@@ -13,6 +13,7 @@ from benchmarks.report.tables import (
     faster_peers,
     forms_of,
     machine_section,
+    our_row,
     reference_table,
     span,
 )
@@ -45,7 +46,7 @@ def readme_section(run: Run) -> str:
     """Return the README's part: predictions per second on one machine, and how they compare."""
     rows = []
     for model in run.models:
-        found = [run.find(model, batch, form) for batch in README_BATCHES for form in reversed(FORMS)]
+        found = [our_row(run, model, batch, precision) for batch in README_BATCHES for precision in reversed(FORMS)]
         rows.append([CONFIGS[model].title, *(count(row.per_second if row else None) for row in found)])
     header = ("predictions/s", "int8, one context", "fp32, one context", "int8, batch of 128", "fp32, batch of 128")
     return "\n\n".join(
@@ -57,13 +58,15 @@ def readme_section(run: Run) -> str:
 
 
 def _comparison(run: Run) -> str:
-    fp32, int8 = (
-        span([r.over_anchor for r in forms_of(run, README_BATCHES) if r.contender == form and r.over_anchor])
-        for form in FORMS
-    )
+    shown = forms_of(run, README_BATCHES)
+    fp32, int8 = (span([r.over_anchor for r in shown if r.precision == p and r.over_anchor]) for p in FORMS)
+    native = {r.backend == "native" for r in shown if r.precision == "int8"}
+    engine = {True: "the native engine", False: "onnxruntime"}
+    runs_on = engine[native.pop()] if len(native) == 1 else "the faster of the native engine and onnxruntime"
     return (
         f"Ours in fp32 is {fp32} times as fast as plain onnxruntime (the same model, exported as it is, in fp32), and "
-        f"in int8 {int8} times. {faster_peers(run, README_BATCHES)} [All results](docs/results.md)"
+        f"in int8, which runs on {runs_on}, {int8} times. {faster_peers(run, README_BATCHES)} "
+        "[All results](docs/results.md)"
     )
 
 

@@ -48,6 +48,11 @@ class Row:
         return str(self.record["precision"])
 
     @property
+    def backend(self) -> str:
+        """onnx, native, … of ours; of a peer, what runs it."""
+        return str(self.record.get("backend") or self.contender.split("-")[1])
+
+    @property
     def batch(self) -> int:
         """Contexts per call."""
         return int(self.record["batch"])

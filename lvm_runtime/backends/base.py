@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -151,6 +152,11 @@ class Backend(ABC):
         return ["cpu"]
 
     @classmethod
+    def describe(cls) -> str:
+        """Return the framework's version and the devices that it can run on here. Imports the framework."""
+        return f"{cls.framework} {cls.version()}, {', '.join(cls.devices())}"
+
+    @classmethod
     def arithmetic(cls, precision: str | None) -> str:
         """Return what to compute full-precision weights in; BackendUnavailable if it cannot compute in `precision`."""
         assert cls.precisions is not None
@@ -160,6 +166,22 @@ class Backend(ABC):
             able = " or ".join(cls.precisions)
             raise BackendUnavailable(f"backend {cls.name} computes in {able}, and {precision} was asked for")
         return precision
+
+
+class LightBackend(Backend):
+    """A backend that loads in hundredths of a second and runs contexts and documents, on a CPU several at once."""
+
+    light: ClassVar[bool] = True
+    runs_sequences: ClassVar[bool] = True
+    several_runs: ClassVar[tuple[str, ...]] = ("cpu",)
+    threads: int
+    _overlap: int
+    """Vectors that a window shares with the next one: T − 1 for the vectors of a document, 0 for contexts."""
+
+    def _take(self, source: Path, said: Mapping[str, Any], listed: str | None) -> None:
+        """Take over what the file `source` says of itself: precision, form and context length."""
+        self.precision = file_precision(source, said.get("precision"), listed)
+        self._overlap = int(said["context_length"]) - 1 if said.get("form") == "sequence" else 0
 
 
 def file_precision(source: Path, said: str | None, listed: str | None) -> str:

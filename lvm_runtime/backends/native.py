@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lvm_runtime.backends.base import Array, Backend, file_precision
+from lvm_runtime.backends.base import Array, LightBackend
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -23,7 +23,7 @@ PATH_VARIABLE = "LVM_NATIVE_PATH"
 """The environment variable that names the instructions to use, one of `lvm_runtime.native._engine.paths()`."""
 
 
-class NativeBackend(Backend):
+class NativeBackend(LightBackend):
     """Run a file made by `lvm-runtime export native`; it takes contexts of any batch, or the vectors of a document.
 
     `instructions` is the kind of CPU instructions that it runs on. Every kind gives the same bits.
@@ -34,10 +34,6 @@ class NativeBackend(Backend):
     framework: ClassVar[str] = "lvm_runtime.native._engine"
     install: ClassVar[str] = "pip install --force-reinstall --no-binary lvm_runtime lvm_runtime, with a C++17 compiler"
     packages: ClassVar[tuple[str, ...]] = ("lvm_runtime",)
-    light: ClassVar[bool] = True
-    runs_sequences: ClassVar[bool] = True
-    several_runs: ClassVar[tuple[str, ...]] = ("cpu",)
-    threads: int
 
     def __init__(
         self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
@@ -59,10 +55,14 @@ class NativeBackend(Backend):
             raise kind(f"{source}: {error}") from error
         self._engine: Any = engine
         about = engine.about
-        self.precision = file_precision(source, about["precision"], precision)
+        self._take(source, about, precision)
         self.instructions = about["instructions"]
         self._width, self._length = about["dim"], about["context_length"]
-        self._overlap = self._length - 1 if about["form"] == "sequence" else 0
+
+    @classmethod
+    def describe(cls) -> str:
+        """Return also the kinds of CPU instructions that there are here, the fastest first."""
+        return f"{super().describe()} ({', '.join(cls.load_framework().paths())})"
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]` for contexts `[b, T, D]`, or for the windows of the vectors `[N, D]`."""

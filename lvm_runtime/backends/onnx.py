@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, Backend, file_precision
+from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, LightBackend
 from lvm_runtime.backends.helpers import HelperThreads
 from lvm_runtime.backends.onnx_file import refuse_external_data
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
@@ -46,7 +46,7 @@ _KEPT_IN_FORK: list[Any] = []
 """Sessions that were built before a fork: to let one go, onnxruntime waits for threads that the child does not have."""
 
 
-class OnnxBackend(Backend):
+class OnnxBackend(LightBackend):
     """Run an ONNX file on the CPU, CUDA or CoreML provider of onnxruntime.
 
     A provider that the session does not really use is an error, for a part of the graph too: onnxruntime itself
@@ -59,10 +59,6 @@ class OnnxBackend(Backend):
     framework: ClassVar[str] = "onnxruntime"
     install: ClassVar[str] = "pip install onnxruntime"
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")
-    light: ClassVar[bool] = True
-    runs_sequences: ClassVar[bool] = True
-    several_runs: ClassVar[tuple[str, ...]] = ("cpu",)
-    threads: int
 
     def __init__(
         self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
@@ -92,10 +88,8 @@ class OnnxBackend(Backend):
             raise BackendUnavailable(
                 f"backend onnx was asked for {self.device} and the session uses {self._session.get_providers()[0]}"
             )
-        about = self._session.get_modelmeta().custom_metadata_map
-        self.precision = file_precision(source, about.get("precision"), precision)
+        self._take(source, self._session.get_modelmeta().custom_metadata_map, precision)
         self._input = self._session.get_inputs()[0].name
-        self._overlap = int(about["context_length"]) - 1 if about.get("form") == "sequence" else 0
         self._widths = {output.name: output.shape[1] for output in self._session.get_outputs()}
         self._slots: list[_Slot] = []
         rows, work = _LEAST_SHARES.get(self.precision, _LEAST_SHARES["fp32"])

@@ -35,7 +35,6 @@ def describe_machine() -> str:
 def _backend_state(name: str) -> tuple[str, str]:
     cls = backend_class(name)
     try:
-        devices = cls.devices()
+        return "yes", cls.describe()
     except BackendUnavailable as error:
         return "no", str(error).removeprefix(f"backend {name} is not available: ")
-    return "yes", f"{cls.framework} {cls.version()}, {', '.join(devices)}"

@@ -94,7 +94,7 @@ def test_every_result_carries_what_it_takes_to_believe_it(result: Path) -> None:
 def test_the_report_takes_it(result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.html"
     assert main([str(result), "--html", str(page)]) == 0
-    assert "| AMN | int8 |" in capsys.readouterr().out
+    assert "| AMN | int8 | onnx |" in capsys.readouterr().out
     assert page.read_text().count("<svg") == 4
 
 

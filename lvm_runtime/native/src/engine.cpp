@@ -1,38 +1,44 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <stdexcept>
 
 namespace lvm {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 // Below this many windows for each thread, threads share out the columns of each product and not the windows.
 constexpr int64_t least_windows = 4;
 // Multiply-adds of a product that are worth sharing out.
 constexpr int64_t least_work = 100000;
 
-const Path* choose(const std::string& name) {
-    std::string here;
-    for (const Path* path : all_paths()) {
-        if (!path->available()) continue;
-        if (name.empty() || name == path->name) return path;
-        here += (here.empty() ? "" : ", ") + std::string(path->name);
-    }
-    throw std::invalid_argument("CPU path " + name + " is not one of this machine's: " + here);
-}
-
 }  // namespace
 
 std::vector<const Path*> all_paths() {
     return {
+#if defined(__x86_64__) && defined(__linux__)
+        &path_amx,
+#endif
 #if defined(__x86_64__) || defined(_M_X64)
-        &path_amx, &path_avx512_vnni, &path_avx_vnni, &path_avx2,
+        &path_avx512_vnni, &path_avx_vnni, &path_avx2,
 #endif
 #if defined(__aarch64__) || defined(_M_ARM64)
         &path_neon_dot,
 #endif
         &path_plain,
     };
+}
+
+const Path& find_path(const std::string& name) {
+    std::string here;
+    for (const Path* path : all_paths()) {
+        if (!path->available()) continue;
+        if (name.empty() || name == path->name) return *path;
+        here += (here.empty() ? "" : ", ") + std::string(path->name);
+    }
+    throw std::invalid_argument("CPU path " + name + " is not one of this machine's: " + here);
 }
 
 struct Engine::Workspace {
@@ -57,7 +63,7 @@ struct Engine::Process {
 };
 
 Engine::Engine(const uint8_t* bytes, size_t size, const std::string& path, int threads)
-    : path_(choose(path)), threads_(std::clamp(threads, 1, 256)), program_(compile(read_plan(bytes, size), *path_)) {
+    : path_(&find_path(path)), threads_(std::clamp(threads, 1, 256)), program_(compile(read_plan(bytes, size), *path_)) {
     process();
 }
 
@@ -117,7 +123,7 @@ void Engine::run(const float* input, int64_t windows, float* prediction, float* 
 }
 
 void Engine::run_slice(Workspace& space, Team& team, bool leads, const float* input, int64_t windows, float* prediction,
-                       float* attention) {
+                       float* attention, double* seconds) {
     const Plan& plan = program_.plan;
     space.bases[0] = const_cast<float*>(input);
     space.bases[plan.prediction] = prediction;
@@ -125,12 +131,30 @@ void Engine::run_slice(Workspace& space, Team& team, bool leads, const float* in
     if (attention && plan.attention >= 0) space.bases[plan.attention] = attention;
     for (const Step& step : program_.steps) {
         int64_t count = windows + (step.per_vector ? plan.length - 1 : 0);
+        auto began = seconds ? Clock::now() : Clock::time_point();
         if (step.product)
             run_product(step, space, team, leads, count);
         else
             path_->rows({step.ops.data(), static_cast<int64_t>(step.ops.size()), space.bases.data(), count, step.rows});
+        if (seconds) *seconds++ += std::chrono::duration<double>(Clock::now() - began).count();
     }
     if (plan.attention >= 0) space.bases[plan.attention] = kept;
+}
+
+std::vector<std::pair<std::string, double>> Engine::profile(const float* input, int64_t windows, float* prediction) {
+    Process& here = process();
+    const Plan& plan = program_.plan;
+    int64_t vector = plan.dim * (plan.sequence ? 1 : plan.length);
+    std::vector<double> seconds(program_.steps.size());
+    auto space = borrow(here);
+    for (int64_t from = 0; from < windows; from += program_.slice) {
+        int64_t count = std::min(program_.slice, windows - from);
+        run_slice(*space, here.team, false, input + from * vector, count, prediction + from * plan.dim, nullptr, seconds.data());
+    }
+    give_back(here, std::move(space));
+    std::vector<std::pair<std::string, double>> found;
+    for (size_t i = 0; i < seconds.size(); ++i) found.emplace_back(program_.name(program_.steps[i]), seconds[i]);
+    return found;
 }
 
 void Engine::run_product(const Step& step, Workspace& space, Team& team, bool leads, int64_t windows) {

@@ -24,6 +24,9 @@ class Engine {
     // Predict for `windows` ≥ 1 contexts, or windows of a document; `attention` may be nullptr.
     void run(const float* input, int64_t windows, float* prediction, float* attention);
 
+    // The same on this thread alone; returns what each step is and the seconds that it took.
+    std::vector<std::pair<std::string, double>> profile(const float* input, int64_t windows, float* prediction);
+
   private:
     struct Workspace;
     struct Process;
@@ -31,7 +34,7 @@ class Engine {
     std::unique_ptr<Workspace> borrow(Process& process);
     void give_back(Process& process, std::unique_ptr<Workspace> workspace);
     void run_slice(Workspace& space, Team& team, bool leads, const float* input, int64_t windows, float* prediction,
-                   float* attention);
+                   float* attention, double* seconds = nullptr);
     void run_product(const Step& step, Workspace& space, Team& team, bool leads, int64_t windows);
 
     const Path* path_;
@@ -42,5 +45,8 @@ class Engine {
 
 // The paths of this build, the fastest first, those that this CPU lacks included.
 std::vector<const Path*> all_paths();
+
+// The path of this name, or the fastest for "". Throws std::invalid_argument for one that is unknown or not of this CPU.
+const Path& find_path(const std::string& name);
 
 }  // namespace lvm

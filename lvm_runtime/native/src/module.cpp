@@ -77,6 +77,21 @@ void engine_dealloc(PyObject* self) {
     Py_DECREF(type);
 }
 
+constexpr int readable = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT, writable = readable | PyBUF_WRITABLE;
+constexpr const char* wrong_arrays = "the arrays are not float32, or not of the plan's sizes";
+
+// Borrow the arrays of a run, or set a Python error.
+bool take_arrays(const lvm::Plan& plan, PyObject* from, PyObject* to, View& input, View& prediction) {
+    if (!input.take(from, readable) || !prediction.take(to, writable)) return false;
+    int64_t windows = prediction.floats() / plan.dim;
+    int64_t vectors = plan.sequence ? windows + plan.length - 1 : windows * plan.length;
+    if (input.is_floats() && prediction.is_floats() && windows > 0 && prediction.floats() == windows * plan.dim &&
+        input.floats() == vectors * plan.dim)
+        return true;
+    PyErr_SetString(PyExc_ValueError, wrong_arrays);
+    return false;
+}
+
 // run(input, prediction, attention=None): fill `prediction` [windows, D] and `attention` [windows, T].
 PyObject* engine_run(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
     lvm::Engine& engine = *reinterpret_cast<EngineObject*>(self)->engine;
@@ -85,18 +100,13 @@ PyObject* engine_run(PyObject* self, PyObject* const* arguments, Py_ssize_t coun
         PyErr_SetString(PyExc_TypeError, "run takes an input, a prediction and perhaps an attention");
         return nullptr;
     }
-    constexpr int readable = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT, writable = readable | PyBUF_WRITABLE;
     View input, prediction, attention;
-    if (!input.take(arguments[0], readable) || !prediction.take(arguments[1], writable)) return nullptr;
+    if (!take_arrays(plan, arguments[0], arguments[1], input, prediction)) return nullptr;
+    int64_t windows = prediction.floats() / plan.dim;
     bool wanted = count == 3 && arguments[2] != Py_None;
     if (wanted && !attention.take(arguments[2], writable)) return nullptr;
-    int64_t windows = prediction.floats() / plan.dim;
-    int64_t vectors = plan.sequence ? windows + plan.length - 1 : windows * plan.length;
-    bool right = input.is_floats() && prediction.is_floats() && windows > 0 && prediction.floats() == windows * plan.dim &&
-                 input.floats() == vectors * plan.dim;
-    if (wanted) right = right && plan.attention >= 0 && attention.is_floats() && attention.floats() == windows * plan.length;
-    if (!right) {
-        PyErr_SetString(PyExc_ValueError, "the arrays are not float32, or not of the plan's sizes");
+    if (wanted && (plan.attention < 0 || !attention.is_floats() || attention.floats() != windows * plan.length)) {
+        PyErr_SetString(PyExc_ValueError, wrong_arrays);
         return nullptr;
     }
     bool done = true;
@@ -110,6 +120,27 @@ PyObject* engine_run(PyObject* self, PyObject* const* arguments, Py_ssize_t coun
     Py_END_ALLOW_THREADS;
     if (!done) return PyErr_NoMemory();
     Py_RETURN_NONE;
+}
+
+// profile(input, prediction): fill `prediction` on this thread; return a list of (step, seconds).
+PyObject* engine_profile(PyObject* self, PyObject* arguments) {
+    lvm::Engine& engine = *reinterpret_cast<EngineObject*>(self)->engine;
+    PyObject *from, *to;
+    if (!PyArg_ParseTuple(arguments, "OO", &from, &to)) return nullptr;
+    View input, prediction;
+    if (!take_arrays(engine.plan(), from, to, input, prediction)) return nullptr;
+    std::vector<std::pair<std::string, double>> steps;
+    Py_BEGIN_ALLOW_THREADS;
+    steps = engine.profile(static_cast<const float*>(input.buffer.buf), prediction.floats() / engine.plan().dim,
+                           static_cast<float*>(prediction.buffer.buf));
+    Py_END_ALLOW_THREADS;
+    PyObject* list = PyList_New(0);
+    for (const auto& [name, seconds] : steps) {
+        PyObject* step = list ? Py_BuildValue("(sd)", name.c_str(), seconds) : nullptr;
+        if (!step || PyList_Append(list, step) < 0) Py_CLEAR(list);
+        Py_XDECREF(step);
+    }
+    return list;
 }
 
 PyObject* engine_about(PyObject* self, void*) {
@@ -137,6 +168,8 @@ PyObject* paths(PyObject*, PyObject*) {
 PyMethodDef engine_methods[] = {
     {"run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(engine_run)), METH_FASTCALL,
      "run(input, prediction, attention=None): fill the arrays with the answers to the input."},
+    {"profile", engine_profile, METH_VARARGS,
+     "profile(input, prediction): fill the array on this thread; return what each step is and its seconds."},
     {nullptr, nullptr, 0, nullptr}};
 
 PyGetSetDef engine_properties[] = {
@@ -153,7 +186,26 @@ PyType_Slot engine_slots[] = {
 
 PyType_Spec engine_spec = {"lvm_runtime.native._engine.Engine", sizeof(EngineObject), 0, Py_TPFLAGS_DEFAULT, engine_slots};
 
+// spin(path, rounds): multiply in registers alone, and return how many multiply-adds that were.
+PyObject* spin(PyObject*, PyObject* arguments) {
+    const char* name;
+    long long rounds, done;
+    if (!PyArg_ParseTuple(arguments, "sL", &name, &rounds)) return nullptr;
+    const lvm::Path* path = nullptr;
+    try {
+        path = &lvm::find_path(name);
+    } catch (const std::invalid_argument& error) {
+        PyErr_SetString(PyExc_ValueError, error.what());
+        return nullptr;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    done = path->spin(rounds);
+    Py_END_ALLOW_THREADS;
+    return PyLong_FromLongLong(done);
+}
+
 PyMethodDef functions[] = {
+    {"spin", spin, METH_VARARGS, "spin(path, rounds): multiply in registers alone; return the number of multiply-adds."},
     {"paths", paths, METH_NOARGS, "Return the names of the CPU paths that run here, the fastest first."},
     {nullptr, nullptr, 0, nullptr}};
 

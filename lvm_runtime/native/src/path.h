@@ -1,6 +1,9 @@
 // What a CPU path is: the two functions that compute, in the instructions of one kind of CPU.
 #pragma once
 
+#include <math.h>  // what follows a target pragma calls C functions only, see target.h
+#include <string.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -96,11 +99,15 @@ struct Path {
     int64_t row_step;    // slices of a multiple of this many windows fill its tiles
     void (*product)(const ProductCall&);
     void (*rows)(const RowCall&);
+    int64_t (*spin)(int64_t rounds);  // multiply-adds done in registers alone: what products cannot be faster than
 };
 
 extern const Path path_plain;
 #if defined(__x86_64__) || defined(_M_X64)
-extern const Path path_avx2, path_avx_vnni, path_avx512_vnni, path_amx;
+extern const Path path_avx2, path_avx_vnni, path_avx512_vnni;
+#endif
+#if defined(__x86_64__) && defined(__linux__)  // where the system says how to ask for AMX
+extern const Path path_amx;
 #endif
 #if defined(__aarch64__) || defined(_M_ARM64)
 extern const Path path_neon_dot;

@@ -1,7 +1,7 @@
 // AMX: tiles of 16 rows × 64 bytes times 16 × 64 bytes, for 13 rows and more; below that, AVX-512 VNNI.
 #include "path.h"
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__) && defined(__linux__)
 #include "cpu.h"
 #include "target.h"
 LVM_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
@@ -81,13 +81,34 @@ void run_product_in_tiles(const ProductCall& call) {
     _tile_release();
 }
 
+int64_t spin_in_tiles(int64_t rounds) {
+    static const TileSizes sizes;
+    _tile_loadconfig(&sizes);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
+    _tile_zero(6);
+    _tile_zero(7);
+    for (int64_t i = 0; i < rounds; ++i) {
+        _tile_dpbusd(0, 4, 6);
+        _tile_dpbusd(1, 4, 7);
+        _tile_dpbusd(2, 5, 6);
+        _tile_dpbusd(3, 5, 7);
+    }
+    _tile_release();
+    return rounds * 4 * 16 * 16 * 64;
+}
+
 }  // namespace
 }  // namespace lvm
 LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_amx = {"amx", "AMX int8", [] { return cpu().amx; }, 0, 16, run_product_in_tiles, run_rows};
+const Path path_amx = {"amx", "AMX int8", [] { return cpu().amx; }, 0, 32, run_product_in_tiles, run_rows, spin_in_tiles};
 
 }  // namespace lvm
 #endif

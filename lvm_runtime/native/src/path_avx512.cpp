@@ -27,7 +27,8 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_avx512_vnni = {"avx512-vnni", "AVX-512 VNNI", [] { return cpu().avx512_vnni; }, 0, 6, run_product, run_rows};
+const Path path_avx512_vnni = {"avx512-vnni", "AVX-512 VNNI", [] { return cpu().avx512_vnni; },
+                               0, 6, run_product, run_rows, spin_avx512};
 
 }  // namespace lvm
 #endif

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "path.h"
@@ -46,6 +47,9 @@ struct Program {
     std::vector<Packed> weights;
     int64_t slice = 1;  // windows that run at once
     int64_t arena = 0;  // bytes
+
+    // What a step does, for people.
+    std::string name(const Step& step) const;
 };
 
 Program compile(Plan plan, const Path& path);

@@ -64,7 +64,7 @@ inline F gaussian(F x) {
     return fma(half, e, half);
 }
 
-inline float root(float x) { return __builtin_sqrtf(x); }
+inline float root(float x) { return sqrtf(x); }
 
 inline float dot(const float* x, const float* y, int64_t n) {
     F s = all(0.0f);

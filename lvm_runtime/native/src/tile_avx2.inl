@@ -11,7 +11,7 @@ inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
             __m256i x[R];
             for (int r = 0; r < R; ++r) {
                 int32_t four;
-                __builtin_memcpy(&four, a + r * a_step + k, 4);
+                memcpy(&four, a + r * a_step + k, 4);
                 x[r] = _mm256_set1_epi32(four);
             }
             for (int j = 0; j < 4; ++j) {
@@ -32,4 +32,24 @@ inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b
         case 2: return tile_of<2>(a, a_step, b, inputs, start, sums);
         default: return tile_of<3>(a, a_step, b, inputs, start, sums);
     }
+}
+
+// Twelve sums in registers, all different, or the compiler would compute equal ones once.
+inline int64_t spin_avx2(int64_t rounds) {
+    __m256i sums[3][4], x = _mm256_set1_epi8(1);
+    for (int i = 0; i < 3; ++i)
+        for (int j = 0; j < 4; ++j) sums[i][j] = _mm256_set1_epi32(4 * i + j);
+    for (int64_t round = 0; round < rounds; ++round)
+        for (int i = 0; i < 3; ++i)
+            for (int j = 0; j < 4; ++j) {
+#if defined(__GNUC__)
+                __asm__("" : "+x"(x));  // or the product, always the same, would leave the loop
+#endif
+                sums[i][j] = multiply_add(sums[i][j], x, x);
+            }
+    for (int i = 0; i < 3; ++i)
+        for (int j = 0; j < 4; ++j) x = _mm256_add_epi32(x, sums[i][j]);
+    volatile int32_t sink = _mm_cvtsi128_si32(_mm256_castsi256_si128(x));
+    (void)sink;
+    return rounds * 12 * 32;
 }

@@ -9,17 +9,18 @@
 namespace lvm {
 namespace {
 
-inline void multiply_add(__m512i& sums, __m512i a, __m512i b) {
+inline __m512i multiply_add(__m512i sums, __m512i a, __m512i b) {
 #if defined(__GNUC__)
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
+    return sums;
 #else
-    sums = _mm512_dpbusd_epi32(sums, a, b);
+    return _mm512_dpbusd_epi32(sums, a, b);
 #endif
 }
 
 inline __m512i four_bytes(const uint8_t* p) {
     int32_t four;
-    __builtin_memcpy(&four, p, 4);
+    memcpy(&four, p, 4);
     return _mm512_set1_epi32(four);
 }
 
@@ -37,7 +38,7 @@ inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
         for (int j = 0; j < 4; ++j) _mm_prefetch(reinterpret_cast<const char*>(b + ahead + 64 * j), _MM_HINT_T0);
         for (int r = 0; r < R; ++r) {
             __m512i x = four_bytes(a + r * a_step + k);
-            for (int j = 0; j < 4; ++j) multiply_add(sums[r][j], x, weight[j]);
+            for (int j = 0; j < 4; ++j) sums[r][j] = multiply_add(sums[r][j], x, weight[j]);
         }
     }
     for (int r = 0; r < R; ++r)
@@ -54,8 +55,8 @@ inline void tile_of<1>(const uint8_t* a, int64_t, const int8_t* b, int64_t input
         for (int j = 0; j < 4; ++j) {
             _mm_prefetch(reinterpret_cast<const char*>(b + far_ahead + 64 * j), _MM_HINT_T0);
             _mm_prefetch(reinterpret_cast<const char*>(b + far_ahead + 4 * panel + 64 * j), _MM_HINT_T0);
-            multiply_add(even[j], x, _mm512_load_si512(b + 64 * j));
-            multiply_add(odd[j], y, _mm512_load_si512(b + 4 * panel + 64 * j));
+            even[j] = multiply_add(even[j], x, _mm512_load_si512(b + 64 * j));
+            odd[j] = multiply_add(odd[j], y, _mm512_load_si512(b + 4 * panel + 64 * j));
         }
     }
     for (int j = 0; j < 4; ++j) _mm512_store_si512(out + 16 * j, _mm512_add_epi32(even[j], odd[j]));
@@ -71,6 +72,21 @@ inline void tile_avx512(int64_t rows, const uint8_t* a, int64_t a_step, const in
         case 5: return tile_of<5>(a, a_step, b, inputs, start, sums);
         default: return tile_of<6>(a, a_step, b, inputs, start, sums);
     }
+}
+
+// Twelve sums in registers, all different, or the compiler would compute equal ones once.
+inline int64_t spin_avx512(int64_t rounds) {
+    __m512i sums[3][4], x = _mm512_set1_epi8(1);
+    for (int i = 0; i < 3; ++i)
+        for (int j = 0; j < 4; ++j) sums[i][j] = _mm512_set1_epi32(4 * i + j);
+    for (int64_t round = 0; round < rounds; ++round)
+        for (int i = 0; i < 3; ++i)
+            for (int j = 0; j < 4; ++j) sums[i][j] = multiply_add(sums[i][j], x, x);
+    for (int i = 0; i < 3; ++i)
+        for (int j = 0; j < 4; ++j) x = _mm512_add_epi32(x, sums[i][j]);
+    volatile int32_t sink = _mm512_cvtsi512_si32(x);
+    (void)sink;
+    return rounds * 12 * 64;
 }
 
 }  // namespace

@@ -37,6 +37,14 @@ def test_measured_ceilings_are_the_best_of_their_libraries() -> None:
     assert [b.bytes for b in ceilings.bandwidths] == [2 * MIB, 8 * MIB]
 
 
+def test_the_integer_limit_is_above_every_library() -> None:
+    engine = pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
+    (integers,) = (p for p in measure(widths=(256,), rounds=3, seconds=0.002).products if p.precision == "int8")
+    assert integers.library.startswith("registers, ")
+    with pytest.raises(ValueError, match="plain"):
+        engine.spin("mmx", 1)
+
+
 def test_look_ups() -> None:
     bandwidths = (Bandwidth(2 * MIB, 100.0, "numpy"), Bandwidth(32 * MIB, 20.0, "numpy"))
     ceilings = Ceilings((Product("cpu", "fp32", 90.0, "numpy", {}),), bandwidths)

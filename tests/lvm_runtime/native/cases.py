@@ -18,7 +18,7 @@ from lvm_runtime.native import _engine
 
 
 def main(folder: Path) -> None:
-    """Write a case per architecture and form, of 9 contexts with D=96."""
+    """Write a case per architecture and form, of 9 contexts with D=96, and `small-…` with D=16 without contexts."""
     folder.mkdir(parents=True, exist_ok=True)
     contexts = random_contexts(9, 5, 96)
     for architecture in ARCHITECTURES:
@@ -31,6 +31,10 @@ def main(folder: Path) -> None:
             _engine.Engine(path.read_bytes()).run(contexts, predictions)
             path.with_name(f"{path.name}.contexts").write_bytes(contexts.tobytes())
             path.with_name(f"{path.name}.predictions").write_bytes(predictions.tobytes())
+        small = {name: 12 if name == "hidden_dim" else size for name, size in sizes.items()}
+        model = randomise(build_model(make_config(architecture, dim=16, **small), seed=0))
+        for kind in FILES:  # to be changed byte by byte
+            write_native(build_form(model), folder / f"small-{architecture}-{kind}", kind)
 
 
 if __name__ == "__main__":

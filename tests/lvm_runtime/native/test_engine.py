@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -87,6 +88,55 @@ def test_drift_at_full_width_stays_below_1e_4(architecture: str, tmp_path: Path)
     assert max_drift(case.run(case.engine()), case.answers()[0]) <= 1e-4
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_trained_weights_give_the_training_forms_answers(architecture: str, tmp_path: Path) -> None:
+    case = Case(architecture, tmp_path, dim=64)
+    contexts, targets = torch.from_numpy(case.contexts), torch.from_numpy(case.contexts.mean(axis=1))
+    optimizer = torch.optim.AdamW(case.model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(25):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(case.model.train()(contexts), targets)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2  # it has learnt something
+    case.model.eval()
+    write_native(build_form(case.model), tmp_path / "trained", "context")
+    case.content = (tmp_path / "trained").read_bytes()
+    assert max_drift(case.run(case.engine()), case.answers()[0]) <= 4e-4
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_million_predictions_in_flat_memory(threads: int, tmp_path: Path) -> None:
+    case = Case("amn", tmp_path, rows=250)
+    engine = case.engine(threads=threads)
+    expected = case.run(engine)
+
+    def resident() -> int:
+        return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) * 1024
+
+    before = 0
+    for turn in range(4000):
+        np.testing.assert_array_equal(case.run(engine), expected)
+        before = resident() if turn == 100 else before
+    assert resident() - before < 2 << 20
+
+
+def test_profile_gives_the_same_answers_and_every_step(tmp_path: Path) -> None:
+    case = Case("lstm", tmp_path, rows=70)
+    predictions = np.empty((70, case.dim), np.float32)
+    steps = case.engine().profile(case.contexts, predictions)
+    np.testing.assert_array_equal(predictions, case.run(case.engine()))
+    assert all(seconds > 0 for _, seconds in steps)
+    assert "linear 5 x 128 x 160" in dict(steps)
+    assert "normalise" in steps[-1][0]
+    with pytest.raises(ValueError, match="float32"):
+        case.engine().profile(case.contexts[:9], predictions)
+
+
 def test_recency_of_the_amn_counts(tmp_path: Path) -> None:
     case = Case("amn", tmp_path, recency=True)
     with_recency = max_drift(case.run(case.engine()), case.answers()[0])
@@ -153,7 +203,7 @@ def test_many_threads_share_an_engine(tmp_path: Path) -> None:
             if not np.array_equal(case.run(engine, start, start + size), expected[start : start + size]):
                 wrong.append(start)
 
-    callers = [threading.Thread(target=call, args=(i,)) for i in range(32)]
+    callers = [threading.Thread(target=call, args=(i % 32,)) for i in range(64)]
     for caller in callers:
         caller.start()
     for caller in callers:
