@@ -94,7 +94,7 @@ class _Reader:
     def plan(self) -> Plan:
         values = self._plan
         self._require(values.get("version") == VERSION, f"version {values.get('version')!r}, expected {VERSION}")
-        form = values.get("form")
+        form: Any = values.get("form")
         self._require(form in ("context", "sequence"), f"form {form!r}, expected context or sequence")
         self._require(values.get("precision") == "fp32", f"precision {values.get('precision')!r}, expected fp32")
         self._length = self._number(values, "context_length", 1, LARGEST_LENGTH)
@@ -106,7 +106,7 @@ class _Reader:
         self._written = [np.zeros(buffer.size, bool) for buffer in self._buffers]
         self._written[0][:] = True
         operations = tuple(self._operation(entry) for entry in self._list(values, "operations"))
-        outputs = values.get("outputs")
+        outputs: Any = values.get("outputs")
         self._require(isinstance(outputs, dict) and "prediction" in outputs, "outputs without a prediction")
         prediction = self._output(outputs, "prediction", dim)
         attention = self._output(outputs, "attention", self._length) if "attention" in outputs else None
