@@ -7,19 +7,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.mlx import MlxBackend
 from lvm_runtime.backends.native import NativeBackend
 
 if TYPE_CHECKING:
     from .source import Source
     from .verify import Sample
 
-FORMATS = {"torchscript": (), "onnx": ("onnx",), "native": (), "coreml": ("coremltools",)}
+FORMATS = {"torchscript": (), "onnx": ("onnx",), "native": (), "mlx": (), "coreml": ("coremltools",)}
 """Name of a format, and the libraries beside PyTorch that making it needs; they are loaded when it is made."""
 
 
 def makeable() -> tuple[str, ...]:
-    """Return the formats that can be made and verified here: all, but native only where the engine was built."""
-    return tuple(name for name in FORMATS if name != "native" or NativeBackend.missing() is None)
+    """Return the formats that can be made and verified here: all, but native and mlx only where they run."""
+    absent = {cls.format for cls in (NativeBackend, MlxBackend) if cls.missing()}
+    return tuple(name for name in FORMATS if name not in absent)
 
 
 def exports(
@@ -44,6 +46,12 @@ def exports(
 
         for kind, path in FILES.items():
             yield path, partial(export_native, source, samples, kind)
+    if "mlx" in formats:
+        from .mlx.export import export_mlx
+        from .mlx.files import FILES as MLX_FILES
+
+        for kind, path in MLX_FILES.items():
+            yield path, partial(export_mlx, source, samples, kind)
     if "coreml" in formats:
         from .coreml.export import export_coreml
 

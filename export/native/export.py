@@ -36,26 +36,44 @@ def export_native(source: Source, samples: Sequence[Sample], kind: str = "contex
     >>> artifact.find("native")[0].precision
     'int8'
     """
-    artifact, relative = source.artifact, FILES[kind]
-    with artifact.adding(relative) as temporary:
-        write_native(build_form(source.model), temporary, kind, artifact.read_fingerprint().real)
+    return export_plan(source, samples, kind, path=FILES[kind], format="native", precision="int8")
+
+
+def export_plan(
+    source: Source, samples: Sequence[Sample], kind: str, *, path: str, format: str, precision: str
+) -> Artifact:
+    """Write the form `kind` as a plan at `path`, verify it through the backend of `format` and add it to the artifact.
+
+    Raises VerificationFailed, and keeps nothing, as `export_native` does.
+    """
+    artifact = source.artifact
+    with artifact.adding(path) as temporary:
+        contexts = artifact.read_fingerprint().real
+        write_native(build_form(source.model), temporary, kind, contexts, precision=precision)
         if kind == "context":
-            report = verify_file(temporary, samples, format="native", precision="int8")
+            report = verify_file(temporary, samples, format=format, precision=precision)
         else:
-            runner = SequenceRunner(temporary, artifact.config.context_length, format="native")
-            report = verify(runner, samples, name="native sequence int8", precision="int8")
+            runner = SequenceRunner(temporary, artifact.config.context_length, format=format)
+            report = verify(runner, samples, name=f"{format} sequence {precision}", precision=precision)
         return artifact.commit(
             temporary,
-            relative,
-            format="native",
-            precision="int8",
+            path,
+            format=format,
+            precision=precision,
             drift=report.worst_drift,
             form=kind,
             details=report.details(),
         )
 
 
-def write_native(form: Form, path: Path, kind: str = "context", contexts: NDArray[np.float32] | None = None) -> None:
-    """Write `form` as the native file `path`; `contexts` `[n, T, D]`, if there are any, are what it is centred on."""
-    plan, tensors = build_plan(form, PlanOps(form, contexts), kind)
+def write_native(
+    form: Form,
+    path: Path,
+    kind: str = "context",
+    contexts: NDArray[np.float32] | None = None,
+    *,
+    precision: str = "int8",
+) -> None:
+    """Write `form` as a plan in `precision`; int8 is centred on `contexts` `[n, T, D]`, if there are any."""
+    plan, tensors = build_plan(form, PlanOps(form, contexts, precision=precision), kind)
     save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, {"plan": plan})

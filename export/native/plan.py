@@ -39,10 +39,12 @@ class Operation:
 class PlanOps:
     """`export.forms.ops.Ops` that write operations; products with weights are int8, everything else is float32.
 
-    `contexts` `[n, T, D]` are like those to come, as for the ONNX form in int8.
+    With `precision` "fp32" the weights of products are float32 too. `contexts` `[n, T, D]` are like those to come, as
+    for the ONNX form in int8.
     """
 
-    def __init__(self, form: Form, contexts: NDArray[np.float32] | None = None) -> None:
+    def __init__(self, form: Form, contexts: NDArray[np.float32] | None = None, *, precision: str = "int8") -> None:
+        self.precision = precision
         self.operations: list[Operation] = []
         self.tensors: dict[str, NDArray[Any]] = {}
         self._names = {id(buffer): name for name, buffer in form.named_buffers()}
@@ -139,12 +141,15 @@ class PlanOps:
 
     def _linear(self, x: View, weight: Tensor, bias: View | Tensor | None, *, positive: bool = False) -> View:
         name = self._names[id(weight)]
-        if name not in self.tensors:
+        if self.precision == "fp32":
+            self.tensors.setdefault(name, weight.numpy().astype(np.float32))
+        elif name not in self.tensors:
             self.tensors[name], self.tensors[f"{name}_scale"] = quantise_weight(weight.numpy())
         inputs, weights = {"x": x}, {"weight": name}
         if isinstance(bias, View):
             inputs["add"], bias = bias, None
-        if norm := self._norms.get(x.buffer):
+        norm = self._norms.get(x.buffer)
+        if norm and self.precision == "int8":
             centre = self._centres.of(norm)
             weights["centre"] = self._hold(f"{self._names[id(norm.bias)]}_centre", centre)
             bias, label = centre @ weight if bias is None else bias + centre @ weight, f"{name}_bias"
@@ -182,7 +187,7 @@ def build_plan(form: Form, ops: PlanOps, kind: str = "context") -> tuple[str, di
         "version": VERSION,
         "architecture": form.config.architecture,
         "form": kind,
-        "precision": "int8",
+        "precision": ops.precision,
         "context_length": length,
         "dim": dim,
         "buffers": [{"per": "vector" if b.vectors else "window", "size": b.size} for b in numbers],

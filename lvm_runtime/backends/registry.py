@@ -11,6 +11,7 @@ BACKENDS: dict[str, str] = {
     "onnx": "lvm_runtime.backends.onnx:OnnxBackend",
     "native": "lvm_runtime.backends.native:NativeBackend",
     "coreml": "lvm_runtime.backends.coreml:CoreMLBackend",
+    "mlx": "lvm_runtime.backends.mlx:MlxBackend",
     "openvino": "lvm_runtime.backends.openvino:OpenVinoBackend",
     "torchscript": "lvm_runtime.backends.torchscript:TorchScriptBackend",
     "eager": "lvm_runtime.backends.eager:EagerBackend",

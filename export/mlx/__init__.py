@@ -1,0 +1,1 @@
+"""Exports for MLX: flat plans with fp32 weights."""
