@@ -12,8 +12,8 @@ from lvm_runtime.text.embedding import embed
 from lvm_runtime.text.encoder import DEFAULT_ENCODER, Encoder
 from lvm_runtime.text.reading import find_files
 
-DESCRIPTION = """Make a corpus from text: each file is a document, each chunk of it a vector. What an interrupted run has
-done is taken over when the same command is given again, and so is what has not changed since a corpus was made."""
+DESCRIPTION = """Make a corpus from text: each file is a document, each chunk of it a vector. What an interrupted run
+has done is taken over when the same command is given again, and so is what has not changed since a corpus was made."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--overlap",
         type=int,
         default=0,
-        help="tokens of the chunk before that a chunk repeats (default 0); a model then seems to predict better than it does",
+        help="tokens that a chunk repeats of the one before (default 0); a model then seems better than it is",
     )
     parser.add_argument("--restart", action="store_true", help="encode everything anew")
 

@@ -32,7 +32,7 @@ _SEED = 0
 
 
 class AnnSearch:
-    """The index of `count` vectors in a file. Raises BackendUnavailable without faiss, InvalidInput for another file."""
+    """An index of `count` vectors, in a file. Raises BackendUnavailable without faiss, InvalidInput for no index."""
 
     def __init__(self, path: Path, count: int) -> None:
         self._faiss = _import_faiss()

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Encoder:
         self.dim = len(self.probe)
 
     def checked_tokens(self, tokens: int | None, overlap: int) -> int:
-        """Return the size of chunks in tokens, 128 if it is None. Raises InvalidInput for what this encoder cuts off."""
+        """Return the size of chunks in tokens, 128 if it is None. Raises InvalidInput for more than it reads."""
         size = min(TOKENS, self.most_tokens) if tokens is None else tokens
         if not 1 <= size <= self.most_tokens:
             raise InvalidInput(
@@ -63,7 +64,7 @@ class Encoder:
     def cut(self, text: str, tokens: int, overlap: int = 0) -> list[str]:
         """Return the chunks of `text`, of at most `tokens` tokens each."""
         borders = [0, *(match.end() for match in _PARAGRAPH.finditer(text)), len(text)]
-        paragraphs = [text[begin:end] for begin, end in zip(borders, borders[1:], strict=False)]
+        paragraphs = [text[begin:end] for begin, end in pairwise(borders)]
         found = self._tokenizer(paragraphs, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         spans = [np.array(o, np.int64).reshape(-1, 2) for o in found["offset_mapping"]]
         places = [span + begin for span, begin in zip(spans, borders, strict=False)]
