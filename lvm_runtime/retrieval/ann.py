@@ -1,6 +1,6 @@
 """The approximate search: an inverted file of faiss over int8 codes, whose best candidates are compared exactly.
 
-Vectors are grouped around some 4·√N centroids, and a query looks into the nearest groups only. The codes say which
+Vectors are grouped around some 2·√N centroids, and a query looks into the nearest groups only. The codes say which
 vectors to look at; the scores come from the corpus itself, so that int8 costs no accuracy.
 
 q queries, N vectors, D vector, k hits.
@@ -29,6 +29,7 @@ CANDIDATES = 4
 
 _BLOCK = 50_000
 _SEED = 0
+_SAMPLE = 40  # vectors for each centroid that it is fitted to
 
 
 class AnnSearch:
@@ -59,10 +60,9 @@ def build_ann(vectors: NDArray[Any], path: Path) -> None:
     """Write the index of vectors `[N, D]`, which may be mapped, to a file. Raises BackendUnavailable without faiss."""
     faiss = _import_faiss()
     count, dim = vectors.shape
-    groups = min(2 ** round(math.log2(4 * math.sqrt(count))), max(1, count // 39))
+    groups = min(2 ** round(math.log2(2 * math.sqrt(count))), max(1, count // 39))
     index = faiss.index_factory(dim, f"IVF{groups},SQ8", faiss.METRIC_INNER_PRODUCT)
-    index.cp.max_points_per_centroid = 64
-    sample = np.sort(np.random.default_rng(_SEED).choice(count, min(count, 64 * groups), replace=False))
+    sample = np.sort(np.random.default_rng(_SEED).choice(count, min(count, _SAMPLE * groups), replace=False))
     index.train(unit_rows(vectors[sample]))
     for begin in range(0, count, _BLOCK):
         index.add(unit_rows(vectors[begin : begin + _BLOCK]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_a_short_rest_shortens_the_chunk_before_it() -> None:
 
 def test_overlap_repeats_whole_sentences_where_it_can() -> None:
     found = cut(TEXT, spans(TEXT), 50, overlap=15)
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         first = re.split(r"(?<=\.) ", after)[0]
         assert first.startswith("Sentence")
         assert before.endswith(first)
@@ -69,6 +70,6 @@ def test_chunks_that_overlap_hold_all_words_and_share_no_more_than_asked(
     overlap = min(overlap, most // 2)
     found = [list(map(int, re.findall(r"\d+", chunk))) for chunk in cut(text, spans(text, r"\d+\.?"), most, overlap)]
     assert sorted({i for chunk in found for i in chunk}) == list(range(count))
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert before[0] < after[0] <= before[-1] + 1
         assert (len(before) > 1) <= len(set(before) & set(after)) <= overlap
