@@ -104,18 +104,8 @@ OPTIONS = {
 }
 
 
-PLACES = {
-    "predict": 3,
-    "tune": 1,
-    "explain": 1,
-    "info": 1,
-    "placement": 1,
-    "compare": 1,
-    "embed": 1,
-    "index": 1,
-    "next": 1,
-}
-PLACES |= {"import-checkpoint": 1, "export ane-lint": 1, "export mil-reference": 1}
+PLACES = {"predict": 3, "tune": 1, "explain": 1, "info": 1, "placement": 1, "compare": 1, "embed": 1}
+PLACES |= {"index": 1, "next": 1, "import-checkpoint": 1, "export ane-lint": 1, "export mil-reference": 1}
 
 
 @pytest.fixture
