@@ -27,6 +27,7 @@ COPY = 0.9999
 class Found:
     """A chunk and the cosine of its vector to what was searched for.
 
+    >>> from lvm_runtime.corpus.chunks import Chunk
     >>> Found(Chunk(row=7, document="a.txt", position=2, text="Water boils."), score=0.75).chunk.document
     'a.txt'
     """

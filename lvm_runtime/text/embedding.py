@@ -56,22 +56,24 @@ def embed(
 
     Chunks have at most `tokens` of the encoder's tokens; `overlap` of them are those that the chunk before ends with.
     What an interrupted run left in `out`.part and what the corpus at `out` holds is taken over where the texts are the
-    same; `restart` drops both. Raises InvalidInput where no file has text, or where `out` is a file that was not made
-    here.
+    same, unless `restart` says no. Raises InvalidInput where no file has text, or where `out` is a file that was not
+    made here.
     """
     require_kind(out)
     settings = {"tokens": encoder.checked_tokens(tokens, overlap), "overlap": overlap}
     place = Destination(out)
     place.check(files, overwrite=True)
     with place.locked():
+        before = Before(_corpus_at(out), encoder)
         if restart:
             place.discard()
-        before = Before(None if restart else _corpus_at(out), encoder)
+            before.forget()
         with Store(place.part, encoder.dim, encoder.describe(), encoder.agrees) as store:
             work = _Work(encoder, store, before, settings)
             with _bar(files, progress) as bar:
                 for file in files:
                     work.take(file, bar.update)
+            before.forget()  # Windows replaces no file that is mapped
             if not work.documents:
                 raise InvalidInput(f"no text in {', '.join(map(str, files))}; {'; '.join(work.left_out)}")
             write_corpus(out, work.parts, encoder.dim, work.names, encoder.describe() | settings)
@@ -93,6 +95,10 @@ class Before:
             for first in range(begin, end, PIECE):
                 last = min(first + PIECE, end)
                 self._places[key_of(list(map(str, corpus.columns.texts(np.arange(first, last)))))] = first, last
+
+    def forget(self) -> None:
+        """Let go of the corpus and its file."""
+        self._corpus, self._places = None, {}
 
     def find(self, key: bytes) -> NDArray[np.float16] | None:
         """Return the vectors `[n, D]` of a piece, None if it is not there."""
@@ -120,6 +126,7 @@ class _Work:
             chunks = self._encoder.cut(read_text(file), self._settings["tokens"], self._settings["overlap"])
         except InvalidInput as error:
             self.left_out.append(f"{error}; left out")
+            done(size)
             return
         if not chunks:
             self.left_out.append(f"{file}: no text in it; left out")

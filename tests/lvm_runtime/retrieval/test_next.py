@@ -62,5 +62,5 @@ def test_chunks_of_the_context_are_left_out_and_nothing_else_is(
 def test_an_index_of_another_dimension_is_refused(asked: tuple[Predictor, Index, np.ndarray], tmp_path: Path) -> None:
     predictor, _, contexts = asked
     np.save(tmp_path / "other.npy", np.ones((9, 8), np.float32))
-    with pytest.raises(InvalidInput, match="vectors of D=8, the model .* has D=16"):
+    with pytest.raises(InvalidInput, match=r"vectors of D=8, the model .* has D=16"):
         next_chunks(predictor, Index.build(tmp_path / "other.npy"), contexts)
