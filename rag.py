@@ -73,7 +73,8 @@ def rag(out: Path, models: Sequence[str]) -> None:
     heading(f"6. Ask: {EXAMPLES} of these contexts, evenly spaced, and what {best} says comes next")
     _print_examples(index, out / best)
     print(f"\nNext ({time.perf_counter() - began:.0f} s):\n")
-    print(f"  lvm-runtime next {out / best} --index {corpus} --document {files[0]} --compare\n")
+    longest = max(files, key=lambda file: file.stat().st_size)
+    print(f"  lvm-runtime next {out / best} --index {corpus} --document {longest} --compare\n")
 
 
 def write_texts(folder: Path) -> list[Path]:

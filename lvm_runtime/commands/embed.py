@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from lvm_runtime.commands.console import printable, show
-from lvm_runtime.system import extras
+from lvm_runtime.corpus.write import require_kind
+from lvm_runtime.system import atomic, extras
 from lvm_runtime.text.embedding import embed
 from lvm_runtime.text.encoder import DEFAULT_ENCODER, Encoder
 from lvm_runtime.text.reading import find_files
@@ -58,6 +59,8 @@ def run(options: argparse.Namespace) -> None:
     """Embed the files and print what was written."""
     extras.require("text", "embedding text", "torch", "sentence_transformers")
     files = find_files(options.files)
+    require_kind(options.out)  # before the encoder is loaded, which takes seconds
+    atomic.require_writable(options.out)
     encoder = Encoder(options.encoder, options.encoder_device)
     try:
         result = embed(

@@ -1,7 +1,7 @@
 """The approximate search: an inverted file of faiss over int8 codes, whose best candidates are compared exactly.
 
 Vectors are grouped around some 2·√N centroids, and a query looks into the nearest groups only. The codes say which
-vectors to look at; the scores come from the corpus itself, so that int8 costs no accuracy.
+vectors to look at; the scores come from the corpus itself, so that int8 costs no accuracy of theirs.
 
 q queries, N vectors, D vector, k hits.
 """
