@@ -1,4 +1,4 @@
-# make demo | check | test | lint | docs | bench | soak | sanitize | cross | fuzz | mac-report | lock | clean
+# make demo | rag | check | test | lint | docs | bench | soak | sanitize | cross | fuzz | mac-report | lock | clean
 # Each sets up what it needs; nothing but Python >= 3.10 and make has to be there before.
 
 PYTHON ?= python3
@@ -10,10 +10,11 @@ READY  := $(VENV)/.ready
 QUICK := tests/test_imports.py tests/test_help.py tests/train/data tests/export/test_forms.py \
 	$(addprefix tests/lvm_runtime/,artifact commands selection system test_contexts.py test_predictor.py)
 
-.PHONY: help demo check test lint docs bench soak sanitize cross fuzz mac-report lock clean
+.PHONY: help demo rag check test lint docs bench soak sanitize cross fuzz mac-report lock clean
 
 help:
 	@echo "make demo        train an AMN on the bundled corpus, export it three ways, verify, predict, measure"
+	@echo "make rag         from text to the text that comes next: embed, train, export, index, ask"
 	@echo "make check       ruff, mypy and the quick tests, in a minute"
 	@echo "make test        ruff, mypy and the test suite"
 	@echo "make docs        the documentation, in docs/_build/html"
@@ -36,6 +37,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@$(PY) -m demo
+
+rag: $(READY)
+	@$(PY) -m rag
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

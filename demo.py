@@ -56,20 +56,20 @@ class Row:
 def demo(out: Path, epochs: int) -> None:
     """Run the path and print it; the artifact is left at `out`."""
     began = time.perf_counter()
-    _heading("1. Train an AMN on the bundled corpus")
+    heading("1. Train an AMN on the bundled corpus")
     options = TrainOptions(model="amn", data="bundled", test=TEST, out=out, **(TUNED["amn"] | {"epochs": epochs}))
     test = train(options).test
     assert test is not None
     contexts, targets = _held_out(options)
 
-    _heading("2. Compare it with the baselines, on documents that it has not seen and that did not choose its epoch")
+    heading("2. Compare it with the baselines, on documents that it has not seen and that did not choose its epoch")
     _print_comparison(test)
 
-    _heading("3. Export it, each form verified against the training form in float64")
+    heading("3. Export it, each form verified against the training form in float64")
     source = open_source(str(out))
     _export(source)
 
-    _heading("4. Predict the held-out windows through every backend of this machine, and measure")
+    heading("4. Predict the held-out windows through every backend of this machine, and measure")
     answers, _ = known_answers(source.model, contexts)
     rows = [_measure(*form, out, contexts, answers) for form in _forms(Artifact.load(out))]
     print("  backend      precision   drift" + "".join(f"{f'batch {b}':>11}" for b in BATCHES) + "   (predictions/s)")
@@ -133,7 +133,8 @@ def _measure(
         return Row(backend, precision, drift, tuple(b / timings[str(b)].median for b in BATCHES))
 
 
-def _heading(text: str) -> None:
+def heading(text: str) -> None:
+    """Print the head of a step."""
     print(f"\n{text}\n{'-' * len(text)}", flush=True)
 
 

@@ -18,7 +18,7 @@ import pytest
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.commands.main import main
 from tests.artifacts import make_artifact, some_contexts
-from tests.train.test_embed import TEXT, encoder_folder
+from tests.texts import ENCODER, TEXT
 from tests.train.test_import_checkpoint import checkpoint
 
 resource = pytest.importorskip("resource")
@@ -47,7 +47,9 @@ WRITERS = {
         ("predict", "../art", "../in.npy", "o.parquet"), keeps=("o.parquet.part", "o.parquet.progress")
     ),
     "tune": Writer(("tune", "../art", "--backend", "onnx", "--threads", "1"), serves=True),
-    "embed": Writer(("embed", "../texts", "--out", "o.npz", "--encoder", str(encoder_folder()), "--device", "cpu")),
+    "embed": Writer(
+        ("embed", "../texts", "--out", "o.npz", "--encoder", ENCODER, "--device", "cpu"), keeps=("o.npz.part",)
+    ),
     "compare": Writer(("compare", "../trained.run", "--out", "comparison")),
 }
 

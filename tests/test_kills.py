@@ -24,7 +24,7 @@ import pytest
 
 from lvm_runtime.artifact.folder import Artifact
 from tests.artifacts import make_artifact, some_contexts
-from tests.train.test_embed import TEXT, encoder_folder
+from tests.texts import ENCODER, TEXT
 from tests.train.test_import_checkpoint import checkpoint
 
 MODEL = ("--model", "lstm", "--device", "cpu", "--set", "hidden_dim=16", "--epochs", "6", "--checkpoint-every", "3")
@@ -120,8 +120,8 @@ JOBS = {
         _measurements,
     ),
     "embed": Job(
-        lambda _: ["embed", "../texts", "--out", "o.npz", "--encoder", str(encoder_folder()), "--words", "30"],
-        lambda folder: np.savez(folder / "o.npz", vectors=np.zeros((1, 2))),
+        lambda _: ["embed", "../texts", "--out", "o.npz", "--encoder", ENCODER, "--tokens", "30"],
+        lambda folder: np.savez(folder / "o.npz", vectors=np.zeros((1, 2)), made="{}"),
         _arrays,
     ),
 }

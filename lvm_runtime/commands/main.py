@@ -15,6 +15,9 @@ from lvm_runtime.commands import console
 from lvm_runtime.commands.tools import TOOLS, find_tool, run_tool
 
 COMMANDS = {
+    "embed": "make a corpus from text files",
+    "index": "make the vectors of a corpus searchable",
+    "next": "find the chunks that are likely to come next in a text",
     "predict": "predict for a file, however large",
     "tune": "measure which form of an artifact is fastest here",
     "info": "show what is in an artifact, and check that it is whole",

@@ -17,7 +17,6 @@ TOOLS = {
     "train": ("train.__main__", "train a model on a corpus and write its artifact"),
     "compare": ("train.compare", "put trained models side by side, as one table and one page"),
     "diagnose": ("train.diagnose", "say what a corpus offers to learn from"),
-    "embed": ("train.embed", "make a corpus from text files"),
     "import-checkpoint": ("train.import_checkpoint", "turn a checkpoint of the reference into an artifact"),
     "export": ("export.__main__", "add compiled forms to an artifact, each verified"),
     "export torchscript": ("export.torchscript", ""),

@@ -6,7 +6,7 @@ N vectors, n windows, T context length, D vector.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.contexts import shape_hint
+from lvm_runtime.corpus.chunks import Chunk, ChunkColumns, positions
 from lvm_runtime.corpus.documents import run_begins, window_starts
 from lvm_runtime.corpus.formats import read_file
 from lvm_runtime.errors import InvalidInput
@@ -30,7 +31,7 @@ class Corpus:
 
     `values` may be mapped. `groups` says for each vector or context what must stay on one side of a split: its
     document, for contexts the article that they came from; None where that is not known. `targets` `[n, D]` are the
-    vectors that followed the contexts, if the file has them.
+    vectors that followed the contexts, if the file has them. `columns` reads what is known of the vectors' texts.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Corpus:
     groups: NDArray[np.int64] | None = None
     targets: NDArray[Any] | None = None
     remarks: tuple[str, ...] = ()
+    columns: ChunkColumns = field(default_factory=ChunkColumns)
 
     @property
     def dim(self) -> int:
@@ -57,6 +59,15 @@ class Corpus:
     def windows(self, starts: NDArray[np.int64], rows: int) -> NDArray[Any]:
         """Return the windows `[n, rows, D]` that begin at `starts` `[n]`."""
         return self.values[starts] if self.values.ndim == 3 else self.values[starts[:, None] + np.arange(rows)]
+
+    def chunks(self, rows: NDArray[np.int64]) -> list[Chunk]:
+        """Return the chunks of rows `[n]` of vectors: text, document and place. Reads these rows only."""
+        ids = np.zeros(len(self.values), np.int64) if self.doc_ids is None else self.doc_ids
+        texts = [None] * len(rows) if self.columns.texts is None else self.columns.texts(rows)
+        names = [str(i) for i in ids[rows].tolist()] if self.columns.names is None else self.columns.names(rows)
+        places = positions(run_begins(ids), rows)
+        found = zip(rows.tolist(), names, places, texts, strict=True)
+        return [Chunk(row, str(name), place, text) for row, name, place, text in found]
 
     def digest(self) -> str:
         """Return a short hash of shape, ids and a sample of rows, to tell whether two runs saw the same data."""
@@ -102,8 +113,8 @@ def open_corpus(
             raise InvalidInput(f"{path}: metadata has {len(contents.articles)} entries for {shape[0]} contexts")
         return Corpus(str(path), contents.values, None, contents.articles, contents.targets)
     if contents.doc_ids is None:
-        return Corpus(str(path), contents.values, remarks=(_ONE_DOCUMENT,))
-    return of_documents(str(path), contents.values, contents.doc_ids)
+        return Corpus(str(path), contents.values, remarks=(_ONE_DOCUMENT,), columns=contents.chunks)
+    return replace(of_documents(str(path), contents.values, contents.doc_ids), columns=contents.chunks)
 
 
 def joined(corpus: Corpus) -> Corpus:

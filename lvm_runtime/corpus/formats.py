@@ -8,6 +8,9 @@ A corpus is vectors [N, D] of documents, or ready-cut contexts [n, T, D], as flo
   .parquet  columns of the same names; vectors are lists or fixed-size lists of D numbers as pandas, polars and DuckDB
             write them, contexts lists of T lists of D numbers or lists of T*D numbers
 
+Beside vectors there may be the chunks' texts: texts in an .npz (strings, or UTF-8 bytes with text_ends), in
+X.chunks.npz beside X.npy, or as a column; and files, the names of the documents by id. They are read when asked for.
+
 A document is a run of equal ids: integers of any width, or strings. Its vectors lie together, documents are in any
 order, and no window crosses from one into the next. Without ids all vectors are one document. A .npy and the arrays of
 an .npz that numpy.savez wrote are mapped and may be larger than memory; what is compressed, and Parquet, is unpacked to
@@ -20,13 +23,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.corpus.chunks import ChunkColumns, beside, named_by, npz_columns, parquet_columns
 from lvm_runtime.corpus.documents import read_ids
 from lvm_runtime.corpus.npy import NpyFile
 from lvm_runtime.corpus.npz import NpzFile, stacked
@@ -47,13 +51,15 @@ TARGET_KEYS = ("targets", "target_vectors", "train_target_vectors")
 class Contents:
     """What a file holds: `values` are vectors `[N, D]` or contexts `[n, T, D]`, mapped.
 
-    `doc_ids` `[N]` are exact integers; `targets` `[n, D]` and `articles` `[n]` belong to contexts.
+    `doc_ids` `[N]` are exact integers, and `chunks` what is known of each vector's text; `targets` `[n, D]` and
+    `articles` `[n]` belong to contexts.
     """
 
     values: NDArray[Any]
     doc_ids: NDArray[Any] | None = None
     targets: NDArray[Any] | None = None
     articles: NDArray[np.int64] | None = None
+    chunks: ChunkColumns = field(default_factory=ChunkColumns)
 
 
 def read_file(
@@ -70,7 +76,7 @@ def read_file(
     which run code of the file's maker when they are read. Raises InvalidInput with what came and what was expected.
     """
     if path.suffix == ".npy":
-        return _read_npy(path)
+        return _read_npy(path, scratch)
     if path.suffix == ".npz":
         return _read_npz(path, trust_pickle, scratch)
     if path.suffix == ".parquet":
@@ -83,12 +89,18 @@ def ids_beside(path: Path) -> Path:
     return path.with_suffix(".ids.npy")
 
 
-def _read_npy(path: Path) -> Contents:
+def _read_npy(path: Path, scratch: Path | None) -> Contents:
     values = _floats(path, "array", NpyFile.open(path).map)
-    beside = ids_beside(path)
-    if values.ndim != 2 or not beside.exists():
+    if values.ndim != 2:
         return Contents(values)
-    return Contents(values, read_ids(beside, NpyFile.open(beside).map(), len(values)))
+    ids, names, ids_path, chunks_path = None, None, ids_beside(path), beside(path)
+    if ids_path.exists():
+        stored = NpyFile.open(ids_path).map()
+        ids, names = read_ids(ids_path, stored, len(values)), named_by(stored)
+    if not chunks_path.exists():
+        return Contents(values, ids, chunks=ChunkColumns(names=names))
+    with NpzFile(chunks_path, scratch) as file:
+        return Contents(values, ids, chunks=npz_columns(file, len(values), ids, names))
 
 
 def _read_npz(path: Path, trust_pickle: bool, scratch: Path | None) -> Contents:
@@ -103,8 +115,11 @@ def _read_npz(path: Path, trust_pickle: bool, scratch: Path | None) -> Contents:
         values = _floats(path, key, lambda: array(key))
         ids_key, targets_key = _one_of(path, file.keys, ID_KEYS), _one_of(path, file.keys, TARGET_KEYS)
         if values.ndim == 2:
-            ids = None if ids_key is None else read_ids(path, file.array(ids_key), len(values))
-            return Contents(values, ids)
+            ids, names = None, None
+            if ids_key is not None:
+                stored = file.array(ids_key)
+                ids, names = read_ids(path, stored, len(values)), named_by(stored)
+            return Contents(values, ids, chunks=npz_columns(file, len(values), ids, names))
         targets = None if targets_key is None else _floats(path, targets_key, lambda: array(targets_key))
         articles = None
         if targets is not None and "metadata" in file.keys:
@@ -125,7 +140,8 @@ def _read_parquet(path: Path, context_length: int, dim: int | None, scratch: Pat
             values = _unfolded(values, context_length, dim, targets, key in CONTEXT_KEYS)
         if values.ndim == 2:
             ids_key = _one_of(path, file.columns, ID_KEYS)
-            return Contents(values, None if ids_key is None else file.ids(ids_key))
+            ids = None if ids_key is None else file.ids(ids_key)
+            return Contents(values, ids, chunks=parquet_columns(file, ids_key))
         known = targets is not None and "metadata" in file.columns
         return Contents(values, None, targets, _articles_of(file.records("metadata")) if known else None)
 

@@ -29,7 +29,7 @@ class NpzFile:
     """
 
     def __init__(self, path: Path, scratch: Path | None = None) -> None:
-        self.path, self._scratch = path, scratch
+        self.path, self.scratch = path, scratch
         self._file = open_regular(path)
         try:
             self._archive = zipfile.ZipFile(self._file)
@@ -47,6 +47,16 @@ class NpzFile:
         self._archive.close()
         self._file.close()
 
+    def header(self, key: str) -> NpyFile:
+        """Return shape and dtype of the array `key` without reading it."""
+        try:
+            with self._archive.open(self._archive.infolist()[self.keys.index(key)]) as member:
+                return NpyFile.at(self.path, member, key)
+        except LvmError:
+            raise
+        except _DAMAGE as error:
+            raise self._damaged(key, error) from error
+
     def array(self, key: str, *, trust_pickle: bool = False) -> NDArray[Any]:
         """Return the array `key`, mapped. InvalidInput for an object array, unless `trust_pickle` allows its code."""
         info = self._archive.infolist()[self.keys.index(key)]
@@ -61,7 +71,7 @@ class NpzFile:
                 if info.compress_type == zipfile.ZIP_STORED:
                     return self._in_place(info, array)
                 blocks = self._blocks(member, key, array.nbytes)
-                return unpack(blocks, array.shape, array.dtype, self.path, self._scratch)
+                return unpack(blocks, array.shape, array.dtype, self.path, self.scratch)
         except LvmError:
             raise
         except _DAMAGE as error:

@@ -21,6 +21,7 @@ from lvm_runtime.system import extras
 
 _ROWS = 512  # of a batch: 16 MB of the widest contexts that are usual
 _IDS = 1 << 16  # and of a batch of ids
+_TEXTS = 1 << 10  # and of a batch of texts, of which few are wanted
 _BUFFER = 1 << 20  # read at a time from each column; without it, a whole row group is, of 500 MB and more
 
 
@@ -47,6 +48,31 @@ class ParquetFile:
     def list_columns(self) -> list[str]:
         """Return the names of the columns that hold lists."""
         return [field.name for field in self._file.schema_arrow if self._is_list(field.type)]
+
+    def string_columns(self) -> list[str]:
+        """Return the names of the columns that hold strings."""
+        return [field.name for field in self._file.schema_arrow if self._is_string(field.type)]
+
+    def metadata(self, key: bytes) -> str | None:
+        """Return an entry of the file's own metadata, None if there is none."""
+        found = (self._file.schema_arrow.metadata or {}).get(key)
+        return None if found is None else found.decode("utf-8", "replace")
+
+    def strings(self, column: str, rows: NDArray[np.int64]) -> list[str | None]:
+        """Return the strings of `rows` `[n]`; of the row groups that hold them, and of no other, batches are read."""
+        groups = range(self._file.metadata.num_row_groups)
+        ends = np.cumsum([self._file.metadata.row_group(group).num_rows for group in groups], dtype=np.int64)
+        wanted = np.unique(rows)
+        found: dict[int, str | None] = {}
+        for group in np.unique(np.searchsorted(ends, wanted, side="right")).tolist():
+            first = int(ends[group - 1]) if group else 0
+            inside = wanted[(wanted >= first) & (wanted < ends[group])]
+            for start, values in self._batches(column, _TEXTS, first=first, group=group):
+                here = inside[(inside >= start) & (inside < start + len(values))]
+                found |= zip(here.tolist(), values.take(self._arrow.array(here - start)).to_pylist(), strict=True)
+                if start + len(values) > inside[-1]:
+                    break
+        return [found[row] for row in rows.tolist()]
 
     def array(self, column: str) -> NDArray[Any]:
         """Return a column of lists of one length as `[N, length]`, or of lists of lists as `[N, n, m]`.
@@ -83,19 +109,20 @@ class ParquetFile:
         """Return a column as Python objects."""
         return [item for _, values in self._batches(column, _IDS) for item in values.to_pylist()]
 
-    def _batches(self, column: str, rows: int) -> Iterator[tuple[int, Any]]:
-        """Yield the column in parts, each with the number of its first row."""
-        first = 0
+    def _batches(
+        self, column: str, rows: int, *, first: int = 0, group: int | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield the column, or one row group of it that begins at row `first`, in parts with their first rows."""
+        groups = None if group is None else [group]
+        total = self._rows if group is None else first + self._file.metadata.row_group(group).num_rows
         try:
-            for batch in self._file.iter_batches(rows, columns=[column]):
+            for batch in self._file.iter_batches(rows, row_groups=groups, columns=[column]):
                 yield first, batch.column(0)
                 first += batch.num_rows
         except (self._arrow.ArrowException, OSError) as error:
             raise InvalidInput(f"{self.path}: column {column} cannot be read from row {first} on ({error})") from error
-        if first != self._rows:
-            raise InvalidInput(
-                f"{self.path}: column {column} holds {first} rows, expected {self._rows} as the file says"
-            )
+        if first != total:
+            raise InvalidInput(f"{self.path}: column {column} holds {first} rows, expected {total} as the file says")
 
     def _dense(self, column: str) -> Iterator[NDArray[Any]]:
         for first, values in self._batches(column, _ROWS):
@@ -156,6 +183,12 @@ class ParquetFile:
         types = self._arrow.types
         tensor = isinstance(kind, self._arrow.FixedShapeTensorType)
         return tensor or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+    def _is_string(self, kind: Any) -> bool:
+        types = self._arrow.types
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        return any(getattr(types, f"is_{name}", bool)(kind) for name in ("string", "large_string", "string_view"))
 
     def _fixed_sizes(self, column: str) -> tuple[int, ...]:
         """Return the sizes that the type of a column says."""

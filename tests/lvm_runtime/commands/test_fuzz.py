@@ -14,6 +14,7 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.commands.main import COMMANDS, main
 from lvm_runtime.commands.tools import TOOLS
 from lvm_runtime.corpus import corpus as corpora
+from lvm_runtime.retrieval import Index
 from tests.artifacts import make_artifact, some_contexts
 from tests.train.test_import_checkpoint import checkpoint
 
@@ -54,10 +55,14 @@ FILES = (
     ),
 )
 NUMBERS = ("0", "1", "2", "3", "-1", "0.5", "1e-3", "nan", "inf", "-inf", "1e400", "9" * 20, "x", "", "--", "=")
-FLAGS = {"--skip-bad", "--restart", "--overwrite", "--clear", "--normalize", "--resume"}
+FLAGS = {"--compare", "--json", "--skip-bad", "--restart", "--overwrite", "--clear", "--normalize", "--resume"}
 VALUES: dict[str, tuple[str, ...]] = {
     "--out": FILES,
     "--data": FILES,
+    "--index": FILES,
+    "--vectors": FILES,
+    "--document": FILES,
+    "--kind": ("auto", "exact", "ann", "x"),
     "--model": (*ARCHITECTURES, "a", "a", "none"),
     "--backend": ("auto", "onnx", "openvino", "eager", "torchscript", "coreml", "x"),
     "--device": ("auto", "cpu", "cuda", "mps", "ane", "x"),
@@ -84,7 +89,9 @@ OPTIONS = {
     "--seed --resume --checkpoint-every --weight-decay",
     "compare": "--out",
     "diagnose": "--context-length",
-    "embed": "--out --words --device",
+    "embed": "--out --tokens --overlap --device --restart",
+    "index": "--out --kind",
+    "next": "--index --vectors --document -k --compare --json --backend --max-drift",
     "import-checkpoint": "--out --data --validation --test --split",
     "export": "--model --data --format",
     "export torchscript": "--model --data",
@@ -98,7 +105,7 @@ OPTIONS = {
 
 
 PLACES = {"predict": 3, "tune": 1, "explain": 1, "info": 1, "placement": 1, "compare": 1, "embed": 1}
-PLACES |= {"import-checkpoint": 1, "export ane-lint": 1, "export mil-reference": 1}
+PLACES |= {"index": 1, "next": 1, "import-checkpoint": 1, "export ane-lint": 1, "export mil-reference": 1}
 
 
 @pytest.fixture
@@ -108,6 +115,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez(tmp_path / "corpus.npz", vectors=vectors, doc_ids=np.repeat(np.arange(12), 10))
     np.savez(tmp_path / "contexts.npz", contexts=vectors.reshape(24, 5, 16), targets=vectors[:24])
     np.save(tmp_path / "in.npy", some_contexts(20))
+    Index.build(tmp_path / "corpus.npz")
     (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY")
     (tmp_path / "text.txt").write_text("A text of one line.")
     (tmp_path / "empty").mkdir()
@@ -143,6 +151,8 @@ def _random_line(generator: random.Random) -> list[str]:
         line += ["--model", generator.choice(VALUES["--model"])]
     if name == "embed":  # without an encoder it would look for one in the network
         line += ["--encoder", "empty"]
+    if name == "next" and generator.random() < 0.9:
+        line += ["--index", "corpus.npz", "--vectors", generator.choice(FILES)]
     if name in ("import-checkpoint", "embed", "compare") and generator.random() < 0.9:
         line += ["--out", generator.choice(FILES)]
     line += generator.choices((*FILES, "a", "a", "in.npy", "best.pt"), k=PLACES.get(name, 0))

@@ -1,0 +1,125 @@
+"""`lvm-runtime next ARTIFACT --index CORPUS`: the chunks that are likely to come next in a text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
+from lvm_runtime.commands.console import show
+from lvm_runtime.commands.embed import add_encoder
+from lvm_runtime.corpus.corpus import open_corpus
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.predictor import Predictor
+from lvm_runtime.retrieval.index import Index
+from lvm_runtime.retrieval.next import Found, last_chunk_finds, next_chunks
+from lvm_runtime.text.encoder import Encoder
+from lvm_runtime.text.reading import SUFFIXES, read_text
+
+DESCRIPTION = """Cut a text into chunks as its corpus was cut, predict the vector of the chunk after the last one, and
+print the chunks of the corpus that are nearest to it. Chunks of the text itself are left out."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Set up the command's parser."""
+    parser.description = DESCRIPTION
+    add_artifact(parser)
+    parser.add_argument("--index", type=Path, required=True, help="a folder from `index`, or the corpus that it is of")
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument("--document", default="-", help=f"a text ({', '.join(SUFFIXES)}); - is stdin (default)")
+    given.add_argument("--vectors", type=Path, help="vectors of a text, or contexts [n, T, D], in the place of a text")
+    parser.add_argument("-k", type=int, default=5, help="chunks to print (default 5)")
+    parser.add_argument("--compare", action="store_true", help="print also what a search with the last chunk finds")
+    parser.add_argument("--json", action="store_true", help="print JSON, with the chunks' whole texts")
+    add_encoder(parser, None, "--encoder-device")
+    add_choice(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Search and print what was found."""
+    index = Index.open(options.index)
+    with Predictor.from_request(options.artifact, request_from(options)) as predictor:
+        length = predictor.config.context_length
+        if predictor.config.dim != index.record.dim:
+            raise InvalidInput(
+                f"{options.artifact} has D={predictor.config.dim}, {index.path} has D={index.record.dim}; give the "
+                "index of a corpus of the encoder that the model was trained with"
+            )
+        if options.vectors is not None:
+            contexts = _contexts_of(options.vectors, length, predictor.config.dim)
+        else:
+            contexts = _context_of_text(options, index, length)
+        found = {"next": next_chunks(predictor, index, contexts, options.k)}
+        if options.compare:
+            found["last_chunk"] = last_chunk_finds(predictor, index, contexts, options.k)
+    for i in range(len(contexts)):
+        hits = {name: lists[i] for name, lists in found.items()}
+        show(_json(hits) if options.json else _text(hits))
+
+
+def _contexts_of(path: Path, length: int, dim: int) -> NDArray[Any]:
+    """Return the contexts `[n, T, D]` of a file, or the last window of its vectors as one."""
+    values = open_corpus(path, context_length=length, dim=dim).values
+    if values.ndim == 3:
+        return values
+    if len(values) < length:
+        raise InvalidInput(f"{path}: {len(values)} vectors, expected at least the {length} that the model reads")
+    return values[-length:][None]
+
+
+def _context_of_text(options: argparse.Namespace, index: Index, length: int) -> NDArray[np.float32]:
+    """Return the vectors `[1, T, D]` of the last chunks of the text."""
+    made = index.corpus.columns.made or {}
+    name = options.encoder or made.get("encoder")
+    if name is None:
+        raise InvalidInput(f"{index.corpus.name} does not say which encoder made it; give --encoder, or --vectors")
+    if options.document == "-":
+        source, text = "stdin", sys.stdin.read()
+    else:
+        source, text = options.document, read_text(Path(options.document))
+    encoder = Encoder(str(name), options.encoder_device)
+    if made and not encoder.agrees(made):
+        raise InvalidInput(
+            f"encoder {name} gives other vectors than the one that made {index.corpus.name}: {made.get('encoder')}; "
+            "give that one"
+        )
+    tokens = encoder.checked_tokens(made.get("tokens"), made.get("overlap", 0))
+    chunks = encoder.cut(text, tokens, made.get("overlap", 0))
+    if len(chunks) < length:
+        raise InvalidInput(
+            f"{source}: {len(chunks)} chunks of {tokens} tokens, and the model reads {length}; give a longer text, or "
+            "train on a corpus of smaller chunks (embed --tokens)"
+        )
+    return encoder.encode(chunks[-length:])[None]
+
+
+def _json(hits: dict[str, list[Found]]) -> str:
+    body = {
+        name: [
+            {"score": round(hit.score, 6), "document": hit.chunk.document, "position": hit.chunk.position}
+            | {"row": hit.chunk.row, "text": hit.chunk.text}
+            for hit in found
+        ]
+        for name, found in hits.items()
+    }
+    return json.dumps(body, ensure_ascii=False, indent=1)
+
+
+def _text(hits: dict[str, list[Found]]) -> str:
+    lines = []
+    titles = {"next": "likely to come next", "last_chunk": "found with the last chunk alone"}
+    width = shutil.get_terminal_size((120, 24)).columns
+    for name, found in hits.items():
+        lines += ["", titles[name]] if lines else [titles[name]]
+        for number, hit in enumerate(found, 1):
+            head = f"{number:>3}  {hit.score:.3f}  {hit.chunk.document} #{hit.chunk.position}"
+            text = " ".join((hit.chunk.text or "").split())
+            lines += [head, *([f"     {text[: width - 6]}{'…' * (len(text) > width - 6)}"] if text else [])]
+    return "\n".join(lines)

@@ -1,0 +1,216 @@
+"""An index over the vectors of a corpus: a folder beside it, which knows by hash what it indexes.
+
+q queries, N vectors, D vector, k hits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_runtime.arguments import whole_number
+from lvm_runtime.contexts import Array, as_float_array, describe_bad_row, is_usable, usable_float32
+from lvm_runtime.corpus.chunks import beside
+from lvm_runtime.corpus.corpus import Corpus, open_corpus
+from lvm_runtime.corpus.formats import SUFFIXES, ids_beside
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.retrieval.ann import FILE, AnnSearch, build_ann
+from lvm_runtime.retrieval.exact import ExactSearch, unit_rows
+from lvm_runtime.retrieval.record import FileRecord
+from lvm_runtime.system import atomic
+
+MANIFEST = "index.json"
+EXACT, ANN = "exact", "ann"
+KINDS = (EXACT, ANN)
+LARGEST_EXACT = 50_000
+"""Vectors up to which every one is compared: a few milliseconds a query at D = 384."""
+
+LARGEST_NORM = 1e6
+_FORMAT = 1
+_BLOCK = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """The k nearest vectors of each query: `rows` `[q, k]` in the corpus and `scores` `[q, k]`, cosines, best first."""
+
+    rows: NDArray[np.int64]
+    scores: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What `index.json` holds: the kind of search, N and D, the files of the corpus and that of the index, if any."""
+
+    kind: str
+    vectors: int
+    dim: int
+    corpus: list[FileRecord]
+    files: list[FileRecord]
+    format: int = _FORMAT
+
+
+class Index:
+    """Search over the vectors of a corpus. `build` makes one in the folder CORPUS.index, `open` opens it.
+
+    Scores are exact cosines; only which vectors are compared depends on the kind of the index.
+
+    >>> from lvm_runtime.retrieval import Index
+    >>> index = Index.build("corpus.npz")
+    >>> hits = index.search(index.vectors(np.array([3])), k=2)
+    >>> hits.rows.shape, int(hits.rows[0, 0]), round(float(hits.scores[0, 0]), 3)
+    ((1, 2), 3, 1.0)
+    """
+
+    def __init__(self, path: Path, record: Record, corpus: Corpus) -> None:
+        self.path, self.record, self.corpus = path, record, corpus
+        self._search: ExactSearch | AnnSearch
+        self._search = ExactSearch(corpus.values) if record.kind == EXACT else AnnSearch(path / FILE, record.vectors)
+
+    @classmethod
+    def build(cls, corpus: str | Path, kind: str = "auto", out: str | Path | None = None) -> Index:
+        """Index the vectors of the file `corpus` and write the index to the folder `out`, CORPUS.index if it is None.
+
+        `kind` is "exact", "ann" (approximate, from the extra `search`) or "auto", which is exact up to 50,000 vectors.
+        Raises InvalidInput for a corpus without vectors and for a vector that is not finite, BackendUnavailable
+        without the extra.
+        """
+        source = Path(corpus)
+        opened = _open_vectors(source)
+        count = len(opened.values)
+        if kind not in ("auto", *KINDS):
+            raise InvalidInput(f"kind is {kind!r}, expected auto, {' or '.join(KINDS)}")
+        if kind == "auto":
+            kind = EXACT if count <= LARGEST_EXACT else ANN
+        path = folder_of(source) if out is None else Path(out)
+        _require_index_or_nothing(path)
+        atomic.require_writable(path, folder=True)
+        _check_values(opened)
+        with atomic.replacing(path) as temporary, atomic.writing(path):
+            temporary.mkdir()
+            if kind == ANN:
+                build_ann(opened.values, temporary / FILE)
+            files = [FileRecord.of(temporary / FILE)] if kind == ANN else []
+            record = Record(kind, count, opened.dim, [FileRecord.of(file) for file in _files_of(source)], files)
+            where = {"folder": str(source.parent.absolute())}
+            (temporary / MANIFEST).write_text(json.dumps(asdict(record) | where, indent=1), encoding="utf-8")
+        return cls(path, record, opened)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Index:
+        """Open the index in the folder `path`, or the one of the corpus `path`.
+
+        Raises InvalidInput where there is none, where the corpus is no longer the one that was indexed, and where the
+        index is damaged.
+        """
+        path = Path(path)
+        if path.suffix in SUFFIXES and not path.is_dir():
+            path = folder_of(path)
+        record, folder = _read(path)
+        source = folder / record.corpus[0].name
+        for expected in record.corpus:
+            if not expected.matches(folder / expected.name):
+                raise InvalidInput(
+                    f"{path}: the corpus {folder / expected.name} is no longer the one that was indexed; "
+                    f"make the index again: lvm-runtime index {source}"
+                )
+        for expected in record.files:
+            if not (path / expected.name).exists() or not expected.matches(path / expected.name):
+                raise _damaged(path, f"{expected.name} is not the file that was written", source)
+        corpus = _open_vectors(source)
+        if corpus.values.shape != (record.vectors, record.dim):
+            raise _damaged(path, f"it is of vectors {[record.vectors, record.dim]}", source)
+        return cls(path, record, corpus)
+
+    def search(self, queries: Any, k: int = 10) -> Hits:
+        """Return the k vectors nearest to each query `[q, D]`; one query `[D]` is a batch of one.
+
+        All N where k is larger. Raises InvalidInput for another D, and for a query that is not finite or zero.
+        """
+        k = min(whole_number(k, "k"), self.record.vectors)
+        array, _ = as_float_array(queries, "queries")
+        array = array[None] if array.ndim == 1 else array
+        if array.ndim != 2 or array.shape[1] != self.record.dim:
+            raise InvalidInput(f"queries have shape {list(array.shape)}, expected [q, {self.record.dim}]")
+        unit = unit_rows(usable_float32(array, LARGEST_NORM))
+        zero = np.flatnonzero(~unit.any(axis=1))
+        if len(zero):
+            raise InvalidInput(f"queries: row {int(zero[0])} is zero and has no direction; expected another vector")
+        rows = self._search.search(unit, k)
+        scores = np.where(rows < 0, -np.inf, np.einsum("qkd,qd->qk", self.vectors(rows), unit)).astype(np.float32)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return Hits(np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1))
+
+    def vectors(self, rows: NDArray[np.int64]) -> Array:
+        """Return the vectors `[…, D]` of rows `[…]` of the corpus, each of length 1."""
+        return unit_rows(self.corpus.values[rows])
+
+
+def folder_of(corpus: Path) -> Path:
+    """Return where the index of a corpus is, if nothing else was said."""
+    return corpus.with_name(corpus.name + ".index")
+
+
+def _files_of(corpus: Path) -> Sequence[Path]:
+    """Return the files that a corpus consists of, itself first."""
+    others = (ids_beside(corpus), beside(corpus)) if corpus.suffix == ".npy" else ()
+    return [corpus, *(path for path in others if path.exists())]
+
+
+def _open_vectors(path: Path) -> Corpus:
+    corpus = open_corpus(path, context_length=1)
+    if corpus.values.ndim != 2:
+        raise InvalidInput(f"{path}: holds contexts {list(corpus.values.shape)}, expected vectors [N, D] of documents")
+    if not len(corpus.values):
+        raise InvalidInput(f"{path}: holds no vectors, so there is nothing to find")
+    return corpus
+
+
+def _check_values(corpus: Corpus) -> None:
+    """Raise InvalidInput for the first vector that is not finite."""
+    for begin in range(0, len(corpus.values), _BLOCK):
+        original = corpus.values[begin : begin + _BLOCK]
+        block = np.ascontiguousarray(original, np.float32)
+        if not is_usable(block, LARGEST_NORM):
+            raise InvalidInput(f"{corpus.name}: {describe_bad_row(original, block, begin, LARGEST_NORM)}")
+
+
+def _require_index_or_nothing(path: Path) -> None:
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise InvalidInput(f"{path}: exists and is not an index; choose another folder or move it away")
+
+
+def _read(path: Path) -> tuple[Record, Path]:
+    """Return what the index at `path` says of itself, and the folder of its corpus."""
+    try:
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"{path}: no index ({getattr(error, 'strerror', None) or error}); make one: lvm-runtime index CORPUS"
+        ) from error
+    try:
+        found = json.loads(text)
+        folder = Path(found.pop("folder"))
+        lists = {name: [FileRecord(**entry) for entry in found.pop(name)] for name in ("corpus", "files")}
+        record = Record(**found, **lists)
+        names = [file.name for file in (*record.corpus, *record.files)]
+        if record.format != _FORMAT or record.kind not in KINDS or not names or not all(map(_is_name, names)):
+            raise ValueError(f"format {record.format}, kind {record.kind!r}, files {names}")
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise _damaged(path, f"{MANIFEST}: {error}", None) from error
+    near = path.parent / record.corpus[0].name
+    return record, near.parent if near.exists() else folder
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and Path(name).name == name
+
+
+def _damaged(path: Path, why: str, corpus: Path | None) -> InvalidInput:
+    return InvalidInput(f"{path}: damaged index ({why}); make it again: lvm-runtime index {corpus or 'CORPUS'}")

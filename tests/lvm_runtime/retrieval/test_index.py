@@ -1,0 +1,157 @@
+"""The index of a corpus: exact where small, near to exact where large, and never one of other vectors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.retrieval import Index
+from lvm_runtime.retrieval.index import ANN, EXACT, MANIFEST
+
+
+def vectors(count: int, dim: int = 16, seed: int = 0) -> np.ndarray:
+    """Return vectors `[count, dim]` in groups, not of length 1."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((40, dim))
+    return (centres[rng.integers(0, 40, count)] + 0.5 * rng.standard_normal((count, dim))).astype(np.float32)
+
+
+def nearest(rows: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """Return the k rows with the largest cosines in float64."""
+    rows, queries = (x.astype(np.float64) / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, queries))
+    return np.argsort(-(queries @ rows.T), axis=1)[:, :k]
+
+
+@pytest.mark.parametrize("name", ["c.npy", "c.npz"])
+def test_exact_is_exact(name: str, tmp_path: Path) -> None:
+    rows, queries = vectors(20_000), vectors(50, seed=1)
+    np.save(tmp_path / name, rows) if name == "c.npy" else np.savez(tmp_path / name, vectors=rows)
+    index = Index.build(tmp_path / name)
+    assert index.record.kind == EXACT
+    hits = Index.open(tmp_path / name).search(queries, 10)
+    assert np.array_equal(hits.rows, nearest(rows, queries, 10))
+    assert (np.diff(hits.scores, axis=1) <= 0).all()
+    one = index.search(queries[3], 4)
+    assert np.array_equal(one.rows, hits.rows[3:4, :4])
+    assert np.abs(one.scores - hits.scores[3:4, :4]).max() < 1e-6
+
+
+def test_approximate_finds_nearly_all_and_scores_exactly(tmp_path: Path) -> None:
+    rows, queries = vectors(30_000), vectors(100, seed=1)
+    np.save(tmp_path / "c.npy", rows.astype(np.float16))
+    Index.build(tmp_path / "c.npy", ANN)
+    index = Index.open(tmp_path / "c.npy.index")
+    assert index.record.kind == ANN
+    hits, truth = index.search(queries, 10), nearest(rows, queries, 10)
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(hits.rows.tolist(), truth.tolist(), strict=True)])
+    assert recall > 0.97
+    exact = np.einsum("qkd,qd->qk", index.vectors(hits.rows), queries) / np.linalg.norm(queries, axis=1)[:, None]
+    assert np.abs(hits.scores - exact).max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", [EXACT, ANN])
+def test_more_hits_than_vectors_are_all_vectors_once(kind: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", vectors(300))
+    hits = Index.build(tmp_path / "c.npy", kind).search(vectors(3, seed=1), 1000)
+    assert [sorted(row) for row in hits.rows.tolist()] == [list(range(300))] * 3
+    assert np.isfinite(hits.scores).all()
+
+
+def _rewrite(path: Path) -> None:
+    np.savez(path, vectors=vectors(50, seed=2))  # as many bytes as before
+
+
+def _touch(path: Path) -> None:
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    os.utime(path, (1, 1))
+
+
+def test_a_corpus_that_changed_is_noticed_and_one_that_was_copied_is_not(tmp_path: Path) -> None:
+    corpus = tmp_path / "c.npz"
+    np.savez(corpus, vectors=vectors(50))
+    Index.build(corpus)
+    shutil.copytree(tmp_path, tmp_path / "moved", ignore=shutil.ignore_patterns("moved"))
+    _touch(corpus)
+    assert Index.open(corpus).record.vectors == 50
+    before = corpus.stat()
+    _rewrite(corpus)
+    assert corpus.stat().st_size == before.st_size
+    os.utime(corpus, ns=(before.st_atime_ns, before.st_mtime_ns))
+    message = r"c\.npz is no longer the one that was indexed; make the index again: lvm-runtime index .*c\.npz"
+    with pytest.raises(InvalidInput, match=message):
+        Index.open(corpus)
+    assert Index.open(tmp_path / "moved/c.npz").corpus.name == str(tmp_path / "moved/c.npz")  # its own, not the first
+    Index.build(corpus)
+    Index.open(corpus)
+    corpus.unlink()
+    with pytest.raises(InvalidInput, match="no such file"):
+        Index.open(tmp_path / "c.npz.index")
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "no manifest": lambda folder: (folder / MANIFEST).unlink(),
+    "manifest of another kind": lambda folder: (folder / MANIFEST).write_text("[]"),
+    "manifest cut off": lambda folder: (folder / MANIFEST).write_text((folder / MANIFEST).read_text()[:99]),
+    "key": lambda folder: (folder / MANIFEST).write_text((folder / MANIFEST).read_text().replace('"dim"', '"d"')),
+    "dim": lambda folder: (folder / MANIFEST).write_text((folder / MANIFEST).read_text().replace("16", "17")),
+    "name that leads out": lambda folder: (folder / MANIFEST).write_text(
+        (folder / MANIFEST).read_text().replace("vectors.faiss", "../c.npy")
+    ),
+    "bit": lambda folder: _flip(folder / "vectors.faiss"),
+    "no vectors": lambda folder: (folder / "vectors.faiss").unlink(),
+}
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_index_is_an_error_that_says_what_to_do(damage: Callable[[Path], object], tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", vectors(300))
+    index = Index.build(tmp_path / "c.npy", ANN)
+    damage(index.path)
+    with pytest.raises(InvalidInput, match=r"c\.npy\.index: (damaged index|no index) .*lvm-runtime index"):
+        Index.open(index.path)
+
+
+def test_what_cannot_be_indexed_or_searched_is_refused(tmp_path: Path) -> None:
+    rows = vectors(40)
+    np.savez(tmp_path / "empty.npz", vectors=rows[:0])
+    np.savez(tmp_path / "contexts.npz", contexts=rows.reshape(8, 5, 16))
+    rows[7, 3] = np.nan
+    np.savez(tmp_path / "nan.npz", vectors=rows)
+    for name, message in (
+        ("empty.npz", "holds no vectors"),
+        ("contexts.npz", r"holds contexts \[8, 5, 16\], expected vectors"),
+        ("nan.npz", "row 7, component 3 is nan"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            Index.build(tmp_path / name)
+        assert not (tmp_path / f"{name}.index").exists()
+    np.savez(tmp_path / "c.npz", vectors=vectors(40))
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InvalidInput, match="mine: exists and is not an index"):
+        Index.build(tmp_path / "c.npz", out=tmp_path / "mine")
+    index = Index.build(tmp_path / "c.npz")
+    for queries, message in (
+        (np.ones((2, 15)), r"shape \[2, 15\], expected \[q, 16\]"),
+        (np.full((2, 16), np.inf), "row 0, component 0 is inf"),
+        (np.eye(2, 16) * [[1], [0]], "row 1 is zero and has no direction"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            index.search(queries)
+    with pytest.raises(InvalidInput, match="k is 0, expected a whole number"):
+        index.search(np.ones(16), 0)
+    assert json.loads((index.path / MANIFEST).read_text())["kind"] == EXACT
