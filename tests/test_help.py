@@ -35,7 +35,7 @@ for line in LINES:
     except SystemExit as exit_:
         print(f"{line}: {exit_.code}", file=sys.stderr)
 """
-EXTRAS = "torch,onnx,onnxscript,coremltools,pyarrow,matplotlib,safetensors,accelerate,sentence_transformers,openvino"
+EXTRAS = "torch,onnx,onnxscript,coremltools,pyarrow,matplotlib,safetensors,accelerate,sentence_transformers,openvino,orjson,uvicorn,grpc"
 
 
 def run_hidden(*lines: str) -> subprocess.CompletedProcess[str]:
@@ -70,6 +70,7 @@ def test_every_help_answers_with_what_was_typed() -> None:
         ("train.import_checkpoint a.pt --out b", "torch", "train"),
         ("train.embed README.md --out b.npz --device cpu", "torch", "text"),
         ("export --model amn", "torch", "export"),
+        ("lvm_runtime serve amn", "orjson", "serve"),
         ("export.coreml --model amn", "torch", "export"),
         ("export.ane_lint some.mlpackage", "coremltools", "coreml"),
     ],

@@ -82,12 +82,18 @@ def open_for_bulk(artifact: str | Path, request: Request) -> Predictor:
     model's own speed (AMN, two cores) against 0.95 with two runs of one thread each. A number of threads that was
     asked for is used.
     """
+    return open_with_threads(artifact, request, -(-usable_cpus() // MOST_WORKERS))
+
+
+def open_with_threads(artifact: str | Path, request: Request, threads: int) -> Predictor:
+    """Open the form that `request` gets, with `threads` if their number is left open and several runs share the CPUs."""
     predictor = Predictor.from_request(artifact, request)
     running = predictor.explain().running
     if request.threads is not None or running.device not in backend_class(running.backend).several_runs:
         return predictor
+    if running.threads == threads:
+        return predictor
     predictor.close()
-    threads = -(-usable_cpus() // MOST_WORKERS)
     backend, device, precision = running.backend, running.device, running.precision
     wanted = replace(request, backend=backend, device=device, precision=precision, threads=threads)
     return Predictor.from_request(artifact, wanted)

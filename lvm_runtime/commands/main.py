@@ -16,6 +16,7 @@ from lvm_runtime.commands.tools import TOOLS, find_tool, run_tool
 
 COMMANDS = {
     "predict": "predict for a file, however large",
+    "serve": "predict over HTTP and gRPC, by the Open Inference Protocol",
     "tune": "measure which form of an artifact is fastest here",
     "info": "show what is in an artifact, and check that it is whole",
     "explain": "show which forms of an artifact would serve here, and why",
