@@ -35,7 +35,8 @@ for line in LINES:
     except SystemExit as exit_:
         print(f"{line}: {exit_.code}", file=sys.stderr)
 """
-EXTRAS = "torch,onnx,onnxscript,coremltools,pyarrow,matplotlib,safetensors,accelerate,sentence_transformers,openvino,orjson,uvicorn,grpc"
+EXTRAS = "torch,onnx,onnxscript,coremltools,pyarrow,matplotlib,safetensors,accelerate,sentence_transformers,openvino"
+EXTRAS += ",grpc,orjson,uvicorn"
 
 
 def run_hidden(*lines: str) -> subprocess.CompletedProcess[str]:

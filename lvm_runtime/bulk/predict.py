@@ -86,7 +86,7 @@ def open_for_bulk(artifact: str | Path, request: Request) -> Predictor:
 
 
 def open_with_threads(artifact: str | Path, request: Request, threads: int) -> Predictor:
-    """Open the form that `request` gets, with `threads` if their number is left open and several runs share the CPUs."""
+    """Open the form that `request` gets, with `threads` if it leaves that open and several runs share the CPUs."""
     predictor = Predictor.from_request(artifact, request)
     running = predictor.explain().running
     if request.threads is not None or running.device not in backend_class(running.backend).several_runs:

@@ -1,9 +1,8 @@
 """The messages of the protocol's gRPC side, made from its published definition.
 
-`open_inference.proto` is the definition as published; `open_inference.binpb` is what protoc makes of it:
+`open_inference.proto` is the definition as published. protoc, which grpcio-tools brings, makes the other file of it:
 
-    cd lvm_runtime/server
-    python -m grpc_tools.protoc -I. --descriptor_set_out=open_inference.binpb open_inference.proto
+    protoc --descriptor_set_out=open_inference.binpb open_inference.proto
 
 The classes are made from that here, in a pool of their own: code that protoc generates is bound to one major version
 of protobuf, and clashes with that of a client in the same process.

@@ -71,7 +71,7 @@ def serving(*arguments: str) -> Iterator[Running]:
     reader.start()
     try:
         assert server.ready.wait(60)
-        assert process.poll() is None, server.events
+        assert "ready" in server.names(), server.events
         yield server
     finally:
         process.kill()
