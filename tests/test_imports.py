@@ -25,7 +25,7 @@ ALLOWED = {
 
 ORDER = {
     "lvm_runtime": """errors arguments system artifact contexts corpus models coreml native backends request selection
-        batcher predictor bulk . server commands __main__""",
+        batcher predictor bulk . server integrations commands __main__""",
     "train": """options progress processes data losses ranking recurrent forward evaluation warm_start ranked_start
         material loop checkpoint report run foreign import_checkpoint embed diagnose compare __main__ all .""",
     "export": """randomise source windows verify forms mil_reference ane_lint commandline torchscript onnx native coreml
