@@ -28,8 +28,8 @@ ORDER = {
         batcher predictor bulk . server integrations commands __main__""",
     "train": """options progress processes data losses ranking recurrent forward evaluation warm_start ranked_start
         material loop checkpoint report run foreign import_checkpoint embed diagnose compare __main__ all .""",
-    "export": """randomise source windows verify forms mil_reference ane_lint commandline torchscript onnx native coreml
-        formats mac_report __main__ .""",
+    "export": """randomise source windows verify forms mil_reference ane_lint commandline torchscript onnx native
+        triton coreml formats mac_report __main__ .""",
     "benchmarks": "limits harness report conftest test .",
 }
 """Rooms of each package from the ground up; `.` is the package itself. A room imports those before it, and itself."""
