@@ -47,10 +47,12 @@ def triton(repository: Path) -> Iterator[Triton]:
         for name, port in zip(("http", "grpc", "metrics"), ports, strict=True):
             command += [f"--{name}-address=127.0.0.1", f"--{name}-port={port}"]
         libraries = f"{sysconfig.get_config_var('LIBDIR')}:{site / 'nvidia_pytriton.libs'}"
-        paths = {"PYTHONPATH": f"{ROOT}:{site}", "LD_LIBRARY_PATH": libraries, "OMP_NUM_THREADS": "1"}
+        # the backend's Python looks for its packages beside the first python3 in PATH, and in the working folder
+        path = f"{os.environ['LVM_TRITON']}/bin:{os.environ['PATH']}"
+        settings = {"PATH": path, "LD_LIBRARY_PATH": libraries, "OMP_NUM_THREADS": "1"}
         log = Path(folder) / "log"
         with log.open("wb") as output:
-            process = subprocess.Popen(command, env=os.environ | paths, stdout=output, stderr=output)
+            process = subprocess.Popen(command, env=os.environ | settings, cwd=ROOT, stdout=output, stderr=output)
         try:
             _wait(process, f"127.0.0.1:{ports[0]}", log)
             yield Triton(f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}")
@@ -67,7 +69,7 @@ def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
                 client.close()
                 return
         time.sleep(0.1)
-    raise AssertionError("\n".join(line for line in log.read_text().splitlines() if not line.startswith("|"))[-3000:])
+    raise AssertionError("\n".join(line for line in log.read_text().splitlines() if line.startswith("E")))
 
 
 def _free_ports(count: int) -> list[int]:
