@@ -1,7 +1,7 @@
 """The speed of our server beside Triton's, in one run and in turns: `LVM_TRITON=VENV python compare_triton.py ARTIFACT`.
 
-Each request carries one context. The client is asyncio on plain sockets and grpc.aio, so that it costs both the same,
-and little. Prints requests per second and the median and 99th percentile of the latency in ms, each the median of the
+Each request carries one context. The client is asyncio on plain sockets and grpc.aio, which costs little and both the
+same. Prints requests per second and the median and 99th percentile of the latency in ms, each the median of the
 rounds.
 """
 

@@ -36,7 +36,7 @@ def test_a_node_is_killed_and_one_joins(small_artifacts: Callable[[str], Path], 
         env=os.environ | options | {"RAY_USAGE_STATS_ENABLED": "0"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=540,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"predictions {250 * 396}, nodes 3" in done.stdout
