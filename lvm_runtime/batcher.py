@@ -2,9 +2,11 @@
 
 A caller alone at batch 1 pays for reading every weight; 64 callers who read them together pay once. One worker
 thread runs the batches; while it runs one, the next collects. A batch starts when it is full, or when its first
-request has waited `max_delay_ms`, so a request waits for the delay and at most two full batches.
+request has waited `max_delay_ms`, so a request waits for the delay and at most two full batches. With `adaptive` it
+also starts when it is as large as the batch before it: callers who wait for their answers come back together, and a
+caller alone waits for nobody.
 
-T context length, D vector.
+r contexts of a request, b of a batch, T context length, D vector.
 """
 
 from __future__ import annotations
@@ -36,10 +38,10 @@ class Prediction(Future):
 
 
 class _Request:
-    __slots__ = ("arrived", "context", "future")
+    __slots__ = ("arrived", "contexts", "future")
 
-    def __init__(self, context: Array, future: Prediction) -> None:
-        self.context = context
+    def __init__(self, contexts: Array, future: Prediction) -> None:
+        self.contexts = contexts
         self.future = future
         self.arrived = time.monotonic()
 
@@ -50,6 +52,9 @@ class Batcher:
     `check` turns what a caller hands in into `[1, T, D]` float32 of its own memory or raises InvalidInput; `run`
     predicts `[b, T, D]`. At most `max_pending` requests wait; further callers are held back. A batcher that nobody
     holds any more runs what is queued and stops. Made by `Predictor.batcher`.
+
+    With `whole`, requests are `[r, T, D]` and are answered with `[r, D]`; the limits then count contexts, and a request
+    over `max_batch` is a batch of its own.
 
     >>> with Predictor("artifacts/amn").batcher() as batcher:
     ...     batcher.submit(np.ones((5, 384))).result().shape
@@ -64,16 +69,23 @@ class Batcher:
         max_batch: int = 64,
         max_delay_ms: float = 2.0,
         max_pending: int | None = None,
+        adaptive: bool = False,
+        whole: bool = False,
     ) -> None:
         self.max_batch = whole_number(max_batch, "max_batch")
         self.max_delay = min(finite_number(max_delay_ms, "max_delay_ms", example="2") / 1e3, threading.TIMEOUT_MAX)
         self.max_pending = 4 * self.max_batch if max_pending is None else whole_number(max_pending, "max_pending")
         self._check = check
         self._process = os.getpid()
-        self._queue = _Queue(self.max_batch, self.max_delay, self.max_pending)
+        self._queue = _Queue(self.max_batch, self.max_delay, self.max_pending, adaptive)
         # the worker holds the queue and not the batcher, which can so be dropped
-        self._worker = threading.Thread(target=_serve, args=(self._queue, run), name="lvm-batcher", daemon=True)
+        self._worker = threading.Thread(target=_serve, args=(self._queue, run, whole), name="lvm-batcher", daemon=True)
         self._worker.start()
+
+    @property
+    def pending(self) -> int:
+        """How many contexts wait for a batch."""
+        return self._queue.rows
 
     def submit(self, context: Any, *, timeout: float | None = None) -> Prediction:
         """Queue one context `[T, D]` and return the future of its prediction `[D]` float32.
@@ -105,7 +117,7 @@ class Batcher:
         (384,)
         """
         self._require_own_process()
-        while not self._queue.closed and len(self._queue.waiting) >= self.max_pending:
+        while not self._queue.closed and self._queue.rows >= self.max_pending:
             await asyncio.sleep(_POLL_SECONDS)
         return await self._admit(context, lambda: None)
 
@@ -154,9 +166,11 @@ class Batcher:
 class _Queue:
     """The requests that wait, and the conditions on which the callers and the worker wait for each other."""
 
-    def __init__(self, max_batch: int, max_delay: float, max_pending: int) -> None:
-        self.max_batch, self.max_delay, self.max_pending = max_batch, max_delay, max_pending
+    def __init__(self, max_batch: int, max_delay: float, max_pending: int, adaptive: bool) -> None:
+        self.max_batch, self.max_delay, self.max_pending, self.adaptive = max_batch, max_delay, max_pending, adaptive
         self.waiting: deque[_Request] = deque()
+        self.rows = 0  # contexts of the requests that wait
+        self.enough = 1 if adaptive else max_batch  # contexts at which a batch starts before its time
         self.closed = False
         self._lock = threading.RLock()  # a garbage collection in the worker may close the queue that it has locked
         self._work = threading.Condition(self._lock)
@@ -169,12 +183,13 @@ class _Queue:
             if self.closed:
                 raise LvmError("this batcher is closed; make a new one")
             self.waiting.append(request)
-            if len(self.waiting) in (1, self.max_batch):  # the worker looks up for a first and for a last one
+            before, self.rows = self.rows, self.rows + len(request.contexts)
+            if not before or before < self.enough <= self.rows:  # the worker looks up for a first and for a last one
                 self._work.notify()
 
     def wait_for_room(self, timeout: float | None) -> None:
         """Return when a request may be put; LvmError after `timeout` seconds. Called with the lock held."""
-        if not self._room.wait_for(lambda: self.closed or len(self.waiting) < self.max_pending, timeout):
+        if not self._room.wait_for(lambda: self.closed or self.rows < self.max_pending, timeout):
             raise LvmError(
                 f"{self.max_pending} requests have been waiting for {timeout} s; slow down, or raise max_pending"
             )
@@ -187,8 +202,15 @@ class _Queue:
                 return []
             remaining = self.waiting[0].arrived + self.max_delay - time.monotonic()
             if remaining > 0:
-                self._work.wait_for(lambda: len(self.waiting) >= self.max_batch or self.closed, remaining)
-            taken = [self.waiting.popleft() for _ in range(min(self.max_batch, len(self.waiting)))]
+                self._work.wait_for(lambda: self.rows >= self.enough or self.closed, remaining)
+            taken = [self.waiting.popleft()]
+            rows = len(taken[0].contexts)
+            while self.waiting and rows + len(self.waiting[0].contexts) <= self.max_batch:
+                taken.append(self.waiting.popleft())
+                rows += len(taken[-1].contexts)
+            self.rows -= rows
+            if self.adaptive:
+                self.enough = min(rows, self.max_batch)
             self._room.notify(len(taken))
         return taken
 
@@ -200,21 +222,22 @@ class _Queue:
             self._room.notify_all()
 
 
-def _serve(queue: _Queue, run: Callable[[Array], Array]) -> None:
+def _serve(queue: _Queue, run: Callable[[Array], Array], whole: bool) -> None:
     while batch := queue.take():
-        _answer(batch, run)
+        _answer(batch, run, whole)
         del batch  # its contexts and futures would live until the next one
 
 
-def _answer(batch: list[_Request], run: Callable[[Array], Array]) -> None:
+def _answer(batch: list[_Request], run: Callable[[Array], Array], whole: bool) -> None:
     live = [request for request in batch if request.future.set_running_or_notify_cancel()]
     if not live:
         return
     try:
-        predictions = run(np.concatenate([request.context for request in live]))
+        predictions = run(np.concatenate([request.contexts for request in live]))
     except BaseException as error:
         for request in live:
             request.future.set_exception(error)
         return
-    for request, prediction in zip(live, predictions, strict=True):
-        request.future.set_result(prediction.copy())  # a view would keep the whole batch in memory
+    stops = np.cumsum([len(request.contexts) for request in live])
+    for request, rows in zip(live, np.split(predictions, stops[:-1]), strict=True):
+        request.future.set_result((rows if whole else rows[0]).copy())  # a view would keep the whole batch in memory

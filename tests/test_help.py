@@ -37,7 +37,7 @@ for line in LINES:
 """
 EXTRAS = (
     "torch,onnx,onnxscript,coremltools,pyarrow,matplotlib,safetensors,accelerate,sentence_transformers,openvino,faiss,"
-    "docutils,markdown_it"
+    "docutils,markdown_it,grpc,orjson,uvicorn,mlx"
 )
 
 
@@ -74,6 +74,7 @@ def test_every_help_answers_with_what_was_typed() -> None:
         ("train.embed README.md --out b.npz --device cpu", "torch", "text"),
         ("lvm_runtime embed README.md --out b.npz", "torch", "text"),
         ("export --model amn", "torch", "export"),
+        ("lvm_runtime serve amn", "orjson", "serve"),
         ("export.coreml --model amn", "torch", "export"),
         ("export.ane_lint some.mlpackage", "coremltools", "coreml"),
     ],

@@ -178,14 +178,31 @@ def _write_npz(path: Path, file: NpyFile, row_numbers: NDArray[np.int64]) -> Non
 
 
 def _write_parquet(path: Path, file: NpyFile, row_numbers: NDArray[np.int64]) -> None:
-    pyarrow, parquet = import_pyarrow()
-    lists = pyarrow.list_(pyarrow.float32(), file.shape[1])
-    schema = pyarrow.schema([("row", pyarrow.int64()), ("prediction", lists)])
-    with parquet.ParquetWriter(path, schema) as writer:
+    with PredictionTable(path, file.shape[1]) as table:
+        _parts(file, lambda start, part: table.add(row_numbers[start : start + len(part)], part))
 
-        def add(start: int, part: NDArray[np.float32]) -> None:
-            values = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(part.reshape(-1)), file.shape[1])
-            numbers = pyarrow.array(row_numbers[start : start + len(part)])
-            writer.write_table(pyarrow.table([numbers, values], schema=schema))
 
-        _parts(file, add)
+class PredictionTable:
+    """A Parquet file of predictions `[n, D]` and the rows that they belong to, as it grows."""
+
+    def __init__(self, path: Path, dim: int) -> None:
+        self._arrow, parquet = import_pyarrow()
+        lists = self._arrow.list_(self._arrow.float32(), dim)
+        self._schema = self._arrow.schema([("row", self._arrow.int64()), ("prediction", lists)])
+        self._writer = parquet.ParquetWriter(path, self._schema)
+
+    def add(self, rows: NDArray[np.int64], predictions: NDArray[np.float32]) -> None:
+        """Append predictions `[n, D]` for `rows` `[n]`."""
+        flat = self._arrow.array(predictions.reshape(-1))
+        values = self._arrow.FixedSizeListArray.from_arrays(flat, predictions.shape[1])
+        self._writer.write_table(self._arrow.table([self._arrow.array(rows), values], schema=self._schema))
+
+    def note(self, name: str, text: str) -> None:
+        """Put a text into the file's metadata."""
+        self._writer.add_key_value_metadata({name: text})
+
+    def __enter__(self) -> PredictionTable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()

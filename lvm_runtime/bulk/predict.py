@@ -82,12 +82,18 @@ def open_for_bulk(artifact: str | Path, request: Request) -> Predictor:
     model's own speed (AMN, two cores) against 0.95 with two runs of one thread each. A number of threads that was
     asked for is used.
     """
+    return open_with_threads(artifact, request, -(-usable_cpus() // MOST_WORKERS))
+
+
+def open_with_threads(artifact: str | Path, request: Request, threads: int) -> Predictor:
+    """Open the form that `request` gets, with `threads` if it leaves that open and several runs share the CPUs."""
     predictor = Predictor.from_request(artifact, request)
     running = predictor.explain().running
     if request.threads is not None or running.device not in backend_class(running.backend).several_runs:
         return predictor
+    if running.threads == threads:
+        return predictor
     predictor.close()
-    threads = -(-usable_cpus() // MOST_WORKERS)
     backend, device, precision = running.backend, running.device, running.precision
     wanted = replace(request, backend=backend, device=device, precision=precision, threads=threads)
     return Predictor.from_request(artifact, wanted)
@@ -153,24 +159,10 @@ def _predict(
 def _run(
     predictor: Predictor, source: Source, output: Output, skip_bad: bool, check_inputs: Callable[[], None], bar: Any
 ) -> None:
-    norm = predictor.largest_norm
-
     def work(number: int, start: int, stop: int) -> int:
         check_inputs()  # the system ends a process that reads a mapped file beyond its new end
-        block = Block(start, stop - start, *source.read(start, stop))
-        try:
-            predictions, reasons = predict_block(predictor, block), {}
-        except InvalidInput:
-            bad = block.bad(source.context_length, norm)  # none, if the value is in a document too short for a window
-            reasons = {start + int(row): _reason(block, source, int(row), norm) for row in bad}
-            if len(bad) and not skip_bad:
-                first = reasons[start + int(bad[0])]
-                message = f"{source.name}: {first}; give --skip-bad to set such rows aside and go on"
-                raise InvalidInput(message) from None
-            predictions = predict_good(predictor, block, bad)
-        output.write(number, predictions, reasons)
-        source.release(start, stop)
-        return block.count
+        output.write(number, *predict_part(predictor, source, start, stop, skip_bad))
+        return stop - start
 
     workers = workers_for(predictor)
     with ThreadPoolExecutor(workers, "lvm-bulk") as pool, bar:
@@ -192,6 +184,29 @@ def workers_for(predictor: Predictor) -> int:
     return min(MOST_WORKERS, max(2, usable_cpus() // (threads or usable_cpus())))
 
 
+def predict_part(
+    predictor: Predictor, source: Source, start: int, stop: int, skip_bad: bool
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """Return predictions start to stop of a source `[b, D]`, and why some of them are NaN.
+
+    Without `skip_bad` the first bad row is an InvalidInput. What was read is handed back to the system.
+    """
+    norm = predictor.largest_norm
+    block = Block(start, stop - start, *source.read(start, stop))
+    try:
+        predictions, reasons = predict_block(predictor, block), {}
+    except InvalidInput:
+        bad = block.bad(source.context_length, norm)  # none, if the value is in a document too short for a window
+        reasons = {start + int(row): _reason(block, source, int(row), norm) for row in bad}
+        if len(bad) and not skip_bad:
+            first = reasons[start + int(bad[0])]
+            message = f"{source.name}: {first}; give --skip-bad to set such rows aside and go on"
+            raise InvalidInput(message) from None
+        predictions = predict_good(predictor, block, bad)
+    source.release(start, stop)
+    return predictions, reasons
+
+
 def predict_block(predictor: Predictor, block: Block) -> NDArray[np.float32]:
     """Return the block's predictions `[b, D]`; InvalidInput if any of its values is not finite."""
     if block.starts is None:
@@ -211,12 +226,11 @@ def predict_good(predictor: Predictor, block: Block, bad: NDArray[np.intp]) -> N
 
 
 def _reason(block: Block, source: Source, row: int, largest_norm: float) -> str:
-    if block.starts is None:
-        values, first = block.values[row : row + 1], block.first + row
-    else:
+    values, first = block.values[row : row + 1], int(source.rows()[block.first + row])
+    if block.starts is not None:
         start = int(block.starts[row])
         values = block.values[start : start + source.context_length]
-        first = int(source.rows()[block.first + row]) - source.context_length + 1
+        first -= source.context_length - 1
     with np.errstate(over="ignore"):
         return describe_bad_row(values, values.astype(np.float32), first, largest_norm)
 

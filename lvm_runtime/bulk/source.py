@@ -22,10 +22,11 @@ class Source:
     """The contexts `[N, T, D]` of a corpus, or the windows of its vectors `[N, D]`, in order.
 
     `starts` holds the first vector of each window, and is None for contexts. `len` is the number of predictions.
+    `first_row` is where in the file the corpus begins.
     """
 
-    def __init__(self, corpus: Corpus, context_length: int) -> None:
-        self.name, self.context_length = corpus.name, context_length
+    def __init__(self, corpus: Corpus, context_length: int, first_row: int = 0) -> None:
+        self.name, self.context_length, self._first_row = corpus.name, context_length, first_row
         self.starts = None if corpus.values.ndim == 3 else corpus.starts(context_length)
         self._values = corpus.values
         mapping = mapping_of(self._values)
@@ -38,8 +39,8 @@ class Source:
     def rows(self) -> NDArray[np.int64]:
         """Return for each prediction its row in the file; for a corpus that of the window's last vector."""
         if self.starts is None:
-            return np.arange(len(self))
-        return self.starts + self.context_length - 1
+            return self._first_row + np.arange(len(self))
+        return self._first_row + self.starts + self.context_length - 1
 
     def read(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         """Return what predictions start to stop need: contexts and None, or vectors and where each window begins."""

@@ -19,6 +19,7 @@ COMMANDS = {
     "index": "make the vectors of a corpus searchable",
     "next": "find the chunks that are likely to come next in a text",
     "predict": "predict for a file, however large",
+    "serve": "predict over HTTP and gRPC, by the Open Inference Protocol",
     "tune": "measure which form of an artifact is fastest here",
     "info": "show what is in an artifact, and check that it is whole",
     "explain": "show which forms of an artifact would serve here, and why",

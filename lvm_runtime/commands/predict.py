@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 
-from lvm_runtime.bulk.predict import open_for_bulk, predict_file, workers_for
+from lvm_runtime.bulk.predict import BulkResult, open_for_bulk, predict_file, workers_for
 from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
 from lvm_runtime.commands.console import printable, show
 from lvm_runtime.corpus.formats import ACCEPTED
@@ -30,16 +31,51 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--restart", action="store_true", help="drop what an interrupted run left")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="on the Ray cluster at ADDRESS, or one of this machine: INPUT is a file or a folder, OUTPUT a folder",
+    )
+    parser.add_argument("--cpus", type=int, default=1, metavar="N", help="with --ray: CPUs of a worker (default: 1)")
+    parser.add_argument("--gpus", type=float, default=0, metavar="N", help="with --ray: GPUs of a worker (default: 0)")
     add_choice(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Predict the file and print how many predictions were written."""
+    result = _predict_here(options) if options.ray is None else _predict_on_ray(options)
+    taken_over = f", {result.resumed:,} of them by an interrupted run before" if result.resumed else ""
+    show(f"{options.output}: {result.predictions:,} predictions{taken_over}")
+    for remark in result.remarks:
+        print(printable(remark), file=sys.stderr)
+    if result.bad:
+        listed = f"{options.output}.bad.csv" if options.ray is None else options.output / "bad.csv"
+        print(printable(f"{listed}: {result.bad:,} rows that could not be predicted"), file=sys.stderr)
+
+
+def _predict_on_ray(options: argparse.Namespace) -> BulkResult:
+    result: BulkResult = import_module("lvm_runtime.integrations.ray").predict(
+        options.input,
+        options.artifact,
+        options.output,
+        request=request_from(options),
+        address=options.ray or None,
+        cpus=options.cpus,
+        gpus=options.gpus,
+        skip_bad=options.skip_bad,
+        overwrite=options.overwrite or options.restart,
+    )
+    return result
+
+
+def _predict_here(options: argparse.Namespace) -> BulkResult:
     with open_for_bulk(options.artifact, request_from(options)) as predictor:
         print(printable(str(predictor.explain().running)), file=sys.stderr)
         print(f"{workers_for(predictor)} runs at a time", file=sys.stderr)
         try:
-            result = predict_file(
+            return predict_file(
                 predictor,
                 options.input,
                 options.output,
@@ -50,10 +86,3 @@ def run(options: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             print("what is done is kept; the same command goes on from there", file=sys.stderr)
             raise
-    taken_over = f", {result.resumed:,} of them by an interrupted run before" if result.resumed else ""
-    show(f"{options.output}: {result.predictions:,} predictions{taken_over}")
-    for remark in result.remarks:
-        print(printable(remark), file=sys.stderr)
-    if result.bad:
-        bad = f"{options.output}.bad.csv: {result.bad:,} rows that could not be predicted"
-        print(printable(bad), file=sys.stderr)

@@ -23,6 +23,7 @@ TOOLS = {
     "export onnx": ("export.onnx.__main__", ""),
     "export native": ("export.native.__main__", ""),
     "export mlx": ("export.mlx.__main__", ""),
+    "export triton": ("export.triton.__main__", ""),
     "export coreml": ("export.coreml.__main__", ""),
     "export ane-lint": ("export.ane_lint.__main__", ""),
     "export mil-reference": ("export.mil_reference.__main__", ""),

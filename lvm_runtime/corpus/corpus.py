@@ -93,13 +93,16 @@ def open_corpus(
     dim: int | None = None,
     trust_pickle: bool = False,
     scratch: Path | None = None,
+    rows: range | None = None,
 ) -> Corpus:
     """Open the file `path`, in any format that `formats` names, as vectors or contexts that a model of T and D takes.
 
     Without `dim` any D will do. What must be unpacked is unpacked to the folder `scratch`, or where the system keeps
-    temporary files. Raises InvalidInput for anything else.
+    temporary files. `rows` opens these rows only, of a `.npy` or Parquet. Raises InvalidInput for anything else.
     """
-    contents = read_file(path, context_length=context_length, dim=dim, trust_pickle=trust_pickle, scratch=scratch)
+    contents = read_file(
+        path, context_length=context_length, dim=dim, trust_pickle=trust_pickle, scratch=scratch, rows=rows
+    )
     shape = contents.values.shape
     if len(shape) not in (2, 3) or (dim is not None and shape[1:] not in ((context_length, dim), (dim,))):
         d = "D" if dim is None else dim

@@ -69,19 +69,34 @@ def read_file(
     dim: int | None = None,
     trust_pickle: bool = False,
     scratch: Path | None = None,
+    rows: range | None = None,
 ) -> Contents:
     """Read a corpus by its suffix; what must be unpacked is unpacked to the folder `scratch`.
 
     T and D, if it is known, tell contexts in rows of T*D numbers from vectors. `trust_pickle` allows object arrays,
-    which run code of the file's maker when they are read. Raises InvalidInput with what came and what was expected.
+    which run code of the file's maker when they are read. `rows` asks for these rows only, of a `.npy` or Parquet.
+    Raises InvalidInput with what came and what was expected.
     """
     if path.suffix == ".npy":
-        return _read_npy(path, scratch)
+        return _read_npy(path, scratch, rows)
+    if rows is not None and path.suffix != ".parquet":
+        raise InvalidInput(f"{path}: rows of it cannot be read alone; expected .npy or .parquet")
     if path.suffix == ".npz":
         return _read_npz(path, trust_pickle, scratch)
     if path.suffix == ".parquet":
-        return _read_parquet(path, context_length, dim, scratch)
+        return _read_parquet(path, context_length, dim, scratch, rows)
     raise InvalidInput(f"{path}: unknown kind of file {path.suffix!r}; expected {', '.join(SUFFIXES)}")
+
+
+def count_rows(path: Path) -> int:
+    """Return how many rows a `.npy` or Parquet file has, without reading them."""
+    if path.suffix == ".parquet":
+        with ParquetFile(path) as file:
+            return file.total
+    if path.suffix == ".npy":
+        shape = NpyFile.open(path).shape
+        return shape[0] if shape else 0
+    raise InvalidInput(f"{path}: unknown kind of file {path.suffix!r}; expected .npy or .parquet")
 
 
 def ids_beside(path: Path) -> Path:
@@ -89,15 +104,19 @@ def ids_beside(path: Path) -> Path:
     return path.with_suffix(".ids.npy")
 
 
-def _read_npy(path: Path, scratch: Path | None) -> Contents:
-    values = _floats(path, "array", NpyFile.open(path).map)
-    if values.ndim != 2:
+def _read_npy(path: Path, scratch: Path | None, rows: range | None) -> Contents:
+    part = slice(None) if rows is None else slice(rows.start, rows.stop)
+    whole = _floats(path, "array", NpyFile.open(path).map)
+    values = whole[part]
+    if whole.ndim != 2:
         return Contents(values)
     ids, names, ids_path, chunks_path = None, None, ids_beside(path), beside(path)
     if ids_path.exists():
         stored = NpyFile.open(ids_path).map()
-        ids, names = read_ids(ids_path, stored, len(values)), named_by(stored)
-    if not chunks_path.exists():
+        if stored.shape != (len(whole),):
+            read_ids(ids_path, stored, len(whole))  # says what is wrong
+        ids, names = read_ids(ids_path, stored[part], len(values)), named_by(stored[part])
+    if rows is not None or not chunks_path.exists():
         return Contents(values, ids, chunks=ChunkColumns(names=names))
     with NpzFile(chunks_path, scratch) as file:
         return Contents(values, ids, chunks=npz_columns(file, len(values), ids, names))
@@ -127,8 +146,10 @@ def _read_npz(path: Path, trust_pickle: bool, scratch: Path | None) -> Contents:
         return Contents(values, None, targets, articles)
 
 
-def _read_parquet(path: Path, context_length: int, dim: int | None, scratch: Path | None) -> Contents:
-    with ParquetFile(path, scratch) as file:
+def _read_parquet(
+    path: Path, context_length: int, dim: int | None, scratch: Path | None, rows: range | None
+) -> Contents:
+    with ParquetFile(path, scratch, rows) as file:
         targets_key = _one_of(path, file.columns, TARGET_KEYS)
         lists = [name for name in file.list_columns() if name != targets_key]
         key = _values_key(path, lists) or (lists[0] if len(lists) == 1 else None)

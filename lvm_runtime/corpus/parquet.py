@@ -26,9 +26,12 @@ _BUFFER = 1 << 20  # read at a time from each column; without it, a whole row gr
 
 
 class ParquetFile:
-    """An open Parquet file. Raises BackendUnavailable without pyarrow, InvalidInput if `path` is no Parquet file."""
+    """An open Parquet file, or the given `rows` of one, of which only the row groups that hold them are read.
 
-    def __init__(self, path: Path, scratch: Path | None = None) -> None:
+    Raises BackendUnavailable without pyarrow, InvalidInput if `path` is no Parquet file.
+    """
+
+    def __init__(self, path: Path, scratch: Path | None = None, rows: range | None = None) -> None:
         self.path, self._scratch = path, scratch
         self._arrow, parquet = import_pyarrow()
         open_regular(path).close()
@@ -37,7 +40,9 @@ class ParquetFile:
             self.columns: list[str] = self._file.schema_arrow.names
         except (self._arrow.ArrowException, OSError, ValueError) as error:
             raise InvalidInput(f"{path}: not a Parquet file ({error})") from error
-        self._rows = int(self._file.metadata.num_rows)
+        self.total = int(self._file.metadata.num_rows)
+        self._span = range(self.total) if rows is None else rows
+        self._rows = len(self._span)
 
     def __enter__(self) -> ParquetFile:
         return self
@@ -67,7 +72,7 @@ class ParquetFile:
         for group in np.unique(np.searchsorted(ends, wanted, side="right")).tolist():
             first = int(ends[group - 1]) if group else 0
             inside = wanted[(wanted >= first) & (wanted < ends[group])]
-            for start, values in self._batches(column, _TEXTS, first=first, group=group):
+            for start, values in self._batches(column, _TEXTS, range(first, int(ends[group]))):
                 here = inside[(inside >= start) & (inside < start + len(values))]
                 found |= zip(here.tolist(), values.take(self._arrow.array(here - start)).to_pylist(), strict=True)
                 if start + len(values) > inside[-1]:
@@ -81,7 +86,7 @@ class ParquetFile:
         """
         if not self._rows:
             return np.empty((0, *self._fixed_sizes(column)), np.float32)
-        first, shape, dtype = 0, (0,), np.dtype(np.float32)
+        first, shape, dtype = self._span.start, (0,), np.dtype(np.float32)
 
         def blocks() -> Iterator[memoryview]:
             nonlocal first
@@ -109,20 +114,30 @@ class ParquetFile:
         """Return a column as Python objects."""
         return [item for _, values in self._batches(column, _IDS) for item in values.to_pylist()]
 
-    def _batches(
-        self, column: str, rows: int, *, first: int = 0, group: int | None = None
-    ) -> Iterator[tuple[int, Any]]:
-        """Yield the column, or one row group of it that begins at row `first`, in parts with their first rows."""
-        groups = None if group is None else [group]
-        total = self._rows if group is None else first + self._file.metadata.row_group(group).num_rows
+    def _batches(self, column: str, rows: int, span: range | None = None) -> Iterator[tuple[int, Any]]:
+        """Yield the rows `span` of the column in parts, each with the number of its first row in the file."""
+        span = self._span if span is None else span
+        groups, first, last = self._groups(span)
         try:
             for batch in self._file.iter_batches(rows, row_groups=groups, columns=[column]):
-                yield first, batch.column(0)
-                first += batch.num_rows
+                stop = first + batch.num_rows
+                low, high = max(first, span.start), min(stop, span.stop)
+                if low < high:
+                    yield low, batch.column(0).slice(low - first, high - low)
+                first = stop
         except (self._arrow.ArrowException, OSError) as error:
             raise InvalidInput(f"{self.path}: column {column} cannot be read from row {first} on ({error})") from error
-        if first != total:
-            raise InvalidInput(f"{self.path}: column {column} holds {first} rows, expected {total} as the file says")
+        if first != max(last, span.stop):
+            raise InvalidInput(
+                f"{self.path}: column {column} holds {first} rows, expected {max(last, span.stop)} as the file says"
+            )
+
+    def _groups(self, span: range) -> tuple[list[int], int, int]:
+        """Return the row groups that hold the rows, the first row of these groups and the one after their last."""
+        sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups)]
+        starts = np.cumsum([0, *sizes]).tolist()
+        groups = [i for i in range(len(sizes)) if starts[i] < span.stop and starts[i + 1] > span.start]
+        return groups, *((starts[groups[0]], starts[groups[-1] + 1]) if groups else (0, 0))
 
     def _dense(self, column: str) -> Iterator[NDArray[Any]]:
         for first, values in self._batches(column, _ROWS):

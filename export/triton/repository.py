@@ -1,0 +1,76 @@
+"""A model repository for Triton: the artifact behind the Python backend, and its ONNX file behind the ONNX backend.
+
+Both take contexts and give predictions under the names that our own server uses. Batches may be put together by Triton,
+because a vector does not change with the rest of its batch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lvm_runtime.arguments import finite_number, whole_number
+from lvm_runtime.artifact.config import ModelConfig
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.system import atomic
+
+MODEL = Path(__file__).with_name("model.py")
+
+
+def write_repository(
+    artifact: Artifact,
+    out: Path,
+    *,
+    name: str | None = None,
+    max_batch: int = 64,
+    max_delay_ms: float = 0.0,
+    instances: int = 1,
+    options: dict[str, str] | None = None,
+) -> list[Path]:
+    """Write the models NAME and NAME_onnx into the folder `out`, and return their folders.
+
+    A batch has up to `max_batch` contexts and waits `max_delay_ms` for more. `options` are a Predictor's backend,
+    precision, max_drift and threads, as text. Each of the `instances` is a process with a Predictor of its own. Without
+    an ONNX form in full precision the second model is left out. A model that is there is replaced in one step.
+    """
+    whole_number(instances, "instances")
+    batching = _batching(whole_number(max_batch, "max_batch"), finite_number(max_delay_ms, "max_delay_ms", example="2"))
+    name = name or artifact.config.architecture
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise InvalidInput(f"name is {name!r}, expected letters, digits, - _ and .")
+    folders = [out / name]
+    group = f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]\n"
+    with atomic.replacing(folders[0]) as folder:
+        version = folder / "1"
+        shutil.copytree(artifact.path, version / "artifact", ignore=shutil.ignore_patterns(".*"))
+        shutil.copy(MODEL, version / "model.py")
+        parameters = {"threads": "1"} | (options or {})
+        text = "".join(f'parameters {{ key: "{k}" value {{ string_value: "{v}" }} }}\n' for k, v in parameters.items())
+        (folder / "config.pbtxt").write_text(_config(name, "python", artifact.config, batching) + group + text)
+    compiled = [one for one in artifact.find("onnx") if one.precision == "fp32" and one.form == "context"]
+    if compiled:
+        folders.append(out / f"{name}_onnx")
+        with atomic.replacing(folders[1]) as folder:
+            (folder / "1").mkdir(parents=True)
+            shutil.copy(artifact.file(compiled[0]), folder / "1/model.onnx")
+            text = _config(f"{name}_onnx", "onnxruntime", artifact.config, batching)
+            (folder / "config.pbtxt").write_text(text + group)
+    return folders
+
+
+def _config(name: str, backend: str, config: ModelConfig, batching: str) -> str:
+    length, dim = config.context_length, config.dim
+    outputs = {"prediction": dim} | ({"attention": length} if config.architecture == "amn" else {})
+    listed = ",\n".join(
+        f'  {{ name: "{output}" data_type: TYPE_FP32 dims: [ {size} ] }}' for output, size in outputs.items()
+    )
+    return (
+        f'name: "{name}"\nbackend: "{backend}"\n{batching}'
+        f'input [\n  {{ name: "context" data_type: TYPE_FP32 dims: [ {length}, {dim} ] }}\n]\noutput [\n{listed}\n]\n'
+    )
+
+
+def _batching(max_batch: int, max_delay_ms: float) -> str:
+    delay = f"max_queue_delay_microseconds: {round(max_delay_ms * 1000)}"
+    return f"max_batch_size: {max_batch}\ndynamic_batching {{ {delay} }}\n"

@@ -1,0 +1,1 @@
+"""Engines of others that run predictions on more than one machine."""

@@ -1,0 +1,123 @@
+"""Predict for files of any size on a Ray cluster, with Ray Data.
+
+The rows are cut into parts. A worker on each CPU holds one Predictor, and makes part after part, each a file of its
+own. Nothing is shuffled and no vector goes through Ray, so that memory is bounded by a part. Files and artifact have to
+be at the same paths on every node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvm_runtime.arguments import whole_number
+from lvm_runtime.artifact.folder import Artifact, resolve
+from lvm_runtime.bulk.parts import ROWS, Part, PartResult, finish, plan, prepare, sources_of, write_part
+from lvm_runtime.bulk.predict import BulkResult, open_with_threads
+from lvm_runtime.errors import LvmError
+from lvm_runtime.request import Request
+from lvm_runtime.system.extras import require
+
+
+def predict(
+    source: str | Path,
+    artifact: str | Path,
+    out: str | Path,
+    *,
+    request: Request | None = None,
+    address: str | None = None,
+    cpus: int = 1,
+    gpus: float = 0,
+    rows: int = ROWS,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+) -> BulkResult:
+    """Predict for `source`, a `.npy` or Parquet file or a folder of them, into Parquet files in the folder `out`.
+
+    `address` is that of a running cluster, "auto" the one that this machine belongs to, None a cluster of this machine
+    alone. Each worker has `cpus` and `gpus`; each part has `rows` rows. An interrupted run goes on where it was. At the
+    end `out/manifest.json` lists the parts, after a check that every row is in exactly one. Rows that cannot be
+    predicted are an InvalidInput, or with `skip_bad` NaN and listed in `out/bad.csv`.
+
+    Raises BackendUnavailable without Ray, LvmError where a worker fails.
+    """
+    ray = require("ray", "predicting on a cluster", "ray", "ray.data")
+    path, folder = resolve(artifact).absolute(), Path(out).absolute()
+    Artifact.load(path)  # says what is wrong with it here, before a cluster is asked
+    parts = plan(sources_of(Path(source)), whole_number(rows, "rows"))
+    prepare(folder, parts, overwrite=overwrite)
+    started = not ray.is_initialized()
+    if started:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False)
+    try:
+        arguments = (path, request or Request(), whole_number(cpus, "cpus"), folder, skip_bad)
+        results = _run(ray, parts, arguments, cpus, gpus)
+    finally:
+        if started:
+            ray.shutdown()
+    manifest = finish(folder, parts, results)
+    resumed = sum(result.predictions for result in results if result.resumed)
+    return BulkResult(manifest["predictions"], resumed, manifest["bad"])
+
+
+def _run(ray: Any, parts: list[Part], arguments: tuple[Any, ...], cpus: int, gpus: float) -> list[PartResult]:
+    """Return the result of every part; each is a block of its own, so that any worker takes any."""
+    if not parts:
+        return []
+    items = [asdict(part) for part in parts]
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=len(parts))
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _Worker,
+        batch_size=1,
+        batch_format="numpy",
+        compute=pool,
+        num_cpus=cpus,
+        num_gpus=gpus or None,
+        fn_constructor_args=arguments,
+    )
+    try:
+        return [_result(row) for row in dataset.iter_rows()]
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from error
+
+
+class _Worker:
+    """An actor: one Predictor, and the parts that Ray hands to it."""
+
+    def __init__(self, artifact: Path, request: Request, cpus: int, folder: Path, skip_bad: bool) -> None:
+        self._predictor = open_with_threads(artifact, request, cpus)
+        self._folder, self._skip_bad = folder, skip_bad
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Make a part and return its numbers."""
+        part = Part(
+            **{name: values[0].item() if hasattr(values[0], "item") else values[0] for name, values in batch.items()}
+        )
+        result = write_part(self._predictor, part, self._folder, skip_bad=self._skip_bad)
+        return {
+            **batch,
+            "predictions": np.array([result.predictions]),
+            "resumed": np.array([result.resumed]),
+            "bad_rows": [list(result.bad)],
+            "reasons": [list(result.bad.values())],
+        }
+
+
+def _result(row: dict[str, Any]) -> PartResult:
+    part = Part(**{name: row[name] for name in Part.__dataclass_fields__})
+    bad = dict(zip(row["bad_rows"], row["reasons"], strict=True))
+    return PartResult(part, int(row["predictions"]), bad, bool(row["resumed"]))
+
+
+def _cause(error: Any) -> LvmError:
+    """Return the error that a worker raised on purpose, or one that says what Ray says."""
+    cause: Any = error
+    while cause is not None:
+        for found in (cause, getattr(cause, "cause", None)):
+            if isinstance(found, LvmError):
+                return type(found)(str(found))
+        cause = cause.__cause__
+    return LvmError(f"the cluster failed: {str(error).strip().splitlines()[-1]}")

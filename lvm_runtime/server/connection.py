@@ -1,0 +1,68 @@
+"""An HTTP connection with bounds: on the time in which a request has to have come, and on the size of its headers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_MOST_HEADERS = 64 << 10
+_BODY = b'{"error":"the request did not come within the time for it, or its headers are too long"}'
+_TIMED_OUT = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+)
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection, which ends a request that is slower than `timeout` seconds, before any answer."""
+
+    timeout = 30.0
+    _deadline: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """Give a new connection its time to send something."""
+        super().connection_made(transport)
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._end()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Give a request its time."""
+        super().on_message_begin()
+        self._header_bytes = 0
+        self._begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, and end the connection when all of them are too long."""
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > _MOST_HEADERS:
+            self._too_slow()
+        else:
+            super().on_header(name, value)
+
+    def on_message_complete(self) -> None:
+        """Stop waiting: the request is there."""
+        self._end()
+        super().on_message_complete()
+
+    def _begin(self) -> None:
+        self._end()
+        self._deadline = self.loop.call_later(self.timeout, self._too_slow)
+
+    def _end(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._end()
+        if not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+                self.transport.write(_TIMED_OUT)
+            self.transport.close()

@@ -1,0 +1,190 @@
+"""The models that are served: each a Predictor that passed its known-answer test, behind a Batcher.
+
+A reload builds the new Predictor beside the old one and then takes its place. What the old one has accepted it answers.
+
+B contexts of a request, b of a batch, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_runtime.batcher import Batcher
+from lvm_runtime.bulk.predict import open_with_threads
+from lvm_runtime.contexts import Array, usable_float32
+from lvm_runtime.errors import LvmError
+from lvm_runtime.predictor import Predictor
+from lvm_runtime.request import Request
+from lvm_runtime.server.failures import Failure, Refused
+from lvm_runtime.server.metrics import Metrics
+from lvm_runtime.server.options import ModelSpec, ServerOptions
+from lvm_runtime.server.protocol import check_contexts, check_outputs
+from lvm_runtime.server.statistics import Statistics
+from lvm_runtime.system.cpus import usable_cpus
+
+_log = logging.getLogger("lvm_runtime.server")
+
+
+class ServedModel:
+    """One version of a model: its Predictor, and the Batchers for predictions alone and with attention."""
+
+    def __init__(self, spec: ModelSpec, predictor: Predictor, options: ServerOptions, metrics: Metrics) -> None:
+        self.spec, self.predictor, self.config = spec, predictor, predictor.config
+        self.statistics = Statistics()
+        self._options = options
+        self._batchers: dict[bool, Batcher] = {}
+        labels = (spec.name, spec.version)
+        self._requests = metrics.requests
+        self._contexts = metrics.contexts.labels(*labels)
+        self._batch, self._compute = metrics.batch.labels(*labels), metrics.compute.labels(*labels)
+        self._latency, self._queue = metrics.latency.labels(*labels), metrics.queue.labels(*labels)
+        self._counters: dict[tuple[str, int], Any] = {}
+        metrics.drift.labels(*labels).set(predictor.explain().running.drift)
+
+    async def infer(self, contexts: NDArray[Any], outputs: list[str]) -> dict[str, Array]:
+        """Return the outputs by name for contexts `[B, T, D]` of any float type: `[B, D]`, and `[B, T]`.
+
+        Raises InvalidInput with the first bad row, and Refused when the queue is full. Nothing is awaited before the
+        batcher has the request, so that a reload or a stop finds it either accepted or refused.
+        """
+        attention = check_outputs(self.config, outputs)
+        check_contexts(self.config, contexts, self._options.max_request)
+        began, count = time.perf_counter(), len(contexts)
+        answer = await self._submit(contexts, attention) if count else np.empty((0, self._width(attention)), np.float32)
+        taken = time.perf_counter() - began
+        self._latency.observe(taken)
+        self._contexts.inc(count)
+        self.statistics.succeeded(count, taken)
+        found = {"prediction": answer[:, : self.config.dim], "attention": answer[:, self.config.dim :]}
+        return {name: found[name] for name in outputs}
+
+    def count(self, protocol: str, status: int) -> None:
+        """Count a request that was answered with an HTTP status, or the one that a gRPC status stands for."""
+        counter = self._counters.get((protocol, status))
+        if counter is None:
+            counter = self._requests.labels(self.spec.name, self.spec.version, protocol, str(status))
+            self._counters[protocol, status] = counter
+        counter.inc()
+        if status != 200:
+            self.statistics.failed()
+
+    async def _submit(self, contexts: NDArray[Any], attention: bool) -> Array:
+        batcher = self._batcher(attention)
+        if batcher.pending + len(contexts) > self._options.max_queue:
+            raise Refused(Failure.BUSY, f"{batcher.pending} contexts are waiting; try again later")
+        self._queue.inc(len(contexts))
+        try:
+            return await batcher.submit(contexts)
+        finally:
+            self._queue.dec(len(contexts))
+
+    def _batcher(self, attention: bool) -> Batcher:
+        """Return the Batcher, which starts with its first request: a thread does not live through a fork."""
+        if attention not in self._batchers:
+            self._batchers[attention] = Batcher(
+                lambda contexts: usable_float32(contexts, self.predictor.largest_norm),
+                self._run_with_attention if attention else self._run,
+                max_batch=self._options.max_batch,
+                max_delay_ms=self._options.max_delay_ms,
+                max_pending=self._options.max_queue + self._options.max_request,  # `_submit` refuses before
+                adaptive=True,
+                whole=True,
+            )
+        return self._batchers[attention]
+
+    def _width(self, attention: bool) -> int:
+        return self.config.dim + (self.config.context_length if attention else 0)
+
+    def _run(self, contexts: Array) -> Array:
+        began = time.perf_counter()
+        predictions: Array = self.predictor.predict(contexts)
+        self._ran(len(contexts), time.perf_counter() - began)
+        return predictions
+
+    def _run_with_attention(self, contexts: Array) -> Array:
+        began = time.perf_counter()
+        both = np.concatenate(self.predictor.predict(contexts, return_attention=True), axis=1)
+        self._ran(len(contexts), time.perf_counter() - began)
+        return both
+
+    def _ran(self, contexts: int, seconds: float) -> None:
+        self._batch.observe(contexts)
+        self._compute.observe(seconds)
+        self.statistics.ran(contexts, seconds)
+
+    def close(self) -> None:
+        """Answer what was accepted, then release the Predictor."""
+        for batcher in self._batchers.values():
+            batcher.close()
+        self.predictor.close()
+
+
+class Models:
+    """The models by name and version. `ready` once each has passed its known-answer test."""
+
+    def __init__(self, specs: Iterable[ModelSpec], request: Request, options: ServerOptions, metrics: Metrics) -> None:
+        self.specs, self._request, self._options, self._metrics = list(specs), request, options, metrics
+        self._served: dict[str, dict[str, ServedModel]] = {}
+        self.ready = False
+
+    def load(self) -> None:
+        """Build every model, and replace those that were served before once all are built."""
+        fresh = [ServedModel(spec, self._open(spec), self._options, self._metrics) for spec in self.specs]
+        old, self._served = list(self), _by_name(fresh)
+        self.ready = True
+        for model in fresh:
+            running = str(model.predictor.explain().running)
+            _log.info("loaded", extra={"model": model.spec.name, "version": model.spec.version, "running": running})
+        for model in old:
+            model.close()
+
+    async def reload(self) -> None:
+        """Load again; when that fails, the old models go on, and the log says why."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self.load)
+        except (LvmError, OSError) as error:
+            _log.error("reload failed, the models before go on: %s", error)
+
+    def get(self, name: str, version: str | None) -> ServedModel:
+        """Return a model, without a `version` its highest; Refused if there is none, or before it is loaded."""
+        versions = self._served.get(name)
+        if versions is None:
+            if not self.ready and any(spec.name == name for spec in self.specs):
+                raise Refused(Failure.BUSY, f"model {name!r} is being loaded; try again later")
+            raise Refused(Failure.UNKNOWN, f"no model {name!r:.99}; there are {', '.join(sorted(self._served))}")
+        if not version:
+            return versions[max(versions, key=int)]
+        if version not in versions:
+            raise Refused(Failure.UNKNOWN, f"model {name} has no version {version!r:.99}, only {', '.join(versions)}")
+        return versions[version]
+
+    def versions(self, name: str) -> list[str]:
+        """Return the versions of a model."""
+        return sorted(self._served.get(name, {}), key=int)
+
+    def __iter__(self) -> Any:
+        return (model for versions in self._served.values() for model in versions.values())
+
+    def close(self) -> None:
+        """Answer what was accepted and release everything."""
+        for model in self:
+            model.close()
+
+    def _open(self, spec: ModelSpec) -> Predictor:
+        """Open a Predictor on this process's share of the CPUs, of which one is left to the sockets."""
+        threads = max(1, usable_cpus() // self._options.workers - 1)
+        return open_with_threads(spec.path, self._request, threads)
+
+
+def _by_name(models: list[ServedModel]) -> dict[str, dict[str, ServedModel]]:
+    found: dict[str, dict[str, ServedModel]] = {}
+    for model in models:
+        found.setdefault(model.spec.name, {})[model.spec.version] = model
+    return found

@@ -1,0 +1,86 @@
+"""What the server is told on its command line, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lvm_runtime.arguments import finite_number, whole_number
+from lvm_runtime.artifact.folder import resolve
+from lvm_runtime.errors import InvalidInput
+
+_SPEC = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)(?::(?P<version>[0-9]+))?=)?(?P<path>.+)")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Where the server listens and what it takes: contexts of a batch, a request and the queue, bytes, seconds.
+
+    A port of 0 is any free one. `drain` is how long a server that was told to stop goes on taking requests while it
+    says that it is not ready; `grace` is how long it then waits for those under way.
+    """
+
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    workers: int = 1
+    max_batch: int = 64
+    max_delay_ms: float = 2.0
+    max_request: int = 1024
+    max_queue: int = 4096
+    max_body: int = 16 << 20
+    timeout: float = 30.0
+    drain: float = 2.0
+    grace: float = 30.0
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    token: str | None = None
+    log_requests: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("http_port", "grpc_port"):
+            whole_number(getattr(self, name), name, least=0, most=65535)
+        for name in ("workers", "max_batch", "max_request", "max_queue", "max_body"):
+            whole_number(getattr(self, name), name)
+        for name in ("max_delay_ms", "timeout", "drain", "grace"):
+            finite_number(getattr(self, name), name, example="2")
+        if self.max_request > self.max_queue:
+            raise InvalidInput(f"max_request is {self.max_request}, expected at most max_queue, {self.max_queue}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidInput("TLS needs both a certificate and its key: give --tls-cert and --tls-key")
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
+            raise InvalidInput("the token is empty or holds what a header cannot; expected printable ASCII")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """An artifact to serve, and the name and version that clients ask for it by.
+
+    >>> ModelSpec.parse("amn:2=artifacts/amn-tuned").version
+    '2'
+    """
+
+    name: str
+    version: str
+    path: Path
+
+    @classmethod
+    def parse(cls, text: str) -> ModelSpec:
+        """Return what `[NAME[:VERSION]=]ARTIFACT` says: by default the folder's name, and version 1."""
+        found = _SPEC.fullmatch(text)
+        path = resolve(text if found is None else found["path"]).absolute()
+        name = path.name if found is None or found["name"] is None else found["name"]
+        if not _NAME.fullmatch(name):
+            raise InvalidInput(f"{text!r}: {name!r} is no name for a model; give one: NAME={text}")
+        return cls(name, (found and found["version"]) or "1", path)

@@ -1,0 +1,64 @@
+"""What the protocol's requests ask for, whichever way they came.
+
+B contexts, T context length, D vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from lvm_runtime.artifact.config import ModelConfig
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.server.failures import Failure, Refused
+
+INPUT = "context"
+OUTPUTS = ("prediction", "attention")
+PLATFORM = "lvm_runtime"
+EXTENSIONS = ("binary_tensor_data", "statistics", "model_repository")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output that was asked for, and whether as bytes."""
+
+    name: str
+    binary: bool
+
+
+def contexts_of(names: Sequence[Any]) -> None:
+    """Raise InvalidInput unless the inputs are the model's only one."""
+    if list(names) != [INPUT]:
+        raise InvalidInput(f"inputs are {list(names)!r:.99}, expected one of name {INPUT}")
+
+
+def check_outputs(config: ModelConfig, names: Sequence[str]) -> bool:
+    """Return whether attention is among the outputs; InvalidInput for one that the model does not have."""
+    for name in names:
+        if name not in outputs_of(config):
+            raise InvalidInput(f"output {name!r:.99}: expected {' or '.join(outputs_of(config))}")
+    return "attention" in names
+
+
+def check_contexts(config: ModelConfig, contexts: NDArray[Any], most: int) -> None:
+    """Raise InvalidInput for a shape that the model does not take, Refused for more than `most` contexts."""
+    expected = (config.context_length, config.dim)
+    if contexts.ndim != 3 or contexts.shape[1:] != expected:
+        raise InvalidInput(f"{INPUT}: shape is {list(contexts.shape)}, expected [B, {expected[0]}, {expected[1]}]")
+    if len(contexts) > most:
+        raise Refused(Failure.LARGE, f"{INPUT}: {len(contexts)} contexts, expected at most {most} in a request")
+
+
+def outputs_of(config: ModelConfig) -> tuple[str, ...]:
+    """Return the names of a model's outputs."""
+    return OUTPUTS if config.architecture == "amn" else OUTPUTS[:1]
+
+
+def tensors_of(config: ModelConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the inputs and the outputs of a model as its metadata tell them; −1 stands for B."""
+    sizes = {"prediction": config.dim, "attention": config.context_length}
+    inputs = [{"name": INPUT, "datatype": "FP32", "shape": [-1, config.context_length, config.dim]}]
+    return inputs, [{"name": name, "datatype": "FP32", "shape": [-1, sizes[name]]} for name in outputs_of(config)]

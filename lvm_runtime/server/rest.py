@@ -1,0 +1,199 @@
+"""The REST side of the protocol, as a Starlette application."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+import lvm_runtime
+from lvm_runtime.server import codec
+from lvm_runtime.server.failures import Failure, Refused, failure_of
+from lvm_runtime.server.metrics import CONTENT_TYPE
+from lvm_runtime.server.openapi import describe
+from lvm_runtime.server.protocol import EXTENSIONS, PLATFORM, tensors_of
+from lvm_runtime.server.state import State
+
+_log = logging.getLogger("lvm_runtime.server")
+_JSON = "application/json"
+_MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+
+Handler = Callable[[State, Request], Awaitable[Response]]
+
+
+def build_app(state: State) -> Starlette:
+    """Return the application; `state` holds the models and says whether the server is about to stop."""
+    routes = [_route(state, f"{path}/infer", infer, "POST") for path in _MODEL]
+    routes += [_route(state, f"{path}/{leaf}", handler) for path in _MODEL for leaf, handler in _LEAVES.items()]
+    routes += [_route(state, path, model_metadata) for path in _MODEL]
+    routes += [_route(state, path, handler) for path, handler in _PATHS.items()]
+    routes.append(_route(state, "/v2/repository/index", repository_index, "POST"))
+
+    async def unknown(_: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        return _json(
+            {"error": f"{getattr(error, 'detail', 'internal error')}; /openapi.json lists what there is"}, status
+        )
+
+    return Starlette(routes=routes, exception_handlers={HTTPException: unknown})
+
+
+def _route(state: State, path: str, handler: Handler, method: str = "GET") -> Route:
+    async def endpoint(request: Request) -> Response:
+        began = time.perf_counter()
+        try:
+            _require_token(state, request)
+            response = await handler(state, request)
+        except Exception as error:
+            failure, message = failure_of(error)
+            response = _json({"error": message}, failure.status)
+            if failure is Failure.BUSY:
+                response.headers["retry-after"] = "1"
+            if failure is Failure.LARGE:
+                response.headers["connection"] = "close"  # the rest of the body is not read
+        if state.stopping:
+            response.headers["connection"] = "close"  # so that nobody sends into a connection that is about to close
+        if state.options.log_requests:
+            seconds = round(time.perf_counter() - began, 6)
+            extra = {"method": request.method, "path": request.url.path, "status": response.status_code}
+            _log.info("request", extra=extra | {"seconds": seconds})
+        return response
+
+    return Route(path, endpoint, methods=[method])
+
+
+def _require_token(state: State, request: Request) -> None:
+    token = state.options.token
+    if token is None or request.url.path.startswith("/v2/health/"):
+        return
+    given = request.headers.get("authorization", "")
+    if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        raise Refused(Failure.TOKEN, "expected the header Authorization: Bearer TOKEN with this server's token")
+
+
+async def infer(state: State, request: Request) -> Response:
+    """Answer an inference request."""
+    model = state.models.get(request.path_params["model"], request.path_params.get("version"))
+    status = 500
+    try:
+        body = await _body(state, request)
+        call = codec.decode(body, request.headers.get(codec.HEADER_LENGTH))
+        found = await model.infer(call.contexts, [wanted.name for wanted in call.outputs])
+        body, headers = codec.encode(model.spec.name, model.spec.version, call, found)
+        if encoding := codec.compression(request.headers.get("accept-encoding", "")):
+            body, headers["content-encoding"] = codec.compress(body, encoding), encoding
+        status = 200
+        return Response(body, headers=headers)
+    except Exception as error:
+        failure, message = failure_of(error)
+        status = failure.status
+        raise Refused(failure, message) from error
+    finally:
+        model.count("http", status)
+
+
+async def _body(state: State, request: Request) -> bytes:
+    """Read the body, of `max_body` bytes at most also once it is unpacked."""
+    most, size = state.options.max_body, 0
+    too_large = Refused(Failure.LARGE, f"the body has more than {most} bytes; send fewer contexts")
+    if int(request.headers.get("content-length", 0)) > most:
+        raise too_large
+    chunks = []
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > most:
+                raise too_large
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise Refused(Failure.BAD, "the body was cut off") from None
+    body = chunks[0] if chunks[1:] == [b""] else b"".join(chunks)
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    return body if encoding == "identity" else codec.decompress(body, encoding, most)
+
+
+async def live(state: State, request: Request) -> Response:
+    """Say that the server answers."""
+    return _json({"live": True})
+
+
+async def ready(state: State, request: Request) -> Response:
+    """Say whether every model is loaded and the server is not about to stop."""
+    return _json({"ready": state.ready}, 200 if state.ready else 503)
+
+
+async def model_ready(state: State, request: Request) -> Response:
+    """Say whether a model is loaded."""
+    model = _model(state, request)
+    return _json({"name": model.spec.name, "ready": state.ready}, 200 if state.ready else 503)
+
+
+async def server_metadata(state: State, request: Request) -> Response:
+    """Say what server this is."""
+    return _json({"name": PLATFORM, "version": lvm_runtime.__version__, "extensions": EXTENSIONS})
+
+
+async def model_metadata(state: State, request: Request) -> Response:
+    """Say what a model takes and gives."""
+    model = _model(state, request)
+    inputs, outputs = tensors_of(model.config)
+    name = model.spec.name
+    versions = state.models.versions(name)
+    return _json({"name": name, "versions": versions, "platform": PLATFORM, "inputs": inputs, "outputs": outputs})
+
+
+async def model_statistics(state: State, request: Request) -> Response:
+    """Say what a model, or each, has done in this worker process since it was loaded."""
+    models = [_model(state, request)] if "model" in request.path_params else list(state.models)
+    found = [model.statistics.to_dict(model.spec.name, model.spec.version) for model in models]
+    return _json({"model_stats": found})
+
+
+async def repository_index(state: State, request: Request) -> Response:
+    """List the models."""
+    served = {(model.spec.name, model.spec.version) for model in state.models}
+    states = {True: "READY", False: "LOADING"}
+    return _json(
+        [
+            {"name": spec.name, "version": spec.version, "state": states[(spec.name, spec.version) in served]}
+            for spec in state.models.specs
+        ]
+    )
+
+
+async def metrics(state: State, request: Request) -> Response:
+    """Return the metrics for Prometheus."""
+    return Response(state.metrics.text(), media_type=CONTENT_TYPE)
+
+
+async def openapi(state: State, request: Request) -> Response:
+    """Return the description of this interface."""
+    return _json(describe(state.models))
+
+
+_LEAVES: dict[str, Handler] = {"ready": model_ready, "stats": model_statistics}
+_PATHS: dict[str, Handler] = {
+    "/v2/health/live": live,
+    "/v2/health/ready": ready,
+    "/v2": server_metadata,
+    "/v2/models/stats": model_statistics,
+    "/metrics": metrics,
+    "/openapi.json": openapi,
+}
+
+
+def _model(state: State, request: Request) -> Any:
+    return state.models.get(request.path_params["model"], request.path_params.get("version"))
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, media_type=_JSON)

@@ -1,0 +1,117 @@
+"""Run the server: both sides on one event loop, from the first socket to the last answer.
+
+A server that is told to stop says at once that it is not ready, and goes on answering for `drain` seconds, in which
+whoever balances the load finds that out; HTTP answers then end their connections. After that nothing new is taken, and
+what is under way is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import uvicorn
+
+from lvm_runtime.errors import LvmError
+from lvm_runtime.server.connection import Connection
+from lvm_runtime.server.rest import build_app
+from lvm_runtime.server.rpc import build_server
+from lvm_runtime.server.state import State
+
+_log = logging.getLogger("lvm_runtime.server")
+_KEEP_ALIVE = 75  # seconds; longer than the minute after which balancers drop idle connections themselves
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: uvicorn raises them again once it has stopped, which would end the process too early."""
+        yield
+
+
+def run(state: State, listener: socket.socket, grpc_port: int) -> None:
+    """Serve on `listener` and `grpc_port` until SIGTERM or SIGINT; SIGHUP loads the models again.
+
+    Raises what a model that cannot be loaded raises.
+    """
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        uvloop.install()
+    asyncio.run(_serve(state, listener, grpc_port))
+
+
+async def _serve(state: State, listener: socket.socket, grpc_port: int) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    reloads: set[asyncio.Task[None]] = set()
+    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(state.models.reload())))
+    web, rpc = _web(state), build_server(state)
+    bound = _bind(rpc, state, grpc_port)
+    serving = loop.create_task(web.serve(sockets=[listener]))
+    await rpc.start()
+    where = {"http": listener.getsockname()[1], "grpc": bound, "host": state.options.host}
+    _log.info("listening", extra=where | {"tls": state.options.tls_cert is not None})
+    try:
+        await _load(state, stop)
+        await stop.wait()
+        await _drain(state)
+    finally:
+        web.should_exit = True
+        await asyncio.gather(serving, rpc.stop(state.options.grace))
+        await asyncio.gather(*reloads)
+        state.models.close()
+        _log.info("stopped")
+
+
+async def _load(state: State, stop: asyncio.Event) -> None:
+    if not state.models.ready:
+        await asyncio.get_running_loop().run_in_executor(None, state.models.load)
+    if not stop.is_set():
+        _log.info("ready")
+
+
+async def _drain(state: State) -> None:
+    state.stopping = True
+    _log.info("stopping", extra={"drain": state.options.drain})
+    await asyncio.sleep(state.options.drain)
+
+
+def _web(state: State) -> _Uvicorn:
+    options = state.options
+    connection = type("BoundConnection", (Connection,), {"timeout": options.timeout})
+    return _Uvicorn(
+        uvicorn.Config(
+            build_app(state),
+            http=connection,
+            ws="none",
+            lifespan="off",
+            loop="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=int(options.grace) or 1,
+            ssl_certfile=options.tls_cert,
+            ssl_keyfile=options.tls_key,
+        )
+    )
+
+
+def _bind(server: Any, state: State, port: int) -> int:
+    options = state.options
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    try:
+        if options.tls_cert is None or options.tls_key is None:
+            return server.add_insecure_port(f"{host}:{port}")
+        pair = options.tls_key.read_bytes(), options.tls_cert.read_bytes()
+        return server.add_secure_port(f"{host}:{port}", grpc.ssl_server_credentials([pair]))
+    except RuntimeError as error:
+        raise LvmError(f"port {port} of {options.host} cannot be used for gRPC ({error}); choose another") from error

@@ -1,0 +1,49 @@
+"""Tensors of the protocol to numpy arrays and back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_runtime.errors import InvalidInput
+
+DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2"), "FP64": np.dtype("<f8")}
+
+
+def from_bytes(name: str, datatype: Any, shape: Any, data: bytes | memoryview) -> NDArray[Any]:
+    """Return the tensor whose numbers are `data`; InvalidInput if they do not fill its shape."""
+    dtype, sizes = _dtype(name, datatype), _sizes(name, shape)
+    expected = math.prod(sizes) * dtype.itemsize
+    if len(data) != expected:
+        raise InvalidInput(f"{name}: {len(data)} bytes, expected {expected} for {datatype} {sizes}")
+    return np.frombuffer(data, dtype).reshape(sizes)
+
+
+def from_numbers(name: str, datatype: Any, shape: Any, data: Any) -> NDArray[Any]:
+    """Return the tensor whose numbers are the list `data`, flat or nested as its shape is."""
+    dtype, sizes = _dtype(name, datatype), _sizes(name, shape)
+    try:
+        array = np.asarray(data)
+    except ValueError as error:
+        raise InvalidInput(f"{name}: data are lists of unequal lengths; expected {sizes}") from error
+    if array.dtype.kind not in "iuf" and array.size:
+        raise InvalidInput(f"{name}: data hold something else than numbers")
+    if array.size != math.prod(sizes) or (array.ndim > 1 and array.shape != tuple(sizes)):
+        raise InvalidInput(f"{name}: data of shape {list(array.shape)}, expected {sizes}, flat or nested")
+    with np.errstate(over="ignore"):  # an overflow to infinity is refused with its row, as any infinity is
+        return array.astype(dtype).reshape(sizes)
+
+
+def _dtype(name: str, datatype: Any) -> np.dtype[Any]:
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise InvalidInput(f"{name}: datatype is {datatype!r:.99}, expected one of {', '.join(DATATYPES)}")
+    return DATATYPES[datatype]
+
+
+def _sizes(name: str, shape: Any) -> list[int]:
+    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 1 << 40 for size in shape):
+        raise InvalidInput(f"{name}: shape is {shape!r:.99}, expected a list of whole numbers")
+    return shape

@@ -1,0 +1,75 @@
+"""Model repositories for Triton: as its definition says, and answered by a real server as by ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tritonclient.grpc
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from export.triton.repository import write_repository
+from lvm_runtime import Artifact, InvalidInput, Predictor
+from tests.artifacts import some_contexts
+from tests.export.triton_server import triton
+from tests.lvm_runtime.server.serving import serving
+from tests.lvm_runtime.server.test_clients import infer
+
+Get = Callable[[str], Path]
+
+
+def _read(folder: Path) -> ModelConfig:
+    return text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
+
+
+@pytest.mark.parametrize("architecture", ["amn", "lstm"])
+def test_a_repository_is_what_the_definition_says(small_artifacts: Get, tmp_path: Path, architecture: str) -> None:
+    artifact = Artifact.load(small_artifacts(architecture))
+    python, compiled = write_repository(artifact, tmp_path, max_delay_ms=1.5, options={"max_drift": "1e-3"})
+    graph = onnx.load(compiled / "1/model.onnx").graph
+    for folder, backend in ((python, "python"), (compiled, "onnxruntime")):
+        config = _read(folder)
+        assert (config.name, config.backend, config.max_batch_size) == (folder.name, backend, 64)
+        assert config.dynamic_batching.max_queue_delay_microseconds == 1500
+        for tensors, values in ((config.input, graph.input), (config.output, graph.output)):
+            sizes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim][1:] for value in values}
+            assert {tensor.name: list(tensor.dims) for tensor in tensors} == sizes
+    assert {name: value.string_value for name, value in _read(python).parameters.items()} == {
+        "threads": "1",
+        "max_drift": "1e-3",
+    }
+    Artifact.load(python / "1/artifact").check()
+    with pytest.raises(InvalidInput, match="expected letters"):
+        write_repository(artifact, tmp_path, name='a"b')
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(
+    "LVM_TRITON" not in os.environ, reason="LVM_TRITON names a virtual environment with nvidia-pytriton"
+)
+def test_a_real_triton_answers_as_our_server_does(small_artifacts: Get, tmp_path: Path) -> None:
+    path = small_artifacts("amn")
+    (python, _) = write_repository(Artifact.load(path), tmp_path / "all")
+    repository = tmp_path / "python"
+    repository.mkdir()
+    python.rename(repository / "amn")  # its build here has the Python backend only
+    bad = some_contexts(2)
+    bad[1, 2, 3] = np.nan
+    with Predictor(path, threads=1) as predictor, serving(f"amn={path}") as ours, triton(repository) as theirs:
+        for server in (ours, theirs):
+            ask = tritonclient.grpc.InferenceServerClient(server.grpc)
+            for count in (1, 2, 7, 64):
+                contexts = some_contexts(count, seed=count)
+                (found,) = infer(tritonclient.grpc, ask, contexts)
+                np.testing.assert_array_equal(found, predictor.predict(contexts))
+            both = infer(tritonclient.grpc, ask, contexts, outputs=("prediction", "attention"))
+            for found, expected in zip(both, predictor.predict(contexts, return_attention=True), strict=True):
+                np.testing.assert_array_equal(found, expected)
+            with pytest.raises(Exception, match="row 1, position 2, component 3 is nan"):
+                infer(tritonclient.grpc, ask, bad)
+            ask.close()

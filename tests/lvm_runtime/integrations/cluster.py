@@ -1,0 +1,48 @@
+"""Predict on a cluster of two nodes, of which one is killed while another joins: run as a script, in its own network.
+
+Arguments: folder with `in.parquet`, artifact, seed of the moment. Prints how many predictions there are, and how many
+nodes lived at the end.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+from lvm_runtime.integrations.ray import predict
+
+
+def main() -> None:
+    """Run."""
+    folder, artifact, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    limits = {"object_store_memory": 100 << 20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **limits})
+    nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2)]
+    ray.init(address=cluster.address, log_to_driver=False)
+    out = folder / "out"
+
+    def disturb() -> None:
+        moment = random.Random(seed).randrange(1, 40)
+        while len(list(out.glob("*.parquet"))) < moment:
+            time.sleep(0.01)
+        cluster.remove_node(nodes[seed % 2], allow_graceful=False)
+        cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    result = predict(folder / "in.parquet", artifact, out, rows=2000)
+    thread.join()
+    alive = sum(node["Alive"] for node in ray.nodes())
+    print(f"predictions {result.predictions}, nodes {alive}", flush=True)
+    ray.shutdown()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

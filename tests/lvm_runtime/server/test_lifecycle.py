@@ -1,0 +1,185 @@
+"""Starting, loading again, stopping: no request that was taken is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+
+from lvm_runtime import Predictor, Request
+from lvm_runtime.server.failures import Refused
+from lvm_runtime.server.metrics import Metrics
+from lvm_runtime.server.models import Models
+from lvm_runtime.server.options import ModelSpec, ServerOptions
+from tests.artifacts import some_contexts
+from tests.lvm_runtime.server.serving import Running, serving
+from tests.lvm_runtime.server.test_clients import client, curl, infer
+
+Get = Callable[[str], Path]
+
+
+class Load:
+    """Clients that ask without a pause, until they are told to stop or that the server is no longer ready."""
+
+    def __init__(self, server: Running, predictor: Any, clients: int) -> None:
+        self.contexts = some_contexts(1)
+        self.expected = predictor.predict(self.contexts)
+        self.server, self.answered, self.failed = server, 0, list[str]()
+        self.stop = threading.Event()
+        sides = ("http", "grpc") * (clients // 2)
+        self._threads = [threading.Thread(target=self._ask, args=(side,)) for side in sides]
+        self._threads.append(threading.Thread(target=self._watch))
+
+    def _watch(self) -> None:
+        while not self.stop.wait(0.05):
+            if curl(self.server, "/v2/health/ready")[0] != 200:
+                self.stop.set()
+
+    def _ask(self, side: str) -> None:
+        module, ask = client(self.server, side)
+        while not self.stop.is_set():
+            try:
+                np.testing.assert_array_equal(infer(module, ask, self.contexts)[0], self.expected)
+                self.answered += 1
+            except Exception as error:
+                self.failed.append(f"{side}: {error!r} {error}")
+                break
+        ask.close()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Ask while the body runs, and wait for the clients to end."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            for thread in self._threads:
+                thread.join(60)
+
+    def wait_for(self, more: int) -> None:
+        """Wait until that many more requests are answered."""
+        goal, end = self.answered + more, time.monotonic() + 60
+        while self.answered < goal and not self.failed and time.monotonic() < end:
+            time.sleep(0.01)
+        assert self.answered >= goal, self.failed
+
+
+def test_workers_reload_and_drain_under_load(small_artifacts: Get) -> None:
+    path = small_artifacts("amn")
+    with (
+        Predictor(path, threads=1) as predictor,
+        serving(f"amn={path}", "--workers", "2", "--drain", "1") as server,
+    ):
+        load = Load(server, predictor, 8)
+        with load.running():
+            load.wait_for(100)
+            server.process.send_signal(signal.SIGHUP)
+            load.wait_for(200)
+            metrics = curl(server, "/metrics")[1].decode()
+            status = server.stop()
+        assert not load.failed
+        assert status == 0
+        counted = sum(float(n) for n in re.findall(r'lvm_requests_total{.*status="200".*} (\S+)', metrics))
+        assert 300 <= counted <= load.answered + 8
+        assert server.names().count("loaded") == 1 + 2  # before the fork, and again in each worker
+        assert server.names().count("stopped") == 2
+
+
+def test_a_failed_reload_leaves_the_old_model(small_artifacts: Get, tmp_path: Path) -> None:
+    shutil.copytree(small_artifacts("amn"), tmp_path / "amn")
+    with serving(str(tmp_path / "amn"), "--drain", "0") as server:
+        (tmp_path / "amn" / "manifest.json").write_text("{}")
+        server.process.send_signal(signal.SIGHUP)
+        while not any("reload failed" in name for name in server.names()):
+            time.sleep(0.01)
+        module, ask = client(server, "http")
+        assert infer(module, ask, some_contexts(1))[0].shape == (1, 16)
+        ask.close()
+        assert server.stop() == 0
+
+
+def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="manifest"), serving(str(tmp_path)):
+        pass
+
+
+def test_tls_and_token(small_artifacts: Get, tmp_path: Path) -> None:
+    cert, key, token = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "token"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key, "-out", cert]
+    subprocess.run([*map(str, make), *names], check=True, capture_output=True)
+    token.write_text("secret\n")
+    files = ("--tls-cert", str(cert), "--tls-key", str(key), "--token-file", str(token))
+    with serving(str(small_artifacts("amn")), *files, "--drain", "0") as server:
+        context = ssl.create_default_context(cafile=cert)
+        web = tritonclient.http.InferenceServerClient(
+            server.http, ssl=True, ssl_context_factory=lambda: context, ssl_options={"ca_certs": str(cert)}
+        )
+        rpc = tritonclient.grpc.InferenceServerClient(server.grpc, ssl=True, root_certificates=str(cert))
+        for module, ask in ((tritonclient.http, web), (tritonclient.grpc, rpc)):
+            assert ask.is_server_ready()
+            for wrong in ({}, {"authorization": "Bearer secre"}):
+                with pytest.raises(Exception, match="Bearer TOKEN"):
+                    infer(module, ask, some_contexts(1), headers=wrong)
+            right = {"authorization": "Bearer secret"}
+            assert infer(module, ask, some_contexts(1), headers=right)[0].shape == (1, 16)
+            ask.close()
+        plain = grpc.insecure_channel(server.grpc)
+        with pytest.raises(grpc.RpcError):
+            plain.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=5)
+        plain.close()
+
+
+def test_a_full_queue_refuses_and_goes_on(small_artifacts: Get) -> None:
+    metrics, options = Metrics(), ServerOptions(max_request=4, max_queue=4, max_batch=1, max_delay_ms=0)
+    models = Models([ModelSpec("amn", "1", small_artifacts("amn"))], Request(threads=1), options, metrics)
+    models.load()
+    model = models.get("amn", None)
+    gate, predict = threading.Event(), model.predictor.predict
+    model.predictor.predict = lambda contexts: gate.wait(20) and predict(contexts)  # type: ignore[method-assign]
+
+    async def ask() -> list[Any]:
+        contexts = some_contexts(1)
+        first = asyncio.ensure_future(model.infer(contexts, ["prediction"]))
+        while not model._batchers or model._batchers[False].pending:
+            await asyncio.sleep(0.001)
+        waiting = [asyncio.ensure_future(model.infer(contexts, ["prediction"])) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(Refused, match="4 contexts are waiting"):
+            await model.infer(contexts, ["prediction"])
+        gate.set()
+        return await asyncio.gather(first, *waiting)
+
+    assert len(asyncio.run(ask())) == 5
+    models.close()
+
+
+@pytest.mark.soak
+def test_no_request_is_lost_over_many_stops(small_artifacts: Get) -> None:
+    path = small_artifacts("amn")
+    with Predictor(path, threads=1) as predictor:
+        for workers in ("1", "2") * 5:
+            with serving(f"amn={path}", "--workers", workers, "--drain", "1") as server:
+                load = Load(server, predictor, 32)
+                with load.running():
+                    load.wait_for(500)
+                    os.kill(server.process.pid, signal.SIGTERM)
+                assert not load.failed
+                assert server.process.wait(60) == 0
