@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lvm_runtime.arguments import whole_number
 from lvm_runtime.artifact.folder import Artifact, resolve
-from lvm_runtime.backends.guard import forks_wait
+from lvm_runtime.backends.guard import building, forks_wait
 from lvm_runtime.contexts import Array, Contexts, as_float_array, is_usable, usable_float32
 from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
 from lvm_runtime.request import AUTO, Request
@@ -92,7 +92,7 @@ class Predictor:
         self.artifact = Artifact.load(path)
         self.config = self.artifact.config
         self._shape = (self.config.context_length, self.config.dim)
-        with forks_wait():  # with what is imported and measured for it
+        with building():  # with what is imported and measured for it
             session, self._refused = open_session(self.artifact, request)
         self._session: Session | None = session
         self._sequences = SequenceRunner(self.artifact, session)

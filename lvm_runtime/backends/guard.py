@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from threading import get_ident
 from typing import TypeVar
@@ -111,6 +111,8 @@ def building() -> Iterator[None]:
     with forks_wait():
         if _exiting.is_set():
             raise LvmError("the interpreter is about to exit; no backend can be built any more")
+        if threading.active_count() > 1:
+            _handle_forks_first()
         yield
 
 
@@ -122,8 +124,6 @@ def forks_wait() -> Iterator[None]:
         _BUILDING[token] = get_ident()
         if _forking:
             _let_fork(_BUILDING, token)
-        if threading.active_count() > 1:
-            _handle_forks_first()
         yield
     finally:
         _BUILDING.pop(token, None)
@@ -186,8 +186,9 @@ def _handle_forks() -> None:
 @functools.cache
 def _handle_forks_first() -> None:
     """Run the handler before those of two modules, which take locks that importing a framework needs."""
-    for name in ("logging", "concurrent.futures.thread"):
-        import_module(name)
+    with suppress(RuntimeError):  # the interpreter is about to exit
+        for name in ("logging", "concurrent.futures.thread"):
+            import_module(name)
     _handle_forks()
 
 
