@@ -89,10 +89,10 @@ class Predictor:
 
     def _load(self, path: Path, request: Request) -> None:
         self.request = request
-        self.artifact = Artifact.load(path)
-        self.config = self.artifact.config
-        self._shape = (self.config.context_length, self.config.dim)
         with building():  # with what is imported and measured for it
+            self.artifact = Artifact.load(path)
+            self.config = self.artifact.config
+            self._shape = (self.config.context_length, self.config.dim)
             session, self._refused = open_session(self.artifact, request)
         self._session: Session | None = session
         self._sequences = SequenceRunner(self.artifact, session)
