@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lvm_runtime.arguments import whole_number
 from lvm_runtime.artifact.folder import Artifact, resolve
+from lvm_runtime.backends.guard import building, forks_wait
 from lvm_runtime.contexts import Array, Contexts, as_float_array, is_usable, usable_float32
 from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
 from lvm_runtime.request import AUTO, Request
@@ -88,10 +89,11 @@ class Predictor:
 
     def _load(self, path: Path, request: Request) -> None:
         self.request = request
-        self.artifact = Artifact.load(path)
-        self.config = self.artifact.config
-        self._shape = (self.config.context_length, self.config.dim)
-        session, self._refused = open_session(self.artifact, request)
+        with building():  # with what is imported and measured for it
+            self.artifact = Artifact.load(path)
+            self.config = self.artifact.config
+            self._shape = (self.config.context_length, self.config.dim)
+            session, self._refused = open_session(self.artifact, request)
         self._session: Session | None = session
         self._sequences = SequenceRunner(self.artifact, session)
         self.largest_norm = session.backend.largest_norm
@@ -246,9 +248,10 @@ class Predictor:
         >>> [future.result().shape for future in futures]
         [(384,), (384,), (384,)]
         """
-        from lvm_runtime.batcher import Batcher  # asyncio costs a sixth of the start-up time, and few need it
-
         self._open_session()
+        with forks_wait():
+            from lvm_runtime.batcher import Batcher  # asyncio costs a sixth of the start-up time, and few need it
+
         return Batcher(
             self._one_context, self.predict, max_batch=max_batch, max_delay_ms=max_delay_ms, max_pending=max_pending
         )

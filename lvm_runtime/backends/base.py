@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError
+from lvm_runtime.system.imports import load
 
 Array = NDArray[np.float32]
 
@@ -125,7 +125,7 @@ class Backend(ABC):
         """Import the framework and return it; BackendUnavailable, with what to install, if that does not work."""
         cls.require()
         try:
-            return import_module(cls.framework)
+            return load(cls.framework)
         except ImportError as error:
             raise BackendUnavailable(
                 f"backend {cls.name} is not available: {cls.framework} cannot be imported ({error}); "

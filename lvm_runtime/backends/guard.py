@@ -1,17 +1,23 @@
 """A backend in a process where threads come and go: closed while another one predicts, or forked away from.
 
+A child process has a copy of every lock, held or not, and only the thread that forked. So a fork waits until no other
+thread runs, builds or closes a backend, and those that come meanwhile wait for the fork.
+
 b batch, T context length, D vector.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes  # which numpy has loaded
+import functools
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from threading import get_ident
 from typing import TypeVar
 
@@ -22,9 +28,14 @@ from lvm_runtime.errors import LvmError
 _R = TypeVar("_R")
 _LOOK_SECONDS = 0.0005  # how often a close looks whether the runs have ended
 
-_OPEN: weakref.WeakSet[Guard] = weakref.WeakSet()
-_BUILDING: dict[object, int] = {}  # a token for each backend that is being built, and the thread that builds it
+_OPEN: weakref.WeakValueDictionary[int, Guard] = weakref.WeakValueDictionary()
+_BUILDING: dict[object, int] = {}  # a token for each backend that is built or closed now, and the thread that does it
 _exiting = threading.Event()
+
+_gate = threading.RLock()  # held by the thread that forks
+_forking = 0  # that thread, while it does
+_LONGEST_WAIT = 60.0
+"""Seconds that a fork waits for other threads. A thread that itself waits for the forking one would never be done."""
 
 
 class Guard:
@@ -43,7 +54,7 @@ class Guard:
         self._process = os.getpid()
         self._closed = False
         self._inside: dict[object, int] = {}
-        _OPEN.add(self)
+        _OPEN[id(self)] = self
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1; LvmError once closed."""
@@ -63,19 +74,30 @@ class Guard:
         own, parent = get_ident(), os.getpid() != self._process
         while not parent and any(thread != own for thread in self._inside.copy().values()):
             time.sleep(_LOOK_SECONDS)
-        self.backend.close()
+        with forks_wait():
+            self.backend.close()
 
     def _guarded(self, run: Callable[[Array], _R], contexts: Array) -> _R:
         if os.getpid() != self._process:
             self._arrive_in_fork()
         token = object()
         try:
-            self._inside[token] = get_ident()  # before the look, so that a close sees the run or the run the close
+            self._inside[token] = get_ident()  # before the looks, so that a close sees the run or the run the close
+            if _forking:
+                _let_fork(self._inside, token)
             if self._closed:
                 raise LvmError("this Predictor is closed; make a new one")
             return run(contexts)
         finally:
             self._inside.pop(token, None)
+
+    def never_release(self) -> None:
+        """Keep all that the backend holds until the process is gone.
+
+        In a child process onnxruntime and OpenVINO would wait for threads that are in the parent.
+        """
+        for held in vars(self.backend).values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 
     def _arrive_in_fork(self) -> None:
         self.backend.after_fork()
@@ -85,15 +107,92 @@ class Guard:
 
 @contextmanager
 def building() -> Iterator[None]:
-    """Build a backend in the body; the interpreter's exit waits for it, and lets none begin."""
+    """Build a backend in the body; forks and the interpreter's exit wait for it, and the exit lets none begin."""
+    with forks_wait():
+        if _exiting.is_set():
+            raise LvmError("the interpreter is about to exit; no backend can be built any more")
+        if threading.active_count() > 1:
+            _handle_forks_first()
+        yield
+
+
+@contextmanager
+def forks_wait() -> Iterator[None]:
+    """Do in the body what leaves locks or half-imported modules behind if another thread forks meanwhile."""
     token = object()
     try:
         _BUILDING[token] = get_ident()
-        if _exiting.is_set():
-            raise LvmError("the interpreter is about to exit; no backend can be built any more")
+        if _forking:
+            _let_fork(_BUILDING, token)
         yield
     finally:
         _BUILDING.pop(token, None)
+
+
+def _let_fork(tasks: dict[object, int], token: object) -> None:
+    """Step aside with `token` while another thread forks, unless that waits for something else of this thread."""
+    own = get_ident()
+    del tasks[token]
+    if _forking == own or any(own in others.copy().values() for others in _all_tasks()):
+        tasks[token] = own
+    else:
+        with _gate:
+            tasks[token] = own
+
+
+def _all_tasks() -> Iterator[dict[object, int]]:
+    yield _BUILDING
+    for guard in _open_guards():  # of which none is added while nothing is built
+        yield guard._inside
+
+
+def _open_guards() -> list[Guard]:
+    found = (reference() for reference in _OPEN.valuerefs())  # a list, which other threads do not change
+    return [guard for guard in found if guard is not None]
+
+
+def _before_fork() -> None:
+    global _forking
+    own = get_ident()
+    if _forking == own:  # registered twice
+        return
+    _gate.acquire()
+    _forking = own
+    end = time.monotonic() + _LONGEST_WAIT
+    for tasks in _all_tasks():
+        while any(thread != own for thread in tasks.copy().values()) and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+
+
+def _after_fork() -> None:
+    global _forking
+    if _forking == get_ident():
+        _forking = 0
+        _gate.release()
+
+
+def _after_fork_in_child() -> None:
+    _BUILDING.clear()  # those of threads that did not end in time
+    for guard in _open_guards():
+        guard.never_release()
+    _after_fork()
+
+
+def _handle_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+
+
+@functools.cache
+def _handle_forks_first() -> None:
+    """Run the handler before those of two modules, which take locks that importing a framework needs."""
+    with suppress(RuntimeError):  # the interpreter is about to exit
+        for name in ("logging", "concurrent.futures.thread"):
+            import_module(name)
+    _handle_forks()
+
+
+_handle_forks()
 
 
 @atexit.register
@@ -101,5 +200,5 @@ def _close_all() -> None:
     _exiting.set()
     while any(thread != get_ident() for thread in _BUILDING.copy().values()):
         time.sleep(_LOOK_SECONDS)
-    for guard in list(_OPEN):
+    for guard in _open_guards():
         guard.close()

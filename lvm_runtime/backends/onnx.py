@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import weakref
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,9 +40,7 @@ _LEAST_SHARES = {"fp32": (16, 288e6), "int8": (4, 32e6)}
 """From how many rows per thread, and from what product of rows and bytes of weights, a share of its own is worth the
 50 to 150 µs that it takes to wake a thread for it. Products in int8 gain little from sharing each of them out."""
 
-_BUILT: weakref.WeakSet[OnnxBackend] = weakref.WeakSet()
-_KEPT_IN_FORK: list[Any] = []
-"""Sessions that were built before a fork: to let one go, onnxruntime waits for threads that the child does not have."""
+_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 class OnnxBackend(LightBackend):
@@ -95,7 +92,21 @@ class OnnxBackend(LightBackend):
         rows, work = _LEAST_SHARES.get(self.precision, _LEAST_SHARES["fp32"])
         self._share_from = self.threads * max(rows, math.ceil(work / source.stat().st_size))
         self._helpers = HelperThreads(self.threads if self._single else 1)
-        _BUILT.add(self)
+
+    @classmethod
+    def load_framework(cls) -> Any:
+        """Import onnxruntime, and let it send nothing: from 1.29 on it reports sessions and models to its maker.
+
+        The thread that does so is also missing in a child process, which waits for it when it ends. Whoever wants it
+        sets the variable to 0, or imports onnxruntime first.
+        """
+        if _TELEMETRY in os.environ or cls.framework in sys.modules:
+            return super().load_framework()
+        os.environ[_TELEMETRY] = "1"
+        try:
+            return super().load_framework()
+        finally:
+            os.environ.pop(_TELEMETRY, None)
 
     @classmethod
     def devices(cls) -> list[str]:
@@ -188,11 +199,3 @@ def _open_session(source: Path, device: str, threads: int) -> Any:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     providers = [(PROVIDERS[device], _OPTIONS.get(device, {}))]
     return onnxruntime.InferenceSession(str(source), settings, providers=providers, enable_fallback=0)
-
-
-def _keep_sessions() -> None:
-    _KEPT_IN_FORK.extend(backend._session for backend in _BUILT)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_sessions)

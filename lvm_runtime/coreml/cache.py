@@ -19,6 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from lvm_runtime.artifact.files import describe
+from lvm_runtime.errors import WriteFailed
 from lvm_runtime.system import atomic
 from lvm_runtime.system.cache import cache_folder
 
@@ -47,7 +48,7 @@ def compiled_model(package: Path, compile: Callable[[Path, Path], None], *, vers
 
     Processes that ask at the same time take turns, and one of them compiles. A changed package or other `versions`
     (of the system, say) make another entry. Where nothing can be kept (no home, a folder that is read-only, a full
-    disk), the model is compiled for this process alone.
+    disk), the model is compiled for this process alone. WriteFailed where there is no room for that either.
     """
     content = describe(package.parent, package.name).sha256
     key = hashlib.sha256(f"{content} {versions}".encode()).hexdigest()[:24]
@@ -56,9 +57,15 @@ def compiled_model(package: Path, compile: Callable[[Path, Path], None], *, vers
             return root / key / COMPILED
         with contextlib.suppress(OSError):
             return _keep(root, key, package, compile, versions)
-    scratch = Path(tempfile.mkdtemp(prefix="lvm-coreml-"))
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    compile(package, scratch / COMPILED)
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix="lvm-coreml-"))
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        compile(package, scratch / COMPILED)
+    except OSError as error:
+        raise WriteFailed(
+            f"{package}: its compiled model can be written neither to the cache folder nor to a temporary one "
+            f"({error.strerror or error}); set LVM_CACHE to a folder with room"
+        ) from error
     return scratch / COMPILED
 
 

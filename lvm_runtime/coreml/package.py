@@ -105,7 +105,11 @@ def compile_package(path: Path) -> Path:
     coremltools = import_coremltools()
 
     def compile(package: Path, destination: Path) -> None:
-        coremltools.models.utils.compile_model(str(package), str(destination))
+        try:
+            coremltools.models.utils.compile_model(str(package), str(destination))
+        except RuntimeError as error:  # what the native layer raises
+            reason = " ".join(str(error).split())
+            raise ArtifactError(f"{package}: Core ML cannot compile it: {reason}") from error
 
     versions = f"macOS {platform.mac_ver()[0]} {platform.machine()} coremltools {coremltools.__version__}"
     return coreml_cache.compiled_model(path, compile, versions=versions)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lvm_runtime.errors import BackendUnavailable
+from lvm_runtime.system.imports import load
 
 _ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def require(extra: str, what: str, *modules: str) -> Any:
     found = []
     for name in modules:
         try:
-            found.append(import_module(name))
+            found.append(load(name))
         except ImportError as error:
             absent = isinstance(error, ModuleNotFoundError) and error.name == name
             reason = "" if absent else f", which cannot be imported here ({error})"

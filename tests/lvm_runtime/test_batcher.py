@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
@@ -178,3 +180,38 @@ def test_a_cancelled_request_is_not_run() -> None:
 def test_senseless_limits_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=f"{next(iter(options))} is .*expected"):
         Model().batcher(**options)
+
+
+def test_a_callback_may_submit_and_close(small_artifacts: Get) -> None:
+    contexts, done = some_contexts(4), threading.Event()
+    with Predictor(small_artifacts("amn")) as predictor:
+        batcher = predictor.batcher(max_batch=1, max_delay_ms=0, max_pending=1)
+        answered = 0
+
+        def again(future: Any) -> None:
+            nonlocal answered
+            answered += 1
+            if answered <= 10:
+                for _ in range(2):  # more than there is room for
+                    batcher.submit(contexts[0]).add_done_callback(again)
+            elif answered == 21:
+                batcher.close()
+                done.set()
+
+        batcher.submit(contexts[0]).add_done_callback(again)
+        assert done.wait(20)
+        batcher._worker.join(20)
+        assert not batcher._worker.is_alive()
+
+
+def test_a_dropped_batcher_answers_and_frees_its_thread(small_artifacts: Get) -> None:
+    with Predictor(small_artifacts("amn")) as predictor:
+        batcher = predictor.batcher(max_delay_ms=10_000)
+        worker, kept = batcher._worker, weakref.ref(batcher)
+        future = batcher.submit(some_contexts(1)[0])
+        del batcher
+        gc.collect()
+        assert kept() is None
+        assert future.result(20).shape == (16,)
+        worker.join(20)
+        assert not worker.is_alive()

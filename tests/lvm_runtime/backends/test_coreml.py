@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import lvm_runtime.backends.coreml as backend_module
+import lvm_runtime.coreml.package as package_module
 from export.coreml.export import export_coreml
 from export.coreml.options import CoreMLOptions
 from export.mil_reference import Evaluator, load_program
@@ -24,9 +27,9 @@ from lvm_runtime.backends.batch_sizes import any_batch
 from lvm_runtime.backends.coreml import CoreMLBackend
 from lvm_runtime.commands.main import main
 from lvm_runtime.coreml import cache as coreml_cache
-from lvm_runtime.coreml.package import read_functions, read_package, require_macos
+from lvm_runtime.coreml.package import compile_package, read_functions, read_package, require_macos
 from lvm_runtime.coreml.plan import Placement, read_placements, shares, summarise
-from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError, WriteFailed
 from lvm_runtime.models import build_model, known_answers, save_model
 
 DIM = 64
@@ -203,6 +206,66 @@ def test_interrupted_compilation_leaves_no_entry(cache: Callable[[Path, Path], N
         coreml_cache.compiled_model(package, stopped, versions="")
     assert coreml_cache.list_entries() == []
     assert (coreml_cache.compiled_model(package, cache, versions="") / "model").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("where", ["read-only", "a file", "no home", "full"])
+def test_without_a_cache_folder_a_package_is_compiled_for_this_process(
+    source: Source, on_a_mac: type[EvaluatedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    full, compiled = OSError(errno.ENOSPC, "No space left on device"), []
+    monkeypatch.setenv("LVM_CACHE", "/proc/cannot-write")  # root may write anywhere else
+    if where in ("a file", "full"):
+        monkeypatch.setenv("LVM_CACHE", str(tmp_path / "cache"))
+    if where == "a file":
+        (tmp_path / "cache").write_text("not a folder")
+    if where == "no home":
+        monkeypatch.setattr(coreml_cache, "cache_folder", lambda: None)
+
+    def compile_model(package: str, destination: str) -> None:
+        if where == "full" and str(tmp_path) in destination:
+            raise full
+        shutil.copytree(package, destination)
+        compiled.append(Path(destination))
+
+    _compile_with(monkeypatch, compile_model)
+    backend = CoreMLBackend(package_of(source))
+    assert backend.run(random_contexts(1, 5, DIM)).shape == (1, DIM)
+    assert len(compiled) == 1
+    assert coreml_cache.list_entries() == []
+    assert where != "full" or list((tmp_path / "cache/coreml").iterdir()) == []
+
+
+def _compile_with(monkeypatch: pytest.MonkeyPatch, compile_model: Callable[[str, str], None]) -> None:
+    """Let `compile_model` stand in for that of coremltools."""
+    tools = SimpleNamespace(utils=package_module.import_coremltools().utils, __version__="9.0")
+    tools.models = SimpleNamespace(utils=SimpleNamespace(compile_model=compile_model))
+    monkeypatch.setattr(package_module, "import_coremltools", lambda: tools)
+    monkeypatch.setattr(backend_module, "compile_package", compile_package)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), WriteFailed, r"neither to the cache .*\(No space left"),
+        (RuntimeError("Error compiling\n model"), ArtifactError, "Core ML cannot compile it: Error compiling model"),
+    ],
+    ids=["full everywhere", "not to be compiled"],
+)
+def test_a_package_that_cannot_be_compiled_is_one_line(
+    source: Source,
+    on_a_mac: type[EvaluatedModel],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    expected: type[LvmError],
+    message: str,
+) -> None:
+    def compile_model(package: str, destination: str) -> None:
+        raise error
+
+    _compile_with(monkeypatch, compile_model)
+    with pytest.raises(expected, match=message) as raised:
+        CoreMLBackend(package_of(source))
+    assert "\n" not in str(raised.value)
 
 
 def test_cache_command_lists_and_clears(

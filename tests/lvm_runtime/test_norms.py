@@ -1,0 +1,92 @@
+"""Vectors as long as they may be, in every form, and those that are longer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lvm_runtime import InvalidInput, Predictor
+from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.bulk.predict import predict_file
+from lvm_runtime.models import load_model
+from lvm_runtime.predictor import MOST_AT_ONCE
+from tests.artifacts import add_onnx, some_contexts
+from tests.conftest import AVAILABLE
+
+Get = Callable[[str], Path]
+FORMS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16"), ("torchscript", "fp32")]
+FORMS += [("eager", "fp32")]
+
+
+@pytest.fixture(scope="module")
+def with_int8(small_artifacts: Get, tmp_path_factory: pytest.TempPathFactory) -> Get:
+    """Return a function from an architecture to a copy of its small artifact with an int8 form."""
+    made: dict[str, Path] = {}
+
+    def get(architecture: str) -> Path:
+        if architecture not in made:
+            path = tmp_path_factory.mktemp("forms") / architecture
+            shutil.copytree(small_artifacts(architecture), path)
+            artifact = Artifact.load(path)
+            add_onnx(artifact, load_model(artifact), "onnx/int8.onnx", precision="int8", drift=5e-4)
+            made[architecture] = path
+        return made[architecture]
+
+    return get
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("backend", "precision"), FORMS, ids="-".join)
+def test_up_to_the_bound_every_row_has_norm_1(with_int8: Get, architecture: str, backend: str, precision: str) -> None:
+    if precision == "bf16" and not AVAILABLE["bf16"]():
+        pytest.skip("this CPU has no bf16")
+    with Predictor(with_int8(architecture), backend=backend, precision=precision, threads=1) as predictor:
+        largest = predictor.largest_norm
+        directions = some_contexts(6)
+        directions /= np.linalg.norm(directions.astype(np.float64), axis=2, keepdims=True).astype(np.float32)
+        at_bound = directions * np.float32(0.999999 * largest)
+        one_component = np.zeros((2, 5, 16), np.float32)
+        one_component[:, :, 3] = [[largest] * 5, [0, 0, 0, 0, -largest]]
+        mixed = directions.copy()
+        mixed[:, 4] = at_bound[:, 4]
+        for contexts in (at_bound, one_component, mixed):
+            for found in (predictor.predict(contexts), predictor.predict_sequence(contexts.reshape(-1, 16))):
+                norms = np.linalg.norm(found.astype(np.float64), axis=1)
+                np.testing.assert_allclose(norms, 1, rtol=0, atol=1e-2 if precision == "bf16" else 1e-5)
+        for tiny in (np.zeros((2, 5, 16), np.float32), directions * np.float32(1e-30)):
+            found = predictor.predict(tiny)
+            assert np.isfinite(found).all()
+            assert (np.linalg.norm(found.astype(np.float64), axis=1) <= 1 + 1e-2).all()
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e37])
+def test_vectors_that_are_too_long_are_refused_with_their_row(small_artifacts: Get, scale: float) -> None:
+    contexts = some_contexts(MOST_AT_ONCE + 9)
+    contexts[MOST_AT_ONCE + 3, 2] *= np.float32(scale)
+    with Predictor(small_artifacts("amn")) as predictor:
+        for call, value, where in (
+            (predictor.predict, contexts, rf"row {MOST_AT_ONCE + 3}, position 2 has norm"),
+            (predictor.predict, contexts[MOST_AT_ONCE + 3], r"row 0, position 2 has norm"),
+            (predictor.predict_sequence, contexts[MOST_AT_ONCE:].reshape(-1, 16), r"row 17 has norm"),
+        ):
+            with pytest.raises(InvalidInput, match=where + r".* expected at most 1e\+06"):
+                call(value)
+
+
+@pytest.mark.parametrize("kind", ["contexts", "vectors"])
+def test_a_vector_that_is_too_long_is_a_bad_row_of_a_file(small_artifacts: Get, tmp_path: Path, kind: str) -> None:
+    values = some_contexts(300) if kind == "contexts" else some_contexts(1, length=304)[0]
+    values[280] *= np.float32(1e20)
+    np.save(tmp_path / "in.npy", values)
+    with Predictor(small_artifacts("amn")) as predictor:
+        with pytest.raises(InvalidInput, match=r"row 280.* has norm .*expected at most 1e\+06; give --skip-bad"):
+            predict_file(predictor, tmp_path / "in.npy", tmp_path / "out.npy", progress=False)
+        result = predict_file(predictor, tmp_path / "in.npy", tmp_path / "out.npy", skip_bad=True, progress=False)
+    bad = np.flatnonzero(np.isnan(np.load(tmp_path / "out.npy")).any(axis=1))
+    assert bad.tolist() == ([280] if kind == "contexts" else [276, 277, 278, 279, 280])
+    assert result.bad == len(bad)
