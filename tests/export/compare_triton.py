@@ -26,7 +26,7 @@ from tests.export.triton_server import triton
 from tests.lvm_runtime.server.serving import serving
 
 ROUNDS = 3
-SECONDS = 3.0
+SECONDS = 2.0
 
 
 async def over_http(address: str, contexts: Any, known: bytes, clients: int) -> list[float]:
