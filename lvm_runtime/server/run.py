@@ -28,8 +28,8 @@ from lvm_runtime.server.state import State
 _log = logging.getLogger("lvm_runtime.server")
 _KEEP_ALIVE = 75  # seconds; longer than the minute after which balancers drop idle connections themselves
 _SWITCH = 0.0002
-"""Seconds after which a thread that has Python's lock hands it on. With the usual 0.005 a batch waits several times so long
-for the event loop: 32 clients got 230 answers a second on a busy machine, and 1,780 with this."""
+"""Seconds after which a thread that has Python's lock hands it on. With the usual 0.005 a batch waits several times for
+the event loop: 32 clients got 230 answers a second on a busy machine, and 1,780 with this."""
 
 
 class _Uvicorn(uvicorn.Server):
