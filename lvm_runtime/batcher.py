@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -54,7 +55,8 @@ class Batcher:
     holds any more runs what is queued and stops. Made by `Predictor.batcher`.
 
     With `whole`, requests are `[r, T, D]` and are answered with `[r, D]`; the limits then count contexts, and a request
-    over `max_batch` is a batch of its own.
+    over `max_batch` is a batch of its own. `deliver` is handed what settles the futures of a batch, and calls it: an
+    event loop's `call_soon_threadsafe` wakes the loop once for a batch, and not once for each request.
 
     >>> with Predictor("artifacts/amn").batcher() as batcher:
     ...     batcher.submit(np.ones((5, 384))).result().shape
@@ -71,6 +73,7 @@ class Batcher:
         max_pending: int | None = None,
         adaptive: bool = False,
         whole: bool = False,
+        deliver: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self.max_batch = whole_number(max_batch, "max_batch")
         self.max_delay = min(finite_number(max_delay_ms, "max_delay_ms", example="2") / 1e3, threading.TIMEOUT_MAX)
@@ -79,7 +82,9 @@ class Batcher:
         self._process = os.getpid()
         self._queue = _Queue(self.max_batch, self.max_delay, self.max_pending, adaptive)
         # the worker holds the queue and not the batcher, which can so be dropped
-        self._worker = threading.Thread(target=_serve, args=(self._queue, run, whole), name="lvm-batcher", daemon=True)
+        self._worker = threading.Thread(
+            target=_serve, args=(self._queue, run, whole, deliver), name="lvm-batcher", daemon=True
+        )
         self._worker.start()
 
     @property
@@ -222,22 +227,40 @@ class _Queue:
             self._room.notify_all()
 
 
-def _serve(queue: _Queue, run: Callable[[Array], Array], whole: bool) -> None:
+def _serve(
+    queue: _Queue,
+    run: Callable[[Array], Array],
+    whole: bool,
+    deliver: Callable[[Callable[[], None]], object] | None,
+) -> None:
     while batch := queue.take():
-        _answer(batch, run, whole)
+        settle = _answer(batch, run, whole)
+        if deliver is None:
+            settle()
+        else:
+            deliver(settle)
+        del settle
         del batch  # its contexts and futures would live until the next one
 
 
-def _answer(batch: list[_Request], run: Callable[[Array], Array], whole: bool) -> None:
+def _answer(batch: list[_Request], run: Callable[[Array], Array], whole: bool) -> Callable[[], None]:
+    """Run a batch and return what hands the answers out."""
     live = [request for request in batch if request.future.set_running_or_notify_cancel()]
     if not live:
-        return
+        return lambda: None
     try:
         predictions = run(np.concatenate([request.contexts for request in live]))
     except BaseException as error:
-        for request in live:
-            request.future.set_exception(error)
-        return
+        return partial(_fail, live, error)
+    return partial(_hand_out, live, predictions, whole)
+
+
+def _fail(live: list[_Request], error: BaseException) -> None:
+    for request in live:
+        request.future.set_exception(error)
+
+
+def _hand_out(live: list[_Request], predictions: Array, whole: bool) -> None:
     stops = np.cumsum([len(request.contexts) for request in live])
     for request, rows in zip(live, np.split(predictions, stops[:-1]), strict=True):
         request.future.set_result((rows if whole else rows[0]).copy())  # a view would keep the whole batch in memory

@@ -96,6 +96,7 @@ class ServedModel:
                 max_pending=self._options.max_queue + self._options.max_request,  # `_submit` refuses before
                 adaptive=True,
                 whole=True,
+                deliver=asyncio.get_running_loop().call_soon_threadsafe,
             )
         return self._batchers[attention]
 
@@ -135,22 +136,35 @@ class Models:
         self.ready = False
 
     def load(self) -> None:
-        """Build every model, and replace those that were served before once all are built."""
-        fresh = [ServedModel(spec, self._open(spec), self._options, self._metrics) for spec in self.specs]
+        """Build every model; nothing is served before."""
+        self._take_over(self._build())
+
+    async def reload(self) -> None:
+        """Load again; when that fails, the old models go on, and the log says why.
+
+        The new models take over on the event loop, which finds a model and hands it a request in one go: no request
+        goes to a model that is being closed.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            fresh = await loop.run_in_executor(None, self._build)
+        except (LvmError, OSError) as error:
+            _log.error("reload failed, the models before go on: %s", error)
+            return
+        for model in self._take_over(fresh):
+            await loop.run_in_executor(None, model.close)
+
+    def _build(self) -> list[ServedModel]:
+        return [ServedModel(spec, self._open(spec), self._options, self._metrics) for spec in self.specs]
+
+    def _take_over(self, fresh: list[ServedModel]) -> list[ServedModel]:
+        """Serve the `fresh` models and return those that were served before."""
         old, self._served = list(self), _by_name(fresh)
         self.ready = True
         for model in fresh:
             running = str(model.predictor.explain().running)
             _log.info("loaded", extra={"model": model.spec.name, "version": model.spec.version, "running": running})
-        for model in old:
-            model.close()
-
-    async def reload(self) -> None:
-        """Load again; when that fails, the old models go on, and the log says why."""
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, self.load)
-        except (LvmError, OSError) as error:
-            _log.error("reload failed, the models before go on: %s", error)
+        return old
 
     def get(self, name: str, version: str | None) -> ServedModel:
         """Return a model, without a `version` its highest; Refused if there is none, or before it is loaded."""

@@ -25,6 +25,7 @@ from lvm_runtime.server.state import State
 
 _log = logging.getLogger("lvm_runtime.server")
 _JSON = "application/json"
+_GONE = 499  # as proxies count a client that did not wait for its answer
 _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 
 Handler = Callable[[State, Request], Awaitable[Response]]
@@ -82,11 +83,11 @@ def _require_token(state: State, request: Request) -> None:
 
 async def infer(state: State, request: Request) -> Response:
     """Answer an inference request."""
-    model = state.models.get(request.path_params["model"], request.path_params.get("version"))
-    status = 500
+    model, status = _model(state, request), _GONE
     try:
         body = await _body(state, request)
         call = codec.decode(body, request.headers.get(codec.HEADER_LENGTH))
+        model = _model(state, request)  # a reload may have replaced it while the body came
         found = await model.infer(call.contexts, [wanted.name for wanted in call.outputs])
         body, headers = codec.encode(model.spec.name, model.spec.version, call, found)
         if encoding := codec.compression(request.headers.get("accept-encoding", "")):

@@ -80,7 +80,7 @@ def _require_token(state: State, context: Any) -> None:
 async def infer(state: State, request: Any) -> Any:
     """Answer an inference request; what comes back is always raw bytes."""
     model = state.models.get(request.model_name, request.model_version)
-    status = 500
+    status = 499  # as proxies count a client that did not wait for its answer
     try:
         names = [output.name for output in request.outputs] or [OUTPUTS[0]]
         found = await model.infer(_contexts(request), names)

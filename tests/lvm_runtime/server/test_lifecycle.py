@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -30,6 +31,7 @@ from lvm_runtime.server.options import ModelSpec, ServerOptions
 from tests.artifacts import some_contexts
 from tests.lvm_runtime.server.serving import Running, serving
 from tests.lvm_runtime.server.test_clients import client, curl, infer
+from tests.lvm_runtime.server.test_refusals import request
 
 Get = Callable[[str], Path]
 
@@ -102,9 +104,22 @@ def test_workers_reload_and_drain_under_load(small_artifacts: Get) -> None:
         assert server.names().count("stopped") == 2
 
 
-def test_a_failed_reload_leaves_the_old_model(small_artifacts: Get, tmp_path: Path) -> None:
+def test_a_reload_answers_what_was_on_its_way_and_a_failed_one_leaves_the_old_model(
+    small_artifacts: Get, tmp_path: Path
+) -> None:
     shutil.copytree(small_artifacts("amn"), tmp_path / "amn")
+    body = request()
     with serving(str(tmp_path / "amn"), "--drain", "0") as server:
+        host, port = server.http.split(":")
+        with socket.create_connection((host, int(port)), 60) as slow:
+            slow.sendall(b"POST /v2/models/amn/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body))
+            slow.sendall(body[:10])
+            server.process.send_signal(signal.SIGHUP)
+            while server.names().count("loaded") < 2:
+                time.sleep(0.01)
+            time.sleep(0.1)
+            slow.sendall(body[10:])
+            assert slow.recv(4096).startswith(b"HTTP/1.1 200 ")
         (tmp_path / "amn" / "manifest.json").write_text("{}")
         server.process.send_signal(signal.SIGHUP)
         while not any("reload failed" in name for name in server.names()):
