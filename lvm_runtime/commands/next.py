@@ -113,7 +113,7 @@ def _json(hits: dict[str, list[Found]]) -> str:
 
 
 def _text(hits: dict[str, list[Found]]) -> str:
-    lines = []
+    lines: list[str] = []
     titles = {"next": "likely to come next", "last_chunk": "found with the last chunk alone"}
     width = shutil.get_terminal_size((120, 24)).columns
     for name, found in hits.items():

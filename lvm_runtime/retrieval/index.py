@@ -197,7 +197,9 @@ def _read(path: Path) -> tuple[Record, Path]:
     try:
         found = json.loads(text)
         folder = Path(found.pop("folder"))
-        lists = {name: [FileRecord(**entry) for entry in found.pop(name)] for name in ("corpus", "files")}
+        lists: dict[str, Any] = {
+            name: [FileRecord(**entry) for entry in found.pop(name)] for name in ("corpus", "files")
+        }
         record = Record(**found, **lists)
         names = [file.name for file in (*record.corpus, *record.files)]
         if record.format != _FORMAT or record.kind not in KINDS or not names or not all(map(_is_name, names)):
