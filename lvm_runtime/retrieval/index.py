@@ -80,6 +80,9 @@ class Index:
         `kind` is "exact", "ann" (approximate, from the extra `search`) or "auto", which is exact up to 50,000 vectors.
         Raises InvalidInput for a corpus without vectors and for a vector that is not finite, BackendUnavailable
         without the extra.
+
+        >>> Index.build("corpus.npz", kind="exact").record.vectors
+        120
         """
         source = Path(corpus)
         opened = _open_vectors(source)
@@ -108,6 +111,10 @@ class Index:
 
         Raises InvalidInput where there is none, where the corpus is no longer the one that was indexed, and where the
         index is damaged.
+
+        >>> index = Index.build("corpus.npz")
+        >>> Index.open("corpus.npz").record == index.record
+        True
         """
         path = Path(path)
         if path.suffix in SUFFIXES and not path.is_dir():
@@ -132,6 +139,9 @@ class Index:
         """Return the k vectors nearest to each query `[q, D]`; one query `[D]` is a batch of one.
 
         All N where k is larger. Raises InvalidInput for another D, and for a query that is not finite or zero.
+
+        >>> Index.build("corpus.npz").search(np.ones((4, 384)), k=3).scores.shape
+        (4, 3)
         """
         k = min(whole_number(k, "k"), self.record.vectors)
         array, _ = as_float_array(queries, "queries")
@@ -148,7 +158,11 @@ class Index:
         return Hits(np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1))
 
     def vectors(self, rows: NDArray[np.int64]) -> Array:
-        """Return the vectors `[…, D]` of rows `[…]` of the corpus, each of length 1."""
+        """Return the vectors `[…, D]` of rows `[…]` of the corpus, each of length 1.
+
+        >>> Index.build("corpus.npz").vectors(np.array([[0, 1, 2]])).shape
+        (1, 3, 384)
+        """
         return unit_rows(self.corpus.values[rows])
 
 

@@ -82,6 +82,7 @@ OPTIONS = {
     "explain": "--backend --device --precision --max-drift --threads --typical-batch",
     "info": "",
     "doctor": "",
+    "serve": "-h",
     "cache": "--clear",
     "placement": "",
     "train": "--model --out --data --validation --test --split --context-length --normalize --recipe --set --start "
@@ -97,6 +98,8 @@ OPTIONS = {
     "export torchscript": "--model --data",
     "export onnx": "--model --data --precision",
     "export native": "--model --data",
+    "export mlx": "--model --data",
+    "export triton": "--model --out --name --max-batch --instances",
     "export coreml": "--model --data --precision --shapes --batch-sizes",
     "export ane-lint": "",
     "export mil-reference": "",
