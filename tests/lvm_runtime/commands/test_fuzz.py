@@ -154,6 +154,8 @@ def _random_line(generator: random.Random) -> list[str]:
         line += ["--model", generator.choice(VALUES["--model"])]
     if name == "embed":  # without an encoder it would look for one in the network
         line += ["--encoder", "empty"]
+    if name == "serve":  # else it would, until somebody stops it
+        line.append("--help")
     if name == "next" and generator.random() < 0.9:
         line += ["--index", "corpus.npz", "--vectors", generator.choice(FILES)]
     if name in ("import-checkpoint", "embed", "compare") and generator.random() < 0.9:
