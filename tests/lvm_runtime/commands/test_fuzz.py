@@ -197,7 +197,7 @@ def test_the_options_are_those_of_the_commands() -> None:
 
 
 def test_random_command_lines(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert set(_run(60, 1, folder, capfd)) >= {1, 2}
+    assert set(_run(40, 1, folder, capfd)) >= {1, 2}
 
 
 @pytest.mark.soak
