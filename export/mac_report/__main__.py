@@ -13,8 +13,9 @@ from lvm_runtime.coreml.package import require_macos
 from lvm_runtime.system import atomic, extras
 
 DESCRIPTION = """Measure what cannot be measured anywhere else and write it as one Markdown file to send in: Core ML's
-own answers, where Core ML places each operation, latency and throughput by device and batch size, how exact a
-device's GELU is, and one training step on the CPU and on MPS."""
+own answers, where Core ML places each operation, latency and throughput by device and batch size, the same of
+onnxruntime, the native engine, MLX and PyTorch, how exact a device's GELU is, and one training step on the CPU and on
+MPS."""
 
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:

@@ -27,6 +27,7 @@ from ..coreml.options import CoreMLOptions
 from ..randomise import randomise
 from ..source import Source
 from ..verify import SAMPLE_SEED, Sample
+from .runtimes import runtimes
 
 DEVICES = tuple(UNITS)
 REPEATS = 7
@@ -39,6 +40,7 @@ def write_report(folder: Path, models: Sequence[str], dim: int) -> str:
         parts.append(section(f"{name}: packages against known answers", partial(verification, folder, name, dim)))
         parts.append(section(f"{name}: placement", partial(placement, folder, name)))
         parts.append(section(f"{name}: speed", partial(speed, folder, name, dim)))
+        parts.append(section(f"{name}: other runtimes", partial(runtimes, folder, name, dim)))
         parts.append(section(f"{name}: a training step on MPS", partial(training_parity, name, dim)))
     parts.append(section("GELU", lambda: gelu_accuracy(folder)))
     return "\n".join(parts)
