@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lvm_runtime import Predictor
 from lvm_runtime.artifact.folder import Artifact
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.soak
 def test_the_demo_ends_with_its_table_and_an_artifact_that_serves(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     command = [sys.executable, "-m", "demo", "--out", str(out), "--epochs", "1"]

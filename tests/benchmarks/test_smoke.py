@@ -98,7 +98,10 @@ def test_the_report_takes_it(result: Path, tmp_path: Path, capsys: pytest.Captur
     assert page.read_text().count("<svg") == 4
 
 
-@pytest.mark.parametrize(("unit", "kept"), [(1, set()), (2, {1})], ids=["nothing", "one"])
+@pytest.mark.parametrize(
+    ("unit", "kept"),
+    [pytest.param(1, set(), id="nothing"), pytest.param(2, {1}, id="one", marks=pytest.mark.soak)],
+)
 def test_a_run_that_is_ended_keeps_what_it_measured(tmp_path: Path, unit: int, kept: set[int]) -> None:
     """A scheduler's SIGTERM, like Ctrl-C, still writes the result file, and ends without a traceback."""
     path = tmp_path / "partial.json"

@@ -52,14 +52,15 @@ def kill_after_a_checkpoint(command: list[str], checkpoint: Path, pause: float) 
     running.wait()
 
 
-def test_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    """Two kills at random points, the second of a run that was itself resumed."""
+@pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.soak)])
+def test_killed_run_resumes_to_the_same_weights(tmp_path: Path, kills: int) -> None:
+    """Kills at random points, the second of a run that was itself resumed."""
     subprocess.run([*COMMAND, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
     command = [*COMMAND, "--out", str(tmp_path / "killed")]
     checkpoint = tmp_path / "killed.run" / FILE
     rng = random.Random()  # other points each time: the claim is about any moment
-    kill_after_a_checkpoint(command, checkpoint, rng.uniform(0, 0.2))
-    kill_after_a_checkpoint([*command, "--resume"], checkpoint, rng.uniform(0, 0.2))
+    for kill in range(kills):
+        kill_after_a_checkpoint([*command, "--resume"] if kill else command, checkpoint, rng.uniform(0, 0.2))
     assert not (tmp_path / "killed").exists()
     subprocess.run([*command, "--resume"], check=True, capture_output=True)
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")

@@ -91,14 +91,7 @@ def test_package_is_proved_described_and_clean(architecture: str, shapes: str, p
     assert any(f.rule == "fp32" for f in findings) == (precision == "fp32")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param((a, *kind), id="-".join((a, *kind)), marks=unless(kind == USUAL[a]))
-        for a in ARCHITECTURES
-        for kind in KINDS
-    ],
-)
+@pytest.fixture(scope="module")
 def converted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Source, CoreMLOptions, dict[str, Any]]:
@@ -111,7 +104,29 @@ def converted(
     return source, options, programs
 
 
-@pytest.mark.parametrize("kind", ["palette8", "palette6", "palette4", "int8"])
+COMPRESSED = {
+    "lstm": ("palette8", "int8"),
+    "gru": ("palette6", "palette4"),
+    "transformer": ("palette6", "int8"),
+    "amn": ("palette8", "palette4"),
+}
+
+
+@pytest.mark.parametrize(
+    ("converted", "kind"),
+    [
+        pytest.param(
+            (a, *shape),
+            kind,
+            id="-".join((a, *shape, kind)),
+            marks=unless(shape == USUAL[a] and kind in COMPRESSED[a]),
+        )
+        for a in ARCHITECTURES
+        for shape in KINDS
+        for kind in ("palette8", "palette6", "palette4", "int8")
+    ],
+    indirect=["converted"],
+)
 def test_compressed_package_is_proved_and_clean(
     converted: tuple[Source, CoreMLOptions, dict[str, Any]], kind: str, tmp_path: Path
 ) -> None:
