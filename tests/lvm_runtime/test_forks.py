@@ -68,7 +68,7 @@ assert np.abs(predictor.predict(values) - expected).max() < 2e-6
 
 
 @needs_fork
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.soak), 2])
 @pytest.mark.parametrize("backend", ["onnx", "native", "torchscript", "eager", "openvino"])
 def test_a_forked_child_answers_or_says_why_not(tmp_path: Path, backend: str, threads: int) -> None:
     path = make_artifact(tmp_path / "lstm", "lstm", dim=256, hidden_dim=128).path

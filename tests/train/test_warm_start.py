@@ -40,7 +40,11 @@ def cosine(predict: object, split: Split) -> float:
 
 
 @pytest.mark.parametrize("architecture", OTHERS)
-@pytest.mark.parametrize(("dim", "context_length"), [(32, 5), (48, 5), (23, 3)], ids=["narrow", "square", "odd"])
+@pytest.mark.parametrize(
+    ("dim", "context_length"),
+    [(32, 5), pytest.param(48, 5, marks=pytest.mark.soak), (23, 3)],
+    ids=["narrow", "square", "odd"],
+)
 def test_start_is_above_the_linear_average(architecture: str, dim: int, context_length: int) -> None:
     split = data(dim, context_length=context_length)
     model = build_model(

@@ -14,7 +14,9 @@ from lvm_runtime.selection.tuning import tune
 from tests.artifacts import add_onnx, make_artifact, some_contexts
 
 
-@pytest.mark.parametrize("where", ["read-only", "a file", "no home"])
+@pytest.mark.parametrize(
+    "where", ["read-only", *(pytest.param(other, marks=pytest.mark.soak) for other in ("a file", "no home"))]
+)
 def test_without_a_cache_folder_forms_are_measured_and_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
