@@ -119,7 +119,8 @@ time.sleep(0.05)
 """
 
 
-@pytest.mark.parametrize("backend", ["onnx", "openvino", "torchscript", "eager"])
+# TorchScript's process aborted once in eight runs (docs/reliability.md), which is open: the soak tries it
+@pytest.mark.parametrize("backend", ["onnx", "openvino", pytest.param("torchscript", marks=pytest.mark.soak), "eager"])
 def test_the_interpreter_exits_with_calls_under_way(small_artifacts: Get, backend: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", AT_EXIT, str(small_artifacts("gru")), backend]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
