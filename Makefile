@@ -13,7 +13,7 @@ QUICK := tests/test_imports.py tests/test_help.py tests/train/data tests/export/
 .PHONY: help demo rag check test lint docs bench soak sanitize cross fuzz mac-report lock clean
 
 help:
-	@echo "make demo        train an AMN on the bundled corpus, export it three ways, verify, predict, measure"
+	@echo "make demo        train an AMN on the bundled corpus, export it, verify, predict, measure"
 	@echo "make rag         from text to the text that comes next: embed, train, export, index, ask"
 	@echo "make check       ruff, mypy and the quick tests, in a minute"
 	@echo "make test        ruff, mypy and the test suite"

@@ -261,6 +261,9 @@ def _fail(live: list[_Request], error: BaseException) -> None:
 
 
 def _hand_out(live: list[_Request], predictions: Array, whole: bool) -> None:
-    stops = np.cumsum([len(request.contexts) for request in live])
-    for request, rows in zip(live, np.split(predictions, stops[:-1]), strict=True):
-        request.future.set_result((rows if whole else rows[0]).copy())  # a view would keep the whole batch in memory
+    start = 0
+    for request in live:
+        stop = start + len(request.contexts)
+        rows = predictions[start:stop] if whole else predictions[start]
+        request.future.set_result(rows.copy())  # a view would keep the whole batch in memory
+        start = stop

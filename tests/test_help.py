@@ -37,7 +37,7 @@ for line in LINES:
 """
 EXTRAS = (
     "torch,onnx,onnxscript,coremltools,pyarrow,matplotlib,safetensors,accelerate,sentence_transformers,openvino,faiss,"
-    "docutils,markdown_it,grpc,orjson,uvicorn"
+    "docutils,markdown_it,grpc,orjson,uvicorn,mlx"
 )
 
 

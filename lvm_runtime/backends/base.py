@@ -110,7 +110,11 @@ class Backend(ABC):
         """Say why it cannot run here without importing its framework, or None if nothing is known against it."""
         if cls.system not in (None, platform.system()):
             return f"it runs on {_SYSTEMS.get(cls.system or '', cls.system)} only, and this is {platform.system()}"
-        if find_spec(cls.framework) is None:
+        try:
+            found = find_spec(cls.framework)
+        except ModuleNotFoundError:  # of the package that it is a part of
+            found = None
+        if found is None:
             return f"it needs {cls.framework}; install it with: {cls.install}"
         return None
 

@@ -69,15 +69,6 @@ class MlxBackend(Backend):
         self._thread = ThreadPoolExecutor(1, "lvm-mlx")
 
     @classmethod
-    def missing(cls) -> str | None:
-        """Say what is missing, without looking into the package for its compiled module."""
-        from importlib.util import find_spec
-
-        if find_spec("mlx") is None:
-            return f"it needs mlx; install it with: {cls.install}"
-        return super().missing()
-
-    @classmethod
     def devices(cls) -> list[str]:
         """Return "gpu" where there is Metal, and "cpu"."""
         mx = cls.load_framework()
