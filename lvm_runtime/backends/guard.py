@@ -46,12 +46,12 @@ class Guard:
     microsecond: dictionaries are safe to share between threads, so nothing is locked.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_inside", "_process", "_runner", "backend")
+    __slots__ = ("__weakref__", "_closed", "_forked", "_inside", "_runner", "backend")
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self._runner = any_batch(backend)
-        self._process = os.getpid()
+        self._forked = False  # away from the process that built the backend, which has not run here yet
         self._closed = False
         self._inside: dict[object, int] = {}
         _OPEN[id(self)] = self
@@ -71,14 +71,14 @@ class Guard:
         were under way in another thread when the process forked.
         """
         self._closed = True
-        own, parent = get_ident(), os.getpid() != self._process
-        while not parent and any(thread != own for thread in self._inside.copy().values()):
+        own = get_ident()
+        while not self._forked and any(thread != own for thread in self._inside.copy().values()):
             time.sleep(_LOOK_SECONDS)
         with forks_wait():
             self.backend.close()
 
     def _guarded(self, run: Callable[[Array], _R], contexts: Array) -> _R:
-        if os.getpid() != self._process:
+        if self._forked:
             self._arrive_in_fork()
         token = object()
         try:
@@ -91,18 +91,19 @@ class Guard:
         finally:
             self._inside.pop(token, None)
 
-    def never_release(self) -> None:
-        """Keep all that the backend holds until the process is gone.
+    def fork_away(self) -> None:
+        """Take note in a child process that the backend's threads are in the parent, and keep all that it holds.
 
-        In a child process onnxruntime and OpenVINO would wait for threads that are in the parent.
+        onnxruntime and OpenVINO would wait for those threads when they let go of it.
         """
+        self._forked = True
         for held in vars(self.backend).values():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 
     def _arrive_in_fork(self) -> None:
         self.backend.after_fork()
         self._inside.clear()
-        self._process = os.getpid()
+        self._forked = False
 
 
 @contextmanager
@@ -174,7 +175,7 @@ def _after_fork() -> None:
 def _after_fork_in_child() -> None:
     _BUILDING.clear()  # those of threads that did not end in time
     for guard in _open_guards():
-        guard.never_release()
+        guard.fork_away()
     _after_fork()
 
 

@@ -29,11 +29,12 @@ _REMEDY = "this is not the same model here: export it again, or use another back
 class Session:
     """One verified backend.
 
-    `answers` `[n, D]` are its answers to the probes, and `drift` is the largest row drift among them, both from this
-    machine.
+    `run` returns predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1; it is the guard's, one call less for
+    a lone query. `answers` `[n, D]` are its answers to the probes, and `drift` is the largest row drift among them,
+    both from this machine.
     """
 
-    __slots__ = ("_guard", "answers", "backend", "candidate", "drift", "has_attention", "requested_threads")
+    __slots__ = ("_guard", "answers", "backend", "candidate", "drift", "has_attention", "requested_threads", "run")
 
     def __init__(self, candidate: Candidate, backend: Backend, fingerprint: Fingerprint, drift_limit: float) -> None:
         self.candidate = candidate
@@ -41,6 +42,7 @@ class Session:
         self.requested_threads: int | None = None
         self.has_attention = fingerprint.attention is not None
         self._guard = Guard(backend)
+        self.run = self._guard.run
         self.answers, self.drift = self._verify(fingerprint, drift_limit)
 
     @classmethod
@@ -63,10 +65,6 @@ class Session:
                 raise
         session.requested_threads = request.threads
         return session
-
-    def run(self, contexts: Array) -> Array:
-        """Return predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1."""
-        return self._guard.run(contexts)
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
