@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import atexit
 import ctypes  # which numpy has loaded
-import functools
-import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from threading import get_ident
 from typing import TypeVar
 
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.batch_sizes import any_batch
 from lvm_runtime.errors import LvmError
+from lvm_runtime.system.forks import ahead_of, handle_forks
 
 _R = TypeVar("_R")
 _LOOK_SECONDS = 0.0005  # how often a close looks whether the runs have ended
@@ -113,7 +111,9 @@ def building() -> Iterator[None]:
         if _exiting.is_set():
             raise LvmError("the interpreter is about to exit; no backend can be built any more")
         if threading.active_count() > 1:
-            _handle_forks_first()
+            for name in ("logging", "concurrent.futures.thread"):  # their locks are needed to import a framework
+                with suppress(RuntimeError):  # the interpreter is about to exit
+                    ahead_of(name)
         yield
 
 
@@ -179,21 +179,7 @@ def _after_fork_in_child() -> None:
     _after_fork()
 
 
-def _handle_forks() -> None:
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
-
-
-@functools.cache
-def _handle_forks_first() -> None:
-    """Run the handler before those of two modules, which take locks that importing a framework needs."""
-    with suppress(RuntimeError):  # the interpreter is about to exit
-        for name in ("logging", "concurrent.futures.thread"):
-            import_module(name)
-    _handle_forks()
-
-
-_handle_forks()
+handle_forks(_before_fork, _after_fork, _after_fork_in_child)
 
 
 @atexit.register

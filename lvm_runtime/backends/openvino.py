@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,13 +14,13 @@ from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
+_TELEMETRY = "openvino_telemetry"
 _PRECISION = ["framework", "precision"]  # where OpenVINO keeps an ONNX file's metadata
 
 
 def has_bf16() -> bool:
     """Say whether OpenVINO has bfloat16 arithmetic for this CPU; asked for it all the same, it computes in fp32."""
-    import openvino
-
+    openvino = OpenVinoBackend.load_framework()
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -65,6 +66,20 @@ class OpenVinoBackend(Backend):
         if computed != hint:
             raise BackendUnavailable(f"OpenVINO was asked for {self.precision} and computes in {computed} on this CPU")
         self._local = threading.local()
+
+    @classmethod
+    def load_framework(cls) -> Any:
+        """Import OpenVINO, and let it send nothing: on import it reports the program's use of it to its maker.
+
+        It does so from a child that another thread forks. Whoever wants that imports openvino first.
+        """
+        if cls.framework in sys.modules or _TELEMETRY in sys.modules:
+            return super().load_framework()
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # as if it were not installed
+        try:
+            return super().load_framework()
+        finally:
+            del sys.modules[_TELEMETRY]
 
     def _infer(self, contexts: Array) -> Any:
         request = getattr(self._local, "request", None)

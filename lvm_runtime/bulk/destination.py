@@ -12,10 +12,11 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from lvm_runtime.corpus.formats import SUFFIXES
 from lvm_runtime.errors import InvalidInput, LvmError
+from lvm_runtime.system.atomic import file_lock
 
 _OTHER_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
@@ -52,7 +53,7 @@ class Destination:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other runs from this output while the body runs; LvmError if there is one."""
-        lock = FileLock(self.lock, timeout=0)
+        lock = file_lock(self.lock, timeout=0)
         with writing(self.lock):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:

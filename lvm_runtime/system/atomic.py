@@ -14,9 +14,11 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from lvm_runtime.errors import WriteFailed
 from lvm_runtime.system.exchange import exchange
+from lvm_runtime.system.forks import ahead_of
 
 _PREFIX = ".tmp-"
 _LOCK = ".in-use"
@@ -149,14 +151,12 @@ def scratch(folder: Path) -> Iterator[Path]:
     A lock inside it, which the system drops with the process, tells a folder in use from one that was left. It is the
     first file to come and the last to go, so that no kill leaves a folder with other files and without it.
     """
-    from filelock import FileLock
-
     with writing(folder):
         if folder.absolute() not in _swept:
             _swept.add(folder.absolute())
             _remove_abandoned(folder)
         holder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
-    lock = FileLock(holder / _LOCK)
+    lock = file_lock(holder / _LOCK)
     try:
         with writing(folder):
             lock.acquire()
@@ -167,6 +167,11 @@ def scratch(folder: Path) -> Iterator[Path]:
             lock.release()
     finally:
         _remove_emptied(holder)
+
+
+def file_lock(path: Path, *, timeout: float = -1) -> Any:
+    """Return a `filelock.FileLock`, not yet acquired. Importing filelock takes 15 ms, and few processes write."""
+    return ahead_of("filelock").FileLock(path, timeout=timeout)
 
 
 def _empty(holder: Path) -> None:
@@ -183,13 +188,13 @@ def _remove_emptied(holder: Path) -> None:
 
 def _remove_abandoned(folder: Path) -> None:
     """Remove the temporary folders of killed runs from `folder`."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     for holder in folder.glob(f"{_PREFIX}*"):
         if not (holder / _LOCK).exists():
             continue  # somebody else's, or made a moment ago
         with contextlib.suppress(Timeout, OSError):  # in use, or just removed by another run
-            with FileLock(holder / _LOCK, timeout=0):
+            with file_lock(holder / _LOCK, timeout=0):
                 _restore(holder, folder)
                 _empty(holder)
             _remove_emptied(holder)
@@ -209,10 +214,8 @@ def locked(folder: Path) -> Iterator[None]:
 
     The lock is a file beside the folder, `.NAME.lock`. Raises WriteFailed where it cannot be made.
     """
-    from filelock import FileLock
-
     folder = folder.absolute()
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    lock = file_lock(folder.with_name(f".{folder.name}.lock"))
     with writing(folder):
         lock.acquire()
     try:

@@ -167,3 +167,35 @@ def test_a_child_does_not_wait_for_an_import_of_its_parent(small_artifacts: Get,
     done = _run(WHILE_A_THREAD_IMPORTS, small_artifacts("gru"), whose)
     assert done.stdout.startswith(said)
     assert done.stdout.endswith("\n0\n")
+
+
+WHILE_A_BUILDER_WRITES = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from lvm_runtime.backends import guard
+from lvm_runtime.system.atomic import scratch
+guard._LONGEST_WAIT = 1e9  # a fork that waits for ever, in place of a minute
+begun, folder = threading.Event(), Path(sys.argv[1])
+def build():
+    with guard.building():
+        with scratch(folder):  # which imports filelock, whose handler of forks takes a lock
+            begun.set()
+            time.sleep(0.2)
+        with scratch(folder):  # which takes that lock, while the other thread forks
+            pass
+thread = threading.Thread(target=build)
+thread.start()
+begun.wait()
+child = os.fork()
+if child == 0:
+    os._exit(0)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@needs_fork
+def test_a_fork_and_a_builder_that_writes_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """As the first measurement of an artifact's forms does, while another thread of the program forks."""
+    command = [sys.executable, "-c", WHILE_A_BUILDER_WRITES, str(tmp_path)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0

@@ -1,0 +1,48 @@
+"""Handlers of forks that run before those of other modules.
+
+Python runs what was registered last first. Some modules take a lock before a fork that a thread of ours may need to
+come to an end; where ours waits for that thread afterwards, nobody gets any further.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class _Handlers(NamedTuple):
+    before: Callable[[], object]
+    after_in_parent: Callable[[], object]
+    after_in_child: Callable[[], object]
+
+
+_handlers: list[_Handlers] = []
+
+
+def handle_forks(
+    before: Callable[[], object], after_in_parent: Callable[[], object], after_in_child: Callable[[], object]
+) -> None:
+    """Call these around every fork from now on. Each must do no harm if it is called more than once in a row."""
+    _handlers.append(_Handlers(before, after_in_parent, after_in_child))
+    _register(_handlers[-1])
+
+
+@functools.cache
+def ahead_of(name: str) -> Any:
+    """Import the module `name`, which handles forks itself, and return it; our handlers run before its own.
+
+    >>> ahead_of("filelock").FileLock.__name__
+    'UnixFileLock'
+    """
+    module = import_module(name)
+    for handlers in _handlers:
+        _register(handlers)
+    return module
+
+
+def _register(handlers: _Handlers) -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(**handlers._asdict())
