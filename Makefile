@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 QUICK := tests/test_imports.py tests/test_help.py tests/train/data tests/export/test_forms.py \
 	$(addprefix tests/lvm_runtime/,artifact commands selection system test_contexts.py test_predictor.py)
 
-.PHONY: help demo rag check test lint docs bench soak sanitize cross fuzz mac-report lock clean
+.PHONY: help demo rag check test suite lint docs bench soak sanitize cross fuzz mac-report lock clean
 
 help:
 	@echo "make demo        train an AMN on the bundled corpus, export it, verify, predict, measure"
@@ -46,8 +46,12 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# The types are checked beside the tests, because mypy has one thread and takes a minute without its cache.
+test: $(READY)
+	@$(MAKE) --no-print-directory --jobs 2 lint suite
+
 # One thread a worker: two suites of threads on the same cores only wait for each other.
-test: lint
+suite: $(READY)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist worksteal -m "not soak"
 
 check: lint

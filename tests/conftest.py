@@ -61,6 +61,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("LVM_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(autouse=True)
+def _quick_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a thorough measurement take 0.03 s per form and batch size, not 0.8; nothing depends on its figures."""
+    monkeypatch.setattr("lvm_runtime.selection.tuning.THOROUGH", 0.03)
+
+
 @pytest.fixture(scope="session")
 def small_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function from an architecture to a small artifact with ONNX (windows and documents) and

@@ -27,7 +27,7 @@ SIZES = {
 OTHERS = tuple(SIZES)
 
 
-def data(dim: int, windows: int = 6000, context_length: int = 5) -> Split:
+def data(dim: int, windows: int = 3000, context_length: int = 5) -> Split:
     """Return a synthetic corpus, split."""
     corpus = load_corpus("synthetic", windows=windows, dim=dim, context_length=context_length)
     usable = np.ones(len(corpus.values), bool)

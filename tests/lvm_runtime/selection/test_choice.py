@@ -119,7 +119,7 @@ def test_a_form_for_batch_1_only_serves_every_batch(small_artifacts: Get, tmp_pa
 
 def test_tuning_measures_everything_and_later_predictors_use_it(small_artifacts: Get) -> None:
     told: list[str] = []
-    path = small_artifacts("gru")
+    path = small_artifacts("amn")
     found, refused = tune(path, Request(max_drift=1e-3, device="cpu", precision="fp32"), report=told.append)
     assert {m.backend for m in found} == {"onnx", "openvino", "eager", "compiled"}
     assert [r.what.split()[0] for r in refused] == ["torchscript"]
