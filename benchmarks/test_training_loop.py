@@ -2,7 +2,7 @@
 
 All sides train the same model on the same windows in interleaved bursts: the obvious loop, the project's, and for
 the AMN, which it helps, the project's with `--compile`. `extra_info` holds windows per second of each and its ratio to
-the obvious loop. That they compute the same numbers is shown in tests/test_train_loop.py and test_train_forward.py;
+the obvious loop. That they compute the same numbers is shown in tests/train/test_loop.py and test_forward.py;
 here the losses have to end near each other.
 """
 
@@ -30,6 +30,7 @@ from train.options import TrainOptions
 from train.processes import Processes
 
 BATCH = 32
+COMPILED = "amn"
 ROUNDS, SECONDS = 9, 0.4
 
 
@@ -84,7 +85,7 @@ def test_loop_against_the_obvious_one(benchmark: BenchmarkFixture, architecture:
         "ours": our_loop(architecture, corpus, windows),
         "obvious": obvious_loop(architecture, corpus, windows),
     }
-    if architecture == "amn":
+    if architecture == COMPILED:
         sides["compiled"] = our_loop(architecture, corpus, windows, compile_step=True)
     steps = {name: partial(next, loop) for name, loop in sides.items()}
     timings = interleave(steps, rounds=ROUNDS, seconds=SECONDS)

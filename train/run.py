@@ -103,7 +103,7 @@ def _trainer(options: TrainOptions, material: Material, processes: Processes, sa
     trainer = Trainer(model, train_windows, options, processes)
     if trainer.ranking is not None:
         say(f"ranking over {trainer.ranking.count:,} of {len(trainer.ranking.rows):,} training vectors")
-        if options.start == "ranked" and options.model != "amn" and not options.resume:
+        if options.start == "ranked" and not config.starts_at_average and not options.resume:
             start = start_ranked(trainer.model, train_windows, trainer.ranking,
                                  cosine_weight=options.cosine_weight, seed=options.seed)  # fmt: skip
             trainer.restart()

@@ -1,10 +1,13 @@
 """Start the LSTM, the GRU and the Transformer where the AMN starts by construction: at a baseline.
 
-The linear average is hard to find from random weights and hard to beat without being near it. So the core
-is set to pass a weighted average of the context, recent vectors first, through its nearly linear range, and
-the last layer is fitted by ridge regression of the targets on what arrives there, drawn not towards zero
-but towards handing that average on: little data then leaves the average and much data improves it. The
-decay of the weights and the penalty are chosen on training documents that the fit has not seen; validation
+The linear average is hard to find from random weights. So it is put there:
+
+1. The core is set to pass a weighted average of the context on. Recent vectors weigh most, and each unit stays where
+   its activation is nearly linear.
+2. The last layer is fitted by ridge regression of the targets on the core's output. The penalty draws it towards the
+   layer that hands the average on, not towards zero. With little data that average stays; more data improves on it.
+
+The decay of the weights and the penalty are chosen on training documents that the fit has not seen. Validation
 documents are not touched.
 
 n windows, T context length, D vector, H hidden.
@@ -61,7 +64,7 @@ def start_at_baseline(model: nn.Module, windows: WindowSet, *, seed: int = 0) ->
     None for an AMN, which starts at the linear average by construction.
     """
     config: Any = model.config
-    if config.architecture == "amn":
+    if config.starts_at_average:
         return None
     fit, held = hold_out(windows)
     vectors = projection(fit, config.hidden_dim, seed)

@@ -61,7 +61,7 @@ def write_repository(
 
 def _config(name: str, backend: str, config: ModelConfig, batching: str) -> str:
     length, dim = config.context_length, config.dim
-    outputs = {"prediction": dim} | ({"attention": length} if config.architecture == "amn" else {})
+    outputs = {"prediction": dim} | ({"attention": length} if config.attention else {})
     listed = ",\n".join(
         f'  {{ name: "{output}" data_type: TYPE_FP32 dims: [ {size} ] }}' for output, size in outputs.items()
     )

@@ -23,13 +23,15 @@ class ModelConfig(ABC):
     """What every architecture has: input and output vectors of size `dim`, contexts of `context_length` vectors.
 
     `architecture` is its name in commands and manifests, `title` its name in tables, `small` the fields of a model
-    that tests can build in milliseconds; `attention` says whether it has attention weights to return.
+    that tests can build in milliseconds; `attention` says whether it has attention weights to return, and
+    `starts_at_average` whether a model with random weights predicts the linear average of its context.
     """
 
     architecture: ClassVar[str]
     title: ClassVar[str]
     small: ClassVar[Mapping[str, int]]
     attention: ClassVar[bool] = False
+    starts_at_average: ClassVar[bool] = False
 
     dim: int = 768
     context_length: int = 5
@@ -184,6 +186,7 @@ class AMNConfig(ModelConfig):
     title: ClassVar[str] = "AMN"
     small: ClassVar[Mapping[str, int]] = {"dim": 16, "attention_dim": 8, "hidden_dim": 12, "bottleneck_dim": 8}
     attention: ClassVar[bool] = True
+    starts_at_average: ClassVar[bool] = True
 
     attention_dim: int = 256
     hidden_dim: int = 512
