@@ -189,7 +189,7 @@ class PredictionTable:
         self._arrow, parquet = import_pyarrow()
         lists = self._arrow.list_(self._arrow.float32(), dim)
         self._schema = self._arrow.schema([("row", self._arrow.int64()), ("prediction", lists)])
-        self._writer = parquet.ParquetWriter(path, self._schema)
+        self._writer = parquet.ParquetWriter(path, self._schema, use_dictionary=False)  # no number comes twice
 
     def add(self, rows: NDArray[np.int64], predictions: NDArray[np.float32]) -> None:
         """Append predictions `[n, D]` for `rows` `[n]`."""
