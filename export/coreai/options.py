@@ -1,0 +1,73 @@
+"""What a Core AI export can be asked for, checked before anything is converted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lvm_runtime.errors import InvalidInput
+
+from ..coreml.options import BATCH_SIZES, checked_sizes
+
+SHAPES = ("dynamic", "static")
+PRECISIONS = ("fp32", "fp16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreAIOptions:
+    """Choices of one export.
+
+    `shapes`: "dynamic" is one function for any batch size, of linear layers, as Apple advises for the GPU and the CPU.
+    "static" has one function per size of `batch_sizes`, of 1×1 convolutions on (B, C, 1, S), as Apple advises for the
+    Neural Engine, which takes fp16 only. The functions share their weights.
+
+    Raises InvalidInput for what is none of the choices.
+
+    >>> CoreAIOptions(shapes="static", precision="fp16").name
+    'fp16-static'
+    """
+
+    shapes: str
+    precision: str
+    batch_sizes: tuple[int, ...] = BATCH_SIZES
+
+    def __post_init__(self) -> None:
+        for name, known in (("shapes", SHAPES), ("precision", PRECISIONS)):
+            if (value := getattr(self, name)) not in known:
+                raise InvalidInput(f"--{name} is {value!r}, expected one of {', '.join(known)}")
+        object.__setattr__(self, "batch_sizes", checked_sizes(self.batch_sizes))
+
+    @property
+    def name(self) -> str:
+        """Name of the asset inside the artifact."""
+        return self.precision if self.shapes == "dynamic" else f"{self.precision}-static"
+
+    @property
+    def path(self) -> str:
+        """Where the asset lies in the artifact."""
+        return f"coreai/{self.name}.aimodel"
+
+    @property
+    def fixed_sizes(self) -> tuple[int, ...] | None:
+        """The only batch sizes that the asset takes, or None."""
+        return self.batch_sizes if self.shapes == "static" else None
+
+
+USUAL = (CoreAIOptions(shapes="dynamic", precision="fp32"), CoreAIOptions(shapes="static", precision="fp16"))
+"""What is made unless something else is asked for: exact and for any batch, and for the Neural Engine."""
+
+
+def chosen(
+    shapes: str | None, precision: str | None, batch_sizes: tuple[int, ...] = BATCH_SIZES
+) -> tuple[CoreAIOptions, ...]:
+    """Return the exports that are meant: the usual ones that fit what is given, or exactly that.
+
+    >>> [options.name for options in chosen(None, "fp16")]
+    ['fp16-static']
+    """
+    if shapes is not None and precision is not None:
+        return (CoreAIOptions(shapes=shapes, precision=precision, batch_sizes=batch_sizes),)
+    return tuple(
+        CoreAIOptions(shapes=usual.shapes, precision=usual.precision, batch_sizes=batch_sizes)
+        for usual in USUAL
+        if shapes in (None, usual.shapes) and precision in (None, usual.precision)
+    )
