@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the tables, write what was asked for, and compare with a stored result if asked to."""
     options = parse(arguments)
     runs = join(read(path) for path in options.results)
-    newest = sorted(runs, key=lambda run: run.date, reverse=True)
+    newest = sorted(runs, key=lambda run: (bool(run.rows), run.date), reverse=True)
     print(results_text(newest))
     for path, write in (
         (options.html, _html),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report.results import Run
+from benchmarks.report.suites import suite_rows
 from benchmarks.report.tables import (
     EXPLANATION,
     FORMS,
@@ -32,7 +33,8 @@ GENERATED = (
 def results_text(runs: Sequence[Run]) -> str:
     """Return every machine's table, with how it was measured."""
     models = [name for name in CONFIGS if any(name in run.models for run in runs)]
-    return "\n\n".join(filter(None, [EXPLANATION, *map(machine_section, runs), reference_table(models)]))
+    sections = [part for run in runs for part in (machine_section(run), suite_rows(run, {"coreai"}))]
+    return "\n\n".join(filter(None, [EXPLANATION, *sections, reference_table(models)]))
 
 
 def results_page(runs: Sequence[Run], plot: str) -> str:

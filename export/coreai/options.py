@@ -22,8 +22,8 @@ class CoreAIOptions:
 
     Raises InvalidInput for what is none of the choices.
 
-    >>> CoreAIOptions(shapes="static", precision="fp16").name
-    'fp16-static'
+    >>> CoreAIOptions(shapes="static", precision="fp16").fixed_sizes
+    (1, 8, 32, 128)
     """
 
     shapes: str
@@ -38,7 +38,11 @@ class CoreAIOptions:
 
     @property
     def name(self) -> str:
-        """Name of the asset inside the artifact."""
+        """Name of the asset inside the artifact.
+
+        >>> CoreAIOptions(shapes="static", precision="fp32").name
+        'fp32-static'
+        """
         return self.precision if self.shapes == "dynamic" else f"{self.precision}-static"
 
     @property

@@ -351,6 +351,22 @@ def test_each_suite_has_a_table_of_what_its_tests_noted(result: Path) -> None:
     assert "| GRU | 900 | 450 | 2.00 |" in text
 
 
+def test_conversions_to_core_ai_are_among_the_results_and_do_not_become_the_first_run(
+    result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = json.loads(result.read_text())
+    notes = {"suite": "coreai", "model": "gru", "form": "ours, static, fp16", "seconds": 2.5, "bytes": 14_300_000}
+    body |= {"datetime": "2026-02-03", "machine_info": MACHINE | {"memory_gib": 16.0}}
+    body["benchmarks"] = [{"name": "c", "extra_info": notes | {"ops": 164, "drift": 8e-7}}]
+    later = tmp_path / "later.json"
+    later.write_text(json.dumps(body))
+    assert main([str(later), str(result)]) == 0
+    text = capsys.readouterr().out
+    assert "| GRU | ours, static, fp16 | 2.5 | 14.3 MB | 164 | 8e-07 |" in text
+    assert text.index("8.0 GiB") < text.index("16.0 GiB")
+    assert text.count("faster") == results_text([read(result)]).count("faster"), "it says nothing of races"
+
+
 def test_a_rerun_is_an_exit_code(result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = json.loads(result.read_text())
     again = tmp_path / "again.json"
