@@ -67,7 +67,7 @@ class CoreAIBackend(Backend):
         self._to_array = load("coreai.runtime").NDArray
         self._loop = _EventLoop()
         try:
-            options = _options(self.device) if _on_system() else None
+            options = specialisation(self.device) if _on_system() else None
             functions = self._loop.run(_load_functions(asset.AIModelAsset, source, options))
             self._functions, self._type = _by_batch(functions, source)
             self.precision = file_precision(source, _TYPES[self._type], precision)
@@ -194,7 +194,8 @@ def _on_system() -> bool:
     return bool(load("coreai.runtime").SpecializationOptions.is_supported())
 
 
-def _options(device: str) -> Any:
+def specialisation(device: str) -> Any:
+    """Return Core AI's `SpecializationOptions` for a device of UNITS. macOS 27."""
     runtime = load("coreai.runtime")
     if UNITS[device] in ("default", "cpu_only"):
         return getattr(runtime.SpecializationOptions, UNITS[device])()

@@ -138,7 +138,7 @@ def test_a_device_is_core_ais_compute_unit(monkeypatch: pytest.MonkeyPatch) -> N
     load = coreai.load
     monkeypatch.setattr(coreai, "load", lambda name: runtime if name == "coreai.runtime" else load(name))
     assert CoreAIBackend.devices() == ["all", "ane", "gpu", "cpu"]
-    options = [coreai._options(device) for device in CoreAIBackend.devices()]
+    options = [coreai.specialisation(device) for device in CoreAIBackend.devices()]
     assert options == ["default", "prefer neural_engine", "prefer gpu", "cpu_only"]
     assert "all, ane, gpu, cpu" in CoreAIBackend.describe()
 
