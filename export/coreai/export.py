@@ -17,7 +17,7 @@ from .convert import coreai_form, describe, write_asset
 from .options import CoreAIOptions
 
 ROWS = {("fp32", "dynamic"): 128, ("fp32", "static"): 128, ("fp16", "static"): 32, ("fp16", "dynamic"): 4}
-"""Contexts of each sample that are executed. The reference runtime emulates fp16: at full size a context takes up to 60
+"""Contexts of each sample that are executed. The reference runtime emulates fp16: at full size a context takes up to 70
 ms in convolutions and up to 3 s in linear layers."""
 
 
