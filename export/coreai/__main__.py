@@ -8,10 +8,11 @@ from pathlib import Path
 
 from lvm_runtime.backends.coreai import CoreAIBackend
 from lvm_runtime.commands import console
+from lvm_runtime.errors import InvalidInput
 
 from ..commandline import batch_sizes, make_parser, open_arguments, report_line
 from ..coreml.options import BATCH_SIZES
-from .options import PRECISIONS, SHAPES, USUAL, chosen
+from .options import COMPRESSIONS, PRECISIONS, SHAPES, USUAL, chosen
 
 DESCRIPTION = f"""\
 Export to Core AI, the successor of Core ML in macOS 27.
@@ -33,6 +34,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     )
     add("--precision", choices=PRECISIONS, help="the Neural Engine takes fp16 only")
     add("--batch-sizes", type=batch_sizes, default=BATCH_SIZES, metavar="N,N,…", help="of static (default: 1,8,32,128)")
+    add("--compress", choices=COMPRESSIONS, default="none", help="smaller weights, by coreai-opt (extra coreai-opt)")
     add(
         "--stock",
         action="store_true",
@@ -40,7 +42,9 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         "beside the artifact, not into it",
     )
     arguments = parser.parse_args(argv)
-    wanted = chosen(arguments.shapes, arguments.precision, arguments.batch_sizes)
+    if arguments.stock and arguments.compress != "none":
+        raise InvalidInput("--stock is a baseline without --compress; leave one of the two out")
+    wanted = chosen(arguments.shapes, arguments.precision, arguments.batch_sizes, arguments.compress)
     CoreAIBackend.require()
     source, samples = open_arguments(arguments)
     if arguments.stock:

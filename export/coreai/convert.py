@@ -78,7 +78,7 @@ def write_asset(module: nn.Module, options: CoreAIOptions, shape: tuple[int, int
             ).run_decompositions(coreai_torch.get_decomp_table())
             converter = coreai_torch.TorchConverter(mode=coreai_torch.TorchConverter.Mode.RELEASE)  # no paths of files
             converter.add_exported_program(exported, input_names=["context"], output_names=names)
-            program = converter.to_coreai()
+            program = compressed(converter.to_coreai(), options.compress)
             if options.fixed_sizes is not None:
                 sizes = {f"batch{size}": {"context": (size, *shape)} for size in options.fixed_sizes}
                 program.set_static_shape_config("main", sizes)
@@ -88,6 +88,16 @@ def write_asset(module: nn.Module, options: CoreAIOptions, shape: tuple[int, int
         raise LvmError(
             f"coreai-torch {coreai_torch.__version__} cannot convert this {type(module).__name__}: {reason}"
         ) from error
+
+
+def compressed(program: Any, kind: str) -> Any:
+    """Return the program with its weights as palettes or int8, by coreai-opt, or as it is for "none"."""
+    if kind == "none":
+        return program
+    tools = extras.require("coreai-opt", f"compressing to {kind}", "coreai_opt.coreai_utils")
+    if kind == "int8":
+        return tools.quantize_weights(program, tools.DType.INT8)
+    return tools.palettize_weights(program, None, n_bits=int(kind.removeprefix("palette")))
 
 
 def describe(path: Path, title: str, metadata: dict[str, Any]) -> None:

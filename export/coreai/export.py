@@ -35,18 +35,18 @@ def export_coreai(source: Source, samples: Sequence[Sample], options: CoreAIOpti
     """
     config = source.artifact.config
     with source.artifact.adding(options.path) as temporary:
-        form = coreai_form(source.model, options)
-        write_asset(form, options, (config.context_length, config.dim), temporary)
-        report = verify_asset(temporary, samples, options)
+        write_asset(coreai_form(source.model, options), options, (config.context_length, config.dim), temporary)
         title = f"{config.architecture}: predicts the next vector of a document from its last {config.context_length}"
         about = {"architecture": config.architecture, "weights_sha256": source.artifact.manifest.weights.sha256}
-        describe(temporary, title, about | {"precision": options.precision, "drift": report.worst_drift})
+        describe(temporary, title, about | {"precision": options.manifest_precision})
+        report = verify_asset(temporary, samples, options)
+        describe(temporary, title, {"drift": report.worst_drift})
         atomic.share_tree(temporary)
         return source.artifact.commit(
             temporary,
             options.path,
             format="coreai",
-            precision=options.precision,
+            precision=options.manifest_precision,
             drift=report.worst_drift,
             batch_sizes=options.fixed_sizes,
             details=report.details(),
@@ -59,4 +59,4 @@ def verify_asset(path: Path, samples: Sequence[Sample], options: CoreAIOptions) 
     sizes = options.fixed_sizes or tuple(size for size in BATCH_SIZES if size <= rows)
     few = [sample.first(rows) for sample in samples]
     few[0] = samples[0].first(max(rows, *sizes))  # which fills the function of the largest size
-    return verify_file(path, few, format="coreai", precision=options.precision, batch_sizes=sizes)
+    return verify_file(path, few, format="coreai", precision=options.manifest_precision, batch_sizes=sizes)

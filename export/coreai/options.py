@@ -10,6 +10,7 @@ from ..coreml.options import BATCH_SIZES, checked_sizes
 
 SHAPES = ("dynamic", "static")
 PRECISIONS = ("fp32", "fp16")
+COMPRESSIONS = ("none", "palette8", "palette6", "palette4", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +19,7 @@ class CoreAIOptions:
 
     `shapes`: "dynamic" is one function for any batch size, of linear layers, as Apple advises for the GPU and the CPU.
     "static" has one function per size of `batch_sizes`, of 1×1 convolutions on (B, C, 1, S), as Apple advises for the
-    Neural Engine, which takes fp16 only. The functions share their weights.
+    Neural Engine, which takes fp16 only. The functions share their weights. `compress` makes the weights smaller.
 
     Raises InvalidInput for what is none of the choices.
 
@@ -29,9 +30,10 @@ class CoreAIOptions:
     shapes: str
     precision: str
     batch_sizes: tuple[int, ...] = BATCH_SIZES
+    compress: str = "none"
 
     def __post_init__(self) -> None:
-        for name, known in (("shapes", SHAPES), ("precision", PRECISIONS)):
+        for name, known in (("shapes", SHAPES), ("precision", PRECISIONS), ("compress", COMPRESSIONS)):
             if (value := getattr(self, name)) not in known:
                 raise InvalidInput(f"--{name} is {value!r}, expected one of {', '.join(known)}")
         object.__setattr__(self, "batch_sizes", checked_sizes(self.batch_sizes))
@@ -43,7 +45,15 @@ class CoreAIOptions:
         >>> CoreAIOptions(shapes="static", precision="fp32").name
         'fp32-static'
         """
-        return self.precision if self.shapes == "dynamic" else f"{self.precision}-static"
+        parts = [self.precision]
+        parts += [self.compress] if self.compress != "none" else []
+        parts += ["static"] if self.shapes == "static" else []
+        return "-".join(parts)
+
+    @property
+    def manifest_precision(self) -> str:
+        """The precision class by which the runtime judges its drift; compressed weights count as int8."""
+        return "int8" if self.compress != "none" else self.precision
 
     @property
     def path(self) -> str:
@@ -61,17 +71,22 @@ USUAL = (CoreAIOptions(shapes="dynamic", precision="fp32"), CoreAIOptions(shapes
 
 
 def chosen(
-    shapes: str | None, precision: str | None, batch_sizes: tuple[int, ...] = BATCH_SIZES
+    shapes: str | None, precision: str | None, batch_sizes: tuple[int, ...] = BATCH_SIZES, compress: str = "none"
 ) -> tuple[CoreAIOptions, ...]:
     """Return the exports that are meant: the usual ones that fit what is given, or exactly that.
+
+    Compression is for the Neural Engine, unless something else is asked for.
 
     >>> [options.name for options in chosen(None, "fp16")]
     ['fp16-static']
     """
+    if compress != "none" and shapes is None and precision is None:
+        shapes = "static"
+    pairs = [(usual.shapes, usual.precision) for usual in USUAL]
     if shapes is not None and precision is not None:
-        return (CoreAIOptions(shapes=shapes, precision=precision, batch_sizes=batch_sizes),)
+        pairs = [(shapes, precision)]
     return tuple(
-        CoreAIOptions(shapes=usual.shapes, precision=usual.precision, batch_sizes=batch_sizes)
-        for usual in USUAL
-        if shapes in (None, usual.shapes) and precision in (None, usual.precision)
+        CoreAIOptions(shapes=pair[0], precision=pair[1], batch_sizes=batch_sizes, compress=compress)
+        for pair in pairs
+        if shapes in (None, pair[0]) and precision in (None, pair[1])
     )

@@ -28,6 +28,8 @@ from lvm_runtime.system.imports import load
 UNITS = {"all": "default", "ane": "neural_engine", "gpu": "gpu", "cpu": "cpu_only"}
 """Device to Core AI's name for it. Apple advises the default, which leaves the choice to the system."""
 REFERENCE = "reference runtime"
+PRECISION = "lvm.precision"
+"""Where an asset says its precision; compressed weights are int8, whatever it computes in."""
 _PROGRAM, _HASH = "main.mlirb", "main.hash"
 _TYPES = {"float32": "fp32", "float16": "fp16"}
 
@@ -37,8 +39,8 @@ T = TypeVar("T")
 class CoreAIBackend(Backend):
     """Run the asset at `source` on `device`: on macOS 27 all (the default), ane, gpu or cpu, elsewhere cpu.
 
-    An asset has one function for any batch size, or one for each of some fixed sizes. fp16 predictions are scaled to
-    norm 1 again in float32.
+    An asset has one function for any batch size, or one for each of some fixed sizes. Predictions in fp16 are scaled
+    to norm 1 again in float32.
     """
 
     name: ClassVar[str] = "coreai"
@@ -70,12 +72,13 @@ class CoreAIBackend(Backend):
             options = specialisation(self.device) if _on_system() else None
             functions = self._loop.run(_load_functions(asset.AIModelAsset, source, options))
             self._functions, self._type = _by_batch(functions, source)
-            self.precision = file_precision(source, _TYPES[self._type], precision)
+            said = _metadata(asset.AIModelAsset.load(source)).get(PRECISION, _TYPES[self._type])
+            self.precision = file_precision(source, said, precision)
         except BaseException:
             self._loop.close()
             raise
         self.batch_sizes = tuple(sorted(filter(None, self._functions))) or None
-        if self.precision == "fp16":
+        if self._type == "float16":
             self.largest_norm = FP16_LARGEST_NORM
 
     @classmethod
@@ -124,7 +127,7 @@ class CoreAIBackend(Backend):
 
     def _predictions(self, outputs: dict[str, Any]) -> Array:
         found = np.array(outputs["prediction"].numpy(), dtype=np.float32)
-        if self.precision == "fp16":
+        if self._type == "float16":
             found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return found
 
@@ -149,8 +152,9 @@ class _EventLoop:
 def _end(loop: Any, thread: threading.Thread) -> None:
     if thread.is_alive():  # it is not in a forked process
         loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        if thread is not threading.current_thread():  # where the garbage collector may run too
+            thread.join()
+            loop.close()
 
 
 async def _load_functions(asset: Any, source: Path, options: Any) -> dict[str, Any]:
@@ -158,7 +162,7 @@ async def _load_functions(asset: Any, source: Path, options: Any) -> dict[str, A
     try:
         async with asset.load(source).executable(options) as model:
             return {name: model.load_function(name) for name in model.function_names}
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, OSError) as error:
         raise ArtifactError(f"{source}: Core AI cannot load it: {' '.join(str(error).split())}") from error
 
 
@@ -178,6 +182,12 @@ def _by_batch(functions: dict[str, Any], source: Path) -> tuple[dict[int | None,
             f"function for any batch size or functions for fixed ones, in {' or '.join(_TYPES)}"
         )
     return found, types.pop()
+
+
+def _metadata(asset: Any) -> dict[str, Any]:
+    """Return what its maker wrote into the asset; coreai-core's own stub calls it by the second name."""
+    names = ("creator_defined_metadata", "custom_metadata")
+    return next((getattr(asset.metadata, name) for name in names if hasattr(asset.metadata, name)), {})
 
 
 def _check_asset(source: Path) -> None:

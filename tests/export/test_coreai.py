@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 pytest.importorskip("coreai_torch", reason="coreai-torch is not installed; it comes with the extra coreai")
 
 from export.coreai import export as module
-from export.coreai.convert import coreai_form, operations, write_asset
+from export.coreai.convert import compressed, coreai_form, operations, write_asset
 from export.coreai.export import export_coreai
 from export.coreai.options import PRECISIONS, SHAPES, CoreAIOptions, chosen
 from export.coreai.stock import compare_stock
@@ -27,7 +28,7 @@ from lvm_runtime.artifact.config import ARCHITECTURES, make_config
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.errors import InvalidInput, LvmError, VerificationFailed
+from lvm_runtime.errors import BackendUnavailable, InvalidInput, LvmError, VerificationFailed
 from lvm_runtime.models import build_model, known_answers, save_model
 
 DIM, LENGTH = 16, 2
@@ -149,6 +150,42 @@ def test_the_stock_conversion_is_listed_beside_ours(tmp_path: Path) -> None:
 )
 def test_what_is_left_open_is_chosen(shapes: str | None, precision: str | None, names: list[str]) -> None:
     assert [options.name for options in chosen(shapes, precision)] == names
+
+
+def wide_source(folder: Path) -> Source:
+    """Return an AMN with matrices that are large enough to be compressed, 1,024 weights and more."""
+    model = randomise(build_model(make_config("amn", dim=64, attention_dim=64, hidden_dim=128, bottleneck_dim=64)))
+    return Source(save_model(model, folder / "amn"), model)
+
+
+@pytest.mark.parametrize("kind", ["palette8", "int8"])
+def test_compressed_weights_count_as_int8(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("coreai_opt", reason="coreai-opt is not installed; it comes with the extra coreai-opt")
+    source = wide_source(tmp_path)
+    plain = CoreAIOptions(shapes="static", precision="fp16", batch_sizes=(1, 4))
+    (options,) = chosen(None, None, plain.batch_sizes, kind)
+    sizes = [export_coreai(source, few(source), each).find("coreai")[-1].file.bytes for each in (plain, options)]
+    (compiled,) = Artifact.load(source.artifact.path).find("coreai", precision="int8")
+    assert compiled.file.path == f"coreai/fp16-{kind}-static.aimodel"
+    assert 1e-7 < compiled.drift <= 1e-4
+    assert sizes[1] < 0.8 * sizes[0]
+    with Predictor(source.artifact.path, backend="coreai", precision="int8") as predictor:
+        norms = np.linalg.norm(predictor.predict(few(source)[0].contexts), axis=1)
+        np.testing.assert_allclose(norms, 1, rtol=0, atol=1e-6)
+
+
+def test_a_palette_that_is_too_coarse_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("coreai_opt", reason="coreai-opt is not installed; it comes with the extra coreai-opt")
+    source = wide_source(tmp_path)
+    with pytest.raises(VerificationFailed, match=r"coreai int8: .* nothing was kept"):
+        export_coreai(source, few(source), chosen(None, None, (1, 4), "palette4")[0])
+    assert Artifact.load(source.artifact.path).find("coreai") == ()
+
+
+def test_compression_without_its_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "coreai_opt.coreai_utils", None)
+    with pytest.raises(BackendUnavailable, match=r"compressing to int8 needs coreai_opt.*\.\[coreai-opt\]"):
+        compressed(None, "int8")
 
 
 def test_choices_that_are_none_are_errors() -> None:

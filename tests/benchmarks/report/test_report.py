@@ -355,7 +355,7 @@ def test_conversions_to_core_ai_are_among_the_results_and_do_not_become_the_firs
     result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     body = json.loads(result.read_text())
-    notes = {"suite": "coreai", "model": "gru", "form": "ours, static, fp16", "seconds": 2.5, "bytes": 14_300_000}
+    notes = {"suite": "coreai", "model": "gru", "form": "ours, static, fp16", "cpu_seconds": 2.5, "bytes": 14_300_000}
     body |= {"datetime": "2026-02-03", "machine_info": MACHINE | {"memory_gib": 16.0}}
     body["benchmarks"] = [{"name": "c", "extra_info": notes | {"ops": 164, "drift": 8e-7}}]
     later = tmp_path / "later.json"
