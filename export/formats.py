@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lvm_runtime.artifact.folder import Artifact
@@ -22,6 +23,8 @@ FORMATS = {"torchscript": (), "onnx": ("onnx",), "native": (), "mlx": (), "corem
 def makeable() -> tuple[str, ...]:
     """Return the formats that can be made and verified here: all, but native, mlx and coreai only where they run."""
     absent = {cls.format for cls in (NativeBackend, MlxBackend, CoreAIBackend) if cls.missing()}
+    if find_spec("coreai_torch") is None:  # serving does without
+        absent.add("coreai")
     return tuple(name for name in FORMATS if name not in absent)
 
 

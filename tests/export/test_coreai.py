@@ -15,6 +15,7 @@ from torch import nn
 
 pytest.importorskip("coreai_torch", reason="coreai-torch is not installed; it comes with the extra coreai")
 
+from export import formats
 from export.coreai import export as module
 from export.coreai.convert import compressed, coreai_form, operations, write_asset
 from export.coreai.export import export_coreai
@@ -186,6 +187,12 @@ def test_compression_without_its_extra_says_what_to_install(tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "coreai_opt.coreai_utils", None)
     with pytest.raises(BackendUnavailable, match=r"compressing to int8 needs coreai_opt.*\.\[coreai-opt\]"):
         compressed(None, "int8")
+
+
+def test_export_makes_it_where_the_converter_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "coreai" in formats.makeable()
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    assert "coreai" not in formats.makeable()
 
 
 def test_choices_that_are_none_are_errors() -> None:
