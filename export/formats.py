@@ -23,9 +23,16 @@ FORMATS = {"torchscript": (), "onnx": ("onnx",), "native": (), "mlx": (), "corem
 def makeable() -> tuple[str, ...]:
     """Return the formats that can be made and verified here: all, but native, mlx and coreai only where they run."""
     absent = {cls.format for cls in (NativeBackend, MlxBackend, CoreAIBackend) if cls.missing()}
-    if find_spec("coreai_torch") is None:  # serving does without
+    if not _installed("coreai_torch"):  # serving does without
         absent.add("coreai")
     return tuple(name for name in FORMATS if name not in absent)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def exports(

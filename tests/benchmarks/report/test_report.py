@@ -15,7 +15,7 @@ from benchmarks.report.documents import readme_section, results_page, results_te
 from benchmarks.report.page import render, table_html
 from benchmarks.report.read import read
 from benchmarks.report.reference import per_second
-from benchmarks.report.results import join
+from benchmarks.report.results import join, newest_first
 from benchmarks.report.suites import suite_rows, value
 from benchmarks.report.tables import count, faster_peers, full_table
 from lvm_runtime.errors import InvalidInput
@@ -184,8 +184,8 @@ def test_a_summary_of_another_schema_or_of_two_machines_is_refused(result: Path,
 
 def test_the_stored_results_are_small_and_give_the_documents() -> None:
     files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-    runs = sorted(join(read(file) for file in files), key=lambda run: run.date, reverse=True)
-    assert len(runs) == 3  # two machines; one of them again, with the native engine
+    runs = newest_first(join(read(file) for file in files))
+    assert len(runs) == 4  # two machines; one of them again, with the native engine, and with Core AI
     assert (ROOT / "docs" / "results.md").read_text() == results_page(runs, "results.svg")
     assert readme_section(runs[0]) in (ROOT / "README.md").read_text()
     figures = [cell for line in readme_section(runs[0]).splitlines()[2:6] for cell in line.split("|")[2:-1]]
