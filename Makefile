@@ -23,7 +23,7 @@ help:
 	@echo "make sanitize    the native engine's tests with ASan and UBSan, then with TSan, then in valgrind"
 	@echo "make cross       the native engine on an emulated Arm CPU: the same bits as here"
 	@echo "make fuzz        malformed plans for the native engine: libFuzzer with ASan and UBSan"
-	@echo "make mac-report  on a Mac: placement, latency and accuracy on this device, as one Markdown file"
+	@echo "make mac-report  on a Mac: placement, latency and accuracy on this device, as Markdown and JSON"
 	@echo "make lock        write constraints.txt from what is installed"
 	@echo "make clean       remove the virtual environment and caches (artifacts stay)"
 

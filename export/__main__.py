@@ -13,14 +13,14 @@ from .commandline import make_parser, open_arguments, report_line
 from .formats import FORMATS, exports, makeable
 
 DESCRIPTION = """\
-Add compiled forms to an artifact: TorchScript, ONNX, native, MLX and Core ML.
+Add compiled forms to an artifact: TorchScript, ONNX, native, MLX, Core ML and Core AI.
 
 A form that fails its verification is not kept and does not keep the others from being made; the command then ends
 with an error that names it."""
 EPILOG = """
 Each format has a command of its own with more options, and there are tools for Core ML packages:
 
-  lvm-runtime export torchscript | onnx | native | mlx | coreml --help
+  lvm-runtime export torchscript | onnx | native | mlx | coreml | coreai --help
   lvm-runtime export ane-lint PACKAGE         what would keep a package off the Neural Engine
   lvm-runtime export mil-reference PACKAGE    what a package answers, computed on any machine
   lvm-runtime export mac-report               on a Mac: placement, latency and accuracy of this device"""

@@ -57,6 +57,14 @@ def make_parser(description: str, prog: str | None = None, epilog: str = "") -> 
     return parser
 
 
+def batch_sizes(text: str) -> tuple[int, ...]:
+    """Parse a list of batch sizes such as "1,8,32,128"."""
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected integers such as 1,8,32,128") from error
+
+
 def open_arguments(arguments: argparse.Namespace, *libraries: str) -> tuple[Source, tuple[Sample, ...]]:
     """Open the artifact that the parsed options mean, and compute the answers that its exports must give.
 

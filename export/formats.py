@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.coreai import CoreAIBackend
 from lvm_runtime.backends.mlx import MlxBackend
 from lvm_runtime.backends.native import NativeBackend
 
@@ -14,14 +16,23 @@ if TYPE_CHECKING:
     from .source import Source
     from .verify import Sample
 
-FORMATS = {"torchscript": (), "onnx": ("onnx",), "native": (), "mlx": (), "coreml": ("coremltools",)}
+FORMATS = {"torchscript": (), "onnx": ("onnx",), "native": (), "mlx": (), "coreml": ("coremltools",), "coreai": ()}
 """Name of a format, and the libraries beside PyTorch that making it needs; they are loaded when it is made."""
 
 
 def makeable() -> tuple[str, ...]:
-    """Return the formats that can be made and verified here: all, but native and mlx only where they run."""
-    absent = {cls.format for cls in (NativeBackend, MlxBackend) if cls.missing()}
+    """Return the formats that can be made and verified here: all, but native, mlx and coreai only where they run."""
+    absent = {cls.format for cls in (NativeBackend, MlxBackend, CoreAIBackend) if cls.missing()}
+    if not _installed("coreai_torch"):  # serving does without
+        absent.add("coreai")
     return tuple(name for name in FORMATS if name not in absent)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def exports(
@@ -56,3 +67,9 @@ def exports(
         from .coreml.export import export_coreml
 
         yield "coreml/fp16.mlpackage", partial(export_coreml, source, samples)
+    if "coreai" in formats:
+        from .coreai.export import export_coreai
+        from .coreai.options import USUAL
+
+        for usual in USUAL:
+            yield usual.path, partial(export_coreai, source, samples, usual)

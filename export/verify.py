@@ -31,7 +31,7 @@ from lvm_runtime.artifact.drift import (
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends import backend_class
 from lvm_runtime.backends.base import Array
-from lvm_runtime.backends.batch_sizes import Runner
+from lvm_runtime.backends.batch_sizes import Runner, any_batch
 from lvm_runtime.corpus.corpus import BUNDLED
 from lvm_runtime.models import known_answers
 
@@ -88,6 +88,11 @@ class Sample:
     def of(cls, name: str, model: nn.Module, contexts: Array) -> Sample:
         """Compute the answers of `model` in float64."""
         return cls(name, contexts, *known_answers(model, contexts))
+
+    def first(self, count: int) -> Sample:
+        """Return the sample with its first contexts, at most `count` of them."""
+        attention = None if self.attention is None else self.attention[:count]
+        return replace(self, contexts=self.contexts[:count], predictions=self.predictions[:count], attention=attention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +245,6 @@ def verify_file(
     backend = backend_class(format)(path, device="cpu", threads=threads, precision=precision)
     name = f"{format} {backend.precision}"
     try:
-        return verify(backend, samples, name=name, precision=backend.precision, batch_sizes=batch_sizes)
+        return verify(any_batch(backend), samples, name=name, precision=backend.precision, batch_sizes=batch_sizes)
     finally:
         backend.close()

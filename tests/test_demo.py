@@ -21,11 +21,11 @@ def test_the_demo_ends_with_its_table_and_an_artifact_that_serves(tmp_path: Path
     command = [sys.executable, "-m", "demo", "--out", str(out), "--epochs", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    table = re.findall(r"^  (eager|torchscript|onnx|native|mlx|coreml) +(\w+) ", done.stdout, re.MULTILINE)
+    table = re.findall(r"^  (eager|torchscript|onnx|native|mlx|coreml|coreai) +(\w+) ", done.stdout, re.MULTILINE)
     served = {(c.format, c.precision) for c in Artifact.load(out).manifest.compiled if c.form == "context"}
     assert set(table) == {("eager", "fp32"), *served}
-    everywhere = {"torchscript", "onnx", "coreml"}  # native needs a compiler and mlx its library
-    assert {format for format, _ in served} - {"native", "mlx"} == everywhere
+    everywhere = {"torchscript", "onnx", "coreml"}  # native needs a compiler, mlx and coreai their libraries
+    assert {format for format, _ in served} - {"native", "mlx", "coreai"} == everywhere
     gain = re.search(r"above the linear average by (-?\d\.\d+) \[", done.stdout)
     assert gain is not None, done.stdout
     assert float(gain[1]) > 0

@@ -37,7 +37,7 @@ for line in LINES:
 """
 EXTRAS = (
     "torch,onnx,onnxscript,coremltools,pyarrow,matplotlib,safetensors,accelerate,sentence_transformers,openvino,faiss,"
-    "docutils,markdown_it,grpc,orjson,uvicorn,mlx"
+    "docutils,markdown_it,grpc,orjson,uvicorn,mlx,coreai,coreai_torch"
 )
 
 
@@ -76,6 +76,7 @@ def test_every_help_answers_with_what_was_typed() -> None:
         ("export --model amn", "torch", "export"),
         ("lvm_runtime serve amn", "orjson", "serve"),
         ("export.coreml --model amn", "torch", "export"),
+        ("export.coreai --model amn", "coreai", "coreai"),
         ("export.ane_lint some.mlpackage", "coremltools", "coreml"),
     ],
     ids=lambda value: value.replace(" ", "_"),

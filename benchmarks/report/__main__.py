@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.report import regression, rerun, summary
 from benchmarks.report.documents import results_page, results_text, write_readme
 from benchmarks.report.read import read
-from benchmarks.report.results import Run, join
+from benchmarks.report.results import Run, join, newest_first
 from lvm_runtime.commands import console
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import atomic
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the tables, write what was asked for, and compare with a stored result if asked to."""
     options = parse(arguments)
     runs = join(read(path) for path in options.results)
-    newest = sorted(runs, key=lambda run: run.date, reverse=True)
+    newest = newest_first(runs)
     print(results_text(newest))
     for path, write in (
         (options.html, _html),

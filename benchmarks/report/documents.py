@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report.results import Run
+from benchmarks.report.suites import suite_rows
 from benchmarks.report.tables import (
     EXPLANATION,
     FORMS,
@@ -23,6 +24,8 @@ from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import atomic, machine
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+SHOWN = {"coreai", "mac"}
+"""The suites without races whose tables belong to the results."""
 README_BATCHES = (1, 128)
 GENERATED = (
     "<!-- Made by: python -m benchmarks.report benchmarks/results/*.json --docs docs/results.md. Do not edit. -->"
@@ -32,7 +35,8 @@ GENERATED = (
 def results_text(runs: Sequence[Run]) -> str:
     """Return every machine's table, with how it was measured."""
     models = [name for name in CONFIGS if any(name in run.models for run in runs)]
-    return "\n\n".join(filter(None, [EXPLANATION, *map(machine_section, runs), reference_table(models)]))
+    sections = [part for run in runs for part in (machine_section(run), suite_rows(run, SHOWN))]
+    return "\n\n".join(filter(None, [EXPLANATION, *sections, reference_table(models)]))
 
 
 def results_page(runs: Sequence[Run], plot: str) -> str:

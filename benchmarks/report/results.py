@@ -199,6 +199,11 @@ def join(runs: Iterable[Run]) -> list[Run]:
     return joined
 
 
+def newest_first(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs with races before those without, each by date: the first is the one that documents quote."""
+    return sorted(runs, key=lambda run: (bool(run.rows), run.date), reverse=True)
+
+
 def rows_of(records: Iterable[dict[str, Any]]) -> tuple[Row, ...]:
     """Wrap records, sorted by architecture, batch and contender, ours first."""
     order = {name: i for i, name in enumerate(ARCHITECTURES)}

@@ -22,6 +22,8 @@ SUITES = {
     "bulk": "From file to file",
     "training_loop": "Training against the obvious loop",
     "export": "Exports, verification included",
+    "coreai": "Conversions to Core AI, executed on the CPU",
+    "mac": "A Mac, by backend and device",
 }
 _LEFT_OUT = {"norm", "torch"}
 """What a test noted and checks by itself."""

@@ -65,13 +65,16 @@ def our_row(run: Run, model: str, batch: int, precision: str) -> Row | None:
 
 def machine_section(run: Run) -> str:
     """Return one machine's part: hardware, versions, our forms beside their peers, and where a peer is faster."""
-    parts = [f"### {machine.line(run.machine)}", _made_with(run), _ours(run), faster_peers(run)]
+    parts = [f"### {machine.line(run.machine)}", _made_with(run)]
+    parts += [_ours(run), faster_peers(run)] if run.rows else []
     return "\n\n".join(filter(None, parts))
 
 
 def _made_with(run: Run) -> str:
     versions = run.machine["versions"]
-    wanted = ", ".join(f"{name} {versions[name]}" for name in ("onnxruntime", "torch", "openvino") if name in versions)
+    wanted = ", ".join(
+        f"{name} {versions[name]}" for name in ("onnxruntime", "torch", "openvino", "coreai-torch") if name in versions
+    )
     busy = f"; {len(run.disturbed)} cells timed beside other programs" if run.disturbed else ""
     return f"Measured on {run.date} with {wanted}{busy}."
 

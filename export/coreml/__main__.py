@@ -10,7 +10,7 @@ from pathlib import Path
 from lvm_runtime.commands import console
 from lvm_runtime.errors import InvalidInput
 
-from ..commandline import make_parser, open_arguments, report_line
+from ..commandline import batch_sizes, make_parser, open_arguments, report_line
 from .options import (
     BATCH_SIZES,
     COMPRESSIONS,
@@ -47,7 +47,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         help="how several batch sizes get into the package: one static function each (multifunction, the default, "
         "macOS 15 and later), one function for all (enumerated), or the first size only (static)",
     )
-    add("--batch-sizes", type=_sizes, default=BATCH_SIZES, metavar="N,N,…", help="default: 1,8,32,128")
+    add("--batch-sizes", type=batch_sizes, default=BATCH_SIZES, metavar="N,N,…", help="default: 1,8,32,128")
     add("--precision", choices=PRECISIONS, default=default.precision, help="the Neural Engine takes fp16 only")
     add("--compress", choices=COMPRESSIONS, default=default.compress, help="smaller weights; checked by --max-drift")
     add(
@@ -67,13 +67,6 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         help="convert the unmodified module instead, as a baseline; the package goes beside the artifact, not into it",
     )
     return parser
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(size) for size in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected integers such as 1,8,32,128") from error
 
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:

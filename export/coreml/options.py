@@ -45,12 +45,7 @@ class CoreMLOptions:
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        sizes = tuple(sorted(set(self.batch_sizes)))
-        if not sizes or any(not isinstance(size, int) or not 1 <= size <= LARGEST_BATCH for size in sizes):
-            raise InvalidInput(
-                f"--batch-sizes is {self.batch_sizes!r}, expected positive integers such as 1,8,32,128, "
-                f"and at most {LARGEST_BATCH}"
-            )
+        sizes = checked_sizes(self.batch_sizes)
         if self.shapes == "static" and len(sizes) > 1:
             sizes = sizes[:1]
         object.__setattr__(self, "batch_sizes", sizes)
@@ -99,6 +94,17 @@ class CoreMLOptions:
         """Return what the manifest should remember, as JSON values."""
         names = ("shapes", "compress", "target", "compute_units", "gelu")
         return {name: getattr(self, name) for name in names}
+
+
+def checked_sizes(batch_sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return fixed batch sizes sorted and each once; InvalidInput for what is none."""
+    sizes = tuple(sorted(set(batch_sizes)))
+    if not sizes or any(not isinstance(size, int) or not 1 <= size <= LARGEST_BATCH for size in sizes):
+        raise InvalidInput(
+            f"--batch-sizes is {batch_sizes!r}, expected positive integers such as 1,8,32,128, "
+            f"and at most {LARGEST_BATCH}"
+        )
+    return sizes
 
 
 def _check_choices(options: CoreMLOptions) -> None:

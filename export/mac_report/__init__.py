@@ -1,1 +1,1 @@
-"""A report on this Mac, in one Markdown file: measurements that no other system can make."""
+"""A report on this Mac, as Markdown and JSON: measurements that no other system can make."""

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.drift import drift, largest_difference
@@ -27,28 +29,39 @@ from ..coreml.options import CoreMLOptions
 from ..randomise import randomise
 from ..source import Source
 from ..verify import SAMPLE_SEED, Sample
+from . import coreai
 from .runtimes import runtimes
 
 DEVICES = tuple(UNITS)
 REPEATS = 7
 
 
-def write_report(folder: Path, models: Sequence[str], dim: int) -> str:
-    """Return the report; packages of random weights are made in `folder`."""
-    parts = ["# Report of a Mac\n", hardware()]
+def write_report(folder: Path, models: Sequence[str], dim: int) -> tuple[str, list[dict[str, Any]]]:
+    """Return the report and its measurements; packages and assets of random weights are made in `folder`."""
+    entries: list[dict[str, Any]] = []
+    steps: list[tuple[str, Callable[[], str]]] = []
     for name in models:
-        parts.append(section(f"{name}: packages against known answers", partial(verification, folder, name, dim)))
-        parts.append(section(f"{name}: placement", partial(placement, folder, name)))
-        parts.append(section(f"{name}: speed", partial(speed, folder, name, dim)))
-        parts.append(section(f"{name}: other runtimes", partial(runtimes, folder, name, dim)))
-        parts.append(section(f"{name}: a training step on MPS", partial(training_parity, name, dim)))
-    parts.append(section("GELU", lambda: gelu_accuracy(folder)))
-    return "\n".join(parts)
+        steps += [
+            (f"{name}: packages against known answers", partial(verification, folder, name, dim)),
+            (f"{name}: placement by Core ML", partial(placement, folder, name)),
+            (f"{name}: speed of Core ML", partial(speed, folder, name, dim)),
+            (f"{name}: every runtime", partial(runtimes, folder, name, dim, entries)),
+            (f"{name}: placement by Core AI", partial(coreai.placement, folder, name)),
+            (f"{name}: a training step on MPS", partial(training_parity, name, dim)),
+        ]
+    steps.append(("GELU", lambda: gelu_accuracy(folder)))
+    bar = tqdm(steps, unit="section", dynamic_ncols=True, disable=not sys.stderr.isatty())
+    parts = ["# Report of a Mac\n", hardware()]
+    for title, body in bar:
+        bar.set_description(title)
+        parts.append(section(title, body))
+    return "\n".join(parts), entries
 
 
 def section(title: str, body: Callable[[], str]) -> str:
     """Return a section of the report, with the error in place of its body if it fails."""
-    print(f"mac report: {title}", file=sys.stderr, flush=True)
+    if not sys.stderr.isatty():  # where no bar says it
+        print(f"mac report: {title}", file=sys.stderr, flush=True)
     try:
         text = body()
     except Exception as error:  # whatever fails on a device nobody has seen yet belongs into the report

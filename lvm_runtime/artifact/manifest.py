@@ -33,7 +33,7 @@ from lvm_runtime.artifact.limits import (
 from lvm_runtime.errors import ArtifactError, InvalidInput
 
 SCHEMA_VERSION = 2
-FORMATS = ("torchscript", "onnx", "native", "mlx", "coreml")
+FORMATS = ("torchscript", "onnx", "native", "mlx", "coreml", "coreai")
 FORMS = ("context", "sequence")
 
 _DIGEST = re.compile(rb',\n  "digest": "([0-9a-f]{64})"\n}\n\Z')

@@ -12,6 +12,7 @@ BACKENDS: dict[str, str] = {
     "native": "lvm_runtime.backends.native:NativeBackend",
     "coreml": "lvm_runtime.backends.coreml:CoreMLBackend",
     "mlx": "lvm_runtime.backends.mlx:MlxBackend",
+    "coreai": "lvm_runtime.backends.coreai:CoreAIBackend",
     "openvino": "lvm_runtime.backends.openvino:OpenVinoBackend",
     "torchscript": "lvm_runtime.backends.torchscript:TorchScriptBackend",
     "eager": "lvm_runtime.backends.eager:EagerBackend",

@@ -25,6 +25,7 @@ TOOLS = {
     "export mlx": ("export.mlx.__main__", ""),
     "export triton": ("export.triton.__main__", ""),
     "export coreml": ("export.coreml.__main__", ""),
+    "export coreai": ("export.coreai.__main__", ""),
     "export ane-lint": ("export.ane_lint.__main__", ""),
     "export mil-reference": ("export.mil_reference.__main__", ""),
     "export mac-report": ("export.mac_report.__main__", ""),

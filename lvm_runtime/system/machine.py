@@ -10,7 +10,10 @@ from typing import Any
 
 from lvm_runtime.system.cpus import usable_cpus
 
-PACKAGES = ("numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "coremltools", "lvm_runtime")
+PACKAGES = (
+    "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "coremltools", "coreai-core",
+    "coreai-torch", "mlx", "lvm_runtime",
+)  # fmt: skip
 FEATURES = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
     "asimd", "asimddp", "i8mm", "bf16", "sve",

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from export.coreai.export import export_coreai
+from export.coreai.options import USUAL
 from export.mlx.export import export_mlx
 from export.onnx.export import export_onnx
 from export.randomise import randomise
 from export.source import Source
 from export.verify import make_samples
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.backends.coreai import CoreAIBackend
 from lvm_runtime.backends.mlx import MlxBackend
 from lvm_runtime.models import build_model, save_model
 
@@ -32,6 +35,8 @@ def guide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         export_onnx(source, samples, precision)
     if MlxBackend.missing() is None:
         export_mlx(source, samples)
+    if CoreAIBackend.missing() is None:
+        export_coreai(source, samples, USUAL[0])
     sizes = {"input_dim": 384, "d_model": 8, "hidden_dim": 12, "bottleneck_dim": 8}
     checkpoint = {"model_type": "amn", "model_config": sizes, "model_state_dict": model.state_dict()}
     torch.save(checkpoint, folder / "best_model.pt")

@@ -15,7 +15,7 @@ from benchmarks.report.documents import readme_section, results_page, results_te
 from benchmarks.report.page import render, table_html
 from benchmarks.report.read import read
 from benchmarks.report.reference import per_second
-from benchmarks.report.results import join
+from benchmarks.report.results import join, newest_first
 from benchmarks.report.suites import suite_rows, value
 from benchmarks.report.tables import count, faster_peers, full_table
 from lvm_runtime.errors import InvalidInput
@@ -184,8 +184,8 @@ def test_a_summary_of_another_schema_or_of_two_machines_is_refused(result: Path,
 
 def test_the_stored_results_are_small_and_give_the_documents() -> None:
     files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-    runs = sorted(join(read(file) for file in files), key=lambda run: run.date, reverse=True)
-    assert len(runs) == 3  # two machines; one of them again, with the native engine
+    runs = newest_first(join(read(file) for file in files))
+    assert len(runs) == 4  # two machines; one of them again, with the native engine, and with Core AI
     assert (ROOT / "docs" / "results.md").read_text() == results_page(runs, "results.svg")
     assert readme_section(runs[0]) in (ROOT / "README.md").read_text()
     figures = [cell for line in readme_section(runs[0]).splitlines()[2:6] for cell in line.split("|")[2:-1]]
@@ -349,6 +349,22 @@ def test_each_suite_has_a_table_of_what_its_tests_noted(result: Path) -> None:
     ]
     assert "| model | windows/s, ours | windows/s, obvious | ratio |" in text
     assert "| GRU | 900 | 450 | 2.00 |" in text
+
+
+def test_conversions_to_core_ai_are_among_the_results_and_do_not_become_the_first_run(
+    result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = json.loads(result.read_text())
+    notes = {"suite": "coreai", "model": "gru", "form": "ours, static, fp16", "cpu_seconds": 2.5, "bytes": 14_300_000}
+    body |= {"datetime": "2026-02-03", "machine_info": MACHINE | {"memory_gib": 16.0}}
+    body["benchmarks"] = [{"name": "c", "extra_info": notes | {"ops": 164, "drift": 8e-7}}]
+    later = tmp_path / "later.json"
+    later.write_text(json.dumps(body))
+    assert main([str(later), str(result)]) == 0
+    text = capsys.readouterr().out
+    assert "| GRU | ours, static, fp16 | 2.5 | 14.3 MB | 164 | 8e-07 |" in text
+    assert text.index("8.0 GiB") < text.index("16.0 GiB")
+    assert text.count("faster") == results_text([read(result)]).count("faster"), "it says nothing of races"
 
 
 def test_a_rerun_is_an_exit_code(result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

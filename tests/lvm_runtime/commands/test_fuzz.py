@@ -101,6 +101,7 @@ OPTIONS = {
     "export mlx": "--model --data",
     "export triton": "--model --out --name --max-batch --instances",
     "export coreml": "--model --data --precision --shapes --batch-sizes",
+    "export coreai": "--model --data --precision --shapes --batch-sizes --compress",
     "export ane-lint": "",
     "export mil-reference": "",
     "export mac-report": "--model",

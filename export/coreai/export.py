@@ -1,0 +1,62 @@
+"""Export to Core AI: `python -m export.coreai --model amn`.
+
+Convert, execute with Core AI's own runtime, describe, and add to the artifact; what fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.system import atomic
+
+from ..source import Source
+from ..verify import BATCH_SIZES, Report, Sample, verify_file
+from .convert import coreai_form, describe, write_asset
+from .options import CoreAIOptions
+
+ROWS = {("fp32", "dynamic"): 128, ("fp32", "static"): 128, ("fp16", "static"): 32, ("fp16", "dynamic"): 4}
+"""Contexts of each sample that are executed. The reference runtime emulates fp16: at full size a context takes up to 70
+ms in convolutions and up to 3 s in linear layers."""
+
+
+def export_coreai(source: Source, samples: Sequence[Sample], options: CoreAIOptions) -> Artifact:
+    """Add the asset of `options` to the artifact and return the artifact with it.
+
+    Raises VerificationFailed, and keeps nothing, if the asset drifts too far or lets batch-mates change an answer.
+
+    >>> from export.source import open_source
+    >>> from export.verify import make_samples
+    >>> source = open_source("amn")
+    >>> options = CoreAIOptions(shapes="dynamic", precision="fp32")
+    >>> export_coreai(source, make_samples(source), options).find("coreai")[0].file.path
+    'coreai/fp32.aimodel'
+    """
+    config = source.artifact.config
+    with source.artifact.adding(options.path) as temporary:
+        write_asset(coreai_form(source.model, options), options, (config.context_length, config.dim), temporary)
+        title = f"{config.architecture}: predicts the next vector of a document from its last {config.context_length}"
+        about = {"architecture": config.architecture, "weights_sha256": source.artifact.manifest.weights.sha256}
+        describe(temporary, title, about | {"precision": options.manifest_precision})
+        report = verify_asset(temporary, samples, options)
+        describe(temporary, title, {"drift": report.worst_drift})
+        atomic.share_tree(temporary)
+        return source.artifact.commit(
+            temporary,
+            options.path,
+            format="coreai",
+            precision=options.manifest_precision,
+            drift=report.worst_drift,
+            batch_sizes=options.fixed_sizes,
+            details=report.details(),
+        )
+
+
+def verify_asset(path: Path, samples: Sequence[Sample], options: CoreAIOptions) -> Report:
+    """Execute each function of the asset at `path` on some contexts of each sample and compare the answers."""
+    rows = ROWS[options.precision, options.shapes]
+    sizes = options.fixed_sizes or tuple(size for size in BATCH_SIZES if size <= rows)
+    few = [sample.first(rows) for sample in samples]
+    few[0] = samples[0].first(max(rows, *sizes))  # which fills the function of the largest size
+    return verify_file(path, few, format="coreai", precision=options.manifest_precision, batch_sizes=sizes)
