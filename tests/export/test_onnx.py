@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +158,14 @@ def test_sequence_export_is_listed_as_one(tmp_path: Path) -> None:
     assert not artifact.find("onnx")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_wrong_export_leaves_no_file(precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "kind"), FILES)
+def test_wrong_export_leaves_no_file(precision: str, kind: str, tmp_path: Path) -> None:
     source = make_source("gru", tmp_path)
     other = make_source("gru", tmp_path / "other")
     with_other_weights = Source(source.artifact, randomise(other.model, seed=9))
+    export = export_sequence if kind == "sequence" else partial(export_onnx, precision=precision)
     with pytest.raises(VerificationFailed, match="largest drift"):
-        export_onnx(with_other_weights, make_samples(source), precision)
+        export(with_other_weights, make_samples(source))
     assert not list(source.artifact.path.rglob("*.onnx"))
     assert not (source.artifact.path / "onnx").exists()
 

@@ -123,10 +123,25 @@ def test_out_is_filled_and_returned(amn: Predictor, single: bool) -> None:
     np.testing.assert_array_equal(out, amn.predict(contexts))
 
 
+def test_out_is_returned_for_a_tensor_too(amn: Predictor) -> None:
+    contexts, document = torch.from_numpy(some_contexts(4)), torch.from_numpy(some_contexts(2).reshape(10, 16))
+    out, windows = np.empty((4, 16), np.float32), np.empty((6, 16), np.float32)
+    assert amn.predict(contexts, out=out) is out
+    assert amn.predict_sequence(document, out=windows) is windows
+    np.testing.assert_array_equal(out, amn.predict(contexts.numpy()))
+    np.testing.assert_array_equal(windows, amn.predict_sequence(document.numpy()))
+
+
 @pytest.mark.parametrize(
     "out",
-    [np.empty((3, 16), np.float64), np.empty((2, 16), np.float32), [[0.0] * 16] * 3, np.zeros(3, np.float32)],
-    ids=["dtype", "shape", "list", "rank"],
+    [
+        np.empty((3, 16), np.float64),
+        np.empty((2, 16), np.float32),
+        [[0.0] * 16] * 3,
+        np.zeros(3, np.float32),
+        np.broadcast_to(np.float32(0), (3, 16)),
+    ],
+    ids=["dtype", "shape", "list", "rank", "read-only"],
 )
 def test_an_out_that_does_not_fit_is_refused(amn: Predictor, out: Any) -> None:
     with pytest.raises(InvalidInput, match=r"out is .*expected a writable float32 numpy array of shape \[3, 16\]"):
