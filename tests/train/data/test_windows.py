@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.errors import InvalidInput
@@ -69,13 +71,38 @@ def test_batches_hold_the_right_rows(tmp_path: Path) -> None:
         assert targets.is_contiguous()
 
 
-def test_windows_that_touch_unusable_rows_are_left_out() -> None:
-    corpus = make(3)
-    usable = np.ones(27, bool)
-    usable[4] = False
-    split = split_windows(corpus, usable, VectorStore(corpus.values, "cpu"), validation=0.3)
-    assert 4 not in rows_of(split.train)
-    assert len(split.train) == 4  # the second document's four; row 4 is in all of the first's
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=2, max_size=8),
+    length=st.integers(1, T),
+    unusable=st.sets(st.integers(0, 95), max_size=4),
+    how=st.sampled_from(["last", "random"]),
+)
+def test_sides_hold_the_windows_of_a_plain_loop(lengths: list[int], length: int, unusable: set[int], how: str) -> None:
+    """All of them, none with an unusable vector or target, and each document on one side, the last ones in "last"."""
+    ids = np.repeat(np.arange(len(lengths)), lengths)
+    usable = np.array([row not in unusable for row in range(len(ids))])
+    plain = [s for s in range(len(ids) - length) if ids[s] == ids[s + length] and usable[s : s + length + 1].all()]
+    assume(len(set(ids[plain])) > 1)
+    corpus = Corpus("test", np.ones((len(ids), 3), np.float32), ids, ids)
+    store = VectorStore(corpus.values, "cpu")
+    split = split_windows(corpus, usable, store, context_length=length, validation=0.3, how=how, seed=1)
+    train, validation = split.train, split.validation
+    assert sorted(train.starts.tolist() + validation.starts.tolist()) == plain
+    assert not set(train.groups) & set(validation.groups)
+    for side in (train, validation):
+        np.testing.assert_array_equal(side.groups, ids[side.starts.numpy()])
+    assert how == "random" or train.groups.max() < validation.groups.min()
+
+
+def test_a_random_split_is_drawn_by_its_seed() -> None:
+    corpus = make(20)
+    store, usable = VectorStore(corpus.values, "cpu"), np.ones(180, bool)
+    first, same, other = (
+        set(split_windows(corpus, usable, store, validation=0.2, how="random", seed=seed).validation.groups)
+        for seed in (1, 1, 2)
+    )
+    assert first == same != other
 
 
 def test_normalize_divides_by_length() -> None:

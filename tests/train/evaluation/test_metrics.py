@@ -9,7 +9,7 @@ import torch
 from train.data.corpus import load_corpus
 from train.data.windows import Split, VectorStore, split_windows
 from train.evaluation.baselines import linear_average
-from train.evaluation.metrics import bootstrap, bootstrap_all, score_rows, summarise
+from train.evaluation.metrics import RowScores, bootstrap, bootstrap_all, score_rows, summarise
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +42,13 @@ def test_interval_over_documents_is_wider_than_over_windows() -> None:
     assert by_document.high - by_document.low == pytest.approx(expected, rel=0.15)
     assert by_document.high - by_document.low > 4 * (by_window.high - by_window.low)
     assert bootstrap_all({"other": -values, "same": values}, groups)["same"] == by_document
+
+
+def test_shares_over_the_thresholds_are_counted(split: Split) -> None:
+    """A cosine at a threshold is not over it."""
+    cosine = np.array([0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 1.0])
+    windows = split.validation.sample(10)
+    found = summarise(RowScores(cosine, 2 - 2 * cosine, cosine - 0.1), windows)
+    assert found.above_threshold == {"0.5": 0.8, "0.6": 0.6, "0.7": 0.4, "0.8": 0.2}
+    assert (found.windows, found.mse) == (10, pytest.approx(2 - 2 * cosine.mean()))
+    assert found.margin.value == pytest.approx(0.1)
