@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import benchmarks.harness.arena
-from benchmarks.harness.arena import EFFORTS, Arena, Effort, WrongAnswers, check, fastest
+from benchmarks.harness.arena import EFFORTS, Arena, Cell, Effort, Measured, WrongAnswers, check, fastest
 from benchmarks.harness.contender import ANCHOR, Array, Build, Contender, Runner
 from benchmarks.harness.contenders import all_contenders, available, contender, not_measured
 from benchmarks.harness.record import cell_record
@@ -21,6 +21,7 @@ from benchmarks.harness.workload import Workload
 from benchmarks.limits.ceilings import Bandwidth, Ceilings, Product
 from lvm_runtime.artifact.config import CONFIGS
 from lvm_runtime.artifact.drift import max_drift
+from lvm_runtime.selection.timing import Timing
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +95,26 @@ def test_a_cell_is_measured_once_and_the_anchor_is_always_in_it(workload: Worklo
     assert cell.speedup("lvm-right", ANCHOR) > 0.0
 
 
-def test_best_peer_is_of_equal_precision_and_never_ours(workload: Workload, contenders: None) -> None:
-    cell = Arena(EFFORTS["smoke"]).cell(workload, 8, ["lvm-right", "peer-coarse-int8"])
-    best = {precision: cell.best_peer(precision) for precision in ("fp32", "int8", "bf16")}
-    assert {p: m and m.contender.name for p, m in best.items()} == {
-        "fp32": ANCHOR,
-        "int8": "peer-coarse-int8",
-        "bf16": None,
+def test_best_peer_is_the_fastest_of_equal_precision_and_never_ours() -> None:
+    sides = {
+        "lvm-fast": ("fp32", (1.0, 1.0, 9.0)),
+        "peer-slow": ("fp32", (4.0, 4.0, 4.0)),
+        "peer-fast": ("fp32", (3.0, 3.0, 7.0)),  # by its median; its mean is the other's
+        "peer-slower": ("fp32", (5.0, 5.0, 5.0)),
+        "peer-int8": ("int8", (2.0, 2.0, 2.0)),
+        "lvm-bf16": ("bf16", (1.0, 1.0, 1.0)),
     }
+    cell = Cell(
+        {n: Measured(side(n, refusing, precision), 8, 1, 0.0, Timing((t,))) for n, (precision, t) in sides.items()}, {}
+    )
+    best = {precision: cell.best_peer(precision) for precision in ("fp32", "int8", "bf16", None)}
+    assert {p: m and m.contender.name for p, m in best.items()} == {
+        "fp32": "peer-fast",
+        "int8": "peer-int8",
+        "bf16": None,
+        None: "peer-int8",
+    }
+    assert cell.measured["peer-fast"].per_second == 8 / 3.0
 
 
 class Sleeper:
