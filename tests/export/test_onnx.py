@@ -185,20 +185,6 @@ def test_plain_export_computes_the_same(tmp_path: Path) -> None:
     assert np.abs(predictions - known_answers(model, contexts)[0]).max() <= FP32_ABSOLUTE_LIMIT
 
 
-@pytest.mark.parametrize("rows", [20, 21])
-def test_quantised_weight_is_near_and_its_neighbours_do_not_saturate(rows: int) -> None:
-    weight = np.random.default_rng(0).uniform(-1, 1, (rows, 300))
-    weight[:, 2] = 0.0
-    weight[:2, 3] = weight[:, 3].max() * 1.0000001  # both are rounded up to 64 and a half
-    values, scale = quantise_weight(weight)
-    assert values.dtype == np.int8
-    pairs = values[: rows // 2 * 2].astype(int).reshape(-1, 2, 300).sum(axis=1)
-    assert np.abs(pairs).max() == 128
-    off = np.abs(values * scale - weight)
-    assert (off <= scale * 1.0001).all()
-    assert np.mean(off > scale / 2 * 1.0001) < 0.01
-
-
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("inner", [8, 62, 512])
 def test_integer_products_do_not_saturate_on_this_cpu(inner: int, rows: int, tmp_path: Path) -> None:
