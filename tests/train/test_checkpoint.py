@@ -100,6 +100,11 @@ def test_other_options_are_refused(tmp_path: Path) -> None:
         train(replace(before, resume=True, learning_rate=0.1), quiet)
     with pytest.raises(InvalidInput, match="made with windows"):
         train(replace(before, resume=True, windows=800), quiet)
+    state = torch.load(before.run_path / FILE, weights_only=True)
+    del state["options"]["loss"]
+    torch.save(state, before.run_path / FILE)
+    with pytest.raises(InvalidInput, match="made with loss = None, this run has 'mse'"):
+        train(replace(before, resume=True), quiet)
 
 
 def test_other_data_under_the_same_name_is_refused(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.errors import InvalidInput
+from tests.fuzzing import quick_settings
 from train.data.windows import VectorStore, split_windows
 
 T = 5
@@ -71,7 +72,7 @@ def test_batches_hold_the_right_rows(tmp_path: Path) -> None:
         assert targets.is_contiguous()
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@quick_settings(100)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=2, max_size=8),
     length=st.integers(1, T),
