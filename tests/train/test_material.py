@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
+from train.evaluation.baselines import mean_vector
 from train.material import Material, prepare
 from train.options import TrainOptions
 
@@ -59,6 +61,16 @@ def test_every_option_of_the_data_counts(case: str, options: TrainOptions, mater
     found = prepare(replace(options, **values), "cpu", lambda line: None, material)
     assert look(found) != look(material)
     assert expected is None or look(found) == expected
+
+
+def test_baselines_are_fitted_on_one_side_and_scored_on_the_others(material: Material) -> None:
+    split, found = material.split, material.baselines.predictors
+    mean = mean_vector(split.train)
+    assert torch.equal(found["mean vector"](torch.ones(1, 5, 6))[0], mean)
+    for scores, side in ((material.scores, split.validation), (material.test_scores, split.test)):
+        assert list(scores) == list(found)
+        expected = F.cosine_similarity(side.batch(side.starts)[1], mean, dim=1).double()
+        np.testing.assert_allclose(scores["mean vector"].rows.cosine, expected, atol=1e-6)
 
 
 def test_the_same_data_are_taken_over(options: TrainOptions, material: Material) -> None:

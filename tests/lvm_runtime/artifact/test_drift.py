@@ -30,7 +30,7 @@ def test_drift_of_float32_is_computed_in_float64() -> None:
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, 1e300], ids=str)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, 1e-200, 1e300], ids=str)
 def test_a_row_without_direction_has_infinite_drift(bad: float) -> None:
     answers = np.eye(3)
     predictions = np.eye(3)
