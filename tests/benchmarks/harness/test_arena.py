@@ -148,6 +148,8 @@ def test_best_peer_is_the_fastest_of_equal_precision_and_never_ours() -> None:
         None: "peer-int8",
     }
     assert cell.measured["peer-fast"].per_second == 8 / 3.0
+    assert cell.speedup("lvm-fast", "peer-slow") == 4.0
+    assert cell.interval("lvm-fast", "peer-slow") == (4.0, 4.0)
 
 
 class Sleeper:
