@@ -57,10 +57,10 @@ def test_shares_over_the_thresholds_are_counted(split: Split) -> None:
 def test_interval_holds_95_of_100_resamples_of_documents() -> None:
     """Drawn here with the same numbers, window by window; documents of other sizes weigh as much as their windows."""
     rng = np.random.default_rng(1)
-    groups = np.repeat([3, 5, 6, 9, 12], [1, 7, 2, 4, 20])
-    values = rng.standard_normal(34).astype(np.float32).astype(np.float64)
+    groups = np.repeat(np.arange(12) * 3, [1, 7, 2, 4, 20, 3, 1, 5, 9, 2, 2, 6])
+    values = rng.standard_normal(len(groups))
     found = bootstrap(values, groups, resamples=400, seed=3)
-    draws = np.random.default_rng(3).multinomial(5, [0.2] * 5, size=400)
+    draws = np.random.default_rng(3).multinomial(12, np.full(12, 1 / 12), size=400)
     documents = [values[groups == group] for group in np.unique(groups)]
     means = [np.concatenate([np.tile(d, n) for d, n in zip(documents, draw, strict=True)]).mean() for draw in draws]
     assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]), rel=1e-9)
