@@ -69,7 +69,7 @@ def test_the_order_of_turns_is_the_same_in_every_run() -> None:
 def test_warm_up_calls_are_not_counted(rests: list[float]) -> None:
     """They take a quarter of a burst, and a rest of 20 ms comes before."""
     time = FakeTime()
-    slow_start = time.side("a", 0.75, 0.25, *[0.5] * 8)
+    slow_start = time.side("a", 0.75, 0.25, *[0.5] * 8, 60.0)
     timing = interleave({"a": slow_start}, rounds=1, seconds=4.0, clock=time)["a"]
     assert timing.rounds == ((0.5,) * 8,)
     assert rests == [0.02]
