@@ -129,6 +129,7 @@ def test_recipe_runs_for_every_architecture_and_keeps_the_epoch_with_the_best_ra
     assert result.best_epoch == int(np.argmax(ranks))
     assert result.validation.metrics.mrr == pytest.approx(max(ranks), abs=1e-4)
     assert any("ranking over" in line for line in lines)
+    assert ranks[0] > 0.8 * result.material.best_mrr, "the start is what is averaged and judged"
 
 
 def test_cosine_weight_moves_a_model_towards_cosine(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import InvalidInput, LvmError, VerificationFailed
 from lvm_runtime.models import load_model
 from train.loop import TrainingDiverged
+from train.material import prepare
 from train.options import TrainOptions
-from train.run import train
+from train.processes import Processes
+from train.run import _trainer, train
 
 SMALL = {
     "lstm": {"hidden_dim": 32, "num_layers": 2},
@@ -41,13 +43,30 @@ def test_run_writes_an_artifact_that_knows_its_run(tmp_path: Path, model: str) -
     assert provenance["metrics"]["val_cosine"] == pytest.approx(result.validation.metrics.cosine.value)
     assert provenance["training"]["best_epoch"] == result.best_epoch
     assert result.validation.metrics.cosine.value > result.validation.baselines["random"].cosine.high + 0.2
+    judged = [record["val_cosine"] for record in result.history]
+    assert result.validation.metrics.cosine.value == pytest.approx(max(judged), abs=1e-6)
     assert result.test is not None
+    assert result.test.metrics.cosine.value != pytest.approx(max(judged), abs=1e-6)
+    assert result.material is not None
+    probes = {context.tobytes() for context in artifact.read_fingerprint().contexts}
+    held, seen = (
+        {context.tobytes() for context in side.batch(side.starts)[0].numpy()}
+        for side in (result.material.split.validation, result.material.split.train)
+    )
+    assert probes & held
+    assert not probes & seen
     assert load_model(artifact).config == result.config
     first_epoch = next(i for i, line in enumerate(lines) if line.startswith("epoch 1/2"))
     assert any("linear average" in line for line in lines[:first_epoch])
     saved = json.loads((tmp_path / f"{model}.run" / "result.json").read_text())
     assert len(saved["history"]) == 2
     assert str(tmp_path) not in json.dumps(provenance)
+
+
+def test_a_run_trains_on_training_windows(tmp_path: Path) -> None:
+    run = options(tmp_path / "amn", windows=200)
+    material = prepare(run, "cpu", lambda line: None)
+    assert _trainer(run, material, Processes(), lambda line: None).windows is material.split.train
 
 
 def test_best_epoch_is_what_is_kept(tmp_path: Path) -> None:
