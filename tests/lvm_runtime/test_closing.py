@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from export.onnx.export import export_sequence
+from export.source import Source
 from export.verify import Sample, verify_file
 from lvm_runtime import ArtifactError, LvmError, Predictor, VerificationFailed
 from lvm_runtime.artifact.folder import Artifact
@@ -143,12 +146,24 @@ def _exported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verify_file(path / "onnx/fp32.onnx", [sample], format="onnx", precision="fp32", batch_sizes=(1, 2))
 
 
-SCENES = (_refused, _refused_for_documents, _broken_for_documents, _tuned, _unpickled, _for_bulk, _exported)
+def _exported_for_documents(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = Artifact.load(path)
+    source = Source(artifact, load_model(artifact))
+    export_sequence(source, [Sample.of("random", source.model, some_contexts(3))])
+
+
+SCENES = (
+    *(_refused, _refused_for_documents, _broken_for_documents),
+    *(_tuned, _unpickled, _for_bulk, _exported, _exported_for_documents),
+)
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__[1:])
 def test_what_is_opened_and_not_kept_is_closed(
-    scene: Callable[[Path, pytest.MonkeyPatch], Predictor | None], small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+    scene: Callable[[Path, pytest.MonkeyPatch], Predictor | None],
+    small_artifacts: Get,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     opened: set[int] = set()
     build, close = OnnxBackend.__init__, OnnxBackend.close
@@ -165,7 +180,7 @@ def test_what_is_opened_and_not_kept_is_closed(
     alive: list[OnnxBackend] = []
     monkeypatch.setattr(OnnxBackend, "__init__", opening)
     monkeypatch.setattr(OnnxBackend, "close", closing)
-    kept = scene(small_artifacts("gru"), monkeypatch)
+    kept = scene(Path(shutil.copytree(small_artifacts("gru"), tmp_path / "gru")), monkeypatch)
     assert alive
     assert len(opened) == (kept is not None)
     if kept is not None:

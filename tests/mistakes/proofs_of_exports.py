@@ -16,14 +16,14 @@ MISTAKES = [
         "an ONNX sequence form is kept without a proof",
         "export/onnx/export.py",
         'report = verify(runner, samples, name="onnx sequence fp32", precision="fp32")',
-        "from ..verify import Report\n\n        report = Report(0.0, 0.0, 0.0, 0.0, 0)",
+        "from ..verify import Report\n\n            report = Report(0.0, 0.0, 0.0, 0.0, 0)",
         "tests/export/test_onnx.py::test_wrong_export_leaves_no_file[fp32-sequence]",
     ),
     Mistake(
         "a native sequence form is kept without a proof",
         "export/native/export.py",
         'report = verify(runner, samples, name=f"{format} sequence {precision}", precision=precision)',
-        "from ..verify import Report\n\n            report = Report(0.0, 0.0, 0.0, 0.0, 0)",
+        "from ..verify import Report\n\n                report = Report(0.0, 0.0, 0.0, 0.0, 0)",
         "tests/export/test_native.py::test_wrong_export_leaves_no_file[sequence]",
     ),
     Mistake(
