@@ -47,7 +47,7 @@ def _train_again(path: Path) -> None:
 
 OTHERS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "weights": (_train_again, {}, "weights"),
-    "backend": (lambda path: None, {"backend": "eager"}, "model"),
+    "backend": (lambda path: None, {"backend": "openvino"}, "model"),  # which reads the same file
     "precision": (lambda path: None, {"precision": "int8"}, "model"),
     "form": (lambda path: _export_again(path, "onnx/fp32.onnx"), {}, "model"),
     "form of documents": (lambda path: _export_again(path, "onnx/sequence-fp32.onnx", form="sequence"), {}, "sequence"),
@@ -100,3 +100,11 @@ def test_parts_of_another_model_are_made_again(other: str, copied: Path, tmp_pat
     change(copied)
     with Predictor(copied, **(usual | options)) as predictor:
         assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
+
+
+def test_parts_of_other_weights_are_made_again(tmp_path: Path) -> None:
+    """Without a compiled form the weights alone tell."""
+    (part,) = plan([_save(tmp_path / "in.npy", contexts=some_contexts(9))])
+    for seed in (0, 1):
+        with Predictor(save_model(randomised("amn", seed=seed), tmp_path / "amn").path, backend="eager") as predictor:
+            assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
