@@ -72,6 +72,7 @@ only_mutate = ["{module}"]
 pytest_add_cli_args_test_selection = [{tests}]
 pytest_add_cli_args = ["-m", "not soak", "-p", "no:cacheprovider"]
 process_isolation = "forkserver"  # torch and onnxruntime have threads, which a fork loses
+timeout_constant = 5.0
 timeout_multiplier = 10.0
 track_dependencies = false
 use_git_change_detection = false

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import InvalidInput, LvmError, VerificationFailed
 from lvm_runtime.models import build_model, load_model
+from train.evaluation.metrics import score_rows
 from train.loop import Trainer, TrainingDiverged
 from train.material import prepare
 from train.options import TrainOptions
 from train.processes import Processes
-from train.run import _trainer, train
+from train.run import _trainer, _validate, train
 from train.warm_start import start_at_baseline
 
 SMALL = {
@@ -66,10 +68,17 @@ def test_run_writes_an_artifact_that_knows_its_run(tmp_path: Path, model: str) -
     assert str(tmp_path) not in json.dumps(provenance)
 
 
-def test_a_run_trains_on_training_windows(tmp_path: Path) -> None:
-    run = options(tmp_path / "amn", windows=200)
+def test_a_run_trains_on_training_windows_and_judges_its_average_on_validation(tmp_path: Path) -> None:
+    run = options(tmp_path / "amn", windows=200, ema=0.9, test=0.2)
     material = prepare(run, "cpu", lambda line: None)
-    assert _trainer(run, material, Processes(), lambda line: None).windows is material.split.train
+    trainer = _trainer(run, material, Processes(), lambda line: None)
+    assert trainer.windows is material.split.train
+    average = copy.deepcopy(trainer.model).eval()
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.normal_()
+    expected = score_rows(average, material.split.validation).cosine.mean()
+    assert _validate(trainer, material) == {"val_cosine": expected}
 
 
 def test_a_seed_reaches_weights_start_dropout_and_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
