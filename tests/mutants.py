@@ -72,7 +72,8 @@ only_mutate = ["{module}"]
 pytest_add_cli_args_test_selection = [{tests}]
 pytest_add_cli_args = ["-m", "not soak", "-p", "no:cacheprovider"]
 process_isolation = "forkserver"  # torch and onnxruntime have threads, which a fork loses
-timeout_multiplier = 5.0
+timeout_constant = 5.0
+timeout_multiplier = 10.0
 track_dependencies = false
 use_git_change_detection = false
 do_not_mutate_patterns = ['''^\\s*f?"[^"]*"$''', '''raise \\w+\\(''']  # messages, of which tests look at the facts
@@ -91,7 +92,7 @@ def changed() -> list[str]:
 
 def mutmut(folder: Path, *arguments: str) -> str:
     """Run mutmut in `folder` and return what it printed."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "mutmut", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -5,9 +5,11 @@ from tests.mistakes.mistake import Mistake
 _RERUN = "benchmarks/report/rerun.py"
 _REGRESSION = "benchmarks/report/regression.py"
 _TIMING = "lvm_runtime/selection/timing.py"
+_ARENA = "benchmarks/harness/arena.py"
 _TEST_RERUN = "tests/benchmarks/report/test_rerun.py"
 _TEST_REGRESSION = "tests/benchmarks/report/test_regression.py"
 _TEST_TIMING = "tests/lvm_runtime/selection/test_timing.py"
+_TEST_ARENA = "tests/benchmarks/harness/test_arena.py"
 
 MISTAKES = [
     Mistake(
@@ -67,11 +69,25 @@ MISTAKES = [
         f"{_TEST_TIMING}::test_rest_and_warm_up_are_as_long_as_asked",
     ),
     Mistake(
+        "the timer's rest is none unless asked for",
+        _TIMING,
+        "REST = 0.02",
+        "REST = 0.0",
+        f"{_TEST_TIMING}::test_warm_up_calls_are_not_counted",
+    ),
+    Mistake(
         "the sides take turns in the same order in every round",
         _TIMING,
         "            shuffle(order)\n",
         "",
         f"{_TEST_TIMING}::test_sides_take_turns_and_none_always_follows_the_same_other",
+    ),
+    Mistake(
+        "the order of turns differs from run to run",
+        _TIMING,
+        "random.Random(0).shuffle",
+        "random.Random().shuffle",
+        f"{_TEST_TIMING}::test_the_order_of_turns_is_the_same_in_every_run",
     ),
     Mistake(
         "a burst is warmed up for in the first round only",
@@ -103,9 +119,93 @@ MISTAKES = [
     ),
     Mistake(
         "the budget of a cell is for all its sides together",
-        "benchmarks/harness/arena.py",
+        _ARENA,
         "> self.budget * len(sides)",
         "> self.budget",
-        "tests/benchmarks/harness/test_arena.py::test_settled_sides_stop_at_the_first_rounds_and_others_at_the_budget",
+        f"{_TEST_ARENA}::test_settled_sides_stop_at_the_first_rounds_and_others_at_the_budget",
+    ),
+    Mistake(
+        "a cell takes the timer's rounds, not its effort's",
+        _ARENA,
+        "interleave(sides, rounds=self.rounds, seconds",
+        "interleave(sides, seconds",
+        f"{_TEST_ARENA}::test_settled_sides_stop_at_the_first_rounds_and_others_at_the_budget",
+    ),
+    Mistake(
+        "a cell takes the timer's bound on calls, not its effort's",
+        _ARENA,
+        "max_calls=self.max_calls, more=more",
+        "more=more",
+        f"{_TEST_ARENA}::test_a_burst_is_as_long_as_the_effort_says[0.05-3]",
+    ),
+    Mistake(
+        "a form of this project may be as far off as a peer",
+        _ARENA,
+        "DRIFT_LIMITS[side.precision] if side.ours else PEER_DRIFT_LIMIT",
+        "PEER_DRIFT_LIMIT",
+        f"{_TEST_ARENA}::test_a_wrong_form_is_not_timed_and_stops_nobody",
+    ),
+    Mistake(
+        "answers are checked at batch 1, whatever is timed",
+        _ARENA,
+        "max_drift(runner(workload.batch(batch)), workload.answers(batch))",
+        "max_drift(runner(workload.batch(1)), workload.answers(1))",
+        f"{_TEST_ARENA}::test_answers_are_checked_at_the_batch_size_that_is_timed",
+    ),
+    Mistake(
+        "the best peer is the slowest",
+        _ARENA,
+        "return min(peers",
+        "return max(peers",
+        f"{_TEST_ARENA}::test_best_peer_is_the_fastest_of_equal_precision_and_never_ours",
+    ),
+    Mistake(
+        "the best peer is the one with the least sum of calls",
+        _ARENA,
+        "key=lambda m: m.timing.median, default",
+        "key=lambda m: sum(m.timing.calls), default",
+        f"{_TEST_ARENA}::test_best_peer_is_the_fastest_of_equal_precision_and_never_ours",
+    ),
+    Mistake(
+        "the best peer may be a form of this project",
+        _ARENA,
+        "if not m.contender.ours and precision",
+        "if precision",
+        f"{_TEST_ARENA}::test_best_peer_is_the_fastest_of_equal_precision_and_never_ours",
+    ),
+    Mistake(
+        "the best peer of any precision is none",
+        _ARENA,
+        "precision in (None, m.contender.precision)",
+        "precision == m.contender.precision",
+        f"{_TEST_ARENA}::test_best_peer_is_the_fastest_of_equal_precision_and_never_ours",
+    ),
+    Mistake(
+        "the slowest number of threads is taken",
+        _ARENA,
+        "key=lambda threads: min(timings",
+        "key=lambda threads: max(timings",
+        f"{_TEST_ARENA}::test_the_number_of_threads_is_the_fastest_one_in_spite_of_a_busy_moment",
+    ),
+    Mistake(
+        "a cell's speed-up is taken the other way round",
+        _ARENA,
+        "return speedup(self.measured[name].timing, self.measured[over].timing)",
+        "return speedup(self.measured[over].timing, self.measured[name].timing)",
+        f"{_TEST_ARENA}::test_best_peer_is_the_fastest_of_equal_precision_and_never_ours",
+    ),
+    Mistake(
+        "one thread is tried at large batches too",
+        _ARENA,
+        "(cpus, 1) if len(contexts) < LARGE_BATCH else (cpus,)",
+        "(cpus, 1)",
+        f"{_TEST_ARENA}::test_one_thread_and_all_are_tried_for_small_batches_and_all_for_large_ones",
+    ),
+    Mistake(
+        "the share of other programs is left out",
+        _ARENA,
+        "return Cell(measured, failed, max(0.0, elsewhere))",
+        "return Cell(measured, failed)",
+        f"{_TEST_ARENA}::test_what_other_programs_took_is_kept",
     ),
 ]

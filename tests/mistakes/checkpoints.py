@@ -77,6 +77,13 @@ MISTAKES = [
         f"{_TEST_CHECKPOINT}::test_what_a_checkpoint_holds_comes_back",
     ),
     Mistake(
+        "an option that the checkpoint does not have may be anything",
+        _CHECKPOINT,
+        "before.get(name) != value",
+        "before.get(name, value) != value",
+        f"{_TEST_CHECKPOINT}::test_other_options_are_refused",
+    ),
+    Mistake(
         "a run may go on with another learning rate",
         _CHECKPOINT,
         'FREE = frozenset({"out",',

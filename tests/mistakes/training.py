@@ -1,24 +1,23 @@
-"""Training that is not what it says, and figures that say more than was measured."""
+"""Training that is not what it says."""
 
 from tests.mistakes.mistake import Mistake
 
 _SPLIT = "lvm_runtime/corpus/split.py"
 _MATERIAL = "train/material.py"
-_METRICS = "train/evaluation/metrics.py"
-_EVALUATE = "train/evaluation/evaluate.py"
 _LOOP = "train/loop.py"
+_RUN = "train/run.py"
 _LSTM = "lvm_runtime/models/lstm.py"
 _FORWARD = "train/forward.py"
 _LOSSES = "train/losses.py"
-_GATE = "train/evaluation/gate.py"
+_RANKING = "train/ranking.py"
 _TEST_WINDOWS = "tests/train/data/test_windows.py"
 _TEST_MATERIAL = "tests/train/test_material.py"
-_TEST_RETRIEVAL = "tests/train/evaluation/test_retrieval.py"
 _TEST_LOOP = "tests/train/test_loop.py"
+_TEST_RANKING = "tests/train/test_ranking.py"
 _TEST_MODELS = "tests/lvm_runtime/models/test_models.py"
 _TEST_FORWARD = "tests/train/test_forward.py"
 _TEST_LOSSES = "tests/train/test_losses.py"
-_TEST_GATE = "tests/train/evaluation/test_gate.py"
+_TEST_RUN = "tests/train/test_run.py"
 
 MISTAKES = [
     Mistake(
@@ -41,55 +40,6 @@ MISTAKES = [
         "        how=options.split,\n",
         "",
         f"{_TEST_MATERIAL}::test_every_option_of_the_data_counts",
-    ),
-    Mistake(
-        "the interval of cosine is over windows, not documents",
-        _METRICS,
-        "cosine=bootstrap(scores.cosine, windows.groups)",
-        "cosine=bootstrap(scores.cosine, np.arange(len(windows)))",
-        f"{_TEST_RETRIEVAL}::test_every_interval_is_over_documents",
-    ),
-    Mistake(
-        "the interval of the margin is over windows, not documents",
-        _METRICS,
-        "bootstrap(scores.cosine - scores.cosine_to_last, windows.groups)",
-        "bootstrap(scores.cosine - scores.cosine_to_last, np.arange(len(windows)))",
-        f"{_TEST_RETRIEVAL}::test_every_interval_is_over_documents",
-    ),
-    Mistake(
-        "the intervals of retrieval are over windows, not documents",
-        "train/evaluation/retrieval.py",
-        "bootstrap_all(self.columns(), self.groups)",
-        "bootstrap_all(self.columns(), np.arange(len(self.rank)))",
-        f"{_TEST_RETRIEVAL}::test_every_interval_is_over_documents",
-    ),
-    Mistake(
-        "the interval of the gain is over windows, not documents",
-        _EVALUATE,
-        "baselines[LINEAR_AVERAGE].rows.cosine, windows.groups)",
-        "baselines[LINEAR_AVERAGE].rows.cosine, np.arange(len(windows)))",
-        f"{_TEST_RETRIEVAL}::test_every_interval_is_over_documents",
-    ),
-    Mistake(
-        "the paired intervals of retrieval are over windows, not documents",
-        _EVALUATE,
-        "bootstrap_all(columns, scores.ranks.groups)",
-        "bootstrap_all(columns, np.arange(len(scores.ranks.rank)))",
-        f"{_TEST_RETRIEVAL}::test_every_interval_is_over_documents",
-    ),
-    Mistake(
-        "the paired interval of cosine is over windows, not documents",
-        _EVALUATE,
-        "baselines[nearest].rows.cosine, windows.groups)",
-        "baselines[nearest].rows.cosine, np.arange(len(windows)))",
-        f"{_TEST_RETRIEVAL}::test_every_interval_is_over_documents",
-    ),
-    Mistake(
-        "the intervals of the offset profile are over windows, not documents",
-        "train/evaluation/offsets.py",
-        "sample.groups[complete])",
-        "np.arange(len(columns)))",
-        f"{_TEST_RETRIEVAL}::test_every_interval_is_over_documents",
     ),
     Mistake(
         "a window is kept whose target is unusable",
@@ -141,11 +91,25 @@ MISTAKES = [
         f"{_TEST_LOOP}::test_average_of_the_weights_forgets_its_start",
     ),
     Mistake(
+        "the average of the weights begins before a ranked start",
+        _RUN,
+        "            trainer.restart()\n",
+        "",
+        f"{_TEST_RANKING}::test_recipe_runs_for_every_architecture_and_keeps_the_epoch_with_the_best_rank[lstm]",
+    ),
+    Mistake(
         "the LSTM drops components of its input",
         _LSTM,
         "            if layer:\n                x = self.dropout(x)",
         "            if True:\n                x = self.dropout(x)",
         f"{_TEST_MODELS}::test_lstm_drops_between_its_layers_and_only_in_training",
+    ),
+    Mistake(
+        "the LSTM's form for training drops components of its input",
+        _FORWARD,
+        "            if layer:\n",
+        "            if True:\n",
+        f"{_TEST_FORWARD}::test_dropout_is_where_the_model_has_it[lstm-1]",
     ),
     Mistake(
         "the LSTM drops behind its first layer only",
@@ -183,66 +147,185 @@ MISTAKES = [
         f"{_TEST_LOSSES}::test_info_nce_against_explicit_sums",
     ),
     Mistake(
-        "the gate does not judge single components",
-        _GATE,
-        " and self.difference <= FP32_ABSOLUTE_LIMIT",
-        "",
-        f"{_TEST_GATE}::test_drift_and_components_are_judged_each_by_itself[Scaled]",
-    ),
-    Mistake(
-        "the gate does not judge drift",
-        _GATE,
-        'self.drift <= DRIFT_LIMITS["fp32"] and ',
-        "",
-        f"{_TEST_GATE}::test_drift_and_components_are_judged_each_by_itself[Turned]",
-    ),
-    Mistake(
-        "gradients of the first step on a device are not judged",
-        _GATE,
-        "found.loss <= limit and found.gradient <= limit",
-        "found.loss <= limit",
-        f"{_TEST_GATE}::test_a_step_whose_loss_or_gradient_is_off_is_stopped[gradient]",
-    ),
-    Mistake(
-        "the loss of the first step on a device is not judged",
-        _GATE,
-        "found.loss <= limit and found.gradient <= limit",
-        "found.gradient <= limit",
-        f"{_TEST_GATE}::test_a_step_whose_loss_or_gradient_is_off_is_stopped[loss]",
-    ),
-    Mistake(
-        "the gate tries one batch size",
-        _GATE,
-        "for size in BATCH_SIZES:",
-        "for size in BATCH_SIZES[:1]:",
-        f"{_TEST_GATE}::test_honest_models_pass[lstm]",
-    ),
-    Mistake(
-        "the gate tries the training device alone",
-        _GATE,
-        'dict.fromkeys((device, "cpu"))',
-        "dict.fromkeys((device,))",
-        f"{_TEST_GATE}::test_both_devices_are_judged_at_every_batch_size",
-    ),
-    Mistake(
-        "the first step is compared with dropout of attention on",
-        _GATE,
-        "            module.dropout = 0.0",
-        "            pass",
-        f"{_TEST_GATE}::test_step_comparison_ignores_dropout[transformer]",
-    ),
-    Mistake(
-        "the random baseline does not look at its seed",
-        "train/evaluation/baselines.py",
-        "torch.Generator().manual_seed(seed)",
-        "torch.Generator().manual_seed(0)",
-        f"{_TEST_RETRIEVAL}::test_baselines",
-    ),
-    Mistake(
         "a run's seed does not reach its baselines",
         _MATERIAL,
         "fit_baselines(split.train, seed=options.seed)",
         "fit_baselines(split.train)",
         f"{_TEST_MATERIAL}::test_every_option_of_the_data_counts",
+    ),
+    Mistake(
+        "vectors are not normalised, though a run asks for it",
+        _MATERIAL,
+        "normalize=options.normalize, ",
+        "",
+        f"{_TEST_MATERIAL}::test_every_option_of_the_data_counts[normalize]",
+    ),
+    Mistake(
+        "a run's number of queries does not reach its baselines",
+        _MATERIAL,
+        "split.validation, options.queries)",
+        "split.validation)",
+        f"{_TEST_MATERIAL}::test_every_option_of_the_data_counts[queries]",
+    ),
+    Mistake(
+        "baselines of another seed are taken over",
+        _MATERIAL,
+        '"dim", "seed", ',
+        '"dim", ',
+        f"{_TEST_MATERIAL}::test_every_option_of_the_data_counts[seed of the split]",
+    ),
+    Mistake(
+        "a run's seed does not reach the synthetic corpus",
+        _MATERIAL,
+        "        seed=options.seed,\n        context_length",
+        "        context_length",
+        f"{_TEST_MATERIAL}::test_the_size_of_the_synthetic_corpus_counts",
+    ),
+    Mistake(
+        "a run's weight decay does not reach its optimizer",
+        _LOOP,
+        ", weight_decay=options.weight_decay",
+        ", weight_decay=0.01",
+        f"{_TEST_LOOP}::test_epoch_equals_a_plain_loop",
+    ),
+    Mistake(
+        "gradients are clipped at 1, whatever a run asks for",
+        _LOOP,
+        "clip_grads_with_norm_(self._parameters, self.options.grad_clip, norm)",
+        "clip_grads_with_norm_(self._parameters, 1.0, norm)",
+        f"{_TEST_LOOP}::test_epoch_equals_a_plain_loop",
+    ),
+    Mistake(
+        "input noise is as large in each component as it should be in all",
+        _LOOP,
+        " * (options.input_noise / contexts.shape[2] ** 0.5)",
+        " * options.input_noise",
+        f"{_TEST_LOOP}::test_noise_and_vector_dropout_touch_contexts_alone_and_as_much_as_asked",
+    ),
+    Mistake(
+        "vector dropout keeps what it should drop",
+        _LOOP,
+        "device=self.device) >= options.vector_dropout",
+        "device=self.device) < options.vector_dropout",
+        f"{_TEST_LOOP}::test_noise_and_vector_dropout_touch_contexts_alone_and_as_much_as_asked",
+    ),
+    Mistake(
+        "a model trains without dropout after it was judged",
+        _LOOP,
+        "        self.model.train()\n",
+        "",
+        f"{_TEST_LOOP}::test_an_epoch_trains_also_after_the_model_was_judged",
+    ),
+    Mistake(
+        "the plateau waits for a lower cosine",
+        _LOOP,
+        'mode="max", factor',
+        'mode="min", factor',
+        f"{_TEST_LOOP}::test_plateau_halves_the_rate_after_three_epochs_without_progress",
+    ),
+    Mistake(
+        "the plateau waits for two epochs",
+        _LOOP,
+        "patience=3)",
+        "patience=2)",
+        f"{_TEST_LOOP}::test_plateau_halves_the_rate_after_three_epochs_without_progress",
+    ),
+    Mistake(
+        "the plateau looks at cosine, though epochs are judged by rank",
+        _RUN,
+        'trainer.end_epoch(found[f"val_{options.judge}"])',
+        'trainer.end_epoch(found["val_cosine"])',
+        f"{_TEST_RANKING}::test_recipe_runs_for_every_architecture_and_keeps_the_epoch_with_the_best_rank[amn]",
+    ),
+    Mistake(
+        "a run's seed does not reach its weights",
+        _RUN,
+        "build_model(config, seed=options.seed)",
+        "build_model(config, seed=0)",
+        f"{_TEST_RUN}::test_a_seed_reaches_weights_start_dropout_and_candidates",
+    ),
+    Mistake(
+        "a run's seed does not reach dropout",
+        _RUN,
+        "torch.manual_seed(options.seed + processes.rank)",
+        "torch.manual_seed(processes.rank)",
+        f"{_TEST_RUN}::test_a_seed_reaches_weights_start_dropout_and_candidates",
+    ),
+    Mistake(
+        "dropout has no seed",
+        _RUN,
+        "    torch.manual_seed(options.seed + processes.rank)  #",
+        "    #",
+        f"{_TEST_RUN}::test_same_seed_same_weights",
+    ),
+    Mistake(
+        "a run's seed does not reach the candidates of the ranking loss",
+        _LOOP,
+        "options.temperature, options.candidates, options.seed)",
+        "options.temperature, options.candidates)",
+        f"{_TEST_RUN}::test_a_seed_reaches_weights_start_dropout_and_candidates",
+    ),
+    Mistake(
+        "the ranking loss takes all candidates, whatever a run asks for",
+        _LOOP,
+        "options.temperature, options.candidates, options.seed)",
+        "options.temperature, 0, options.seed)",
+        f"{_TEST_RUN}::test_a_seed_reaches_weights_start_dropout_and_candidates",
+    ),
+    Mistake(
+        "the ranking loss draws the same candidates in every step",
+        _LOOP,
+        "self.ranking(predictions, starts, targets, self.epoch * self.steps + self.step)",
+        "self.ranking(predictions, starts, targets)",
+        f"{_TEST_RANKING}::test_each_step_of_a_run_draws_by_its_number",
+    ),
+    Mistake(
+        "a fingerprint holds training windows, not held-out ones",
+        _RUN,
+        "held_out = material.split.validation.sample",
+        "held_out = material.split.train.sample",
+        f"{_TEST_RUN}::test_run_writes_an_artifact_that_knows_its_run[lstm]",
+    ),
+    Mistake(
+        "a run trains on validation documents",
+        _RUN,
+        "    train_windows = material.split.train\n",
+        "    train_windows = material.split.validation\n",
+        f"{_TEST_RUN}::test_a_run_trains_on_training_windows_and_judges_its_average_on_validation",
+    ),
+    Mistake(
+        "a run's seed does not reach its ranked start",
+        _RUN,
+        "cosine_weight=options.cosine_weight, seed=options.seed)",
+        "cosine_weight=options.cosine_weight)",
+        f"{_TEST_RUN}::test_a_seed_reaches_weights_start_dropout_and_candidates",
+    ),
+    Mistake(
+        "the ranking loss lets a window's own context compete",
+        _RANKING,
+        "= -torch.inf  #",
+        "= logits[row, places[row, column] - begin]  #",
+        f"{_TEST_RANKING}::test_loss_and_gradient_are_those_of_a_dense_softmax[one block-resident]",
+    ),
+    Mistake(
+        "a sample of candidates counts for itself alone",
+        _RANKING,
+        "torch.tensor(len(ranking.rows) / len(rows), device=own.device).log()",
+        "torch.zeros((), device=own.device)",
+        f"{_TEST_RANKING}::test_a_sample_estimates_the_whole_and_is_new_for_each_step",
+    ),
+    Mistake(
+        "a run's loss is always MSE",
+        _LOOP,
+        "row_losses(options.loss, predictions",
+        'row_losses("mse", predictions',
+        "tests/train/test_compare.py::test_report_is_whole_and_self_contained",
+    ),
+    Mistake(
+        "a run in bf16 computes in fp32",
+        _LOOP,
+        "with autocast(options.precision, self.device)",
+        'with autocast("fp32", self.device)',
+        f"{_TEST_LOOP}::test_bf16_follows_fp32",
     ),
 ]

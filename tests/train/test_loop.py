@@ -18,6 +18,7 @@ from lvm_runtime.models import build_model
 from train.data.corpus import load_corpus
 from train.data.windows import Split, VectorStore, split_windows
 from train.loop import Trainer, TrainingDiverged
+from train.losses import row_losses
 from train.options import TrainOptions
 from train.processes import Processes
 from train.run import train
@@ -184,6 +185,14 @@ def test_noise_and_vector_dropout_touch_contexts_alone_and_as_much_as_asked() ->
     assert float(dropped.float().mean()) == pytest.approx(0.25, abs=0.04)
     noise = (contexts - plain)[~dropped]
     assert float(noise.norm(dim=1).square().mean().sqrt()) == pytest.approx(0.4, rel=0.05)
+
+
+def test_a_step_takes_the_loss_and_the_temperature_that_were_asked_for() -> None:
+    subject = trainer(data(), loss="infonce", temperature=0.5)
+    starts = subject.windows.starts[:9]
+    contexts, targets = subject.windows.batch(starts)
+    expected = row_losses("infonce", subject.model(contexts), targets, 0.5).mean()
+    torch.testing.assert_close(subject.loss(contexts, targets, starts), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_an_epoch_trains_also_after_the_model_was_judged() -> None:

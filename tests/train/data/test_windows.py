@@ -128,7 +128,8 @@ def test_windows_are_gathered_on_the_device_of_the_store() -> None:
     corpus = make(4)
     usable = np.ones(36, bool)
     windows = split_windows(corpus, usable, VectorStore(corpus.values, "meta"), validation=0.25).train
-    assert {part.device.type for part in (windows.starts, *windows.batch(windows.starts))} == {"meta"}
+    parts = (windows.starts, windows.sample(2).starts, *windows.batch(windows.starts))
+    assert {part.device.type for part in parts} == {"meta"}
     mapped = VectorStore(corpus.values, "meta", resident_bytes=0)
     assert mapped.rows(torch.tensor([1])).device.type == "meta"
 

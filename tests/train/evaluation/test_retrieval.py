@@ -23,7 +23,8 @@ from train.evaluation.baselines import (
     recency_average,
     recency_weights,
 )
-from train.evaluation.evaluate import evaluate, figures, verdict
+from train.evaluation.evaluate import Difference, evaluate, figures, verdict
+from train.evaluation.metrics import Estimate
 from train.evaluation.retrieval import rank_rows, score
 from train.evaluation.ridge import fit_ridge
 
@@ -177,6 +178,29 @@ def test_what_is_said_of_a_model_beside_its_baselines(split: Split) -> None:
     assert any("ridge map, penalty 1" in line for line in lines)
     assert "FITS THE PAST" in lines[-1]
     assert "to the last vector" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word", "beats"),
+    [
+        (0.1, 0.3, "clear of zero", True),
+        (0.0, 0.3, "not clear of zero", False),
+        (-0.1, 0.3, "not clear of zero", False),
+        (-0.3, 0.0, "not clear of zero", False),
+        (-0.3, -0.1, "BELOW zero", False),
+    ],
+)
+def test_a_model_beats_a_baseline_where_the_whole_interval_does(
+    low: float, high: float, word: str, beats: bool
+) -> None:
+    found = Difference("ridge map", Estimate((low + high) / 2, low, high))
+    other = Difference("persistence", Estimate(0.0, -1.0, 1.0))
+    assert found.word == word
+    for versus, place in (({"cosine": found, "mrr": other}, 0), ({"cosine": other, "mrr": found}, 1)):
+        parts = verdict(versus).split(" and ")
+        assert parts[place].startswith("beats" if beats else "DOES NOT BEAT")
+        assert parts[place].endswith(f", {word})")
+        assert parts[1 - place].startswith("DOES NOT BEAT")
 
 
 def test_every_interval_is_over_documents(split: Split) -> None:
