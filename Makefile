@@ -1,4 +1,4 @@
-# make demo | rag | check | test | lint | docs | bench | soak | sanitize | cross | fuzz | mac-report | lock | clean
+# make demo | rag | check | test | lint | docs | bench | soak | mutants | sanitize | cross | fuzz | mac-report | lock | clean
 # Each sets up what it needs; nothing but Python >= 3.10 and make has to be there before.
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 QUICK := tests/test_imports.py tests/test_help.py tests/train/data tests/export/test_forms.py \
 	$(addprefix tests/lvm_runtime/,artifact commands selection system test_contexts.py test_predictor.py)
 
-.PHONY: help demo rag check test suite lint docs bench soak sanitize cross fuzz mac-report lock clean
+.PHONY: help demo rag check test suite lint docs bench soak mutants sanitize cross fuzz mac-report lock clean
 
 help:
 	@echo "make demo        train an AMN on the bundled corpus, export it, verify, predict, measure"
@@ -20,6 +20,7 @@ help:
 	@echo "make docs        the documentation, in docs/_build/html"
 	@echo "make bench       the full benchmark run: pytest benchmarks/ --benchmark-only"
 	@echo "make soak        the long tests that the suite leaves out"
+	@echo "make mutants     single edits that no test notices, in the modules that differ from main (ALL=1: in the core)"
 	@echo "make sanitize    the native engine's tests with ASan and UBSan, then with TSan, then in valgrind"
 	@echo "make cross       the native engine on an emulated Arm CPU: the same bits as here"
 	@echo "make fuzz        malformed plans for the native engine: libFuzzer with ASan and UBSan"
@@ -65,6 +66,10 @@ bench: $(READY)
 
 soak: $(READY)
 	$(PY) -m pytest -m soak --timeout 7200
+
+mutants: $(READY)
+	@$(PY) -c 'import mutmut' 2>/dev/null || $(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,mutants]'
+	$(PY) -m tests.mutants $(if $(ALL),--all)
 
 sanitize: $(READY)
 	$(MAKE) -C lvm_runtime/native PYTHON=$(abspath $(PY)) sanitize KIND=address,undefined

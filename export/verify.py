@@ -67,6 +67,10 @@ class SequenceRunner:
         predictions, attention = self._backend.run_with_attention(self._document(contexts))
         return predictions[:: self._length].copy(), attention[:: self._length].copy()
 
+    def close(self) -> None:
+        """Release the backend."""
+        self._backend.close()
+
     def _document(self, contexts: Array) -> Array:
         return np.ascontiguousarray(contexts).reshape(-1, contexts.shape[2])
 

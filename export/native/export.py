@@ -9,6 +9,7 @@ B batch, N vectors of a document, T context length, D vector.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,8 @@ def export_plan(
         if kind == "context":
             report = verify_file(temporary, samples, format=format, precision=precision)
         else:
-            runner = SequenceRunner(temporary, artifact.config.context_length, format=format)
-            report = verify(runner, samples, name=f"{format} sequence {precision}", precision=precision)
+            with closing(SequenceRunner(temporary, artifact.config.context_length, format=format)) as runner:
+                report = verify(runner, samples, name=f"{format} sequence {precision}", precision=precision)
         return artifact.commit(
             temporary,
             path,

@@ -6,6 +6,7 @@ B batch, N vectors of a document, T context length, D vector.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,8 @@ def export_sequence(source: Source, samples: Sequence[Sample]) -> Artifact:
     artifact = source.artifact
     with artifact.adding(SEQUENCE_FILE) as temporary:
         write_graph(build_form(source.model), temporary, "fp32", "sequence")
-        runner = SequenceRunner(temporary, source.artifact.config.context_length)
-        report = verify(runner, samples, name="onnx sequence fp32", precision="fp32")
+        with closing(SequenceRunner(temporary, artifact.config.context_length)) as runner:
+            report = verify(runner, samples, name="onnx sequence fp32", precision="fp32")
         return artifact.commit(
             temporary,
             SEQUENCE_FILE,

@@ -201,7 +201,6 @@ class Artifact:
         """Move a verified compiled form from `temporary` to `relative` and list it; a listed one there is replaced."""
         file = replace(describe(temporary.parent, temporary.name), path=relative)
         entry = CompiledFile(file, format, precision, drift, form, batch_sizes, details or {})
-        atomic.sync_tree(temporary)
         with atomic.locked(self.path):
             manifest = _read_manifest(self.path)  # another process may have added to it since we loaded
             if manifest.weights.sha256 != self.manifest.weights.sha256:
@@ -212,7 +211,8 @@ class Artifact:
             manifest = replace(manifest, compiled=(*others, entry))
             try:
                 atomic.remove(self.path / relative)
-                temporary.rename(self.path / relative)
+                atomic.move(temporary, self.path / relative)
+                atomic.sync(self.path)  # the form's folder may be new
                 atomic.write_bytes(self.path / MANIFEST, manifest.to_json())
             except BaseException:
                 self._remove_unlisted(relative, locked=True)

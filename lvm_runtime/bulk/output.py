@@ -91,8 +91,7 @@ class Output:
                 with atomic.replacing(self.place.sidecar) as temporary, temporary.open("w", newline="") as file:
                     csv.writer(file).writerows([("prediction", "reason"), *sorted(self.bad.items())])
             if path.suffix == ".npy":
-                atomic.sync_tree(part)
-                part.replace(path)
+                atomic.move(part, path)
             else:
                 write = _write_npz if path.suffix == ".npz" else _write_parquet
                 with atomic.replacing(path) as temporary:

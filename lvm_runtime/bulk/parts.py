@@ -122,8 +122,7 @@ def write_part(predictor: Predictor, part: Part, folder: Path, *, skip_bad: bool
                 note = {"identity": identity, "predictions": len(source), "bad": bad}
                 table.note(_NOTE, json.dumps(note))
             _require_unchanged(part)
-            atomic.sync_tree(temporary)
-            temporary.replace(path)
+            atomic.move(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     return PartResult(part, len(source), bad)
@@ -169,9 +168,12 @@ def _open(predictor: Predictor, part: Part, folder: Path) -> Source:
 
 
 def _identity(predictor: Predictor, part: Part) -> dict[str, Any]:
-    running = predictor.explain().running
-    weights = predictor.artifact.manifest.weights.sha256
-    return asdict(part) | {"weights": weights, "form": f"{running.backend} {running.precision} {running.file}"}
+    running, manifest = predictor.explain().running, predictor.artifact.manifest
+    return asdict(part) | {
+        "weights": manifest.weights.sha256,
+        "form": f"{running.backend} {running.precision} {running.file}",
+        "files": [c.file.sha256 for c in manifest.compiled if c.file.path == running.file or c.form == "sequence"],
+    }
 
 
 def _require_unchanged(part: Part) -> None:

@@ -80,11 +80,11 @@ class SequenceRunner:
             threads=session.requested_threads,
             precision=form.precision,
         )
-        answers = backend.run(probes.reshape(n * length, dim))[::length]  # windows that start where a probe does
-        change = largest_difference(answers, session.answers)
         try:
+            answers = backend.run(probes.reshape(n * length, dim))[::length]  # windows that start where a probe does
+            change = largest_difference(answers, session.answers)
             require(change, BATCH_INVARIANCE_LIMIT, "its largest difference to single windows", "export it again")
-        except LvmError:
+        except BaseException:
             backend.close()
             raise
         return backend

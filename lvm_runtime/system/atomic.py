@@ -26,8 +26,8 @@ _REPLACED = ".replaced"
 _swept: set[Path] = set()
 
 
-def _sync(path: Path) -> None:
-    """Flush a file or a folder; Windows flushes only what is open for writing, and no folders."""
+def sync(path: Path) -> None:
+    """Flush a file, or the list of a folder; Windows flushes only what is open for writing, and no folders."""
     posix = hasattr(os, "O_DIRECTORY")
     folder = path.is_dir()
     if folder and not posix:
@@ -47,7 +47,14 @@ def sync_tree(path: Path) -> None:
     if path.is_dir():
         for child in path.iterdir():
             sync_tree(child)
-    _sync(path)
+    sync(path)
+
+
+def move(temporary: Path, path: Path) -> None:
+    """Flush a file, or a folder, and put it at `path`, where a file may be; flush that folder too."""
+    sync_tree(temporary)
+    os.replace(temporary, path)
+    sync(path.parent)
 
 
 def share_tree(path: Path) -> None:
@@ -92,7 +99,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         sync_tree(holder)
         for name in files:
             os.replace(holder / name, folder / name)
-        _sync(folder)
+        sync(folder)
 
 
 @contextlib.contextmanager
@@ -141,7 +148,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 if path.is_dir():
                     os.rename(path, holder / _REPLACED)
                 os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
 
 
 @contextlib.contextmanager

@@ -109,12 +109,13 @@ def test_export_is_verified_and_listed(architecture: str, kind: str, tmp_path: P
     artifact.check()
 
 
-def test_wrong_export_leaves_no_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", FILES)
+def test_wrong_export_leaves_no_file(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
     source = make_source("gru", tmp_path)
     other = Source(source.artifact, randomise(make_source("gru", tmp_path / "other").model, seed=9))
     with pytest.raises(VerificationFailed, match="largest drift"):
-        export_native(other, make_samples(source))
+        export_native(other, make_samples(source), kind)
     assert not (source.artifact.path / "native").exists()
 
 

@@ -2,51 +2,74 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from export.commandline import make_parser, open_arguments
 from export.randomise import randomise
-from export.source import Source
-from export.verify import BATCH_SIZES, Sample, make_samples, verify
+from export.source import Source, open_source
+from export.verify import BATCH_SIZES, REAL_WINDOWS, SAMPLE_SEED, Sample, make_samples, verify
 from export.windows import read_windows
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.fingerprint import random_contexts
+from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.base import Array
+from lvm_runtime.corpus.corpus import BUNDLED
 from lvm_runtime.errors import InvalidInput, VerificationFailed
 from lvm_runtime.models import build_model, save_model
 
 DIM = 16
 
 
+Fault = Callable[[Array], Any]
+"""From contexts `[b, T, D]` to what is added to each answer, one number or `[b]`."""
+
+
+def nothing(contexts: Array) -> float:
+    return 0.0
+
+
 @dataclass
 class Faulty:
-    """A runner that knows the answers, and does something wrong to them."""
+    """A runner that knows the answers, and does something wrong to their first component."""
 
     sample: Sample
-    offset: float = 0.0
-    mates: float = 0.0
-    attention_offset: float = 0.0
+    fault: Fault = nothing
+    attention_fault: Fault = nothing
+    asked: float = 0.0
+    """Added to predictions whose attention is asked for."""
 
     def run(self, contexts: Array) -> Array:
         known = {c.tobytes(): p for c, p in zip(self.sample.contexts, self.sample.predictions, strict=True)}
-        one = np.eye(DIM)[0]
-        answers = [known.get(c.tobytes(), one) for c in contexts]
-        scale = float(np.abs(contexts).max())  # of the whole batch: what per-tensor quantisation looks at
-        return (np.array(answers) + one * (self.offset + self.mates * scale)).astype(np.float32)
+        answers = np.array([known.get(c.tobytes(), np.eye(DIM)[0]) for c in contexts])
+        answers[:, 0] += self.fault(contexts)
+        return answers.astype(np.float32)
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         known = {c.tobytes(): a for c, a in zip(self.sample.contexts, self.sample.attention, strict=True)}  # type: ignore[arg-type]
-        attention = np.array([known[c.tobytes()] for c in contexts]) + self.attention_offset
-        return self.run(contexts), attention.astype(np.float32)
+        attention = np.array([known[c.tobytes()] for c in contexts])
+        attention[:, 0] += self.attention_fault(contexts)
+        return self.run(contexts) + np.float32(self.asked), attention.astype(np.float32)
+
+
+def small_artifact(folder: Path, dim: int, real: Array | None = None) -> Path:
+    config = make_config("amn", dim=dim, attention_dim=8, hidden_dim=8, bottleneck_dim=8)
+    return save_model(randomise(build_model(config)), folder / "amn", real_contexts=real).path
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    config = make_config("amn", dim=DIM, attention_dim=8, hidden_dim=8, bottleneck_dim=8)
-    model = randomise(build_model(config, seed=0))
-    return make_samples(Source(save_model(model, tmp_path_factory.mktemp("a") / "amn"), model))[0]
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return open_source(str(small_artifact(tmp_path_factory.mktemp("a"), DIM)))
+
+
+@pytest.fixture(scope="module")
+def sample(source: Source) -> Sample:
+    return make_samples(source)[0]
 
 
 def test_right_answers_pass(sample: Sample) -> None:
@@ -56,21 +79,69 @@ def test_right_answers_pass(sample: Sample) -> None:
     assert report.contexts == max(BATCH_SIZES)
 
 
+def by(offset: float) -> Fault:
+    return lambda contexts: offset
+
+
+def at_batch(size: int) -> Fault:
+    """A little, at one batch size only."""
+    return lambda contexts: 5e-6 * (len(contexts) == size)
+
+
+def at_place(place: int, *, least: int = 2, norm: float = 0.0) -> Fault:
+    """A little, for one row of a batch of `least` rows or more, with a row whose norm is over `norm` in it."""
+
+    def fault(contexts: Array) -> Any:
+        shown = len(contexts) >= least and np.linalg.norm(contexts, axis=2).max() > norm
+        return 5e-6 * shown * np.eye(len(contexts))[place % len(contexts)]
+
+    return fault
+
+
+def for_one(contexts: Array) -> Any:
+    """Much, for the one of 128 contexts that holds the largest number."""
+    return 0.1 * (np.abs(contexts).max(axis=(1, 2)) == LARGEST)
+
+
+def scaled_together(contexts: Array) -> float:
+    """A rounding error by one scale for the whole batch, which hides while all rows are alike."""
+    return 1e-6 * float(np.abs(contexts).max())
+
+
+LARGEST = np.abs(random_contexts(max(BATCH_SIZES), 5, DIM, seed=SAMPLE_SEED)).max()
+MATES = "change of a row by its batch-mates"
+DRIFT = r"largest drift \(1 - cosine\) is .*expected ≤ "
+
+
 @pytest.mark.parametrize(
     ("fault", "precision", "message"),
     [
-        pytest.param({"offset": 0.1}, "fp32", r"largest drift \(1 - cosine\) is .*expected ≤ 1.0e-06", id="drift"),
-        pytest.param({"offset": 0.1}, "int8", r"largest drift \(1 - cosine\) is .*expected ≤ 1.0e-03", id="int8 drift"),
-        pytest.param({"offset": 1e-4}, "fp32", "largest difference in a component", id="component"),
-        pytest.param({"offset": 0.03}, "int8", "median drift", id="median"),
-        pytest.param({"mates": 1e-5}, "int8", "change of a row by its batch-mates", id="batch-mates"),
-        pytest.param({"attention_offset": 1e-3}, "fp32", "attention weight", id="attention"),
-        pytest.param({"offset": float("nan")}, "int8", "largest drift .* is inf", id="nan"),
+        pytest.param({"fault": by(0.1)}, "fp32", f"{DRIFT}1.0e-06", id="drift"),
+        pytest.param({"fault": by(0.1)}, "int8", f"{DRIFT}1.0e-03", id="int8 drift"),
+        pytest.param({"fault": for_one}, "int8", DRIFT, id="one context of 128"),
+        pytest.param({"fault": by(1e-4)}, "fp32", "largest difference in a component", id="component"),
+        pytest.param({"fault": by(0.03)}, "int8", "median drift", id="median"),
+        pytest.param({"fault": by(float("nan"))}, "int8", "largest drift .* is inf", id="nan"),
+        pytest.param({"fault": scaled_together}, "int8", MATES, id="one scale for a batch"),
+        *(pytest.param({"fault": at_batch(n)}, "fp32", MATES, id=f"batch {n}") for n in (1, 3, 32, 128)),
+        *(pytest.param({"fault": at_place(n)}, "fp32", MATES, id=f"row {n}") for n in (0, 7)),
+        pytest.param({"fault": at_place(0, norm=10)}, "fp32", MATES, id="first among large rows"),
+        pytest.param({"fault": at_place(-1, norm=10)}, "fp32", MATES, id="last among large rows"),
+        pytest.param({"attention_fault": by(1e-3)}, "fp32", "attention weight", id="attention"),
+        pytest.param({"attention_fault": by(float("nan"))}, "int8", "attention weight is inf", id="nan attention"),
+        pytest.param({"attention_fault": for_one}, "int8", "attention weight", id="attention of one context"),
+        pytest.param({"asked": 5e-6}, "fp32", "change by asking attention", id="attention asked for"),
     ],
 )
-def test_each_fault_is_found(sample: Sample, fault: dict[str, float], precision: str, message: str) -> None:
+def test_each_fault_is_found(sample: Sample, fault: dict[str, Any], precision: str, message: str) -> None:
     with pytest.raises(VerificationFailed, match=message):
         verify(Faulty(sample, **fault), [sample], name="faulty", precision=precision)
+
+
+def test_every_sample_is_compared(sample: Sample) -> None:
+    turned = replace(sample, contexts=sample.contexts[::-1].copy())
+    with pytest.raises(VerificationFailed, match=DRIFT):
+        verify(Faulty(sample), [sample, turned], name="faulty", precision="int8")
 
 
 def write_corpus(path: Path, dim: int, lengths: list[int]) -> Path:
@@ -85,6 +156,29 @@ def test_real_windows_stay_within_the_last_documents(tmp_path: Path) -> None:
     windows = read_windows(path, 4, 5, 100)
     assert windows.shape == (4, 5, 4)  # the eight vectors of document 19; document 18 is too short
     assert (windows.astype(int) == 19).all()
+
+
+def test_corpus_that_is_given_takes_the_place_of_any_other(tmp_path: Path) -> None:
+    """Of the bundled corpus, whose D fits, and of the real probes in the artifact."""
+    folder = small_artifact(tmp_path, 384, random_contexts(20, 5, 384))
+    corpus = write_corpus(tmp_path / "c.npz", 384, [9] * 20)
+    line = ["--model", str(folder), "--data", str(corpus), "--min-overlap", "0.125"]
+    _, samples = open_arguments(make_parser("").parse_args(line))
+    assert [s.name for s in samples] == ["random", "real"]
+    np.testing.assert_array_equal(samples[1].contexts, read_windows(corpus, 384, 5, REAL_WINDOWS))
+    search = samples[1].search
+    assert search is not None
+    assert (search.corpus, search.limit) == ("c.npz", 0.125)
+
+
+@pytest.mark.parametrize("dim", [384, DIM])
+def test_without_a_corpus_real_contexts_are_bundled_ones_or_the_probes(dim: int, tmp_path: Path) -> None:
+    probes = random_contexts(20, 5, dim, seed=5)
+    samples = make_samples(open_source(str(small_artifact(tmp_path, dim, probes))))
+    real = Artifact.load(tmp_path / "amn").read_fingerprint().real
+    expected = read_windows(BUNDLED, 384, 5, REAL_WINDOWS) if dim == 384 else real
+    np.testing.assert_array_equal(samples[1].contexts, expected)
+    assert samples[1].search is None
 
 
 @pytest.mark.parametrize("dim", [3, 5])

@@ -10,31 +10,35 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lvm_runtime import InvalidInput, LvmError, Predictor
-from lvm_runtime.batcher import Batcher
+from lvm_runtime.batcher import Batcher, Prediction, _Queue, _Request
 from tests.artifacts import some_contexts
 
 Get = Callable[[str], Path]
 
 
 class Model:
-    """Doubles its input, notes the batches, and waits for `gate` if it is closed."""
+    """Doubles its input, notes the batches, and waits for `gate` if it is closed, once and not for ever."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
         self.started = threading.Event()
+        self.opened = True
         self.batches: list[int] = []
 
     def run(self, contexts: Any) -> Any:
         self.batches.append(len(contexts))
         self.started.set()
-        self.gate.wait(20)
+        if not self.gate.wait(20):
+            self.opened = False
+            self.gate.set()
         if (contexts == 999).any():
             raise LvmError("the model broke")
         return contexts[:, 0] * 2
@@ -78,11 +82,19 @@ def test_while_a_batch_runs_the_next_one_collects() -> None:
     assert model.batches == [1, 5]
 
 
-def test_a_lone_request_waits_no_longer_than_the_delay() -> None:
-    model = Model()
-    with model.batcher(max_batch=8, max_delay_ms=5) as batcher:
-        assert batcher.submit(4).result(20)[0] == 8
-    assert model.batches == [1]
+@pytest.mark.parametrize(("age", "waits"), [(0.0, [None, 5.0]), (3.0, [None, 2.0]), (6.0, [None])])
+def test_a_lone_request_waits_no_longer_than_the_delay(
+    age: float, waits: list[float | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 5 s, counted from when it came: by a clock that stands still, and by what the worker asks to wait for."""
+    now, asked = 100.0, []
+    monkeypatch.setattr("lvm_runtime.batcher.time", SimpleNamespace(monotonic=lambda: now))
+    queue = _Queue(8, 5.0, 32, False)
+    queue.put(_Request(_check(4), Prediction()), lambda: None)
+    now += age
+    monkeypatch.setattr(queue._work, "wait_for", lambda ready, timeout=None: asked.append(timeout))
+    assert len(queue.take()) == 1
+    assert asked == waits
 
 
 def test_one_bad_request_fails_alone(small_artifacts: Get) -> None:
@@ -131,17 +143,26 @@ def test_back_pressure_is_bounded() -> None:
 
 
 def test_coroutines_await_and_are_held_back_without_blocking_the_loop() -> None:
+    """The model waits for the loop, which waits until the queue is full and 20 coroutines want into it."""
     model = Model()
+    model.gate.clear()
 
     async def serve() -> list[Any]:
-        with model.batcher(max_batch=4, max_delay_ms=1, max_pending=4) as batcher:
-            answers = await asyncio.gather(*(batcher.predict(i) for i in range(20)))
-            answers.append(await batcher.submit(20))
+        with model.batcher(max_batch=4, max_delay_ms=0, max_pending=4) as batcher:
+            first = batcher.submit(0)
+            await asyncio.to_thread(model.started.wait, 20)
+            answers = [asyncio.create_task(batcher.predict(i)) for i in range(1, 21)]
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+                assert batcher.pending <= 4
+            assert batcher.pending == 4
+            model.gate.set()
             with pytest.raises(InvalidInput):
                 await batcher.predict("text")
-            return [answer[0] for answer in answers]
+            return [answer[0] for answer in (await first, *await asyncio.gather(*answers))]
 
     assert asyncio.run(serve()) == [2 * i for i in range(21)]
+    assert model.opened, "the loop was blocked"
 
 
 def test_closing_drains() -> None:

@@ -1,9 +1,10 @@
-"""A Predictor that is closed, dropped or overtaken by the interpreter's exit while it predicts."""
+"""Predictors that are closed, dropped or overtaken by the interpreter's exit; what is opened and not kept is closed."""
 
 from __future__ import annotations
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,8 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvm_runtime import LvmError, Predictor
+from export.onnx.export import export_sequence
+from export.source import Source
+from export.verify import Sample, verify_file
+from lvm_runtime import ArtifactError, LvmError, Predictor, VerificationFailed
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.onnx import OnnxBackend
+from lvm_runtime.bulk.predict import open_with_threads
+from lvm_runtime.models import load_model
 from lvm_runtime.predictor import MOST_AT_ONCE
+from lvm_runtime.request import Request
+from lvm_runtime.selection import sequences as sequences_module
+from lvm_runtime.selection import session as session_module
+from lvm_runtime.selection import tuning
+from lvm_runtime.system.cpus import usable_cpus
 from tests.artifacts import some_contexts
 
 Get = Callable[[str], Path]
@@ -84,6 +97,95 @@ def test_a_closed_predictor_that_is_kept_holds_no_thread(small_artifacts: Get) -
     while len(os.listdir("/proc/self/task")) > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(os.listdir("/proc/self/task")) <= before
+
+
+def _refuse(*anything: Any, **more: Any) -> None:
+    raise VerificationFailed("off")
+
+
+def _refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module.Session, "_verify", _refuse)
+    with pytest.raises(VerificationFailed):
+        Predictor(path, backend="onnx")
+
+
+def _refused_for_documents(path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
+    monkeypatch.setattr(sequences_module, "require", _refuse)
+    predictor = Predictor(path, backend="onnx")
+    predictor.predict_sequence(some_contexts(2).reshape(10, 16))
+    return predictor
+
+
+def _broken_for_documents(path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
+    predictor = Predictor(path, backend="onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxBackend, "run", _refuse)
+        predictor._sequences._open()
+    return predictor
+
+
+def _tuned(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "THOROUGH", 0.01)
+    tuning.tune(path, Request("onnx", device="cpu"))
+
+
+def _unpickled(path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
+    predictor = Predictor(path, backend="onnx")
+    state = predictor.__getstate__() | {"weights": "others"}
+    with pytest.raises(ArtifactError, match="weights changed"):
+        Predictor.__new__(Predictor).__setstate__(state)
+    return predictor
+
+
+def _for_bulk(path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
+    return open_with_threads(path, Request("onnx"), threads=usable_cpus() + 1)
+
+
+def _exported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = Sample.of("random", load_model(Artifact.load(path)), some_contexts(3))
+    verify_file(path / "onnx/fp32.onnx", [sample], format="onnx", precision="fp32", batch_sizes=(1, 2))
+
+
+def _exported_for_documents(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = Artifact.load(path)
+    source = Source(artifact, load_model(artifact))
+    export_sequence(source, [Sample.of("random", source.model, some_contexts(3))])
+
+
+SCENES = (
+    *(_refused, _refused_for_documents, _broken_for_documents),
+    *(_tuned, _unpickled, _for_bulk, _exported, _exported_for_documents),
+)
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__[1:])
+def test_what_is_opened_and_not_kept_is_closed(
+    scene: Callable[[Path, pytest.MonkeyPatch], Predictor | None],
+    small_artifacts: Get,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    opened: set[int] = set()
+    build, close = OnnxBackend.__init__, OnnxBackend.close
+
+    def opening(self: OnnxBackend, *arguments: Any, **options: Any) -> None:
+        build(self, *arguments, **options)
+        opened.add(id(self))
+        alive.append(self)  # so that no other one gets its id
+
+    def closing(self: OnnxBackend) -> None:
+        opened.discard(id(self))
+        close(self)
+
+    alive: list[OnnxBackend] = []
+    monkeypatch.setattr(OnnxBackend, "__init__", opening)
+    monkeypatch.setattr(OnnxBackend, "close", closing)
+    kept = scene(Path(shutil.copytree(small_artifacts("gru"), tmp_path / "gru")), monkeypatch)
+    assert alive
+    assert len(opened) == (kept is not None)
+    if kept is not None:
+        kept.close()
+    assert not opened
 
 
 def test_a_predictor_dropped_in_use_answers(small_artifacts: Get) -> None:

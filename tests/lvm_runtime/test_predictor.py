@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lvm_runtime import ArtifactError, BackendUnavailable, InvalidInput, LvmError, Predictor, VerificationFailed
 from lvm_runtime.artifact.config import ARCHITECTURES
@@ -21,6 +23,7 @@ from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models import known_answers, load_model, save_model
 from lvm_runtime.predictor import MOST_AT_ONCE
 from tests.artifacts import add_onnx, randomised, some_contexts
+from tests.fuzzing import quick_settings
 
 Get = Callable[[str], Path]
 TOLERANCE = 2e-6
@@ -51,13 +54,17 @@ def test_predictions_are_those_of_the_training_form(small_artifacts: Get, archit
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_row_does_not_change_with_its_batch_mates(small_artifacts: Get, architecture: str) -> None:
-    contexts = some_contexts(40)
+    """Whatever they are, how many and in which order: rows of lengths from 0.01 to 100."""
+    contexts = some_contexts(24) * np.repeat([0.01, 1.0, 100.0], 8)[:, None, None].astype(np.float32)
     with Predictor(small_artifacts(architecture)) as predictor:
         alone = np.stack([predictor.predict(context) for context in contexts])
-        for batch in (contexts, contexts[::-1] * 1.0, np.concatenate([contexts, 100 * contexts])):
-            together = predictor.predict(batch)[:40]
-            expected = alone[::-1] if batch[0, 0, 0] != contexts[0, 0, 0] else alone
-            np.testing.assert_allclose(together, expected, rtol=0, atol=1e-6)
+
+        @quick_settings(25)
+        @given(st.lists(st.integers(0, 23), min_size=1, max_size=70))
+        def together(rows: list[int]) -> None:
+            np.testing.assert_allclose(predictor.predict(contexts[rows]), alone[rows], rtol=0, atol=1e-6)
+
+        together()
 
 
 @pytest.mark.parametrize("batch", [0, 1, 3])
@@ -123,10 +130,25 @@ def test_out_is_filled_and_returned(amn: Predictor, single: bool) -> None:
     np.testing.assert_array_equal(out, amn.predict(contexts))
 
 
+def test_out_is_returned_for_a_tensor_too(amn: Predictor) -> None:
+    contexts, document = torch.from_numpy(some_contexts(4)), torch.from_numpy(some_contexts(2).reshape(10, 16))
+    out, windows = np.empty((4, 16), np.float32), np.empty((6, 16), np.float32)
+    assert amn.predict(contexts, out=out) is out
+    assert amn.predict_sequence(document, out=windows) is windows
+    np.testing.assert_array_equal(out, amn.predict(contexts.numpy()))
+    np.testing.assert_array_equal(windows, amn.predict_sequence(document.numpy()))
+
+
 @pytest.mark.parametrize(
     "out",
-    [np.empty((3, 16), np.float64), np.empty((2, 16), np.float32), [[0.0] * 16] * 3, np.zeros(3, np.float32)],
-    ids=["dtype", "shape", "list", "rank"],
+    [
+        np.empty((3, 16), np.float64),
+        np.empty((2, 16), np.float32),
+        [[0.0] * 16] * 3,
+        np.zeros(3, np.float32),
+        np.broadcast_to(np.float32(0), (3, 16)),
+    ],
+    ids=["dtype", "shape", "list", "rank", "read-only"],
 )
 def test_an_out_that_does_not_fit_is_refused(amn: Predictor, out: Any) -> None:
     with pytest.raises(InvalidInput, match=r"out is .*expected a writable float32 numpy array of shape \[3, 16\]"):

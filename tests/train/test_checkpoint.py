@@ -10,12 +10,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import ArtifactError, InvalidInput
-from train.checkpoint import FILE
+from lvm_runtime.models import build_model
+from train.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
+from train.data.corpus import load_corpus
+from train.data.windows import VectorStore, split_windows
+from train.loop import Trainer
 from train.options import TrainOptions
+from train.processes import Processes
 from train.run import train
 
 COMMAND = [
@@ -86,13 +93,67 @@ def test_finished_run_can_be_extended(tmp_path: Path) -> None:
     assert weights(tmp_path / "steps") == weights(tmp_path / "whole")
 
 
-def test_other_options_or_data_are_refused(tmp_path: Path) -> None:
+def test_other_options_are_refused(tmp_path: Path) -> None:
     before = options(tmp_path / "a", epochs=1)
     train(before, quiet)
     with pytest.raises(InvalidInput, match=r"made with learning_rate = 0\.0005, this run has 0\.1"):
         train(replace(before, resume=True, learning_rate=0.1), quiet)
     with pytest.raises(InvalidInput, match="made with windows"):
         train(replace(before, resume=True, windows=800), quiet)
+    state = torch.load(before.run_path / FILE, weights_only=True)
+    del state["options"]["loss"]
+    torch.save(state, before.run_path / FILE)
+    with pytest.raises(InvalidInput, match="made with loss = None, this run has 'mse'"):
+        train(replace(before, resume=True), quiet)
+
+
+def test_other_data_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((120, 16)).astype(np.float32)
+    before = options(tmp_path / "a", epochs=1, data=str(tmp_path / "corpus.npz"), normalize=True)
+    np.savez(before.data, vectors=vectors, doc_ids=np.arange(120) // 10)
+    train(before, quiet)
+    train(replace(before, resume=True), quiet)
+    vectors[7, 3] += 0.001
+    np.savez(before.data, vectors=vectors, doc_ids=np.arange(120) // 10)
+    with pytest.raises(InvalidInput, match="was made on other data"):
+        train(replace(before, resume=True), quiet)
+
+
+def test_what_a_checkpoint_holds_comes_back(tmp_path: Path) -> None:
+    """Of a run in the middle of an epoch, three epochs after its last progress: a fourth halves the rate."""
+    run = options(tmp_path, ema=0.9)
+
+    def fresh(seed: int) -> Trainer:
+        corpus = load_corpus("synthetic", windows=300, dim=16)
+        split = split_windows(corpus, np.ones(len(corpus.values), bool), VectorStore(corpus.values, "cpu"))
+        return Trainer(build_model(run.config(16), seed=seed), split.train, run, Processes())
+
+    stopped = fresh(0)
+    for judged in (0.5, 0.4, 0.4, 0.4):
+        stopped.train_epoch()
+        stopped.end_epoch(judged)
+    stopped.step = 2
+    stopped.losses[:2] = torch.tensor([0.25, 0.125])
+    kept = {name: value + 1 for name, value in stopped.model.state_dict().items()}
+    progress = Progress([{"epoch": 1, "val_cosine": 0.5}], 1, 0.5, kept, 12.5)
+    save_checkpoint(tmp_path / "a.pt", stopped, progress, "digest")
+    following = torch.rand(3)
+    resumed = fresh(1)
+    torch.manual_seed(99)
+    save_checkpoint(tmp_path / "b.pt", resumed, load_checkpoint(tmp_path / "a.pt", resumed, "digest"), "digest")
+    assert torch.equal(torch.rand(3), following)
+    states = [torch.load(tmp_path / name, weights_only=True) for name in ("a.pt", "b.pt")]
+    assert repr(states[0]) == repr(states[1])
+    for name in ("model", "average", "best_weights"):
+        assert all(torch.equal(value, states[1][name][key]) for key, value in states[0][name].items()), name
+    for trainer in (stopped, resumed):
+        trainer.end_epoch(0.4)
+    assert resumed.learning_rate == stopped.learning_rate == run.learning_rate / 2
+    losses = []
+    for trainer in (stopped, resumed):
+        torch.manual_seed(0)
+        losses.append(trainer.train_epoch())
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "garbage"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -32,14 +34,25 @@ def test_same_predictions_and_gradients(architecture: str, context_length: int) 
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("architecture", ["lstm", "gru", "transformer"])
-def test_dropout_is_kept(architecture: str) -> None:
-    """It drops while training, and only then."""
-    model = build_model(make_config(architecture, **CONFIGS[architecture].small, dropout=0.5), seed=0)
-    form = training_form(model, host=True)
-    contexts = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(form.train()(contexts), form(contexts))
-    torch.testing.assert_close(form.eval()(contexts), model.eval()(contexts))
+def test_dropout_is_where_the_model_has_it(architecture: str, layers: int) -> None:
+    """Each dropout in turn drops everything, so that a form which drops elsewhere computes something else."""
+    sizes = CONFIGS[architecture].small | {"num_layers": layers}
+    model: Any = build_model(make_config(architecture, **sizes, dropout=0.0), seed=0).double()
+    form = training_form(model, host=True).train()
+    contexts = torch.randn(4, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    whole = form(contexts)
+    drops = [(m, "p") for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    drops += [(m, "dropout") for m in model.modules() if isinstance(m, torch.nn.MultiheadAttention)]
+    assert drops
+    for module, share in drops:
+        setattr(module, share, 1.0)
+        torch.testing.assert_close(form.train()(contexts), model.train()(contexts), rtol=1e-9, atol=1e-11)
+        drops_nothing = architecture == "lstm" and layers == 1
+        assert torch.allclose(form(contexts), whole, rtol=0, atol=1e-4) == drops_nothing, module
+        torch.testing.assert_close(form.eval()(contexts), whole, rtol=1e-9, atol=1e-11)
+        setattr(module, share, 0.0)
 
 
 def test_other_devices_keep_their_own_recurrence() -> None:

@@ -82,9 +82,14 @@ def test_cosine_is_computed_again(tmp_path: Path) -> None:
         import_checkpoint(file, tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
     measured = float(str(failure.value).split("and ")[1].split(" ")[0])
-    checkpoint(file, "amn", val_cosine=measured + 0.009)
+    for off in (0.0102, -0.0102):
+        checkpoint(file, "amn", val_cosine=measured + off)
+        with pytest.raises(VerificationFailed, match=r"expected at most 0\.01 between them"):
+            import_checkpoint(file, tmp_path / "out", **settings)
+    checkpoint(file, "amn", val_cosine=measured - 0.0098)
     artifact, cosine = import_checkpoint(file, tmp_path / "out", **settings)
     assert cosine == pytest.approx(measured, abs=1e-4)
+    assert artifact.manifest.provenance["metrics"]["stored_val_cosine"] == measured - 0.0098
     assert artifact.manifest.provenance["metrics"]["val_cosine"] == cosine
 
 

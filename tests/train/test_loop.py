@@ -18,6 +18,7 @@ from lvm_runtime.models import build_model
 from train.data.corpus import load_corpus
 from train.data.windows import Split, VectorStore, split_windows
 from train.loop import Trainer, TrainingDiverged
+from train.losses import row_losses
 from train.options import TrainOptions
 from train.processes import Processes
 from train.run import train
@@ -39,21 +40,22 @@ def trainer(split: Split, **values: object) -> Trainer:
 
 
 def test_epoch_equals_a_plain_loop() -> None:
+    """With options far from the defaults, so that each of them counts."""
     split = data()
-    fast = trainer(split)
+    fast = trainer(split, learning_rate=2e-3, weight_decay=0.5, grad_clip=0.02, batch_size=24, seed=7)
     loss = fast.train_epoch()
     model = build_model(make_config("amn", dim=16, **SIZES), seed=0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.01)
-    order = torch.randperm(len(split.train), generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.5)
+    order = torch.randperm(len(split.train), generator=torch.Generator().manual_seed(7_000_021))
     vectors = split.train.store.rows(torch.arange(len(split.train.store)))
     losses = []
-    for batch in split.train.starts[order].split(32):
+    for batch in split.train.starts[order].split(24):
         contexts = torch.stack([vectors[s : s + 5] for s in batch.tolist()])
         targets = torch.stack([vectors[s + 5] for s in batch.tolist()])
         value = torch.nn.functional.mse_loss(model(contexts), targets)
         optimizer.zero_grad()
         value.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.02)
         optimizer.step()
         losses.append(value.item())
     assert loss == pytest.approx(np.mean(losses), rel=1e-5)
@@ -77,15 +79,16 @@ def test_clipping_is_torchs(longer: bool) -> None:
         assert torch.equal(ours, parameter.grad)
 
 
-def test_order_differs_by_epoch_and_covers_everything() -> None:
+def test_order_differs_by_epoch_and_seed_and_covers_everything() -> None:
     split = data()
     subject = trainer(split)
     first = subject._order()
     subject.epoch = 1
-    second = subject._order()
+    second, other = subject._order(), trainer(split, seed=1)._order()
     assert not torch.equal(first, second)
-    assert torch.equal(first.sort().values, second.sort().values)
-    assert torch.equal(first.sort().values, split.train.starts)
+    assert not torch.equal(first, other)
+    for order in (first, second, other):
+        assert torch.equal(order.sort().values, split.train.starts)
 
 
 def test_nan_stops_with_step_and_batch() -> None:
@@ -123,18 +126,80 @@ def test_compiling_an_lstm_on_the_cpu_is_refused() -> None:
         Trainer(model, data().train, options, Processes())
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
-def test_schedules(schedule: str) -> None:
-    subject = trainer(data(), schedule=schedule, epochs=6)
+def test_plateau_halves_the_rate_after_three_epochs_without_progress() -> None:
+    subject = trainer(data(), schedule="plateau", epochs=6)
     rates = []
-    for _ in range(6):
+    for judged in (0.4, 0.5, 0.5, 0.45, 0.5, 0.5):
         subject.train_epoch()
         rates.append(subject.learning_rate)
-        subject.end_epoch(0.5)  # no progress
-    if schedule == "plateau":
-        assert rates == [5e-4] * 5 + [2.5e-4]
-    else:
-        assert rates[-1] < 0.05 * max(rates)
+        subject.end_epoch(judged)
+    assert [*rates, subject.learning_rate] == [5e-4] * 6 + [2.5e-4]
+
+
+def test_cosine_schedule_is_warmed_up_and_ends_at_zero() -> None:
+    subject = trainer(data(), schedule="cosine", epochs=4, batch_size=6, learning_rate=0.01)
+    rates: list[float] = []
+    subject.optimizer.register_step_pre_hook(lambda *_: rates.append(subject.learning_rate))
+    for _ in range(4):
+        subject.train_epoch()
+        subject.end_epoch(0.5)
+    step = np.arange(4 * subject.steps)
+    assert len(step) > 300, "warm-up takes 200"
+    expected = 0.01 * np.minimum(1, (step + 1) / 200) * (1 + np.cos(np.pi * step / len(step))) / 2
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+
+
+def test_average_of_the_weights_forgets_its_start() -> None:
+    subject = trainer(data(), ema=0.8, batch_size=24)
+    average = [p.detach().double().clone() for p in subject.model.parameters()]
+    for _ in range(2):
+        steps: list[list[torch.Tensor]] = []
+        subject.optimizer.register_step_post_hook(
+            lambda *_, steps=steps: steps.append([p.detach().double().clone() for p in subject.model.parameters()])
+        )
+        subject.train_epoch()
+        for i, weights in enumerate(steps):
+            now = (subject.epoch - 1) * subject.steps + i
+            decay = min(0.8, (1 + now) / (10 + now))
+            average = [decay * kept + (1 - decay) * new for kept, new in zip(average, weights, strict=True)]
+    assert 2 * subject.steps > 40, "from step 35 on the decay is the one that was asked for"
+    for ours, expected in zip(subject.evaluated.parameters(), average, strict=True):
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_noise_and_vector_dropout_touch_contexts_alone_and_as_much_as_asked() -> None:
+    split = data()
+    subject = trainer(split, input_noise=0.4, vector_dropout=0.25, batch_size=len(split.train))
+    seen: list[torch.Tensor] = []
+
+    def loss(contexts: torch.Tensor, targets: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        seen.extend((contexts, targets, *split.train.batch(starts)))
+        return sum(p.sum() for p in subject.model.parameters())  # type: ignore[return-value]
+
+    subject.loss = loss
+    subject.train_epoch()
+    contexts, targets, plain, plain_targets = seen
+    assert torch.equal(targets, plain_targets)
+    dropped = (contexts == 0).all(dim=2)  # [b, T]
+    assert (contexts == 0).any(dim=2).equal(dropped), "a vector is dropped as a whole"
+    assert float(dropped.float().mean()) == pytest.approx(0.25, abs=0.04)
+    noise = (contexts - plain)[~dropped]
+    assert float(noise.norm(dim=1).square().mean().sqrt()) == pytest.approx(0.4, rel=0.05)
+
+
+def test_a_step_takes_the_loss_and_the_temperature_that_were_asked_for() -> None:
+    subject = trainer(data(), loss="infonce", temperature=0.5)
+    starts = subject.windows.starts[:9]
+    contexts, targets = subject.windows.batch(starts)
+    expected = row_losses("infonce", subject.model(contexts), targets, 0.5).mean()
+    torch.testing.assert_close(subject.loss(contexts, targets, starts), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_epoch_trains_also_after_the_model_was_judged() -> None:
+    subject = trainer(data())
+    subject.evaluated.eval()
+    subject.train_epoch()
+    assert subject.model.training
 
 
 def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from train.data.corpus import load_corpus
 from train.data.windows import Split, VectorStore, WindowSet, split_windows
 from train.evaluation.baselines import recency_average
 from train.evaluation.retrieval import rank_rows
+from train.loop import Trainer
 from train.options import RETRIEVAL, TrainOptions
+from train.processes import Processes
 from train.ranked_start import start_ranked
 from train.ranking import CorpusRanking
 from train.run import train
@@ -90,6 +92,17 @@ def test_a_sample_estimates_the_whole_and_is_new_for_each_step(vectors: np.ndarr
     assert all(len(sampled._sample(step).unique()) == 60 for step in range(5))
 
 
+def test_each_step_of_a_run_draws_by_its_number(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws: list[int] = []
+    honest = CorpusRanking._sample
+    monkeypatch.setattr(CorpusRanking, "_sample", lambda self, draw: draws.append(draw) or honest(self, draw))
+    options = TrainOptions(model="amn", loss="ranking", candidates=60, sizes={"hidden_dim": 8}, device="cpu")
+    subject = Trainer(build_model(options.config(16), seed=0), windows_of(vectors), options, Processes())
+    for _ in range(2):
+        subject.train_epoch()
+    assert draws == list(range(2 * subject.steps))
+
+
 @pytest.fixture(scope="module")
 def split() -> Split:
     corpus = load_corpus("bundled")
@@ -115,8 +128,10 @@ def test_ranked_start_finds_more_than_the_recency_average(split: Split, architec
 
 @pytest.mark.parametrize("architecture", RETRIEVAL)
 def test_recipe_runs_for_every_architecture_and_keeps_the_epoch_with_the_best_rank(
-    tmp_path: Path, architecture: str
+    tmp_path: Path, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(Trainer, "end_epoch", lambda self, judged: told.append(judged))
     line = ["--model", architecture, "--data", "synthetic", "--recipe", "retrieval", "--windows", "2000", "--dim", "24"]
     sizes = SMALL.get(architecture, {"hidden_dim": 32})
     line += itertools.chain.from_iterable(("--set", f"{name}={value}") for name, value in sizes.items())
@@ -127,8 +142,10 @@ def test_recipe_runs_for_every_architecture_and_keeps_the_epoch_with_the_best_ra
     ranks = [record["val_mrr"] for record in result.history]
     assert [record["epoch"] for record in result.history] == list(range(options.epochs + 1))
     assert result.best_epoch == int(np.argmax(ranks))
+    assert told == ranks[1:]
     assert result.validation.metrics.mrr == pytest.approx(max(ranks), abs=1e-4)
     assert any("ranking over" in line for line in lines)
+    assert ranks[0] > 0.8 * result.material.best_mrr, "the start is what is averaged and judged"
 
 
 def test_cosine_weight_moves_a_model_towards_cosine(tmp_path: Path) -> None:

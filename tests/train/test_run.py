@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import InvalidInput, LvmError, VerificationFailed
-from lvm_runtime.models import load_model
-from train.loop import TrainingDiverged
+from lvm_runtime.models import build_model, load_model
+from train.evaluation.metrics import score_rows
+from train.loop import Trainer, TrainingDiverged
+from train.material import prepare
 from train.options import TrainOptions
-from train.run import train
+from train.processes import Processes
+from train.run import _trainer, _validate, train
+from train.warm_start import start_at_baseline
 
 SMALL = {
     "lstm": {"hidden_dim": 32, "num_layers": 2},
@@ -41,13 +48,63 @@ def test_run_writes_an_artifact_that_knows_its_run(tmp_path: Path, model: str) -
     assert provenance["metrics"]["val_cosine"] == pytest.approx(result.validation.metrics.cosine.value)
     assert provenance["training"]["best_epoch"] == result.best_epoch
     assert result.validation.metrics.cosine.value > result.validation.baselines["random"].cosine.high + 0.2
+    judged = [record["val_cosine"] for record in result.history]
+    assert result.validation.metrics.cosine.value == pytest.approx(max(judged), abs=1e-6)
     assert result.test is not None
+    assert result.test.metrics.cosine.value != pytest.approx(max(judged), abs=1e-6)
+    assert result.material is not None
+    probes = {context.tobytes() for context in artifact.read_fingerprint().contexts}
+    held, seen = (
+        {context.tobytes() for context in side.batch(side.starts)[0].numpy()}
+        for side in (result.material.split.validation, result.material.split.train)
+    )
+    assert probes & held
+    assert not probes & seen
     assert load_model(artifact).config == result.config
     first_epoch = next(i for i, line in enumerate(lines) if line.startswith("epoch 1/2"))
     assert any("linear average" in line for line in lines[:first_epoch])
     saved = json.loads((tmp_path / f"{model}.run" / "result.json").read_text())
     assert len(saved["history"]) == 2
     assert str(tmp_path) not in json.dumps(provenance)
+
+
+def test_a_run_trains_on_training_windows_and_judges_its_average_on_validation(tmp_path: Path) -> None:
+    run = options(tmp_path / "amn", windows=200, ema=0.9, test=0.2)
+    material = prepare(run, "cpu", lambda line: None)
+    trainer = _trainer(run, material, Processes(), lambda line: None)
+    assert trainer.windows is material.split.train
+    average = copy.deepcopy(trainer.model).eval()
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.normal_()
+    expected = score_rows(average, material.split.validation).cosine.mean()
+    assert _validate(trainer, material) == {"val_cosine": expected}
+
+
+def test_a_seed_reaches_weights_start_dropout_and_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the same data: a seed changes those as well."""
+    run = options(tmp_path / "gru", "gru", windows=200, start="baseline")
+    material = prepare(run, "cpu", lambda line: None)
+
+    def made(**values: object) -> tuple[Trainer, list[float]]:
+        trainer = _trainer(replace(run, **values), material, Processes(), lambda line: None)
+        return trainer, torch.rand(4).tolist()
+
+    found = [made(seed=seed)[1] for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    for start in ("baseline", "default"):
+        expected = build_model(run.config(32), seed=1)
+        if start == "baseline":
+            start_at_baseline(expected, material.split.train, seed=1)
+        trainer, _ = made(seed=1, start=start)
+        assert all(torch.equal(p, q) for p, q in zip(trainer.model.parameters(), expected.parameters(), strict=True))
+    seen: dict[str, object] = {}
+    monkeypatch.setattr("train.run.start_ranked", lambda *arguments, **named: seen.update(named))
+    trainer, _ = made(seed=1, start="ranked", loss="ranking", temperature=0.3, candidates=9, cosine_weight=0.5)
+    assert seen == {"cosine_weight": 0.5, "seed": 1}
+    ranking = trainer.ranking
+    assert ranking is not None
+    assert (ranking.seed, ranking.temperature, ranking.count) == (1, 0.3, 9)
 
 
 def test_best_epoch_is_what_is_kept(tmp_path: Path) -> None:

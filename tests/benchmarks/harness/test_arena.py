@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import benchmarks.harness.arena
-from benchmarks.harness.arena import EFFORTS, Arena, Effort, WrongAnswers, check, fastest
+from benchmarks.harness.arena import EFFORTS, Arena, Cell, Effort, Measured, WrongAnswers, check, fastest
 from benchmarks.harness.contender import ANCHOR, Array, Build, Contender, Runner
 from benchmarks.harness.contenders import all_contenders, available, contender, not_measured
 from benchmarks.harness.record import cell_record
@@ -21,6 +21,7 @@ from benchmarks.harness.workload import Workload
 from benchmarks.limits.ceilings import Bandwidth, Ceilings, Product
 from lvm_runtime.artifact.config import CONFIGS
 from lvm_runtime.artifact.drift import max_drift
+from lvm_runtime.selection.timing import Timing
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,15 @@ def test_peers_may_be_coarser_than_we_may(workload: Workload) -> None:
         check(side("lvm-x", coarse), workload, coarse(workload, 1), 8)
 
 
+def test_answers_are_checked_at_the_batch_size_that_is_timed(workload: Workload) -> None:
+    def run(contexts: Array) -> Array:
+        return answering(0.1 if len(contexts) == 8 else 0.0)(workload, 1)(contexts)
+
+    check(side("lvm-x", run), workload, run, 1)
+    with pytest.raises(WrongAnswers, match="at batch 8"):
+        check(side("lvm-x", run), workload, run, 8)
+
+
 def test_nan_answers_are_wrong(workload: Workload) -> None:
     def run(contexts: Array) -> Array:
         return np.full((len(contexts), 16), np.nan, np.float32)
@@ -94,14 +104,52 @@ def test_a_cell_is_measured_once_and_the_anchor_is_always_in_it(workload: Worklo
     assert cell.speedup("lvm-right", ANCHOR) > 0.0
 
 
-def test_best_peer_is_of_equal_precision_and_never_ours(workload: Workload, contenders: None) -> None:
-    cell = Arena(EFFORTS["smoke"]).cell(workload, 8, ["lvm-right", "peer-coarse-int8"])
-    best = {precision: cell.best_peer(precision) for precision in ("fp32", "int8", "bf16")}
-    assert {p: m and m.contender.name for p, m in best.items()} == {
-        "fp32": ANCHOR,
-        "int8": "peer-coarse-int8",
-        "bf16": None,
+def test_one_thread_and_all_are_tried_for_small_batches_and_all_for_large_ones(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[int | None] = []
+
+    def build(workload: Workload, threads: int | None) -> Runner:
+        built.append(threads)
+        return lambda contexts: time.sleep(0.002 * (threads or 1))
+
+    monkeypatch.setattr(benchmarks.harness.arena, "usable_cpus", lambda: 4)
+    found = [Arena(EFFORTS["smoke"])._at_its_best(workload, side("lvm-x", build), workload.batch(b)) for b in (31, 32)]
+    assert built == [4, 1, 4]
+    assert [threads for _, threads in found] == [1, 4]
+
+
+def test_what_other_programs_took_is_kept(
+    workload: Workload, contenders: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock of other programs 1,000 s pass while the cell takes less than one."""
+    moments = iter([500.0, 1500.0])
+    monkeypatch.setattr(benchmarks.harness.arena, "seconds_elsewhere", lambda: next(moments))
+    assert Arena(EFFORTS["smoke"]).cell(workload, 8, ["lvm-right"]).elsewhere > 1
+
+
+def test_best_peer_is_the_fastest_of_equal_precision_and_never_ours() -> None:
+    sides = {
+        "lvm-fast": ("fp32", (1.0, 1.0, 9.0)),
+        "peer-slow": ("fp32", (4.0, 4.0, 4.0)),
+        "peer-fast": ("fp32", (3.0, 3.0, 7.0)),  # by its median; its mean is the other's
+        "peer-slower": ("fp32", (5.0, 5.0, 5.0)),
+        "peer-int8": ("int8", (2.0, 2.0, 2.0)),
+        "lvm-bf16": ("bf16", (1.0, 1.0, 1.0)),
     }
+    cell = Cell(
+        {n: Measured(side(n, refusing, precision), 8, 1, 0.0, Timing((t,))) for n, (precision, t) in sides.items()}, {}
+    )
+    best = {precision: cell.best_peer(precision) for precision in ("fp32", "int8", "bf16", None)}
+    assert {p: m and m.contender.name for p, m in best.items()} == {
+        "fp32": "peer-fast",
+        "int8": "peer-int8",
+        "bf16": None,
+        None: "peer-int8",
+    }
+    assert cell.measured["peer-fast"].per_second == 8 / 3.0
+    assert cell.speedup("lvm-fast", "peer-slow") == 4.0
+    assert cell.interval("lvm-fast", "peer-slow") == (4.0, 4.0)
 
 
 class Sleeper:
@@ -123,6 +171,12 @@ def test_settled_sides_stop_at_the_first_rounds_and_others_at_the_budget(monkeyp
         effort = Effort(rounds=3, seconds=0.0, budget=0.3, settled=settled)
         timings = effort.interleave({"a": Sleeper(0.001), "b": Sleeper(0.001, jitter=0.002)}, anchor="a")
         assert [len(timing.rounds) for timing in timings.values()] == [rounds, rounds]
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(0.0, 1), (0.05, 3)])
+def test_a_burst_is_as_long_as_the_effort_says(seconds: float, calls: int) -> None:
+    timings = Effort(rounds=2, seconds=seconds, max_calls=3).interleave({"a": int, "b": int}, anchor="a")
+    assert [[len(burst) for burst in timing.rounds] for timing in timings.values()] == [[calls] * 2] * 2
 
 
 def test_record_follows_from_the_cell_and_the_ceilings(workload: Workload, contenders: None) -> None:

@@ -29,6 +29,12 @@ def test_a_lower_ratio_is_a_regression_that_says_by_how_much() -> None:
     assert str(found) == ("amn batch 32 lvm-onnx-int8: 0.80 of the stored run (3.00× plain then, 2.40× now; noise 4%)")
 
 
+def test_a_ratio_at_the_limit_is_none_yet() -> None:
+    now, stored = [row(over_anchor=1.5)], [row(over_anchor=3.0)]
+    assert regressions(now, stored, 0.5) == []
+    assert len(regressions(now, stored, 0.5000001)) == 1
+
+
 def test_peers_may_change_and_the_worst_comes_first() -> None:
     now = [row(over_anchor=2.9), row("lvm-onnx-fp32", over_anchor=1.0), row("peer-eager-fp32", over_anchor=0.1)]
     stored = [row(), row("lvm-onnx-fp32", over_anchor=1.5), row("peer-eager-fp32", over_anchor=0.9)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.contender import ANCHOR
-from benchmarks.report.rerun import pairs, verdict
+from benchmarks.report.rerun import Pair, pairs, verdict
 from benchmarks.report.results import Row, Run
 from lvm_runtime.errors import InvalidInput
 
@@ -33,13 +33,28 @@ def test_ratios_whose_rounds_meet_are_the_same() -> None:
     assert "3.0% at most" in why
 
 
-def test_a_ratio_that_moved_beyond_the_rounds_of_both_is_named() -> None:
-    found = pairs(run(row("a", 1.00), row("b", 2.0)), run(row("a", 1.06), row("b", 2.0)))
-    same, why = verdict(found)
+@pytest.mark.parametrize("risen", [True, False], ids=["risen", "fallen"])
+def test_a_ratio_that_moved_beyond_the_rounds_of_both_is_named(risen: bool) -> None:
+    runs = [run(row("a", ratio), row("b", 2.0)) for ratio in (1.00, 1.06)]
+    ranges = ["1.000 [0.980, 1.020]", "1.060 [1.039, 1.081]"]
+    first, then = (0, 1) if risen else (1, 0)
+    same, why = verdict(pairs(runs[first], runs[then]))
     assert not same
     assert "1 of 2 ratios" in why
-    assert "differs: amn batch 32 a: 1.000 [0.980, 1.020] × plain, then 1.060 [1.039, 1.081]" in why
+    assert f"differs: amn batch 32 a: {ranges[first]} × plain, then {ranges[then]}" in why
     assert "b:" not in why
+    assert ("6.0% at most" if risen else "5.7% at most") in why
+
+
+@pytest.mark.parametrize("ratios", [(1.0, 2.0), (2.0, 1.0)], ids=["risen", "fallen"])
+def test_ranges_that_touch_meet(ratios: tuple[float, float]) -> None:
+    """From 1 to 1.5, and from 1.5 to 2: exact in binary."""
+    ranges = {1.0: (1.0, 1.5), 2.0: (1.5, 2.0)}
+    first, then = ratios
+    pair = Pair("amn", 32, "a", ratios, (ranges[first], ranges[then]), (ranges[first], ranges[then]))
+    assert pair.gap == 0
+    assert not pair.beyond_intervals
+    assert verdict([pair])[0]
 
 
 def test_what_the_narrower_intervals_would_say_is_told_too() -> None:

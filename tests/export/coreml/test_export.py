@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -23,43 +22,24 @@ from export.coreml.convert import convert, quiet, save_functions, write_package
 from export.coreml.export import export_coreml
 from export.coreml.forms import coreml_form
 from export.coreml.options import CoreMLOptions
-from export.coreml.prove import prove_form, prove_package
+from export.coreml.prove import prove_package
 from export.coreml.stock import export_stock
 from export.mil_reference import load_program, operations
 from export.randomise import randomise
 from export.source import Source
-from export.verify import Sample, make_samples
+from export.verify import make_samples
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
-from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.coreml.package import FUNCTIONS, import_coremltools, read_package
 from lvm_runtime.errors import InvalidInput, VerificationFailed
 from lvm_runtime.models import build_model, save_model
+from tests.export.coreml.small import DIM, LENGTH, few, small_source
 
-DIM, LENGTH = 64, 3
-SMALL = {
-    "lstm": {"hidden_dim": 32},
-    "gru": {"hidden_dim": 32, "num_layers": 2},
-    "transformer": {"hidden_dim": 32, "num_heads": 4, "ffn_dim": 64, "num_layers": 2},
-    "amn": {"attention_dim": 32, "hidden_dim": 48, "bottleneck_dim": 32},
-}
 FORBIDDEN = {"shape", "gather", "while_loop", "tile", "select", "lstm", "gru", "scatter", "fill", "linear"}
 KINDS = [(shapes, precision) for shapes in ("multifunction", "enumerated") for precision in ("fp16", "fp32")]
 USUAL = dict(zip(ARCHITECTURES, KINDS, strict=True))
 """One kind of package each, so that every architecture, shape, precision and compression meets in the suite."""
 DRIFT = {"none": 1e-4, "palette8": 1e-4, "int8": 1e-3, "palette6": 3e-3, "palette4": 5e-2}
-
-
-def small_source(architecture: str, folder: Path) -> Source:
-    """Return an artifact of a small model with every parameter random."""
-    model = randomise(build_model(make_config(architecture, dim=DIM, context_length=LENGTH, **SMALL[architecture])))
-    return Source(save_model(model, folder / architecture), model)
-
-
-def few(source: Source, count: int = 12) -> tuple[Sample, ...]:
-    """Return one sample of `count` contexts."""
-    config = source.artifact.config
-    return (Sample.of("random", source.model, random_contexts(count, config.context_length, config.dim)),)
 
 
 def unless(condition: bool) -> tuple[pytest.MarkDecorator, ...]:
@@ -236,40 +216,6 @@ def test_planted_mistake_is_caught_and_leaves_no_package(
     with pytest.raises(VerificationFailed, match="difference of the fp32 package from the training form"):
         export_coreml(source, few(source), CoreMLOptions(shapes="static", batch_sizes=(2,), precision="fp32"))
     assert not (source.artifact.path / "coreml").exists()
-
-
-def test_zero_contexts_that_give_nan_are_caught(tmp_path: Path) -> None:
-    class Plain(nn.Module):
-        """Normalises as a hand would: 0/0 for zeros."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            """Return the normalised mean."""
-            y = x.mean(1)
-            return y / y.norm(dim=1, keepdim=True)
-
-    options = CoreMLOptions(shapes="static", batch_sizes=(2,))
-    package = tmp_path / "plain.mlpackage"
-    write_package(Plain().eval(), options, (LENGTH, DIM), package)
-    contexts = random_contexts(4, LENGTH, DIM)
-    mean = contexts.astype(np.float64).mean(1)
-    sample = Sample("random", contexts, mean / np.linalg.norm(mean, axis=1, keepdims=True), None)
-    with pytest.raises(VerificationFailed, match="zeros make prediction NaN"):
-        prove_package(package, options, [sample], form_difference=0.0)
-
-
-def test_mistake_in_one_batch_size_is_caught(tmp_path: Path) -> None:
-    source = small_source("amn", tmp_path)
-    wrong = coreml_form(copy.deepcopy(source.model))
-    with torch.no_grad():
-        wrong.query.weight.mul_(1.5)  # type: ignore[union-attr,operator]
-    options = CoreMLOptions(batch_sizes=(1, 3), precision="fp32")
-    forms = zip(options.programs.items(), (coreml_form(source.model), wrong), strict=True)
-    package = tmp_path / "both.mlpackage"
-    save_functions({name: convert(form, options, (LENGTH, DIM), sizes) for (name, sizes), form in forms}, package)
-    contexts = few(source)[0].contexts
-    assert prove_form(package, {1: "batch1"}, source.model, contexts) <= 2e-6
-    with pytest.raises(VerificationFailed, match="of the fp32 package from the training form"):
-        prove_form(package, options.functions, source.model, contexts)
 
 
 @pytest.mark.parametrize("architecture", [pytest.param(a, marks=unless(a == "amn")) for a in ARCHITECTURES])

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lvm_runtime import Predictor
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.models import save_model
+from lvm_runtime.system import atomic
 from tests.artifacts import edit_manifest, randomised
 
 FILES = ("manifest.json", "model.safetensors", "fingerprint.npz", "onnx/fp32.onnx", "torchscript/fp32.pt")
@@ -80,7 +82,7 @@ def test_a_kill_between_file_and_manifest_leaves_a_whole_artifact(copy: Path, mo
     artifact = Artifact.load(copy)
     with artifact.adding("onnx/fp32.onnx") as temporary:
         temporary.write_bytes(b"another model")
-        monkeypatch.setattr("pathlib.Path.rename", _interrupt)  # the old form is no longer listed
+        monkeypatch.setattr("lvm_runtime.system.atomic.move", _interrupt)  # the old form is no longer listed
         with pytest.raises(KeyboardInterrupt):
             artifact.commit(temporary, "onnx/fp32.onnx", format="onnx", precision="fp32", drift=0.0)
     monkeypatch.undo()
@@ -115,6 +117,35 @@ def test_exporting_into_retrained_weights_is_refused(copy: Path) -> None:
         temporary.write_bytes(b"model of the old weights")
         with pytest.raises(ArtifactError, match="weights changed"):
             artifact.commit(temporary, "onnx/int8.onnx", format="onnx", precision="int8", drift=0.0)
+
+
+@pytest.mark.parametrize("other", ["commits", "begins"])
+def test_exporters_at_the_same_time_take_turns(copy: Path, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one commits a form, or begins with the same one, just before the manifest names the first one's."""
+    artifact = Artifact.load(copy)
+
+    def commit(relative: str) -> None:
+        with artifact.adding(relative) as temporary:
+            temporary.write_bytes(b"model")
+            artifact.commit(temporary, relative, format="onnx", precision="int8", drift=1e-4)
+
+    def begin() -> None:
+        artifact._remove_unlisted("onnx/one.onnx")  # `adding` does so first: a writer that was killed may have left it
+
+    second = Thread(target=begin if other == "begins" else lambda: commit("onnx/two.onnx"))
+    move = atomic.move
+
+    def move_slowly(*paths: Path) -> None:
+        monkeypatch.setattr(atomic, "move", move)
+        move(*paths)
+        second.start()
+        second.join(0.5)  # in vain, if it waits for its turn
+
+    monkeypatch.setattr(atomic, "move", move_slowly)
+    commit("onnx/one.onnx")
+    second.join()
+    expected = {"onnx/one.onnx"} | ({"onnx/two.onnx"} if other == "commits" else set())
+    assert {c.file.path for c in Artifact.load(copy).find("onnx", precision="int8")} == expected
 
 
 def test_training_again_drops_the_old_forms(copy: Path) -> None:

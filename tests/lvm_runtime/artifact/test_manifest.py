@@ -9,11 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
-from lvm_runtime.artifact.limits import LARGEST_MANIFEST
-from lvm_runtime.artifact.manifest import SCHEMA_VERSION, CompiledFile, Manifest, StoredFile, seal
+from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, ModelConfig, make_config
+from lvm_runtime.artifact.drift import PRECISIONS
+from lvm_runtime.artifact.limits import LARGEST_BATCH, LARGEST_FILE, LARGEST_MANIFEST
+from lvm_runtime.artifact.manifest import FORMATS, FORMS, SCHEMA_VERSION, CompiledFile, Manifest, StoredFile, seal
 from lvm_runtime.errors import ArtifactError, InvalidInput
+from tests.fuzzing import json_values, quick_settings
 
 FILE = StoredFile("a/b", 3, "0" * 64)
 
@@ -26,10 +30,49 @@ def _manifest(architecture: str = "amn") -> Manifest:
     return Manifest(make_config(architecture, dim=12), "2026-01-01", FILE, FILE, {"data": {"n": 1}}, compiled)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_reads_what_it_writes(architecture: str) -> None:
-    manifest = _manifest(architecture)
-    assert Manifest.from_json(manifest.to_json(), "m") == manifest
+_files = st.builds(
+    StoredFile,
+    st.sampled_from(["model.safetensors", "onnx/fp32.onnx", "coreml/int8.mlpackage", "a/b/c"]),
+    st.integers(0, LARGEST_FILE),
+    st.integers(0, 2**256 - 1).map("{:064x}".format),
+)
+_objects = st.dictionaries(st.text(max_size=8), json_values, max_size=3)
+_compiled = st.builds(
+    CompiledFile,
+    _files,
+    st.sampled_from(FORMATS),
+    st.sampled_from(PRECISIONS),
+    st.floats(0, 1e300) | st.integers(0, 1),
+    st.sampled_from(FORMS),
+    st.none() | st.lists(st.integers(1, LARGEST_BATCH), min_size=1, max_size=3).map(tuple),
+    _objects,
+)
+
+
+@quick_settings(30)
+@given(
+    st.sampled_from(ARCHITECTURES).map(lambda name: make_config(name, **CONFIGS[name].small)),
+    st.text(max_size=20),
+    _files,
+    _files,
+    _objects,
+    st.lists(_compiled, max_size=3).map(tuple),
+)
+def test_reads_what_it_writes(
+    config: ModelConfig,
+    created: str,
+    weights: StoredFile,
+    fingerprint: StoredFile,
+    provenance: dict[str, Any],
+    compiled: tuple[CompiledFile, ...],
+) -> None:
+    """repr, as a NaN in provenance equals nothing."""
+    manifest = Manifest(config, created, weights, fingerprint, provenance, compiled)
+    data = manifest.to_json()
+    found = Manifest.from_json(data, "m")
+    assert repr(found) == repr(manifest)
+    assert found.to_json() == data
+    assert found.files == (weights, fingerprint, *(form.file for form in compiled))
 
 
 def _nested(levels: int) -> list[Any]:

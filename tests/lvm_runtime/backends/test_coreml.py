@@ -54,9 +54,11 @@ class EvaluatedModel:
     """Stands in for `CompiledMLModel` where Core ML is missing: the same arguments, the reference evaluator inside."""
 
     seen: list[Any] = []  # noqa: RUF012
+    units: list[str] = []  # noqa: RUF012
 
     def __init__(self, path: str, *, compute_units: str, function_name: str | None) -> None:
         self.evaluate = Evaluator(load_program(path), mode="fp16", function=function_name)
+        self.units.append(compute_units)
 
     def predict(self, data: dict[str, Any]) -> dict[str, Any]:
         """Answer as Core ML would, and remember which array came."""
@@ -73,7 +75,7 @@ def on_a_mac(monkeypatch: pytest.MonkeyPatch) -> type[EvaluatedModel]:
     monkeypatch.setattr(platform, "mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
     monkeypatch.setattr(backend_module, "import_coremltools", lambda: tools)
     monkeypatch.setattr(backend_module, "compile_package", lambda package: package)
-    EvaluatedModel.seen = []
+    EvaluatedModel.seen, EvaluatedModel.units = [], []
     return EvaluatedModel
 
 
@@ -97,6 +99,16 @@ def test_inputs_live_as_long_as_the_backend(source: Source, on_a_mac: type[Evalu
     backend.run(random_contexts(4, 5, DIM, seed=2))
     assert len({id(array) for array in on_a_mac.seen}) == 1
     assert np.array_equal(first, backend.run(random_contexts(4, 5, DIM, seed=1)))
+
+
+@pytest.mark.parametrize(
+    ("device", "units"), [("ane", "CPU_AND_NE"), ("gpu", "CPU_AND_GPU"), ("cpu", "CPU_ONLY"), ("all", "ALL")]
+)
+def test_core_ml_is_asked_for_the_device(
+    source: Source, on_a_mac: type[EvaluatedModel], device: str, units: str
+) -> None:
+    CoreMLBackend(package_of(source), device=device).run(random_contexts(1, 5, DIM))
+    assert on_a_mac.units == [units]
 
 
 OPTIONS: dict[str, tuple[dict[str, Any], type[LvmError], str]] = {

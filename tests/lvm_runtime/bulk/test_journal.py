@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lvm_runtime.bulk.journal import entry, heading, read
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, LvmError
+from tests.fuzzing import quick_settings
 
 IDENTITY = {"input": [["in.npy", 3]], "rows": 100}
 GOOD = entry(1, {40: "row 40 is nan"})
@@ -62,3 +65,35 @@ def test_another_run_is_named(tmp_path: Path) -> None:
     other = json.dumps(IDENTITY | {"rows": 99}).encode()
     with pytest.raises(InvalidInput, match=r"belongs to a run with other rows; .*--restart"):
         _read(tmp_path / "j", other, GOOD.encode())
+    for none in ({}, {"input": IDENTITY["input"]}):
+        with pytest.raises(InvalidInput, match=r"/j belongs to a run with other "):
+            _read(tmp_path / "j", json.dumps(none).encode(), GOOD.encode())
+    with pytest.raises(InvalidInput, match="belongs to a run with other settings"):
+        _read(tmp_path / "j", json.dumps(IDENTITY | {"time": 1}).encode())
+
+
+@quick_settings(50)
+@given(st.integers(1, 40), st.integers(1, 100), st.sets(st.integers(0, 99)), st.sets(st.integers(0, 99)))
+def test_what_is_written_is_read_back(tmp_path: Path, block: int, rows: int, blocks: set[int], bad: set[int]) -> None:
+    """Blocks of any size, the last one shorter, with any of their rows bad."""
+    done = {
+        number: {row: f"row {row}" for row in sorted(bad) if number * block <= row < min((number + 1) * block, rows)}
+        for number in sorted(blocks)
+        if number * block < rows
+    }
+    text = heading(IDENTITY) + "".join(entry(number, rows_of) for number, rows_of in done.items())
+    (tmp_path / "j").write_text(text)
+    assert read(tmp_path / "j", IDENTITY, block, rows) == done
+
+
+def test_rows_end_where_the_file_does(tmp_path: Path) -> None:
+    """The fourth block of 30 has rows 90 to 99."""
+    head = heading(IDENTITY).strip().encode()
+    last, beyond = entry(3, {99: "x"}).encode(), entry(3, {100: "x"}).encode()
+    assert _read(tmp_path / "j", head, last) == {3: {99: "x"}}
+    assert _read(tmp_path / "j", head, beyond) == {}
+
+
+def test_a_journal_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LvmError, match=rf"^{tmp_path}/j: cannot be read \(No such file"):
+        read(tmp_path / "j", IDENTITY, 30, 100)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
 
+from lvm_runtime.backends.registry import BACKENDS
 from lvm_runtime.commands.main import main
 from tests.artifacts import some_contexts
 
@@ -22,11 +26,17 @@ def test_info_shows_every_file_and_its_drift(small_artifacts: Get, capsys: Captu
         assert word in shown
 
 
-def test_doctor_names_every_backend(capsys: Capture) -> None:
+def test_doctor_says_of_every_backend_whether_it_works(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO is taken away, so that there is one of each kind."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
-    for word in ("onnx", "coreml", "openvino", "torchscript", "eager", "compiled", " CPUs; "):
-        assert word in shown
+    rows = {words[0]: words[1:] for line in shown.splitlines() if (words := line.split()) and words[0] in BACKENDS}
+    assert list(rows) == list(BACKENDS)
+    assert rows["onnx"][:3] == ["yes", "onnxruntime", onnxruntime.__version__ + ","]
+    assert rows["eager"][:3] == ["yes", "torch", torch.__version__ + ","]
+    assert " ".join(rows["openvino"]).startswith("no it needs openvino; install it with: pip install")
+    assert " CPUs; " in shown
 
 
 def test_tune_prints_a_table(small_artifacts: Get, capsys: Capture) -> None:

@@ -12,12 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lvm_runtime.corpus.chunks import Chunk
 from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.corpus.parquet import ParquetFile
 from lvm_runtime.corpus.write import Part, write_corpus
 from lvm_runtime.errors import InvalidInput
+from tests.fuzzing import quick_settings
 
 TEXTS = ["Wasser kocht.", "", "🙂 zwei\nZeilen", "Käse", "fünf"]
 FILES = ["b.txt", "ä.md"]
@@ -83,6 +86,30 @@ def test_chunks_come_back_for_any_rows_in_any_order(write: Callable[[Path], Path
     assert corpus.chunks(np.array([4, 1, 1, 0])) == [EXPECTED[i] for i in (4, 1, 1, 0)]
     assert corpus.chunks(np.array([], np.int64)) == []
     assert corpus.starts(3).tolist() == [0]  # the documents are what they were
+
+
+@pytest.mark.parametrize("kind", [".npz", ".parquet"])
+@quick_settings(25)
+@given(
+    st.lists(st.tuples(st.booleans(), st.lists(st.text(max_size=9), min_size=1, max_size=4)), min_size=1, max_size=6)
+)
+def test_what_is_written_is_read_back(kind: str, tmp_path: Path, drawn: list[tuple[bool, list[str]]]) -> None:
+    """Parts of any texts, each of the document of the part before it or of the next one."""
+    rng = np.random.default_rng(len(drawn))
+    parts: list[Part] = []
+    for new, texts in drawn:
+        document = parts[-1].document + new if parts else 0
+        parts.append(Part(document, rng.standard_normal((len(texts), 8)).astype(np.float16), texts))
+    files = [f"{i}.txt" for i in range(parts[-1].document + 1)]
+    path = tmp_path / f"corpus{kind}"
+    write_corpus(path, lambda: parts, 8, files, MADE)
+    corpus = open_corpus(path, context_length=5)
+    np.testing.assert_array_equal(np.asarray(corpus.values), np.concatenate([part.vectors for part in parts]))
+    chunks = corpus.chunks(np.arange(len(corpus.values)))
+    rows = [(part.document, text.encode("utf-8", "replace").decode()) for part in parts for text in part.texts]
+    assert [(files.index(chunk.document), chunk.text) for chunk in chunks] == rows
+    documents = [document for document, _ in rows]
+    assert [chunk.position for chunk in chunks] == [i - documents.index(d) for i, d in enumerate(documents)]
 
 
 @pytest.mark.parametrize("name", ["c.npz", "c.parquet"])

@@ -215,11 +215,20 @@ def test_gru_block_is_pytorchs_gru_with_a_residual_and_a_norm() -> None:
 
 
 def test_lstm_drops_between_its_layers_and_only_in_training() -> None:
-    model: Any = build_model(make_config("lstm", dim=16, hidden_dim=64, dropout=0.5), seed=0)
+    """Not before the first nor after the last: a single layer drops nothing, and what is dropped reaches no second."""
     x = torch.from_numpy(some_contexts(4))
-    torch.manual_seed(0)
-    assert not torch.allclose(model.train()(x), model(x))
-    assert torch.equal(model.eval()(x), model(x))
+    one: Any = build_model(make_config("lstm", dim=16, hidden_dim=8, num_layers=1, dropout=0.9), seed=0)
+    assert torch.equal(one.train()(x), one.eval()(x))
+    three: Any = build_model(make_config("lstm", dim=16, hidden_dim=8, num_layers=3, dropout=0.9), seed=0)
+    seen: list[torch.Tensor] = []
+    three.lstm.dropout.register_forward_hook(lambda module, arguments, output: seen.append(output))
+    three.train()(x)
+    kept = [(output != 0).float().mean().item() for output in seen]
+    assert kept == pytest.approx([0.1, 0.1], abs=0.08), "between three layers there are two places"
+    three.lstm.dropout.p = 1.0
+    assert torch.equal(three(x), three(torch.zeros_like(x)))
+    assert torch.equal(three.eval()(x), three(x))
+    assert not torch.allclose(three(x), three(torch.zeros_like(x)))
 
 
 def test_amn_starts_as_the_linear_average() -> None:
@@ -232,10 +241,15 @@ def test_amn_starts_as_the_linear_average() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_seeded_weights_repeat_and_leave_the_callers_generator_alone(architecture: str) -> None:
     config = make_config(architecture, **CONFIGS[architecture].small)
-    before = torch.get_rng_state()
-    first, second = build_model(config, seed=3).state_dict(), build_model(config, seed=3).state_dict()
-    assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    states = []
+    for own, seed in ((0, 3), (1, 3), (1, 4)):
+        torch.manual_seed(own)
+        before = torch.get_rng_state()
+        states.append(build_model(config, seed=seed).state_dict())
+        assert torch.equal(torch.get_rng_state(), before)
+    first, same, other = states
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -15,6 +15,7 @@ import pytest
 
 from lvm_runtime import BackendUnavailable, Predictor
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.models import load_model
 from lvm_runtime.request import Request
 from lvm_runtime.selection import measurements
@@ -106,7 +107,12 @@ def test_the_typical_batch_decides_where_no_form_is_always_the_fastest(int8: Pat
             assert predictor.explain().running.backend == backend
 
 
-def test_a_form_for_batch_1_only_serves_every_batch(small_artifacts: Get, tmp_path: Path) -> None:
+def test_a_form_for_batch_1_only_serves_every_batch(
+    small_artifacts: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: set[int] = set()
+    run = OnnxBackend.run
+    monkeypatch.setattr(OnnxBackend, "run", lambda self, contexts: (sizes.add(len(contexts)), run(self, contexts))[1])
     path = Path(shutil.copytree(small_artifacts("lstm"), tmp_path / "lstm"))
     artifact = Artifact.load(path)
     add_onnx(artifact, load_model(artifact), "onnx/int8-b1.onnx", precision="int8", drift=5e-4, batch_sizes=(1,))
@@ -115,6 +121,7 @@ def test_a_form_for_batch_1_only_serves_every_batch(small_artifacts: Get, tmp_pa
         together = predictor.predict(contexts)
         alone = np.stack([predictor.predict(context) for context in contexts])
         np.testing.assert_array_equal(together, alone)
+    assert sizes == {1}
 
 
 def test_tuning_measures_everything_and_later_predictors_use_it(small_artifacts: Get) -> None:
@@ -154,18 +161,6 @@ def test_a_form_is_timed_awake() -> None:
     sessions: Any = [_Slept(drowsy=True), _Slept(drowsy=False)]
     drowsy, steady = time_together(sessions, np.empty(0, np.float32), 0.0)
     assert drowsy < steady
-
-
-def test_measurements_of_other_versions_or_threads_do_not_count(
-    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    artifact = Artifact.load(small_artifacts("amn"))
-    measurements.save(artifact, 2, [_measured("a", 1, 1, 1)])
-    assert len(measurements.load(artifact, 2)) == 1
-    assert measurements.load(artifact, 3) == []
-    assert measurements.load(Artifact.load(small_artifacts("gru")), 2) == []
-    monkeypatch.setattr(measurements, "here", lambda: {"onnxruntime": "9.9"})
-    assert measurements.load(artifact, 2) == []
 
 
 def test_a_damaged_cache_is_measured_again(small_artifacts: Get) -> None:

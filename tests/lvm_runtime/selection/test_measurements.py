@@ -1,17 +1,31 @@
-"""What is measured where the cache folder cannot be written."""
+"""What is kept of a measurement, and under what; what is measured where nothing can be kept."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lvm_runtime import Predictor
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.models import load_model
 from lvm_runtime.request import Request
-from lvm_runtime.selection import measurements
+from lvm_runtime.selection import measurements, tuning
+from lvm_runtime.selection.measurements import Measurement
 from lvm_runtime.selection.tuning import tune
+from lvm_runtime.system import machine
+from lvm_runtime.system.cpus import usable_cpus
 from tests.artifacts import add_onnx, make_artifact, some_contexts
+
+Get = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "THOROUGH", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +56,47 @@ def test_without_a_cache_folder_forms_are_measured_and_served(
     tune(artifact.path, Request("onnx", max_drift=1e-3, device="cpu"), report=told.append)
     assert any("cache folder cannot be written" in line for line in told)
     assert measurements.load(artifact, 1) == []
+
+
+def _measured(name: str, seconds: float = 1.0) -> Measurement:
+    return Measurement(name, "cpu", "fp32", "f", 0.0, (seconds,) * 3)
+
+
+def test_a_measurement_replaces_its_own_form_and_no_other(small_artifacts: Get) -> None:
+    artifact = Artifact.load(small_artifacts("amn"))
+    for name, seconds in (("onnx", 1.0), ("eager", 2.0), ("onnx", 3.0)):
+        measurements.save(artifact, 2, [_measured(name, seconds)])
+    assert {m.backend: m.seconds[0] for m in measurements.load(artifact, 2)} == {"onnx": 3.0, "eager": 2.0}
+
+
+@pytest.mark.parametrize("other", ["version", "processor", "artifact", "threads"])
+def test_what_was_measured_on_something_else_does_not_count(
+    other: str, small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, threads = Artifact.load(small_artifacts("amn")), 2
+    measurements.save(artifact, threads, [_measured("onnx")])
+    assert measurements.load(artifact, threads) == [_measured("onnx")]
+    if other == "version":
+        monkeypatch.setattr(OnnxBackend, "version", lambda: "99.0")
+    elif other == "processor":
+        here = machine.identity()
+        monkeypatch.setattr(machine, "identity", lambda: here | {"processor": "another"})
+    elif other == "artifact":
+        artifact = Artifact.load(small_artifacts("gru"))
+    else:
+        threads = 3
+    assert measurements.load(artifact, threads) == []
+
+
+def test_forms_are_chosen_by_what_was_measured_with_their_threads(tmp_path: Path) -> None:
+    artifact = make_artifact(tmp_path / "amn")
+    artifact = add_onnx(artifact, load_model(artifact), "onnx/int8.onnx", precision="int8", drift=5e-4)
+    threads = usable_cpus() + 1
+    for count, fastest in ((threads, "onnx/int8.onnx"), (usable_cpus(), "onnx/fp32.onnx")):
+        found, _ = tune(artifact.path, Request("onnx", device="cpu", max_drift=1e-3, threads=count))
+        assert {m.identity for m in measurements.load(artifact, count)} == {m.identity for m in found}
+        forged = [replace(m, seconds=(1.0 if m.file == fastest else 2.0,) * 3) for m in found]
+        measurements.save(artifact, count, forged)
+    for count, expected in ((threads, "int8"), (None, "fp32")):
+        with Predictor(artifact.path, backend="onnx", device="cpu", max_drift=1e-3, threads=count) as predictor:
+            assert predictor.explain().running.precision == expected

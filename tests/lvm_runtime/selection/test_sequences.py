@@ -70,14 +70,16 @@ def test_a_bad_vector_is_named_by_its_number(small_artifacts: Get) -> None:
             predictor.predict_sequence(np.zeros((9, 5, 16), np.float32))
 
 
-def test_a_sequence_form_that_disagrees_is_not_used_and_says_so(small_artifacts: Get, tmp_path: Path) -> None:
+@pytest.mark.parametrize("off", [1e-5, 1.0], ids=["a little", "much"])
+def test_a_sequence_form_that_disagrees_is_not_used_and_says_so(
+    off: float, small_artifacts: Get, tmp_path: Path
+) -> None:
     path = Path(shutil.copytree(small_artifacts("gru"), tmp_path / "gru"))
-    add_onnx(
-        Artifact.load(path),
-        randomised("gru", seed=1, dim=16, hidden_dim=8, num_layers=2),
-        "onnx/sequence-fp32.onnx",
-        kind="sequence",
-    )
+    model = randomised("gru")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + off)
+    add_onnx(Artifact.load(path), model, "onnx/sequence-fp32.onnx", kind="sequence")
     vectors = _document(9)
     with Predictor(path) as predictor:
         found = predictor.predict_sequence(vectors)

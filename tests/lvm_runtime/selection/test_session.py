@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,71 @@ from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.selection.candidates import Candidate
 from lvm_runtime.selection.session import Session
 
+Fault = Callable[[Array], Any]
+"""From contexts `[b, T, D]` to what is added to the first component of each answer."""
+
+
+def nothing(contexts: Array) -> float:
+    return 0.0
+
+
+def by(offset: float) -> Fault:
+    return lambda contexts: offset
+
+
+def by_size(each: float) -> Fault:
+    return lambda contexts: each * len(contexts)
+
+
+def by_mates(each: float) -> Fault:
+    return lambda contexts: each * np.ptp(contexts)
+
+
+def at_place(place: int) -> Fault:
+    """A little, in one row of a batch of several."""
+    return lambda contexts: 5e-6 * (len(contexts) > 1) * np.eye(len(contexts))[place]
+
+
+def for_one_probe(contexts: Array) -> Any:
+    """Too much for int8, and a sixteenth of that on average."""
+    return 0.08 * (contexts == probe_contexts(8, 5)[3]).all(axis=(1, 2))
+
 
 class MeanBackend(Backend):
     """The linear average, with what a test wants to be wrong with it."""
 
     name = "mean"
 
-    def __init__(self, source: Path = Path(), **options: Any) -> None:
-        self.device, self.precision = "cpu", options["precision"]
+    def __init__(
+        self,
+        source: Path = Path(),
+        *,
+        precision: str,
+        batch_sizes: tuple[int, ...] | None = None,
+        fault: Fault = nothing,
+        attention_fault: Fault = nothing,
+        asked: float = 0.0,
+    ) -> None:
+        self.device, self.precision, self.batch_sizes = "cpu", precision, batch_sizes
         self.sizes_seen: list[int] = []
-        self.noise = options.get("noise", 0.0)
-        self.batch_noise = options.get("batch_noise", 0.0)
-        self.mate_noise = options.get("mate_noise", 0.0)
-        self.batch_sizes = options.get("batch_sizes")
+        self.fault, self.attention_fault, self.asked = fault, attention_fault, asked
 
     def run(self, contexts: Array) -> Array:
         self.sizes_seen.append(len(contexts))
         mean = contexts.mean(axis=1)
-        mean[:, 0] += self.noise + self.batch_noise * len(contexts) + self.mate_noise * np.ptp(contexts)
+        mean[:, 0] += self.fault(contexts)
         return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+    def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
+        attention = np.full(contexts.shape[:2], 0.2, np.float32)
+        attention[:, 0] += self.attention_fault(contexts)
+        return self.run(contexts) + np.float32(self.asked), attention
 
 
 def _fingerprint() -> Fingerprint:
     contexts = probe_contexts(8, 5)
     mean = contexts.astype(np.float64).mean(axis=1)
-    return Fingerprint(contexts, mean / np.linalg.norm(mean, axis=1, keepdims=True))
+    return Fingerprint(contexts, mean / np.linalg.norm(mean, axis=1, keepdims=True), np.full((16, 5), 0.2))
 
 
 def _session(precision: str = "fp32", limit: float = 1e-6, **options: Any) -> Session:
@@ -57,14 +98,33 @@ def test_padding_does_not_show(rows: int) -> None:
 @pytest.mark.parametrize(
     ("precision", "limit", "options", "message"),
     [
-        ("fp32", 1e-6, {"noise": 0.05}, "drift from the known answers .* is"),
-        ("fp32", 1e-6, {"noise": np.nan}, "drift from the known answers .* is inf"),
-        ("fp32", 1e-6, {"noise": 1e-4}, "largest difference to the known answers is .*expected ≤ 2.0e-05"),
-        ("int8", 1e-6, {"noise": 1e-2}, "drift from the known answers .* is"),
-        ("int8", 1e-3, {"batch_noise": 1e-4}, "change of probe 0 without its batch-mates is .*expected ≤ 1.0e-06"),
-        ("fp16", 1e-4, {"mate_noise": 1e-3, "batch_sizes": (1, 16)}, "change of probe 0 without its batch-mates"),
+        ("fp32", 1e-6, {"fault": by(0.05)}, "drift from the known answers .* is"),
+        ("fp32", 1e-6, {"fault": by(np.nan)}, "drift from the known answers .* is inf"),
+        ("fp32", 1e-6, {"fault": by(1e-4)}, "largest difference to the known answers is .*expected ≤ 2.0e-05"),
+        ("int8", 1e-6, {"fault": by(1e-2)}, "drift from the known answers .* is"),
+        ("int8", 1e-3, {"fault": for_one_probe}, r"drift from the known answers \(mean [12]\..*e-04 of 16 probes\) is"),
+        ("int8", 1e-3, {"fault": by_size(1e-4)}, "change of probe 0 without its batch-mates is .*expected ≤ 1.0e-06"),
+        ("fp16", 1e-4, {"fault": by_mates(1e-3), "batch_sizes": (1, 16)}, "change of probe 0 without its batch-mates"),
+        ("fp32", 1e-6, {"fault": at_place(0)}, "change of probe 0 without its batch-mates"),
+        ("fp32", 1e-6, {"fault": at_place(-1)}, "change of probe 15 without its batch-mates"),
+        ("fp32", 1e-6, {"attention_fault": by(1e-4)}, "largest attention difference is .*expected ≤ 2.0e-05"),
+        ("int8", 1e-3, {"attention_fault": by(np.nan)}, "largest attention difference is inf"),
+        ("fp32", 1e-6, {"asked": 5e-6}, "change when attention is asked for is .*expected ≤ 1.0e-06"),
     ],
-    ids=["wrong", "nan", "TF32-like", "over the limit", "changes with the batch", "changes with its mates, fixed size"],
+    ids=[
+        "wrong",
+        "nan",
+        "TF32-like",
+        "over the limit",
+        "one probe over the limit",
+        "changes with the batch",
+        "changes with its mates, fixed size",
+        "first place",
+        "last place",
+        "attention",
+        "nan attention",
+        "attention asked for",
+    ],
 )
 def test_a_backend_that_is_off_is_refused(precision: str, limit: float, options: dict[str, Any], message: str) -> None:
     with pytest.raises(VerificationFailed, match=message):
@@ -72,13 +132,13 @@ def test_a_backend_that_is_off_is_refused(precision: str, limit: float, options:
 
 
 def test_a_backend_within_its_precision_passes_with_its_drift() -> None:
-    session = _session("int8", 1e-3, noise=1e-3)
+    session = _session("int8", 1e-3, fault=by(1e-3))
     assert 1e-9 < session.drift < 1e-3
     assert session.answers.shape == (16, 8)
 
 
 def test_programs_for_different_batch_sizes_may_round_differently() -> None:
-    session = _session("fp16", 1e-4, batch_noise=1e-5, batch_sizes=(1, 16))
+    session = _session("fp16", 1e-4, fault=by_size(1e-5), batch_sizes=(1, 16))
     one, sixteen = session.run(_fingerprint().contexts[:1])[0], session.answers[0]
     assert not np.array_equal(one, sixteen)
     np.testing.assert_allclose(one, sixteen, rtol=0, atol=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -10,7 +11,15 @@ import numpy as np
 import pytest
 
 from lvm_runtime.errors import InvalidInput
-from lvm_runtime.selection.timing import Timing, interleave, median_interval, relative_spread, speedup
+from lvm_runtime.selection.timing import Timing, interleave, median_interval, relative_spread, speedup, speedups
+
+
+@pytest.fixture(autouse=True)
+def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Note each rest and take none: it is of no use to sides that share nothing."""
+    taken: list[float] = []
+    monkeypatch.setattr("lvm_runtime.selection.timing.time.sleep", taken.append)
+    return taken
 
 
 class FakeTime:
@@ -48,16 +57,26 @@ def test_sides_take_turns_and_none_always_follows_the_same_other() -> None:
     assert all(len({after for before, after in pairs if before == name}) >= 3 for name in names)
 
 
-def test_warm_up_calls_are_not_counted() -> None:
+def test_the_order_of_turns_is_the_same_in_every_run() -> None:
+    logs = []
+    for _ in range(2):
+        time = FakeTime()
+        interleave({name: time.side(name, 1.0) for name in "abcdef"}, rounds=8, seconds=1.0, clock=time)
+        logs.append(time.log)
+    assert logs[0] == logs[1]
+
+
+def test_warm_up_calls_are_not_counted(rests: list[float]) -> None:
+    """They take a quarter of a burst, and a rest of 20 ms comes before."""
     time = FakeTime()
-    slow_start = time.side("a", 3.5, 1.0, 1.0, 1.0, 1.0)
+    slow_start = time.side("a", 0.75, 0.25, *[0.5] * 8, 60.0)
     timing = interleave({"a": slow_start}, rounds=1, seconds=4.0, clock=time)["a"]
-    assert timing.rounds == ((1.0, 1.0, 1.0, 1.0),)
+    assert timing.rounds == ((0.5,) * 8,)
+    assert rests == [0.02]
 
 
-def test_rest_and_warm_up_are_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    time, rests = FakeTime(), []
-    monkeypatch.setattr("lvm_runtime.selection.timing.time.sleep", rests.append)
+def test_rest_and_warm_up_are_as_long_as_asked(rests: list[float]) -> None:
+    time = FakeTime()
     sides = {"a": time.side("a", 1.0), "b": time.side("b", 1.0)}
     timings = interleave(sides, rounds=2, seconds=3.0, rest=0.5, warm_up=5.0, clock=time)
     assert rests == [0.5] * 4
@@ -75,6 +94,12 @@ def test_calls_of_many_bursts_warm_up_in_the_first_round_only() -> None:
     time = FakeTime()
     timing = interleave({"a": time.side("a", 20.0, 10.0, 11.0, 12.0)}, rounds=3, seconds=0.1, clock=time)["a"]
     assert timing.rounds == ((10.0,), (11.0,), (12.0,))
+
+
+def test_a_call_of_eight_bursts_still_warms_up_in_every_round() -> None:
+    time = FakeTime()
+    timing = interleave({"a": time.side("a", 9.0, 8.0)}, rounds=3, seconds=1.0, clock=time)["a"]
+    assert timing.rounds == ((8.0,), (8.0,), (8.0,))
 
 
 def test_rounds_go_on_for_as_long_as_more_are_asked_for() -> None:
@@ -126,11 +151,14 @@ def test_spread_is_between_rounds_and_not_within() -> None:
     assert jumpy_calls.spread == 0.0
     assert Timing(((1.0,), (2.0,), (3.0,))).spread == pytest.approx((2.8 - 1.2) / 2.0)
     assert relative_spread((5.0,)) == 0.0
+    assert relative_spread((0.0, 0.0, 0.0)) == math.inf
 
 
 def test_speedup_pairs_the_rounds() -> None:
-    fast, slow = Timing(((1.0,), (10.0,), (1.0,))), Timing(((2.0,), (20.0,), (2.0,)))
-    assert speedup(fast, slow) == pytest.approx(2.0)
+    fast, slow = Timing(((1.0,), (10.0,), (2.0,))), Timing(((2.0,), (40.0,), (5.0,)))
+    assert speedups(fast, slow) == [2.0, 4.0, 2.5]
+    assert speedup(fast, slow) == 2.5
+    assert speedup(Timing(((1.0,), (3.0,), (2.0,))), Timing(((8.0,), (3.0,), (4.0,)))) == 2.0
     with pytest.raises(InvalidInput, match="2 rounds and the other 3"):
         speedup(Timing(((1.0,), (1.0,))), slow)
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.errors import InvalidInput
+from tests.fuzzing import quick_settings
 from train.data.windows import VectorStore, split_windows
 
 T = 5
@@ -69,18 +72,78 @@ def test_batches_hold_the_right_rows(tmp_path: Path) -> None:
         assert targets.is_contiguous()
 
 
-def test_windows_that_touch_unusable_rows_are_left_out() -> None:
+@quick_settings(100)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=2, max_size=8),
+    length=st.integers(1, T),
+    unusable=st.sets(st.integers(0, 95), max_size=4),
+    how=st.sampled_from(["last", "random"]),
+)
+def test_sides_hold_the_windows_of_a_plain_loop(lengths: list[int], length: int, unusable: set[int], how: str) -> None:
+    """All of them, none with an unusable vector or target, and each document on one side, the last ones in "last"."""
+    ids = np.repeat(np.arange(len(lengths)), lengths)
+    usable = np.array([row not in unusable for row in range(len(ids))])
+    plain = [s for s in range(len(ids) - length) if ids[s] == ids[s + length] and usable[s : s + length + 1].all()]
+    assume(len(set(ids[plain])) > 1)
+    corpus = Corpus("test", np.ones((len(ids), 3), np.float32), ids, ids)
+    store = VectorStore(corpus.values, "cpu")
+    split = split_windows(corpus, usable, store, context_length=length, validation=0.3, how=how, seed=1)
+    train, validation = split.train, split.validation
+    assert sorted(train.starts.tolist() + validation.starts.tolist()) == plain
+    assert not set(train.groups) & set(validation.groups)
+    for side in (train, validation):
+        np.testing.assert_array_equal(side.groups, ids[side.starts.numpy()])
+    assert how == "random" or train.groups.max() < validation.groups.min()
+
+
+def test_a_random_split_is_drawn_by_its_seed() -> None:
+    corpus = make(20)
+    store, usable = VectorStore(corpus.values, "cpu"), np.ones(180, bool)
+    first, same, other = (
+        set(split_windows(corpus, usable, store, validation=0.2, how="random", seed=seed).validation.groups)
+        for seed in (1, 1, 2)
+    )
+    assert first == same != other
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20], ids=["mapped", "resident"])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_normalize_divides_by_length(kind: type, limit: int) -> None:
+    vectors = np.random.default_rng(0).standard_normal((6, 5)).astype(kind)
+    found = VectorStore(vectors, "cpu", normalize=True, resident_bytes=limit).rows(torch.tensor([[1, 4], [0, 5]]))
+    wide = vectors[[[1, 4], [0, 5]]].astype(np.float64)
+    torch.testing.assert_close(found, torch.from_numpy(wide / np.linalg.norm(wide, axis=2, keepdims=True)).float())
+    assert VectorStore(vectors, "cpu", resident_bytes=limit).rows(torch.tensor([1])).dtype == torch.float32
+
+
+def test_vectors_are_copied_up_to_the_limit_in_float32() -> None:
+    vectors = np.zeros((5, 3), np.float16)
+    stores = [VectorStore(vectors, "cpu", resident_bytes=limit) for limit in (60, 59)]
+    assert [store.resident for store in stores] == [True, False]
+    assert [len(store) for store in stores] == [5, 5]
+
+
+def test_windows_are_gathered_on_the_device_of_the_store() -> None:
+    """On "meta", which is a device of its own and holds no values."""
+    corpus = make(4)
+    usable = np.ones(36, bool)
+    windows = split_windows(corpus, usable, VectorStore(corpus.values, "meta"), validation=0.25).train
+    parts = (windows.starts, windows.sample(2).starts, *windows.batch(windows.starts))
+    assert {part.device.type for part in parts} == {"meta"}
+    mapped = VectorStore(corpus.values, "meta", resident_bytes=0)
+    assert mapped.rows(torch.tensor([1])).device.type == "meta"
+
+
+def test_batches_and_samples_are_in_order_and_evenly_spaced() -> None:
     corpus = make(3)
-    usable = np.ones(27, bool)
-    usable[4] = False
-    split = split_windows(corpus, usable, VectorStore(corpus.values, "cpu"), validation=0.3)
-    assert 4 not in rows_of(split.train)
-    assert len(split.train) == 4  # the second document's four; row 4 is in all of the first's
-
-
-def test_normalize_divides_by_length() -> None:
-    rows = VectorStore(np.full((2, 4), 3.0), "cpu", normalize=True).rows(torch.tensor([1]))
-    torch.testing.assert_close(rows.norm(dim=1), torch.ones(1))
+    windows = split_windows(corpus, np.ones(27, bool), VectorStore(corpus.values, "cpu"), validation=0.3).train
+    assert windows.starts.tolist() == [0, 1, 2, 3, 9, 10, 11, 12]
+    assert [batch.tolist() for batch in windows.batches(3)] == [[0, 1, 2], [3, 9, 10], [11, 12]]
+    sample = windows.sample(3)
+    assert (sample.starts.tolist(), sample.groups.tolist(), sample.context_length) == ([0, 3, 12], [0, 0, 1], T)
+    assert sample.store is windows.store
+    assert [len(windows.sample(count)) for count in (7, 8, 9)] == [7, 8, 8]
+    assert windows.sample(8) is windows
 
 
 @pytest.mark.parametrize("documents", [0, 1], ids=["no window", "one document"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -48,6 +50,89 @@ class SeesBatch(DropsOut):
 def test_wrong_models_are_stopped_with_numbers(wrong: type[DropsOut]) -> None:
     with pytest.raises(VerificationFailed, match=r"batch 7: drift \d\.\de[-+]\d\d"):
         check_agreement(wrong(), contexts(40), "cpu")
+
+
+class Scaled(DropsOut):
+    """Points where it should, at another length in float32: no drift, and every component is off."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return predictions, of length 1.001 in float32."""
+        return self.inner(x) * (1.001 if x.dtype == torch.float32 else 1.0)
+
+
+class Turned(DropsOut):
+    """Turned by the angle of a drift of 1.5e-6, spread over so many components that each is within its limit."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return predictions `[b, 16 + 20,000]`."""
+        sign = 1.0 if x.dtype == torch.float64 else -1.0
+        tail = torch.full((len(x), 20_000), sign * (0.75e-6 / 20_000) ** 0.5, dtype=x.dtype)
+        return torch.cat([self.inner(x), tail], dim=1)
+
+
+@pytest.mark.parametrize("wrong", [Scaled, Turned])
+def test_drift_and_components_are_judged_each_by_itself(wrong: type[DropsOut]) -> None:
+    with pytest.raises(VerificationFailed) as failure:
+        check_agreement(wrong(), contexts(40), "cpu")
+    drift, difference = (float(str(failure.value).split(f"{word} ")[1][:7]) for word in ("drift", "difference"))
+    assert (drift <= 1e-6, difference <= 2e-5) == ((True, False) if wrong is Scaled else (False, True))
+
+
+def test_both_devices_are_judged_at_every_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training device by another name, since there is none here; a fault in either place is found."""
+    monkeypatch.setattr(nn.Module, "to", lambda self, place: self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, place: self)
+    readings = check_agreement(randomised("amn"), contexts(9), "elsewhere")
+    assert [(r.device, r.batch_size) for r in readings] == [
+        (place, size) for place in ("elsewhere", "cpu") for size in BATCH_SIZES
+    ]
+
+
+class _Faulty(torch.autograd.Function):
+    """Adds `shift` on the way forward and scales the gradient by `factor` on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, shift: float, factor: float) -> torch.Tensor:
+        """Return x + shift."""
+        ctx.shift, ctx.factor = shift, factor
+        return x + shift
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradient of the unshifted squared error, times the factor."""
+        return (outer[0] - 2 * ctx.shift / outer[0].numel()) * ctx.factor, None, None
+
+
+class FirstTimeFaulty(nn.Module):
+    """A model whose first step (the device's) has another loss or other gradients than its second (the CPU's)."""
+
+    def __init__(self, shift: float, factor: float) -> None:
+        super().__init__()
+        self.inner = randomised("amn")
+        self.faults = (shift, factor)
+        self.runs: list[int] = []
+
+    def __deepcopy__(self, memo: Any) -> FirstTimeFaulty:
+        """Return a copy that shares the count of runs."""
+        copied = FirstTimeFaulty(*self.faults)
+        copied.runs = self.runs
+        return copied
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return predictions, wrong ones the first time."""
+        self.runs.append(len(x))
+        return _Faulty.apply(self.inner(x), *self.faults) if len(self.runs) == 1 else self.inner(x)
+
+
+@pytest.mark.parametrize(("shift", "factor"), [(0.05, 1.0), (0.0, 1.01)], ids=["loss", "gradient"])
+def test_a_step_whose_loss_or_gradient_is_off_is_stopped(shift: float, factor: float) -> None:
+    targets = nn.functional.normalize(contexts(32)[:, 0], dim=1)
+    with pytest.raises(VerificationFailed, match="one training step on cpu differs"):
+        compare_step(FirstTimeFaulty(shift, factor), contexts(32), targets, "cpu")
+    found = compare_step(FirstTimeFaulty(shift, factor), contexts(32), targets, "cpu", limit=0.5)
+    assert (found.loss > 1e-3, found.gradient > 1e-3) == (shift != 0, factor != 1)
+    if factor != 1:
+        assert found.gradient == pytest.approx(0.01, rel=1e-3), "a share of the whole gradient's length"
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

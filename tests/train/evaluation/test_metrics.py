@@ -9,7 +9,7 @@ import torch
 from train.data.corpus import load_corpus
 from train.data.windows import Split, VectorStore, split_windows
 from train.evaluation.baselines import linear_average
-from train.evaluation.metrics import bootstrap, bootstrap_all, score_rows, summarise
+from train.evaluation.metrics import Estimate, RowScores, bootstrap, bootstrap_all, score_rows, summarise
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +42,52 @@ def test_interval_over_documents_is_wider_than_over_windows() -> None:
     assert by_document.high - by_document.low == pytest.approx(expected, rel=0.15)
     assert by_document.high - by_document.low > 4 * (by_window.high - by_window.low)
     assert bootstrap_all({"other": -values, "same": values}, groups)["same"] == by_document
+
+
+def test_shares_over_the_thresholds_are_counted(split: Split) -> None:
+    """A cosine at a threshold is not over it."""
+    cosine = np.array([0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 1.0])
+    windows = split.validation.sample(10)
+    found = summarise(RowScores(cosine, 2 - 2 * cosine, cosine - 0.1), windows)
+    assert found.above_threshold == {"0.5": 0.8, "0.6": 0.6, "0.7": 0.4, "0.8": 0.2}
+    assert (found.windows, found.mse) == (10, pytest.approx(2 - 2 * cosine.mean()))
+    assert found.margin.value == pytest.approx(0.1)
+
+
+def test_interval_holds_95_of_100_resamples_of_documents() -> None:
+    """Drawn here with the same numbers, window by window; documents of other sizes weigh as much as their windows."""
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(12) * 3, [1, 7, 2, 4, 20, 3, 1, 5, 9, 2, 2, 6])
+    values = rng.standard_normal(len(groups))
+    found = bootstrap(values, groups, resamples=400, seed=3)
+    draws = np.random.default_rng(3).multinomial(12, np.full(12, 1 / 12), size=400)
+    documents = [values[groups == group] for group in np.unique(groups)]
+    means = [np.concatenate([np.tile(d, n) for d, n in zip(documents, draw, strict=True)]).mean() for draw in draws]
+    assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]), rel=1e-9)
+    assert found.value == values.mean()
+    assert bootstrap(values, groups) == bootstrap(values, groups, resamples=1000, seed=0)
+
+
+def test_figures_are_written_under_their_names(split: Split) -> None:
+    windows = split.validation.sample(2)
+    mrr, hit = Estimate(0.5, 0.25, 0.75), Estimate(0.125, 0.0625, 0.5)
+    plain = summarise(RowScores(*np.array([[0.5, 1.0], [0.25, 0.75], [0.25, 0.5]])), windows)
+    found = summarise(
+        RowScores(*np.array([[0.5, 1.0], [0.25, 0.75], [0.25, 0.5]])), windows, {"mrr": mrr, "hit@5": hit}
+    )
+    cosine, margin = ({"value": e.value, "low": e.low, "high": e.high} for e in (found.cosine, found.margin))
+    assert found.to_dict() == {
+        "windows": 2,
+        "cosine": cosine,
+        "mse": 0.5,
+        "margin": margin,
+        "above_threshold": {"0.5": 0.5, "0.6": 0.5, "0.7": 0.5, "0.8": 0.5},
+        "hits": {"hit@5": 0.125},
+        "mrr": 0.5,
+        "retrieval": {
+            "mrr": {"value": 0.5, "low": 0.25, "high": 0.75},
+            "hit@5": {"value": 0.125, "low": 0.0625, "high": 0.5},
+        },
+    }
+    assert (plain.to_dict()["mrr"], plain.to_dict()["retrieval"]) == (None, {})
+    assert (str(mrr), hit.short()) == ("0.5000 [0.2500, 0.7500]", "0.125 [0.062, 0.500]")

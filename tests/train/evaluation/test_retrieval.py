@@ -23,7 +23,8 @@ from train.evaluation.baselines import (
     recency_average,
     recency_weights,
 )
-from train.evaluation.evaluate import evaluate, figures, verdict
+from train.evaluation.evaluate import Difference, evaluate, figures, verdict
+from train.evaluation.metrics import Estimate
 from train.evaluation.retrieval import rank_rows, score
 from train.evaluation.ridge import fit_ridge
 
@@ -100,7 +101,6 @@ def test_a_perfect_predictor_is_always_first(split: Split) -> None:
     assert {name: found.value for name, found in metrics.retrieval.items()} == {
         "hit@1": 1.0, "hit@5": 1.0, "hit@10": 1.0, "mrr": 1.0, "contrastive": 1.0,
     }  # fmt: skip
-    assert metrics.above_threshold["0.8"] == 1.0
 
 
 def test_baselines(split: Split) -> None:
@@ -113,6 +113,10 @@ def test_baselines(split: Split) -> None:
     assert means["linear average"] > means["persistence"] > means["random"]
     targets = split.train.store.rows(split.train.starts + 5).double().mean(0)
     torch.testing.assert_close(mean_vector(split.train), F.normalize(targets, dim=0).float())
+    one = split.validation.batch(split.validation.starts[:1])[0]
+    random = [fit_baselines(split.train, seed=seed).predictors["random"](one) for seed in (0, 0, 1)]
+    assert torch.equal(random[0], random[1])
+    assert not torch.equal(random[0], random[2])
 
 
 def test_recency_average_lies_between_the_last_vector_and_the_average(split: Split) -> None:
@@ -174,3 +178,40 @@ def test_what_is_said_of_a_model_beside_its_baselines(split: Split) -> None:
     assert any("ridge map, penalty 1" in line for line in lines)
     assert "FITS THE PAST" in lines[-1]
     assert "to the last vector" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word", "beats"),
+    [
+        (0.1, 0.3, "clear of zero", True),
+        (0.0, 0.3, "not clear of zero", False),
+        (-0.1, 0.3, "not clear of zero", False),
+        (-0.3, 0.0, "not clear of zero", False),
+        (-0.3, -0.1, "BELOW zero", False),
+    ],
+)
+def test_a_model_beats_a_baseline_where_the_whole_interval_does(
+    low: float, high: float, word: str, beats: bool
+) -> None:
+    found = Difference("ridge map", Estimate((low + high) / 2, low, high))
+    other = Difference("persistence", Estimate(0.0, -1.0, 1.0))
+    assert found.word == word
+    for versus, place in (({"cosine": found, "mrr": other}, 0), ({"cosine": other, "mrr": found}, 1)):
+        parts = verdict(versus).split(" and ")
+        assert parts[place].startswith("beats" if beats else "DOES NOT BEAT")
+        assert parts[place].endswith(f", {word})")
+        assert parts[1 - place].startswith("DOES NOT BEAT")
+
+
+def test_every_interval_is_over_documents(split: Split) -> None:
+    """Windows that are all of one document say nothing of others: each interval is its value."""
+    every = split.validation
+    windows = WindowSet(every.store, every.starts, np.zeros(len(every), np.int64), every.context_length)
+    corpus = load_corpus("synthetic", windows=400, dim=16)
+    found = evaluate(Last(), windows, score(fit_baselines(split.train).predictors, windows), corpus.doc_ids)
+    metrics = found.metrics
+    estimates = [metrics.cosine, metrics.margin, *metrics.retrieval.values(), found.gain, *found.offsets.values()]
+    estimates += [difference.value for difference in found.versus.values()]
+    assert len(estimates) == 3 + 5 + 7 + 6
+    for estimate in estimates:
+        assert (estimate.low, estimate.high) == pytest.approx((estimate.value,) * 2, abs=1e-9)

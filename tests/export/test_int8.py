@@ -1,0 +1,102 @@
+"""What every int8 form is made of: rounded weights, scaled rows, centres."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from export.forms import Form, build_form
+from export.forms.base import Window
+from export.forms.int8 import quantise_weight
+from export.forms.ops import Ops, Value
+from export.native.export import write_native
+from export.onnx.export import write_graph
+from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.fingerprint import random_contexts
+from lvm_runtime.backends import backend_class
+from lvm_runtime.backends.base import Backend
+from tests.artifacts import randomised
+
+DIM = 16
+
+
+@pytest.mark.parametrize("rows", [20, 21])
+def test_quantised_weight_is_near_and_its_neighbours_do_not_saturate(rows: int) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.uniform(-1, 1, (rows, 300))
+    weight[:, 2] = 0.0
+    weight[:2, 100:] = np.array([[62.5], [65.5]]) * rng.uniform(0.1, 1, 200)  # some are both rounded up, to 129
+    values, scale = quantise_weight(weight)
+    assert values.dtype == np.int8
+    pairs = values[: rows // 2 * 2].astype(int).reshape(-1, 2, 300).sum(axis=1)
+    assert np.abs(pairs).max() == 128
+    off = np.abs(values * scale - weight)
+    assert (off <= scale * 1.0001).all()
+    assert np.mean(off > scale / 2 * 1.0001) < 0.02
+
+
+class Products(Form):
+    """One product in the place of a model: a linear one, or that of a ReLU's output behind an identity."""
+
+    def __init__(self, weight: torch.Tensor, *, relu: bool) -> None:
+        super().__init__(make_config("lstm", dim=DIM, context_length=1, hidden_dim=DIM))
+        self.relu = relu
+        self.keep("weight", weight)
+        self.keep("identity", torch.eye(DIM, dtype=torch.float64))
+        self.keep("bias", torch.full((DIM,), -1.0, dtype=torch.float64))
+
+    def widths(self) -> tuple[int, ...]:
+        """Vectors as they are."""
+        return (DIM,)
+
+    def project(self, ops: Ops, vectors: Value) -> list[Value]:
+        """Hand the vectors on."""
+        return [vectors]
+
+    def combine(self, ops: Ops, windows: list[Window]) -> tuple[Value, ...]:
+        """Multiply the one vector."""
+        x = windows[0].flat()
+        if self.relu:
+            return (ops.feed_forward(x, self.identity, self.bias, self.weight),)
+        return (ops.linear(x, self.weight),)
+
+
+def write_onnx(form: Form, path: Path) -> None:
+    write_graph(form, path, "int8")
+
+
+FORMATS: dict[str, Callable[[Form, Path], None]] = {"onnx": write_onnx, "native": write_native}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
+def test_product_of_whole_steps_is_that_of_the_rounded_weight(format: str, relu: bool, tmp_path: Path) -> None:
+    """A row's largest number is the last step; where the others are whole steps, only the weight is rounded."""
+    cls: type[Backend] = backend_class(format)
+    if cls.missing():
+        pytest.skip(str(cls.missing()))
+    weight = np.random.default_rng(1).uniform(-1, 1, (DIM, DIM))
+    FORMATS[format](Products(torch.from_numpy(weight), relu=relu), tmp_path / "product")
+    values, scale = quantise_weight(weight)
+    rows = np.concatenate([127 * np.eye(DIM), -127 * np.eye(DIM), np.zeros((1, DIM))]).astype(np.float32) / 42
+    rows[0, 1] = 43 / 42  # 43 steps of 127 before, and 3 of 255 behind the ReLU
+    after = np.maximum(rows - 1, 0) if relu else rows  # nothing is left of the rows that are negative throughout
+    found = cls(tmp_path / "product", threads=1).run(np.ascontiguousarray(rows[:, None]))
+    np.testing.assert_allclose(found, after @ (values * scale), rtol=1e-5, atol=1e-6)
+
+
+def test_plan_is_centred_on_the_contexts_that_it_is_given(tmp_path: Path) -> None:
+    form = build_form(randomised("gru"))
+    contexts = random_contexts(8, 5, DIM)
+    plans = []
+    for given in (contexts, -contexts):
+        write_native(form, tmp_path / "plan", contexts=given)
+        plans.append(load_file(tmp_path / "plan"))
+    centres = [name for name in plans[0] if name.endswith("_centre")]
+    assert centres
+    assert all(np.abs(plans[0][name] - plans[1][name]).max() > 1e-3 for name in centres)

@@ -1,0 +1,110 @@
+"""What an interrupted bulk run left is taken up by the same run, and by no other."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from lvm_runtime import InvalidInput, Predictor
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.bulk import predict as bulk
+from lvm_runtime.bulk.destination import Destination
+from lvm_runtime.bulk.output import Output
+from lvm_runtime.bulk.parts import plan, write_part
+from lvm_runtime.bulk.predict import predict_file
+from lvm_runtime.models import load_model, save_model
+from tests.artifacts import add_onnx, randomised, some_contexts
+from tests.lvm_runtime.bulk.test_bulk import _interrupted, _save
+
+Get = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "BLOCK", 32)
+
+
+def _export_again(path: Path, file: str, **listed: Any) -> None:
+    """Make a compiled form once more, of the same weights, with other bytes."""
+    artifact = Artifact.load(path)
+    with artifact.adding(file) as temporary:
+        model = onnx.load(path / file)
+        model.doc_string = "made again"
+        onnx.save(model, temporary)
+        artifact.commit(temporary, file, format="onnx", precision="fp32", drift=1e-12, **listed)
+
+
+def _train_again(path: Path) -> None:
+    model = randomised("amn", seed=1)
+    add_onnx(save_model(model, path), model)
+
+
+OTHERS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
+    "weights": (_train_again, {}, "weights"),
+    "backend": (lambda path: None, {"backend": "openvino"}, "model"),  # which reads the same file
+    "precision": (lambda path: None, {"precision": "int8"}, "model"),
+    "form": (lambda path: _export_again(path, "onnx/fp32.onnx"), {}, "model"),
+    "form of documents": (lambda path: _export_again(path, "onnx/sequence-fp32.onnx", form="sequence"), {}, "sequence"),
+}
+
+
+@pytest.fixture
+def copied(small_artifacts: Get, tmp_path: Path) -> Path:
+    """A copy of the small AMN, with an int8 form as well."""
+    path = Path(shutil.copytree(small_artifacts("amn"), tmp_path / "amn"))
+    artifact = Artifact.load(path)
+    add_onnx(artifact, load_model(artifact), "onnx/int8.onnx", precision="int8", drift=5e-4)
+    return path
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_another_model_began_is_not_taken_up(
+    other: str, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = _save(tmp_path / "in.npy", contexts=some_contexts(200)), tmp_path / "out.npy"
+    usual: dict[str, Any] = {"backend": "onnx", "precision": "fp32", "threads": 1}
+    with Predictor(copied, **usual) as predictor:
+        _interrupted(predictor, source, out, monkeypatch)
+        assert predict_file(predictor, source, tmp_path / "other.npy").resumed == 0
+    change, options, name = OTHERS[other]
+    change(copied)
+    with Predictor(copied, **(usual | options)) as predictor:
+        with pytest.raises(InvalidInput, match=rf"belongs to a run with other [a-z, ]*\b{name}\b.*--restart"):
+            predict_file(predictor, source, out)
+        assert predict_file(predictor, source, out, restart=True).resumed == 0
+
+
+def test_blocks_of_another_size_are_not_taken_up(tmp_path: Path) -> None:
+    """Block 1 of 4 rows each is not block 1 of 2 rows each."""
+    output = Output(Destination(tmp_path / "out.npy"), 8, 3, 4, {})
+    output.write(1, np.ones((4, 3), np.float32), {})
+    output.close()
+    for rows, dim, block, name in ((8, 3, 2, "block"), (7, 3, 4, "rows"), (8, 2, 4, "dim")):
+        with pytest.raises(InvalidInput, match=f"belongs to a run with other {name};"):
+            Output(Destination(tmp_path / "out.npy"), rows, dim, block, {})
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_parts_of_another_model_are_made_again(other: str, copied: Path, tmp_path: Path) -> None:
+    (part,) = plan([_save(tmp_path / "in.npy", contexts=some_contexts(200))])
+    usual: dict[str, Any] = {"backend": "onnx", "precision": "fp32", "threads": 1}
+    with Predictor(copied, **usual) as predictor:
+        assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
+    change, options, _ = OTHERS[other]
+    change(copied)
+    with Predictor(copied, **(usual | options)) as predictor:
+        assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
+
+
+def test_parts_of_other_weights_are_made_again(tmp_path: Path) -> None:
+    """Without a compiled form the weights alone tell."""
+    (part,) = plan([_save(tmp_path / "in.npy", contexts=some_contexts(9))])
+    for seed in (0, 1):
+        with Predictor(save_model(randomised("amn", seed=seed), tmp_path / "amn").path, backend="eager") as predictor:
+            assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]

@@ -1,0 +1,27 @@
+"""What a request allows: the limit of a precision holds, whatever else is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lvm_runtime.request import Request
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision", "limit"),
+    [
+        ({}, "fp32", 1e-6),
+        ({}, "int8", 1e-6),
+        ({"precision": "int8"}, "int8", 1e-3),
+        ({"backend": "onnx"}, "bf16", 1e-3),
+        ({"device": "cpu"}, "fp16", 1e-6),
+        ({"max_drift": 1e-4}, "int8", 1e-4),
+        ({"max_drift": 0.5}, "int8", 1e-3),
+        ({"max_drift": 0.5}, "fp32", 1e-6),
+        ({"max_drift": 0.5, "backend": "onnx", "precision": "fp16"}, "fp16", 1e-4),
+    ],
+)
+def test_drift_limit_is_that_of_the_precision_or_less(asked: dict[str, Any], precision: str, limit: float) -> None:
+    assert Request(**asked).drift_limit(precision) == limit

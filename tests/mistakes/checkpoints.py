@@ -1,0 +1,93 @@
+"""Runs that are taken up again and are not the same run."""
+
+from tests.mistakes.mistake import Mistake
+
+_CHECKPOINT = "train/checkpoint.py"
+_TEST_CHECKPOINT = "tests/train/test_checkpoint.py"
+
+MISTAKES = [
+    Mistake(
+        "a checkpoint of other data is continued",
+        _CHECKPOINT,
+        '    if state["corpus"] != corpus:\n',
+        "    if False:\n",
+        f"{_TEST_CHECKPOINT}::test_other_data_under_the_same_name_is_refused",
+    ),
+    Mistake(
+        "a checkpoint's digest is compared with itself",
+        "train/run.py",
+        "load_checkpoint(path, trainer, material.digest)",
+        'load_checkpoint(path, trainer, torch.load(path, weights_only=True)["corpus"])',
+        f"{_TEST_CHECKPOINT}::test_other_data_under_the_same_name_is_refused",
+    ),
+    Mistake(
+        "the plateau's state is not restored",
+        _CHECKPOINT,
+        '    trainer.plateau.load_state_dict(state["plateau"])\n',
+        "",
+        f"{_TEST_CHECKPOINT}::test_what_a_checkpoint_holds_comes_back",
+    ),
+    Mistake(
+        "the average of the weights is not restored",
+        _CHECKPOINT,
+        '        trainer.average.load_state_dict(state["average"])\n',
+        "        pass\n",
+        f"{_TEST_CHECKPOINT}::test_what_a_checkpoint_holds_comes_back",
+    ),
+    Mistake(
+        "the optimizer's state is not restored",
+        _CHECKPOINT,
+        '    trainer.optimizer.load_state_dict(state["optimizer"])\n',
+        "",
+        f"{_TEST_CHECKPOINT}::test_what_a_checkpoint_holds_comes_back",
+    ),
+    Mistake(
+        "a run goes on from the start of its epoch",
+        _CHECKPOINT,
+        'trainer.epoch, trainer.step = state["epoch"], state["step"]',
+        'trainer.epoch, trainer.step = state["epoch"], 0',
+        f"{_TEST_CHECKPOINT}::test_what_a_checkpoint_holds_comes_back",
+    ),
+    Mistake(
+        "the losses of the epoch so far are not restored",
+        _CHECKPOINT,
+        '    trainer.losses.copy_(state["losses"])\n',
+        "",
+        f"{_TEST_CHECKPOINT}::test_what_a_checkpoint_holds_comes_back",
+    ),
+    Mistake(
+        "the random state is not restored",
+        _CHECKPOINT,
+        '    torch.set_rng_state(state["cpu"])\n',
+        "",
+        f"{_TEST_CHECKPOINT}::test_what_a_checkpoint_holds_comes_back",
+    ),
+    Mistake(
+        "the history of the epochs so far is lost",
+        _CHECKPOINT,
+        'return Progress(state["history"], ',
+        "return Progress([], ",
+        f"{_TEST_CHECKPOINT}::test_what_a_checkpoint_holds_comes_back",
+    ),
+    Mistake(
+        "the seconds so far are lost",
+        _CHECKPOINT,
+        ', state["seconds"])',
+        ")",
+        f"{_TEST_CHECKPOINT}::test_what_a_checkpoint_holds_comes_back",
+    ),
+    Mistake(
+        "an option that the checkpoint does not have may be anything",
+        _CHECKPOINT,
+        "before.get(name) != value",
+        "before.get(name, value) != value",
+        f"{_TEST_CHECKPOINT}::test_other_options_are_refused",
+    ),
+    Mistake(
+        "a run may go on with another learning rate",
+        _CHECKPOINT,
+        'FREE = frozenset({"out",',
+        'FREE = frozenset({"learning_rate", "out",',
+        f"{_TEST_CHECKPOINT}::test_other_options_are_refused",
+    ),
+]

@@ -1,0 +1,19 @@
+"""One mistake that somebody could make in the code, and the test that notices it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """In `file`, `old` (which is there once) becomes `new`; then the test with the pytest id `noticed_by` fails.
+
+    `name` says what is wrong in one line, as docs/mistakes.md does.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    noticed_by: str

@@ -1,0 +1,24 @@
+"""The list of mistakes fits the code and the page; `python -m tests.mistakes` plants them, which takes minutes."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.mistakes.__main__ import ROOT, listed, planted
+from tests.mistakes.mistake import Mistake
+
+MISTAKES = [mistake for mistakes in listed().values() for mistake in mistakes]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_mistake_still_has_its_place_and_its_test(mistake: Mistake) -> None:
+    ast.parse(planted((ROOT / mistake.file).read_text(), mistake))
+    file, _, test = mistake.noticed_by.partition("::")
+    assert f"def {test.partition('[')[0]}(" in (ROOT / file).read_text()
+
+
+def test_page_lists_every_mistake() -> None:
+    page = (ROOT / "docs/mistakes.md").read_text()
+    assert [mistake.name for mistake in MISTAKES if f"| {mistake.name} |" not in page] == []

@@ -1,0 +1,144 @@
+"""Change the core with mutmut, an operator or a constant at a time, and show each change that no test notices.
+
+    python -m tests.mutants                        # the modules of the core that changed since main, or whose tests did
+    python -m tests.mutants lvm_runtime/batcher.py # these modules
+    python -m tests.mutants --all                  # the whole core, which takes hours
+
+One module at a time: mutmut runs in a folder of its own that links to this checkout, with the tests of `CORE` alone.
+Ends with status 1 where a module's score is below 90 %. docs/mistakes.md has the scores and the survivors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LEAST = 0.9
+"""Share of a module's mutants that its tests have to notice."""
+
+_ARTIFACT, _SELECTION, _BULK, _EVALUATION = (
+    f"tests/{folder}"
+    for folder in ("lvm_runtime/artifact", "lvm_runtime/selection", "lvm_runtime/bulk", "train/evaluation")
+)
+_EXPORT = ("tests/export/test_onnx.py", "tests/export/test_int8.py")
+_LIMITS = (f"{_ARTIFACT}/test_drift.py", "tests/export/test_verify.py")
+
+CORE: dict[str, tuple[str, ...]] = {
+    "lvm_runtime/artifact/config.py": (f"{_ARTIFACT}/test_config.py", f"{_ARTIFACT}/test_manifest.py"),
+    "lvm_runtime/artifact/drift.py": _LIMITS,
+    "lvm_runtime/artifact/files.py": (f"{_ARTIFACT}/test_files.py", f"{_ARTIFACT}/test_folder.py"),
+    "lvm_runtime/artifact/fingerprint.py": (f"{_ARTIFACT}/test_fingerprint.py", f"{_ARTIFACT}/test_folder.py"),
+    "lvm_runtime/artifact/folder.py": (f"{_ARTIFACT}/test_folder.py", f"{_ARTIFACT}/test_manifest.py"),
+    "lvm_runtime/artifact/json_text.py": (f"{_ARTIFACT}/test_manifest.py",),
+    "lvm_runtime/artifact/manifest.py": (f"{_ARTIFACT}/test_manifest.py", f"{_ARTIFACT}/test_folder.py"),
+    "lvm_runtime/artifact/weights.py": (f"{_ARTIFACT}/test_weights.py",),
+    "lvm_runtime/contexts.py": ("tests/lvm_runtime/test_contexts.py", "tests/lvm_runtime/test_norms.py"),
+    "lvm_runtime/batcher.py": ("tests/lvm_runtime/test_batcher.py",),
+    "lvm_runtime/selection/candidates.py": (f"{_SELECTION}/test_choice.py", f"{_SELECTION}/test_session.py"),
+    "lvm_runtime/selection/choice.py": (f"{_SELECTION}/test_choice.py",),
+    "lvm_runtime/selection/explanation.py": (f"{_SELECTION}/test_choice.py",),
+    "lvm_runtime/selection/measurements.py": (f"{_SELECTION}/test_measurements.py", f"{_SELECTION}/test_choice.py"),
+    "lvm_runtime/selection/sequences.py": (f"{_SELECTION}/test_sequences.py",),
+    "lvm_runtime/selection/session.py": (f"{_SELECTION}/test_session.py", f"{_SELECTION}/test_choice.py"),
+    "lvm_runtime/selection/timing.py": (f"{_SELECTION}/test_timing.py",),
+    "lvm_runtime/selection/tuning.py": (f"{_SELECTION}/test_choice.py",),
+    "lvm_runtime/bulk/destination.py": (f"{_BULK}/test_destination.py",),
+    "lvm_runtime/bulk/journal.py": (f"{_BULK}/test_journal.py",),
+    "lvm_runtime/bulk/output.py": (f"{_BULK}/test_bulk.py",),
+    "lvm_runtime/bulk/parts.py": (f"{_BULK}/test_parts.py",),
+    "lvm_runtime/bulk/predict.py": (f"{_BULK}/test_bulk.py", f"{_BULK}/test_destination.py"),
+    "lvm_runtime/bulk/source.py": (f"{_BULK}/test_bulk.py",),
+    "export/forms/*.py": ("tests/export/test_forms.py", "tests/export/test_int8.py", "tests/export/test_recency.py"),
+    "export/onnx/graph.py": _EXPORT,
+    "export/onnx/quantise.py": _EXPORT,
+    "export/verify.py": ("tests/export/test_verify.py",),
+    "train/checkpoint.py": ("tests/train/test_checkpoint.py",),
+    "train/data/windows.py": ("tests/train/data/test_windows.py",),
+    "train/evaluation/gate.py": (f"{_EVALUATION}/test_gate.py",),
+    "train/evaluation/metrics.py": (f"{_EVALUATION}/test_metrics.py",),
+}
+"""The modules, and the tests that say what each does. A mutant is tried with those that call its function."""
+
+_SETTINGS = """
+[tool.mutmut]
+source_paths = ["lvm_runtime", "train", "export", "benchmarks"]
+only_mutate = ["{module}"]
+pytest_add_cli_args_test_selection = [{tests}]
+pytest_add_cli_args = ["-m", "not soak", "-p", "no:cacheprovider"]
+process_isolation = "forkserver"  # torch and onnxruntime have threads, which a fork loses
+timeout_constant = 5.0
+timeout_multiplier = 10.0
+track_dependencies = false
+use_git_change_detection = false
+do_not_mutate_patterns = ['''^\\s*f?"[^"]*"$''', '''raise \\w+\\(''']  # messages, of which tests look at the facts
+"""
+
+
+def changed() -> list[str]:
+    """Return the modules of the core that differ from main, or whose tests do."""
+    command = ["git", "diff", "--name-only", "--merge-base", "main"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if found.returncode:
+        raise SystemExit(f"error: {found.stderr.strip()}; name the modules, or say --all")
+    names = found.stdout.split()
+    return [m for m, tests in CORE.items() if any(Path(name).match(m) or name in tests for name in names)]
+
+
+def mutmut(folder: Path, *arguments: str) -> str:
+    """Run mutmut in `folder` and return what it printed."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "mutmut", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"error: mutmut ends with status {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+    return done.stdout
+
+
+def try_module(module: str, processes: int) -> float:
+    """Print the score of a module's mutants and how each survivor differs, and return the score."""
+    with tempfile.TemporaryDirectory(prefix="lvm-mutants-") as name:
+        folder = Path(name)
+        for path in ROOT.iterdir():
+            if path.name != "pyproject.toml" and not path.name.startswith("."):
+                (folder / path.name).symlink_to(path)
+        tests = ", ".join(f'"{test}"' for test in CORE[module])
+        settings = _SETTINGS.format(module=module, tests=tests)
+        (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + settings)
+        mutmut(folder, "run", "--max-children", str(processes))
+        lines = [line.split(": ") for line in mutmut(folder, "results", "--all", "true").splitlines() if ": " in line]
+        outcomes = {mutant.strip(): outcome for mutant, outcome in lines}
+        counts = Counter(outcomes.values())
+        score = (counts["killed"] + counts["timeout"]) / max(len(outcomes), 1)
+        print(f"{module}: {score:.1%} of {len(outcomes)} mutants noticed; {dict(counts)}", flush=True)
+        for mutant, outcome in outcomes.items():
+            if outcome not in ("killed", "timeout"):
+                shown = mutmut(folder, "show", mutant).splitlines()
+                edits = [line for line in shown if line[:1] in "-+" and line[:3] not in ("---", "+++")]
+                print(f"  {outcome}: {mutant}", *edits, sep="\n    ", flush=True)
+    return score
+
+
+def main() -> int:
+    """Parse the command line and try the modules."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="FILE", help="modules of the core")
+    parser.add_argument("--all", action="store_true", help="the whole core")
+    parser.add_argument("--processes", type=int, default=1, help="mutants that are tried at the same time")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.modules) - set(CORE)):
+        parser.error(f"{unknown[0]} is not in CORE of tests/mutants.py, which says what its tests are")
+    modules = list(CORE) if options.all else options.modules or changed()
+    if not modules:
+        print("no module of the core differs from main, and none of its tests")
+    scores = [try_module(module, options.processes) for module in modules]
+    return 1 if any(score < LEAST for score in scores) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,89 @@
+"""The data of a run are those that its options ask for, also when an earlier run's are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from train.evaluation.baselines import mean_vector
+from train.material import Material, prepare
+from train.options import TrainOptions
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
+    """Return options of a corpus of 30 documents whose vectors have lengths of about 2."""
+    path = tmp_path_factory.mktemp("data") / "corpus.npz"
+    vectors = np.random.default_rng(0).standard_normal((240, 6)).astype(np.float32)
+    np.savez(path, vectors=vectors, doc_ids=np.arange(240) // 8)
+    return TrainOptions(model="amn", data=str(path), device="cpu", split="random", test=0.1)
+
+
+@pytest.fixture(scope="module")
+def material(options: TrainOptions) -> Material:
+    return prepare(options, "cpu", lambda line: None)
+
+
+def _random(material: Material) -> list[float]:
+    return material.baselines.predictors["random"](torch.ones(1, 5, 6))[0].tolist()
+
+
+def _documents(material: Material) -> list[int]:
+    return np.unique(material.split.validation.groups).tolist()
+
+
+def _lengths(material: Material) -> bool:
+    return bool(torch.allclose(material.split.train.store.rows(torch.arange(240)).norm(dim=1), torch.ones(240)))
+
+
+CASES: dict[str, tuple[dict[str, Any], Callable[[Material], Any], Any]] = {
+    "seed of the split": ({"seed": 1}, _documents, None),
+    "seed of the baselines": ({"seed": 1}, _random, None),
+    "split": ({"split": "last"}, _documents, [27, 28, 29]),
+    "validation": ({"validation": 0.3}, lambda m: len(_documents(m)), 9),
+    "test": ({"test": 0.0}, lambda m: (len(m.split.test), m.test_scores), (0, {})),
+    "normalize": ({"normalize": True}, _lengths, True),
+    "resident bytes": ({"resident_bytes": 0}, lambda m: m.split.train.store.resident, False),
+    "queries": ({"queries": 5}, lambda m: {len(s.ranks.rank) for s in m.scores.values()}, {5}),
+    "context length": ({"context_length": 3}, lambda m: m.split.train.context_length, 3),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_option_of_the_data_counts(case: str, options: TrainOptions, material: Material) -> None:
+    values, look, expected = CASES[case]
+    found = prepare(replace(options, **values), "cpu", lambda line: None, material)
+    assert look(found) != look(material)
+    assert expected is None or look(found) == expected
+
+
+def test_baselines_are_fitted_on_one_side_and_scored_on_the_others(material: Material) -> None:
+    split, found = material.split, material.baselines.predictors
+    mean = mean_vector(split.train)
+    assert torch.equal(found["mean vector"](torch.ones(1, 5, 6))[0], mean)
+    for scores, side in ((material.scores, split.validation), (material.test_scores, split.test)):
+        assert list(scores) == list(found)
+        expected = F.cosine_similarity(side.batch(side.starts)[1], mean, dim=1).double()
+        np.testing.assert_allclose(scores["mean vector"].rows.cosine, expected, atol=1e-6)
+
+
+def test_the_same_data_are_taken_over(options: TrainOptions, material: Material) -> None:
+    same = prepare(replace(options, model="gru", epochs=3, batch_size=7), "cpu", lambda line: None, material)
+    assert same is material
+    anew = prepare(options, "cpu", lambda line: None)
+    assert anew is not material
+    assert (_documents(anew), _random(anew)) == (_documents(material), _random(material))
+
+
+def test_the_size_of_the_synthetic_corpus_counts() -> None:
+    small = TrainOptions(model="amn", data="synthetic", windows=80, dim=8, sizes={"hidden_dim": 8})
+    materials = [prepare(o, "cpu", lambda line: None) for o in (small, replace(small, seed=1))]
+    assert {m.corpus.dim for m in materials} == {8}
+    assert {len(m.split.train) + len(m.split.validation) for m in materials} == {80}
+    assert materials[0].digest != materials[1].digest
