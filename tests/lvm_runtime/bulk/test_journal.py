@@ -37,6 +37,7 @@ LINES: dict[str, bytes] = {
     "bad is a list": b'{"block": 2, "bad": [70]}',
     "bad is null": b'{"block": 2, "bad": null}',
     "row of another block": b'{"block": 2, "bad": {"40": "x"}}',
+    "row of the next block": b'{"block": 2, "bad": {"95": "x"}}',
     "row is text": b'{"block": 2, "bad": {"x": "x"}}',
     "row with a sign": b'{"block": 2, "bad": {"+70": "x"}}',
     "reason is a number": b'{"block": 2, "bad": {"70": 1}}',
@@ -96,6 +97,7 @@ def test_rows_end_where_the_file_does(tmp_path: Path) -> None:
     last, beyond = entry(3, {99: "x"}).encode(), entry(3, {100: "x"}).encode()
     assert _read(tmp_path / "j", head, last) == {3: {99: "x"}}
     assert _read(tmp_path / "j", head, beyond) == {}
+    assert read(tmp_path / "j", IDENTITY, 30, 90) == {}
 
 
 def test_a_journal_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
