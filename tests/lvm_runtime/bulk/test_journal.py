@@ -97,6 +97,7 @@ def test_rows_end_where_the_file_does(tmp_path: Path) -> None:
     last, beyond = entry(3, {99: "x"}).encode(), entry(3, {100: "x"}).encode()
     assert _read(tmp_path / "j", head, last) == {3: {99: "x"}}
     assert _read(tmp_path / "j", head, beyond) == {}
+    assert _read(tmp_path / "j", head, entry(3, {}).encode()) == {3: {}}
     assert read(tmp_path / "j", IDENTITY, 30, 90) == {}
 
 
