@@ -11,6 +11,7 @@ Ends with status 1 where a module's score is below 90 %. docs/mistakes.md has th
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -80,6 +81,11 @@ do_not_mutate_patterns = ['''^\\s*f?"[^"]*"$''', '''raise \\w+\\(''']  # message
 """
 
 
+_OUTCOMES = {0: "survived", 1: "killed", 3: "killed", 24: "timeout", 152: "timeout", -24: "timeout", 33: "no tests"}
+"""Of the status that a mutant's tests ended with. mutmut calls 255 a timeout, which is what a test whose id it cannot
+hand to pytest ends with."""
+
+
 def changed() -> list[str]:
     """Return the modules of the core that differ from main, or whose tests do."""
     command = ["git", "diff", "--name-only", "--merge-base", "main"]
@@ -111,8 +117,11 @@ def try_module(module: str, processes: int) -> float:
         settings = _SETTINGS.format(module=module, tests=tests)
         (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + settings)
         mutmut(folder, "run", "--max-children", str(processes))
-        lines = [line.split(": ") for line in mutmut(folder, "results", "--all", "true").splitlines() if ": " in line]
-        outcomes = {mutant.strip(): outcome for mutant, outcome in lines}
+        outcomes = {
+            mutant: _OUTCOMES.get(status, f"status {status}")
+            for file in (folder / "mutants").glob(f"{module}.meta")
+            for mutant, status in json.loads(file.read_text())["exit_code_by_key"].items()
+        }
         counts = Counter(outcomes.values())
         score = (counts["killed"] + counts["timeout"]) / max(len(outcomes), 1)
         print(f"{module}: {score:.1%} of {len(outcomes)} mutants noticed; {dict(counts)}", flush=True)

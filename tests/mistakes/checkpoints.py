@@ -3,6 +3,7 @@
 from tests.mistakes.mistake import Mistake
 
 _CHECKPOINT = "train/checkpoint.py"
+_RUN = "train/run.py"
 _TEST_CHECKPOINT = "tests/train/test_checkpoint.py"
 
 MISTAKES = [
@@ -15,7 +16,7 @@ MISTAKES = [
     ),
     Mistake(
         "a checkpoint's digest is compared with itself",
-        "train/run.py",
+        _RUN,
         "load_checkpoint(path, trainer, material.digest)",
         'load_checkpoint(path, trainer, torch.load(path, weights_only=True)["corpus"])',
         f"{_TEST_CHECKPOINT}::test_other_data_under_the_same_name_is_refused",
@@ -88,6 +89,20 @@ MISTAKES = [
         _CHECKPOINT,
         'FREE = frozenset({"out",',
         'FREE = frozenset({"learning_rate", "out",',
+        f"{_TEST_CHECKPOINT}::test_other_options_are_refused",
+    ),
+    Mistake(
+        "a run that starts afresh leaves the old checkpoint",
+        _RUN,
+        "        path.unlink()\n",
+        "",
+        f"{_TEST_CHECKPOINT}::test_a_run_that_starts_afresh_drops_the_checkpoint_before_it",
+    ),
+    Mistake(
+        "options that may not differ may, and the others may not",
+        _CHECKPOINT,
+        "if name not in FREE and",
+        "if name in FREE and",
         f"{_TEST_CHECKPOINT}::test_other_options_are_refused",
     ),
 ]

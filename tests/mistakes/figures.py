@@ -163,6 +163,13 @@ MISTAKES = [
         f"{_TEST_HOLDOUT}::test_the_last_tenth_of_the_documents_is_kept_out[20-held2]",
     ),
     Mistake(
+        "a model beats a baseline though its interval has zero in it",
+        _EVALUATE,
+        'word = "beats" if found.value.low > 0',
+        'word = "beats" if found.value.value > 0',
+        f"{_TEST_RETRIEVAL}::test_a_model_beats_a_baseline_where_the_whole_interval_does[from zero]",
+    ),
+    Mistake(
         "retrieval is compared with the worst baseline",
         _EVALUATE,
         "finder = max(found",
@@ -177,11 +184,25 @@ MISTAKES = [
         f"{_TEST_RETRIEVAL}::test_what_is_said_of_a_model_beside_its_baselines",
     ),
     Mistake(
+        "a difference is below zero though its interval has zero in it",
+        _EVALUATE,
+        '"BELOW zero" if self.value.high < 0',
+        '"BELOW zero" if self.value.value < 0',
+        f"{_TEST_RETRIEVAL}::test_a_model_beats_a_baseline_where_the_whole_interval_does[to zero]",
+    ),
+    Mistake(
         "the best epoch is the one for cosine, though another metric judges",
         _RUN,
         'judged = found[f"val_{trainer.options.judge}"]',
         'judged = found["val_cosine"]',
         "tests/train/test_ranking.py::test_recipe_runs_for_every_architecture_and_keeps_the_epoch_with_the_best_rank[amn]",
+    ),
+    Mistake(
+        "epochs are judged by the weights, not by their average",
+        _RUN,
+        "predict, windows = predictor(trainer.evaluated), material",
+        "predict, windows = predictor(trainer.model), material",
+        f"{_TEST_RUN}::test_a_run_trains_on_training_windows_and_judges_its_average_on_validation",
     ),
     Mistake(
         "epochs are judged on test documents",

@@ -10,6 +10,7 @@ _LSTM = "lvm_runtime/models/lstm.py"
 _FORWARD = "train/forward.py"
 _LOSSES = "train/losses.py"
 _RANKING = "train/ranking.py"
+_PROCESSES = "train/processes.py"
 _TEST_WINDOWS = "tests/train/data/test_windows.py"
 _TEST_MATERIAL = "tests/train/test_material.py"
 _TEST_LOOP = "tests/train/test_loop.py"
@@ -18,6 +19,7 @@ _TEST_MODELS = "tests/lvm_runtime/models/test_models.py"
 _TEST_FORWARD = "tests/train/test_forward.py"
 _TEST_LOSSES = "tests/train/test_losses.py"
 _TEST_RUN = "tests/train/test_run.py"
+_TEST_PROCESSES = "tests/train/test_processes.py"
 
 MISTAKES = [
     Mistake(
@@ -210,6 +212,13 @@ MISTAKES = [
         f"{_TEST_LOOP}::test_noise_and_vector_dropout_touch_contexts_alone_and_as_much_as_asked",
     ),
     Mistake(
+        "vector dropout drops components",
+        _LOOP,
+        "contexts = contexts * kept.unsqueeze(2)",
+        "contexts = F.dropout(contexts, options.vector_dropout)",
+        f"{_TEST_LOOP}::test_noise_and_vector_dropout_touch_contexts_alone_and_as_much_as_asked",
+    ),
+    Mistake(
         "a model trains without dropout after it was judged",
         _LOOP,
         "        self.model.train()\n",
@@ -257,6 +266,13 @@ MISTAKES = [
         "    torch.manual_seed(options.seed + processes.rank)  #",
         "    #",
         f"{_TEST_RUN}::test_same_seed_same_weights",
+    ),
+    Mistake(
+        "a run's seed does not reach its start",
+        _RUN,
+        "start_at_baseline(model.to(device), train_windows, seed=options.seed)",
+        "start_at_baseline(model.to(device), train_windows)",
+        f"{_TEST_RUN}::test_a_seed_reaches_weights_start_dropout_and_candidates",
     ),
     Mistake(
         "a run's seed does not reach the candidates of the ranking loss",
@@ -315,6 +331,13 @@ MISTAKES = [
         f"{_TEST_RANKING}::test_a_sample_estimates_the_whole_and_is_new_for_each_step",
     ),
     Mistake(
+        "a run's temperature does not reach InfoNCE",
+        _LOOP,
+        "row_losses(options.loss, predictions, targets, options.temperature)",
+        "row_losses(options.loss, predictions, targets, 0.07)",
+        f"{_TEST_LOOP}::test_a_step_takes_the_loss_and_the_temperature_that_were_asked_for",
+    ),
+    Mistake(
         "a run's loss is always MSE",
         _LOOP,
         "row_losses(options.loss, predictions",
@@ -327,5 +350,26 @@ MISTAKES = [
         "with autocast(options.precision, self.device)",
         'with autocast("fp32", self.device)',
         f"{_TEST_LOOP}::test_bf16_follows_fp32",
+    ),
+    Mistake(
+        "a process with fewer rows weighs as much as the others",
+        _PROCESSES,
+        "len(mine) * self.count / len(batch)",
+        "1.0",
+        f"{_TEST_PROCESSES}::test_shares_make_up_the_batch_and_its_mean[1]",
+    ),
+    Mistake(
+        "every process takes the whole batch",
+        _PROCESSES,
+        "mine = batch[self.rank :: self.count]",
+        "mine = batch",
+        f"{_TEST_PROCESSES}::test_shares_make_up_the_batch_and_its_mean[1]",
+    ),
+    Mistake(
+        "a recipe overrules the command line",
+        "train/__main__.py",
+        "TrainOptions(**(named | given | fixed",
+        "TrainOptions(**(given | named | fixed",
+        f"{_TEST_RUN}::test_the_command_line_comes_after_the_recipe",
     ),
 ]

@@ -20,7 +20,7 @@ from lvm_runtime.models import build_model
 from train.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
 from train.data.corpus import load_corpus
 from train.data.windows import VectorStore, split_windows
-from train.loop import Trainer
+from train.loop import Trainer, TrainingDiverged
 from train.options import TrainOptions
 from train.processes import Processes
 from train.run import train
@@ -154,6 +154,16 @@ def test_what_a_checkpoint_holds_comes_back(tmp_path: Path) -> None:
         torch.manual_seed(0)
         losses.append(trainer.train_epoch())
     assert losses[0] == losses[1]
+
+
+def test_a_run_that_starts_afresh_drops_the_checkpoint_before_it(tmp_path: Path) -> None:
+    """So that what is taken up later is this run, also where it ends before its first checkpoint."""
+    before = options(tmp_path / "a", windows=200, batch_size=200, epochs=1)
+    train(before, quiet)
+    with pytest.raises(TrainingDiverged, match="there is no checkpoint yet"):
+        train(replace(before, learning_rate=1e38), quiet)
+    with pytest.raises(ArtifactError, match="no checkpoint to resume from"):
+        train(replace(before, resume=True), quiet)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "garbage"])

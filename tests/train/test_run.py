@@ -17,6 +17,7 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import InvalidInput, LvmError, VerificationFailed
 from lvm_runtime.models import build_model, load_model
+from train.__main__ import make_parser, options_from
 from train.evaluation.metrics import score_rows
 from train.loop import Trainer, TrainingDiverged
 from train.material import prepare
@@ -157,6 +158,14 @@ def test_disagreeing_model_leaves_no_artifact(tmp_path: Path, monkeypatch: pytes
 def test_bad_options_say_what_was_expected(tmp_path: Path, values: dict, message: str) -> None:
     with pytest.raises(LvmError, match=message):
         options(tmp_path, **values)
+
+
+def test_the_command_line_comes_after_the_recipe() -> None:
+    line = ["--model", "amn", "--recipe", "retrieval", "--epochs", "7", "--temperature", "0.5", "--set", "hidden_dim=8"]
+    found = options_from(make_parser().parse_args([*line, "--seed", "3", "--normalize"]), out=Path("there"))
+    assert (found.epochs, found.temperature, found.seed, found.normalize) == (7, 0.5, 3, True)
+    assert (found.loss, found.judge, found.out) == ("ranking", "mrr", Path("there"))
+    assert found.sizes == {"recency": True, "hidden_dim": 8}
 
 
 def test_a_divergence_in_the_last_step_is_an_error(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ LINES: dict[str, bytes] = {
     "bad is a list": b'{"block": 2, "bad": [70]}',
     "bad is null": b'{"block": 2, "bad": null}',
     "row of another block": b'{"block": 2, "bad": {"40": "x"}}',
+    "row of the next block": b'{"block": 2, "bad": {"95": "x"}}',
     "row is text": b'{"block": 2, "bad": {"x": "x"}}',
     "row with a sign": b'{"block": 2, "bad": {"+70": "x"}}',
     "reason is a number": b'{"block": 2, "bad": {"70": 1}}',
@@ -55,7 +56,11 @@ def test_a_damaged_line_counts_for_nothing(tmp_path: Path, line: bytes) -> None:
     assert found == {1: {40: "row 40 is nan"}}
 
 
-@pytest.mark.parametrize("head", [b"", b"{", b"[]", bytes(9), b"\xff", b"[" * 100_000], ids=repr)
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"{", b"[]", bytes(9), b"\xff", b"[" * 100_000],
+    ids=["empty", "brace", "list", "NUL", "no UTF-8", "deep"],
+)
 def test_a_damaged_heading_is_no_run_of_ours(tmp_path: Path, head: bytes) -> None:
     with pytest.raises(InvalidInput, match=r"is damaged; .*--restart"):
         _read(tmp_path / "j", head, GOOD.encode())
@@ -92,6 +97,8 @@ def test_rows_end_where_the_file_does(tmp_path: Path) -> None:
     last, beyond = entry(3, {99: "x"}).encode(), entry(3, {100: "x"}).encode()
     assert _read(tmp_path / "j", head, last) == {3: {99: "x"}}
     assert _read(tmp_path / "j", head, beyond) == {}
+    assert _read(tmp_path / "j", head, entry(3, {}).encode()) == {3: {}}
+    assert read(tmp_path / "j", IDENTITY, 30, 90) == {}
 
 
 def test_a_journal_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:

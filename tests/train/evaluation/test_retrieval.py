@@ -189,6 +189,7 @@ def test_what_is_said_of_a_model_beside_its_baselines(split: Split) -> None:
         (-0.3, 0.0, "not clear of zero", False),
         (-0.3, -0.1, "BELOW zero", False),
     ],
+    ids=["above", "from zero", "across", "to zero", "below"],
 )
 def test_a_model_beats_a_baseline_where_the_whole_interval_does(
     low: float, high: float, word: str, beats: bool
