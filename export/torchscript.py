@@ -68,7 +68,7 @@ def trace_form(form: Form, path: Path) -> None:
     form = form.float()
     example = torch.from_numpy(random_contexts(3, form.length, form.config.dim))
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch deprecates TorchScript; it is asked for here
+        warnings.filterwarnings("ignore", "`torch.jit")  # torch deprecates TorchScript; it is asked for here
         traced = torch.jit.trace(form, example, check_trace=False)
         # given a path, torch writes by itself, and ends the process where the disk is full
         path.write_bytes(traced.save_to_buffer())

@@ -102,7 +102,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings(), _no_bars():
             warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\..*|coremltools\..*")
-            warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", message=".*torch.jit.*")
             warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"coremltools\..*")
             # coremltools leaves its temporary folders to the garbage collector
             warnings.filterwarnings("ignore", message="Implicitly cleaning up", category=ResourceWarning)

@@ -24,7 +24,7 @@ class TorchScriptBackend(TorchBackend):
     def _load(self, source: Path) -> None:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # torch deprecates TorchScript; files exist
+                warnings.filterwarnings("ignore", "`torch.jit")  # torch deprecates TorchScript; files exist
                 self._module: Any = self._torch.jit.load(checked_module(source), map_location=self.device).eval()
         except RuntimeError as error:
             raise ArtifactError(f"{source}: PyTorch cannot load it: {str(error).splitlines()[0]}") from error

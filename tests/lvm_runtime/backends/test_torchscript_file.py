@@ -20,7 +20,7 @@ from lvm_runtime.backends.torchscript_file import OPERATORS, checked_module
 from lvm_runtime.errors import ArtifactError
 from tests.artifacts import randomised, some_contexts
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch deprecates TorchScript
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")  # torch deprecates TorchScript
 
 
 class _Writes(nn.Module):
