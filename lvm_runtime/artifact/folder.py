@@ -171,18 +171,16 @@ class Artifact:
     def adding(self, relative: str) -> Iterator[Path]:
         """Yield a temporary path inside the artifact for a compiled form that is to lie at `relative`.
 
-        The body writes and verifies it there and then calls `commit`. Without that call nothing is kept.
+        The body writes and verifies it there and then calls `commit`. Without that call nothing is kept. Raises
+        WriteFailed while another process adds the same form.
         """
         target = self.path / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
         holder = target.parent / f"{TEMPORARY}{target.name}"
-        self._remove_unlisted(relative)  # a writer that was killed left it
-        atomic.remove(holder)
-        holder.mkdir()
         try:
-            yield holder / target.name
+            with atomic.own_folder(holder):
+                self._remove_unlisted(relative)  # a writer that was killed left it
+                yield holder / target.name
         finally:
-            atomic.remove(holder)
             with contextlib.suppress(OSError):
                 target.parent.rmdir()  # only an empty one goes
 

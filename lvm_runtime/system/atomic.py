@@ -176,6 +176,30 @@ def scratch(folder: Path) -> Iterator[Path]:
         _remove_emptied(holder)
 
 
+@contextlib.contextmanager
+def own_folder(holder: Path) -> Iterator[None]:
+    """Have the folder `holder` for this writer alone, without what a killed one left in it; it is gone afterwards.
+
+    Raises WriteFailed while another writer has it.
+    """
+    from filelock import Timeout
+
+    lock = file_lock(holder / _LOCK, timeout=0)
+    with writing(holder):
+        holder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise WriteFailed(f"{holder}: another writer is at work there; try again when it has ended") from error
+    try:
+        _empty(holder)
+        yield
+    finally:
+        _empty(holder)
+        lock.release()
+        _remove_emptied(holder)
+
+
 def file_lock(path: Path, *, timeout: float = -1) -> Any:
     """Return a `filelock.FileLock`, not yet acquired. Importing filelock takes 15 ms, and few processes write."""
     return ahead_of("filelock").FileLock(path, timeout=timeout)

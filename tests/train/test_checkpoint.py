@@ -17,6 +17,7 @@ import torch
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models import build_model
+from train.__main__ import command as command_line
 from train.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
 from train.data.corpus import load_corpus
 from train.data.windows import VectorStore, split_windows
@@ -62,7 +63,7 @@ def kill_after_a_checkpoint(command: list[str], checkpoint: Path, pause: float) 
 @pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_killed_run_resumes_to_the_same_weights(tmp_path: Path, kills: int) -> None:
     """Kills at random points, the second of a run that was itself resumed."""
-    subprocess.run([*COMMAND, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
+    command_line([*COMMAND[3:], "--out", str(tmp_path / "whole")])
     command = [*COMMAND, "--out", str(tmp_path / "killed")]
     checkpoint = tmp_path / "killed.run" / FILE
     rng = random.Random()  # other points each time: the claim is about any moment

@@ -230,7 +230,14 @@ def test_bf16_that_is_none_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> N
             assert reason is None if expected is None else expected in str(reason)
 
 
-@pytest.mark.parametrize("name", ["peer-openvino-fp32", "peer-onnxruntime-dynamic-int8", "peer-compile-fp32"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "peer-openvino-fp32",
+        "peer-onnxruntime-dynamic-int8",
+        pytest.param("peer-compile-fp32", marks=pytest.mark.soak),  # which takes 10 s to compile
+    ],
+)
 def test_peers_answer_at_any_batch_size(workload: Workload, name: str) -> None:
     side = contender(name)
     if problem := side.missing():

@@ -140,6 +140,7 @@ def test_too_strong_compression_leaves_nothing_behind(tmp_path: Path) -> None:
     assert Artifact.load(source.artifact.path).find("coreml") == ()
 
 
+@pytest.mark.soak
 def test_compressed_multifunction_package_shares_its_weights(tmp_path: Path) -> None:
     source = small_source("amn", tmp_path)
     sizes = []
@@ -218,7 +219,8 @@ def test_planted_mistake_is_caught_and_leaves_no_package(
     assert not (source.artifact.path / "coreml").exists()
 
 
-@pytest.mark.parametrize("architecture", [pytest.param(a, marks=unless(a == "amn")) for a in ARCHITECTURES])
+@pytest.mark.soak
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_full_size_export(architecture: str, tmp_path: Path) -> None:
     model = randomise(build_model(make_config(architecture)))
     source = Source(save_model(model, tmp_path / architecture), model)

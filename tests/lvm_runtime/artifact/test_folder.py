@@ -13,7 +13,7 @@ import pytest
 
 from lvm_runtime import Predictor
 from lvm_runtime.artifact.folder import Artifact, resolve
-from lvm_runtime.errors import ArtifactError
+from lvm_runtime.errors import ArtifactError, WriteFailed
 from lvm_runtime.models import save_model
 from lvm_runtime.system import atomic
 from tests.artifacts import edit_manifest, randomised
@@ -98,6 +98,20 @@ def test_the_leftovers_of_a_kill_are_no_strays_and_the_next_export_removes_them(
         assert not temporary.exists()
     assert not (copy / "onnx/int8.onnx").exists()
     assert Artifact.load(copy) == artifact
+
+
+def test_two_writers_of_one_form_do_not_meet(copy: Path) -> None:
+    artifact = Artifact.load(copy)
+    with artifact.adding("onnx/fp32.onnx") as temporary:
+        temporary.write_bytes(b"the first")
+        with pytest.raises(WriteFailed, match="another writer is at work there"), artifact.adding("onnx/fp32.onnx"):
+            pass
+        with artifact.adding("onnx/int8.onnx") as other:
+            other.write_bytes(b"of another form")
+        assert temporary.read_bytes() == b"the first"
+        artifact.commit(temporary, "onnx/fp32.onnx", format="onnx", precision="fp32", drift=0.0)
+    assert (copy / "onnx/fp32.onnx").read_bytes() == b"the first"
+    assert not list(copy.rglob(".tmp-*"))
 
 
 def test_committing_replaces_the_form_of_the_same_name(copy: Path) -> None:
