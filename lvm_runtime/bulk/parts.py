@@ -106,7 +106,8 @@ def prepare(folder: Path, parts: Iterable[Part], *, overwrite: bool) -> None:
 def write_part(predictor: Predictor, part: Part, folder: Path, *, skip_bad: bool = False) -> PartResult:
     """Predict a part and write its file, unless it is there. InvalidInput for the first bad row without `skip_bad`."""
     path, identity = folder / part.name, _identity(predictor, part)
-    if (found := _read_note(path)) is not None and found["identity"] == identity:
+    found = _read_note(path)
+    if found is not None and found["identity"] == identity and (skip_bad or not found["bad"]):
         return PartResult(part, found["predictions"], found["bad"], resumed=True)
     source = _open(predictor, part, folder)
     rows, bad = source.rows(), dict[str, str]()

@@ -139,6 +139,13 @@ def _predict(
     corpus = open_corpus(source, context_length=length, dim=dim, scratch=place.path.parent)
     rows = Source(corpus, length)
     output = Output(place, len(rows), dim, BLOCK, _identity(predictor, before))
+    if output.bad and not skip_bad:
+        output.close()
+        row = min(output.bad)
+        raise InvalidInput(
+            f"{source.name}: {output.bad[row]}; an interrupted run set it aside; give --skip-bad to go on with that, or "
+            "--restart to begin again"
+        )
     resumed = sum(min(BLOCK, len(rows) - number * BLOCK) for number in output.done)
 
     def check_inputs() -> None:

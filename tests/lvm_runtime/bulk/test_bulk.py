@@ -181,7 +181,9 @@ def _run_until_killed(command: list[str], journal: Path) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-def _interrupted(predictor: Predictor, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _interrupted(
+    predictor: Predictor, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> None:
     """Leave a run of which three blocks are done."""
     predict, count = bulk.predict_block, iter(range(3))
 
@@ -193,7 +195,7 @@ def _interrupted(predictor: Predictor, source: Path, out: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(bulk, "predict_block", few)
         with pytest.raises(KeyboardInterrupt):
-            predict_file(predictor, source, out)
+            predict_file(predictor, source, out, **options)
 
 
 @pytest.mark.parametrize("torn", [True, False], ids=["torn line", "whole"])

@@ -101,6 +101,8 @@ def test_bad_rows_are_set_aside_with_their_numbers(predictor: Predictor, tmp_pat
     listed = list(csv.reader((tmp_path / "out/bad.csv").read_text().splitlines()))[1:]
     assert [int(row) for _, row, _ in listed] == bad
     assert manifest["bad"] == 9
+    with pytest.raises(InvalidInput, match="row 31, component 0 is nan"):  # nobody said that bad ones may be left
+        write_part(predictor, plan([source], 20)[1], tmp_path / "out")
 
 
 def test_what_does_not_fit_together_is_refused(predictor: Predictor, tmp_path: Path) -> None:

@@ -80,6 +80,24 @@ def test_what_another_model_began_is_not_taken_up(
         assert predict_file(predictor, source, out, restart=True).resumed == 0
 
 
+def test_rows_that_were_set_aside_are_not_taken_for_predictions(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was told to skip bad rows, resumed by one that was not."""
+    contexts = some_contexts(200)
+    contexts[40, 2, 3] = np.nan
+    source, out = _save(tmp_path / "in.npy", contexts=contexts), tmp_path / "out.npy"
+    with Predictor(copied, backend="onnx", threads=1) as predictor:
+        _interrupted(predictor, source, out, monkeypatch, skip_bad=True)
+        for _ in range(2):
+            with pytest.raises(InvalidInput, match=r"row 40, position 2.*--skip-bad to go on with that, or --restart"):
+                predict_file(predictor, source, out)
+        result = predict_file(predictor, source, out, skip_bad=True)
+    assert result.resumed > 0
+    assert result.bad == 1
+    assert np.isnan(np.load(out)).all(axis=1).nonzero()[0].tolist() == [40]
+
+
 def test_blocks_of_another_size_are_not_taken_up(tmp_path: Path) -> None:
     """Block 1 of 4 rows each is not block 1 of 2 rows each."""
     output = Output(Destination(tmp_path / "out.npy"), 8, 3, 4, {})
