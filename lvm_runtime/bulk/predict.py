@@ -143,8 +143,8 @@ def _predict(
         output.close()
         row = min(output.bad)
         raise InvalidInput(
-            f"{source.name}: {output.bad[row]}; an interrupted run set it aside; give --skip-bad to go on with that, or "
-            "--restart to begin again"
+            f"{source.name}: {output.bad[row]}; an interrupted run set it aside; give --skip-bad to go on with that, "
+            "or --restart to begin again"
         )
     resumed = sum(min(BLOCK, len(rows) - number * BLOCK) for number in output.done)
 

@@ -121,15 +121,29 @@ MISTAKES = [
     Mistake(
         "parts of an input that changed are kept",
         _PARTS,
-        'found["identity"] == identity:',
-        'found["identity"] | {"changed": 0} == identity | {"changed": 0}:',
+        'found["identity"] == identity and',
+        'found["identity"] | {"changed": 0} == identity | {"changed": 0} and',
         _PARTS_CHANGED,
+    ),
+    Mistake(
+        "blocks that hold rows set aside are taken up by a run that was not told to skip any",
+        "lvm_runtime/bulk/predict.py",
+        "if output.bad and not skip_bad:",
+        "if False:",
+        "tests/lvm_runtime/bulk/test_resumption.py::test_rows_that_were_set_aside_are_not_taken_for_predictions",
+    ),
+    Mistake(
+        "parts that hold rows set aside are taken up by a run that was not told to skip any",
+        _PARTS,
+        ' and (skip_bad or not found["bad"])',
+        "",
+        "tests/lvm_runtime/bulk/test_parts.py::test_bad_rows_are_set_aside_with_their_numbers",
     ),
     Mistake(
         "parts of whatever are kept",
         _PARTS,
-        'if (found := _read_note(path)) is not None and found["identity"] == identity:',
-        "if (found := _read_note(path)) is not None:",
+        'if found is not None and found["identity"] == identity and',
+        "if found is not None and",
         _PARTS_CHANGED,
     ),
 ]
