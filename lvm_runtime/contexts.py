@@ -110,7 +110,7 @@ def is_usable(array: Array, largest_norm: float) -> bool:
     else:
         flat = array.reshape(-1)
         square = np.einsum("i,i->", flat, flat)
-    return float(square) <= largest_norm**2 or not len(bad_rows(array, largest_norm))
+    return float(square) <= largest_norm * largest_norm or not len(bad_rows(array, largest_norm))
 
 
 def bad_rows(array: NDArray[Any], largest_norm: float) -> NDArray[np.intp]:

@@ -44,11 +44,11 @@ class Guard:
     microsecond: dictionaries are safe to share between threads, so nothing is locked.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_forked", "_inside", "_runner", "backend")
+    __slots__ = ("__weakref__", "_closed", "_forked", "_inside", "backend", "runner")
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self._runner = any_batch(backend)
+        self.runner = any_batch(backend)
         self._forked = False  # away from the process that built the backend, which has not run here yet
         self._closed = False
         self._inside: dict[object, int] = {}
@@ -56,11 +56,11 @@ class Guard:
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1; LvmError once closed."""
-        return self._guarded(self._runner.run, contexts)
+        return self.guarded(self.runner.run, contexts)
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
-        return self._guarded(self._runner.run_with_attention, contexts)
+        return self.guarded(self.runner.run_with_attention, contexts)
 
     def close(self) -> None:
         """Let no run in any more, wait for those of other threads, and release the backend.
@@ -75,7 +75,8 @@ class Guard:
         with forks_wait():
             self.backend.close()
 
-    def _guarded(self, run: Callable[[Array], _R], contexts: Array) -> _R:
+    def guarded(self, run: Callable[[Array], _R], contexts: Array) -> _R:
+        """Return `run(contexts)`, where `run` is a method of `runner`."""
         if self._forked:
             self._arrive_in_fork()
         token = object()
