@@ -45,7 +45,20 @@ def written(folder: Path, architecture: str, kind: str = "context", **sizes: int
     return model, path
 
 
-@pytest.mark.parametrize(("width", "length"), [("small", 5), ("small", 1), ("odd", 2), ("odd", 8), ("one layer", 5)])
+@pytest.mark.parametrize(
+    ("width", "length"),
+    [
+        ("small", 1),
+        ("odd", 2),
+        ("small", 3),
+        ("odd", 4),
+        ("small", 5),
+        ("odd", 6),
+        ("small", 7),
+        ("odd", 8),
+        ("one layer", 5),
+    ],
+)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_fp32_equals_float64_in_both_forms(architecture: str, width: str, length: int, tmp_path: Path) -> None:
     model, path = written(tmp_path, architecture, context_length=length, **WIDTHS[width])
