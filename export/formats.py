@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.coreai import CoreAIBackend
 from lvm_runtime.backends.mlx import MlxBackend
 from lvm_runtime.backends.native import NativeBackend
+from lvm_runtime.system.extras import installed
 
 if TYPE_CHECKING:
     from .source import Source
@@ -23,16 +23,9 @@ FORMATS = {"torchscript": (), "onnx": ("onnx",), "native": (), "mlx": (), "corem
 def makeable() -> tuple[str, ...]:
     """Return the formats that can be made and verified here: all, but native, mlx and coreai only where they run."""
     absent = {cls.format for cls in (NativeBackend, MlxBackend, CoreAIBackend) if cls.missing()}
-    if not _installed("coreai_torch"):  # serving does without
+    if not installed("coreai_torch"):  # serving does without
         absent.add("coreai")
     return tuple(name for name in FORMATS if name not in absent)
-
-
-def _installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def exports(

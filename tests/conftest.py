@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,8 +64,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(autouse=True)
 def _quick_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a thorough measurement take 0.03 s per form and batch size, not 0.8; nothing depends on its figures."""
-    monkeypatch.setattr("lvm_runtime.selection.tuning.THOROUGH", 0.03)
+    """Let a thorough measurement take 0.01 s per form and batch size, not 0.8; nothing depends on its figures."""
+    monkeypatch.setattr("lvm_runtime.selection.tuning.THOROUGH", 0.01)
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +99,16 @@ def small_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
 def _promised() -> set[str]:
     return set(filter(None, os.environ.get("LVM_PROMISED", "").split(",")))
+
+
+@pytest.fixture
+def int8(small_artifacts: Callable[[str], Path], tmp_path: Path) -> Path:
+    """Return a copy of the small AMN, to be changed at will, with an int8 form beside the fp32 one."""
+    from lvm_runtime.artifact.folder import Artifact
+    from lvm_runtime.models import load_model
+    from tests.artifacts import add_onnx
+
+    path = Path(shutil.copytree(small_artifacts("amn"), tmp_path / "amn"))
+    artifact = Artifact.load(path)
+    add_onnx(artifact, load_model(artifact), "onnx/int8.onnx", precision="int8", drift=5e-4)
+    return path

@@ -11,8 +11,8 @@ from lvm_runtime.commands import console
 from lvm_runtime.errors import InvalidInput
 
 from ..commandline import batch_sizes, make_parser, open_arguments, report_line
-from ..coreml.options import BATCH_SIZES
-from .options import COMPRESSIONS, PRECISIONS, SHAPES, USUAL, chosen
+from ..coreml.options import BATCH_SIZES, COMPRESSIONS
+from .options import PRECISIONS, SHAPES, USUAL, chosen
 
 DESCRIPTION = f"""\
 Export to Core AI, the successor of Core ML in macOS 27.

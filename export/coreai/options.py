@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from lvm_runtime.errors import InvalidInput
 
-from ..coreml.options import BATCH_SIZES, checked_sizes
+from ..coreml.options import BATCH_SIZES, COMPRESSIONS, checked_sizes
 
 SHAPES = ("dynamic", "static")
 PRECISIONS = ("fp32", "fp16")
-COMPRESSIONS = ("none", "palette8", "palette6", "palette4", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError
+from lvm_runtime.system.extras import installed
 from lvm_runtime.system.imports import load
 
 Array = NDArray[np.float32]
@@ -110,11 +110,7 @@ class Backend(ABC):
         """Say why it cannot run here without importing its framework, or None if nothing is known against it."""
         if cls.system not in (None, platform.system()):
             return f"it runs on {_SYSTEMS.get(cls.system or '', cls.system)} only, and this is {platform.system()}"
-        try:
-            found = find_spec(cls.framework)
-        except ModuleNotFoundError:  # of the package that it is a part of
-            found = None
-        if found is None:
+        if not installed(cls.framework):
             return f"it needs {cls.framework}; install it with: {cls.install}"
         return None
 

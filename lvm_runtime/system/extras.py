@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,18 @@ def pip_command(extra: str) -> str:
     if (_ROOT / "pyproject.toml").is_file():
         return f"pip install -e '.[{extra}]' in {_ROOT}"
     return f"pip install 'lvm_runtime[{extra}]'"
+
+
+def installed(module: str) -> bool:
+    """Say whether `module` can be found, without importing it; of a part, the package that it is in is imported.
+
+    >>> installed("numpy.linalg"), installed("no_such_package.part")
+    (True, False)
+    """
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is a part of
+        return False
 
 
 def require(extra: str, what: str, *modules: str) -> Any:

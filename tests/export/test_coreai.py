@@ -192,7 +192,7 @@ def test_compression_without_its_extra_says_what_to_install(tmp_path: Path, monk
 
 def test_export_makes_it_where_the_converter_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "coreai" in formats.makeable()
-    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    monkeypatch.setattr(formats, "installed", lambda name: False)
     assert "coreai" not in formats.makeable()
 
 

@@ -125,7 +125,6 @@ def _broken_for_documents(path: Path, monkeypatch: pytest.MonkeyPatch) -> Predic
 
 
 def _tuned(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "THOROUGH", 0.01)
     tuning.tune(path, Request("onnx", device="cpu"))
 
 

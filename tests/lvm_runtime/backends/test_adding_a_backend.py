@@ -118,7 +118,6 @@ def test_it_is_chosen_where_it_was_measured_to_be_the_fastest(
 ) -> None:
     for name in set(BACKENDS) - {"toy", "onnx"}:
         monkeypatch.delitem(BACKENDS, name)
-    monkeypatch.setattr("lvm_runtime.selection.tuning.THOROUGH", 0.01)
     found, _ = tune(small_artifacts("amn"), Request(device="cpu"))
     measurements.save(
         Artifact.load(small_artifacts("amn")),

@@ -94,7 +94,7 @@ def test_a_device_that_is_not_here_is_an_error(small_artifacts: Get, name: str, 
     [("onnx", "onnxruntime"), ("openvino", "openvino"), ("eager", "torch"), ("torchscript", "torch")],
 )
 def test_a_missing_framework_names_the_pip_command(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lvm_runtime.backends.base.find_spec", lambda wanted: None if wanted == module else 1)
+    monkeypatch.setattr("lvm_runtime.system.extras.find_spec", lambda wanted: None if wanted == module else 1)
     with pytest.raises(BackendUnavailable, match=f"backend {name} is not available: it needs {module}.*pip install"):
         backend_class(name)(Path())
 

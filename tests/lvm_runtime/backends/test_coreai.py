@@ -148,7 +148,7 @@ def test_the_doctor_says_what_it_is_and_what_is_missing(monkeypatch: pytest.Monk
         return next(line for line in describe_machine().splitlines() if line.startswith("coreai "))
 
     assert "cpu by the slow reference runtime" in line()
-    monkeypatch.setattr("lvm_runtime.backends.base.find_spec", lambda name: None)
+    monkeypatch.setattr("lvm_runtime.system.extras.find_spec", lambda name: None)
     assert "it needs coreai; install it with: pip install -e '.[coreai]'" in line()
     monkeypatch.setattr(coreai.sys, "version_info", (3, 10))
     assert "needs Python 3.11 or later, and this is 3.10" in line()

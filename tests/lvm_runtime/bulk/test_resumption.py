@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from lvm_runtime.bulk.destination import Destination
 from lvm_runtime.bulk.output import Output
 from lvm_runtime.bulk.parts import plan, write_part
 from lvm_runtime.bulk.predict import predict_file
-from lvm_runtime.models import load_model, save_model
+from lvm_runtime.models import save_model
 from tests.artifacts import add_onnx, randomised, some_contexts
 from tests.lvm_runtime.bulk.test_bulk import _interrupted, _save
 
@@ -54,40 +53,31 @@ OTHERS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
 }
 
 
-@pytest.fixture
-def copied(small_artifacts: Get, tmp_path: Path) -> Path:
-    """A copy of the small AMN, with an int8 form as well."""
-    path = Path(shutil.copytree(small_artifacts("amn"), tmp_path / "amn"))
-    artifact = Artifact.load(path)
-    add_onnx(artifact, load_model(artifact), "onnx/int8.onnx", precision="int8", drift=5e-4)
-    return path
-
-
 @pytest.mark.parametrize("other", OTHERS)
 def test_what_another_model_began_is_not_taken_up(
-    other: str, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    other: str, int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = _save(tmp_path / "in.npy", contexts=some_contexts(200)), tmp_path / "out.npy"
     usual: dict[str, Any] = {"backend": "onnx", "precision": "fp32", "threads": 1}
-    with Predictor(copied, **usual) as predictor:
+    with Predictor(int8, **usual) as predictor:
         _interrupted(predictor, source, out, monkeypatch)
         assert predict_file(predictor, source, tmp_path / "other.npy").resumed == 0
     change, options, name = OTHERS[other]
-    change(copied)
-    with Predictor(copied, **(usual | options)) as predictor:
+    change(int8)
+    with Predictor(int8, **(usual | options)) as predictor:
         with pytest.raises(InvalidInput, match=rf"belongs to a run with other [a-z, ]*\b{name}\b.*--restart"):
             predict_file(predictor, source, out)
         assert predict_file(predictor, source, out, restart=True).resumed == 0
 
 
 def test_rows_that_were_set_aside_are_not_taken_for_predictions(
-    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was told to skip bad rows, resumed by one that was not."""
     contexts = some_contexts(200)
     contexts[40, 2, 3] = np.nan
     source, out = _save(tmp_path / "in.npy", contexts=contexts), tmp_path / "out.npy"
-    with Predictor(copied, backend="onnx", threads=1) as predictor:
+    with Predictor(int8, backend="onnx", threads=1) as predictor:
         _interrupted(predictor, source, out, monkeypatch, skip_bad=True)
         for _ in range(2):
             with pytest.raises(InvalidInput, match=r"row 40, position 2.*--skip-bad to go on with that, or --restart"):
@@ -109,14 +99,14 @@ def test_blocks_of_another_size_are_not_taken_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_parts_of_another_model_are_made_again(other: str, copied: Path, tmp_path: Path) -> None:
+def test_parts_of_another_model_are_made_again(other: str, int8: Path, tmp_path: Path) -> None:
     (part,) = plan([_save(tmp_path / "in.npy", contexts=some_contexts(200))])
     usual: dict[str, Any] = {"backend": "onnx", "precision": "fp32", "threads": 1}
-    with Predictor(copied, **usual) as predictor:
+    with Predictor(int8, **usual) as predictor:
         assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
     change, options, _ = OTHERS[other]
-    change(copied)
-    with Predictor(copied, **(usual | options)) as predictor:
+    change(int8)
+    with Predictor(int8, **(usual | options)) as predictor:
         assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
 
 

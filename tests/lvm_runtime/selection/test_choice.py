@@ -49,15 +49,6 @@ def test_the_fastest_for_the_batches_that_count(
     assert fastest(measured, typical).backend == expected
 
 
-@pytest.fixture
-def int8(small_artifacts: Get, tmp_path: Path) -> Path:
-    """A copy of the small AMN with an int8 form beside the fp32 one."""
-    path = Path(shutil.copytree(small_artifacts("amn"), tmp_path / "amn"))
-    artifact = Artifact.load(path)
-    add_onnx(artifact, load_model(artifact), "onnx/int8.onnx", precision="int8", drift=5e-4)
-    return path
-
-
 def test_a_device_that_no_form_has_is_an_error_with_the_reasons(int8: Path) -> None:
     with pytest.raises(BackendUnavailable, match=r"no form of it can serve .*onnx fp32.*'tpu'.*onnx int8"):
         Predictor(int8, device="tpu", max_drift=1e-3)

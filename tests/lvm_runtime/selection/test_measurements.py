@@ -13,7 +13,7 @@ from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.models import load_model
 from lvm_runtime.request import Request
-from lvm_runtime.selection import measurements, tuning
+from lvm_runtime.selection import measurements
 from lvm_runtime.selection.measurements import Measurement
 from lvm_runtime.selection.tuning import tune
 from lvm_runtime.system import machine
@@ -21,11 +21,6 @@ from lvm_runtime.system.cpus import usable_cpus
 from tests.artifacts import add_onnx, make_artifact, some_contexts
 
 Get = Callable[[str], Path]
-
-
-@pytest.fixture(autouse=True)
-def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "THOROUGH", 0.01)
 
 
 @pytest.mark.parametrize(
