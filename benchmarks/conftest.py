@@ -16,7 +16,7 @@ from pytest_benchmark.logger import PytestBenchmarkWarning
 from benchmarks.harness.arena import EFFORTS, Arena, Cell
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.harness.contenders import available, contender, not_measured
-from benchmarks.harness.progress import Progress, stop_cleanly
+from benchmarks.harness.progress import Progress, Stop
 from benchmarks.harness.record import cell_record
 from benchmarks.harness.replay import recorded_clock, replay
 from benchmarks.harness.workload import Workload
@@ -68,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
     warnings.simplefilter("default", PytestBenchmarkWarning)  # nothing was measured before a stop: no error
     config.option.showcapture = "no"
     config.pluginmanager.register(Progress(partial(_write_line, config)))
-    stop_cleanly()
+    config.pluginmanager.register(Stop())
     config.stash[FAILED_PEERS] = {}
     config.stash[RECORDS] = []
     if (config.getoption("--against") is None) != (config.getoption("--fail-below") is None):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
@@ -98,6 +99,26 @@ class Progress:
         self.begin(unit_of(item))
 
 
-def stop_cleanly() -> None:
-    """Take SIGTERM (`timeout`, a scheduler) like Ctrl-C, so that what was measured until then is written."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+class Stop:
+    """A pytest plugin that ends the run, with what was measured written, on Ctrl-C or SIGTERM (`timeout`, a scheduler).
+
+    The exception that a signal raises can be lost: it came up while PyTorch was imported, inside a callback of C, and
+    the run went on. So the request is kept, and heeded before and after each test.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
+        raise KeyboardInterrupt
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """Stop before anything else is measured."""
+        if self._requested:
+            raise KeyboardInterrupt
+
+    pytest_runtest_call = pytest_runtest_teardown = pytest_runtest_setup

@@ -118,7 +118,7 @@ def test_a_run_that_is_ended_keeps_what_it_measured(tmp_path: Path, unit: int, k
             lines.append(line)
             if f"[{unit}/" in line:  # all units before it are measured
                 process.terminate()
-        assert process.wait(timeout=60) == pytest.ExitCode.INTERRUPTED
+        assert process.wait(timeout=60) == pytest.ExitCode.INTERRUPTED, "".join(lines)[-3000:]
     assert "Traceback" not in "".join(lines)
     records = json.loads(path.read_text())["benchmarks"] if path.exists() else []
     assert {b["extra_info"]["batch"] for b in records} == kept

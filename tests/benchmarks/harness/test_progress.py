@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
 from benchmarks.harness.progress import Progress, Unit, minutes
+
+ROOT = Path(__file__).parents[3]
 
 
 def told(units: list[Unit], seconds: dict[Unit, float]) -> list[str]:
@@ -44,3 +53,35 @@ def test_large_batches_weigh_more() -> None:
 
 def test_minutes() -> None:
     assert [minutes(s) for s in (4.4, 89, 91, 1500)] == ["4 s", "89 s", "2 min", "25 min"]
+
+
+LOST = """
+import contextlib, os, signal
+import pytest
+from benchmarks.harness.progress import Stop
+
+@pytest.fixture
+def lost():
+    with contextlib.suppress(KeyboardInterrupt):  # as C code does that calls Python and ignores what it raises
+        os.kill(os.getpid(), signal.NUMBER)
+
+def pytest_configure(config):
+    config.pluginmanager.register(Stop())
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("tests", ["def test_it(lost): pass", "def test_it(lost): pass\ndef test_more(): pass"])
+def test_a_stop_is_heeded_although_its_exception_was_lost(tmp_path: Path, number: str, tests: str) -> None:
+    """The test during whose set-up the signal came is not run, and neither are the others."""
+    (tmp_path / "conftest.py").write_text(LOST.replace("NUMBER", number))
+    (tmp_path / "test_it.py").write_text(tests)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout
+    assert "passed" not in done.stdout
