@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,19 +28,20 @@ from lvm_runtime.server.metrics import Metrics
 from lvm_runtime.server.options import ModelSpec, ServerOptions
 from lvm_runtime.server.protocol import check_contexts, check_outputs
 from lvm_runtime.server.statistics import Statistics
+from lvm_runtime.server.turns import TurnBatcher
 from lvm_runtime.system.cpus import usable_cpus
 
 _log = logging.getLogger("lvm_runtime.server")
 
 
 class ServedModel:
-    """One version of a model: its Predictor, and the Batchers for predictions alone and with attention."""
+    """One version of a model: its Predictor, and what batches the requests for predictions alone and with attention."""
 
     def __init__(self, spec: ModelSpec, predictor: Predictor, options: ServerOptions, metrics: Metrics) -> None:
         self.spec, self.predictor, self.config = spec, predictor, predictor.config
         self.statistics = Statistics()
         self._options = options
-        self._batchers: dict[bool, Batcher] = {}
+        self._turns: dict[bool, TurnBatcher] = {}
         labels = (spec.name, spec.version)
         self._requests = metrics.requests
         self._contexts = metrics.contexts.labels(*labels)
@@ -48,16 +50,20 @@ class ServedModel:
         self._counters: dict[tuple[str, int], Any] = {}
         metrics.drift.labels(*labels).set(predictor.explain().running.drift)
 
-    async def infer(self, contexts: NDArray[Any], outputs: list[str]) -> dict[str, Array]:
+    async def infer(self, contexts: NDArray[Any], outputs: list[str], *, staggered: bool = False) -> dict[str, Array]:
         """Return the outputs by name for contexts `[B, T, D]` of any float type: `[B, D]`, and `[B, T]`.
 
         Raises InvalidInput with the first bad row, and Refused when the queue is full. Nothing is awaited before the
-        batcher has the request, so that a reload or a stop finds it either accepted or refused.
+        batcher has the request, so that a reload or a stop finds it either accepted or refused. `staggered` is what
+        `TurnBatcher.predict` says.
         """
         attention = check_outputs(self.config, outputs)
         check_contexts(self.config, contexts, self._options.max_request)
         began, count = time.perf_counter(), len(contexts)
-        answer = await self._submit(contexts, attention) if count else np.empty((0, self._width(attention)), np.float32)
+        if count:
+            answer = await self._submit(contexts, attention, staggered)
+        else:
+            answer = np.empty((0, self.config.dim + (self.config.context_length if attention else 0)), np.float32)
         taken = time.perf_counter() - began
         self._latency.observe(taken)
         self._contexts.inc(count)
@@ -75,55 +81,58 @@ class ServedModel:
         if status != 200:
             self.statistics.failed()
 
-    async def _submit(self, contexts: NDArray[Any], attention: bool) -> Array:
-        batcher = self._batcher(attention)
-        if batcher.pending + len(contexts) > self._options.max_queue:
-            raise Refused(Failure.BUSY, f"{batcher.pending} contexts are waiting; try again later")
+    async def _submit(self, contexts: NDArray[Any], attention: bool, staggered: bool) -> Array:
+        turns = self._turns.get(attention) or self._start(attention)
+        if turns.pending + len(contexts) > self._options.max_queue:
+            raise Refused(Failure.BUSY, f"{turns.pending} contexts are waiting; try again later")
         self._queue.inc(len(contexts))
         try:
-            return await batcher.submit(contexts)
+            return await turns.predict(contexts, staggered=staggered)
         finally:
             self._queue.dec(len(contexts))
 
-    def _batcher(self, attention: bool) -> Batcher:
-        """Return the Batcher, which starts with its first request: a thread does not live through a fork."""
-        if attention not in self._batchers:
-            self._batchers[attention] = Batcher(
-                lambda contexts: usable_float32(contexts, self.predictor.largest_norm),
-                self._run_with_attention if attention else self._run,
-                max_batch=self._options.max_batch,
-                max_delay_ms=self._options.max_delay_ms,
-                max_pending=self._options.max_queue + self._options.max_request,  # `_submit` refuses before
-                adaptive=True,
-                whole=True,
-                deliver=asyncio.get_running_loop().call_soon_threadsafe,
-            )
-        return self._batchers[attention]
+    def _start(self, attention: bool) -> TurnBatcher:
+        """Make what batches when the first request comes: a thread does not live through a fork."""
 
-    def _width(self, attention: bool) -> int:
-        return self.config.dim + (self.config.context_length if attention else 0)
+        def run(contexts: NDArray[Any]) -> Array:
+            began = time.perf_counter()
+            answers = self._predict(contexts, attention)
+            seconds = time.perf_counter() - began
+            self._batch.observe(len(contexts))
+            self._compute.observe(seconds)
+            self.statistics.ran(len(contexts), seconds)
+            turns.learn(len(contexts), seconds)
+            return answers
 
-    def _run(self, contexts: Array) -> Array:
-        began = time.perf_counter()
+        check = partial(usable_float32, largest_norm=self.predictor.largest_norm)
+        batcher = Batcher(
+            check,
+            run,
+            max_batch=self._options.max_batch,
+            max_delay_ms=self._options.max_delay_ms,
+            max_pending=self._options.max_queue + self._options.max_request,  # `_submit` refuses before
+            adaptive=True,
+            whole=True,
+            deliver=asyncio.get_running_loop().call_soon_threadsafe,
+        )
+        turns = self._turns[attention] = TurnBatcher(check, run, batcher)
+        return turns
+
+    def _predict(self, contexts: NDArray[Any], attention: bool) -> Array:
+        if attention:
+            return np.concatenate(self.predictor.predict(contexts, return_attention=True), axis=1)
         predictions: Array = self.predictor.predict(contexts)
-        self._ran(len(contexts), time.perf_counter() - began)
         return predictions
 
-    def _run_with_attention(self, contexts: Array) -> Array:
-        began = time.perf_counter()
-        both = np.concatenate(self.predictor.predict(contexts, return_attention=True), axis=1)
-        self._ran(len(contexts), time.perf_counter() - began)
-        return both
-
-    def _ran(self, contexts: int, seconds: float) -> None:
-        self._batch.observe(contexts)
-        self._compute.observe(seconds)
-        self.statistics.ran(contexts, seconds)
+    def settle(self) -> None:
+        """Run what came in this turn of the event loop, or hand it over; called on the loop before a close."""
+        for turns in self._turns.values():
+            turns.settle()
 
     def close(self) -> None:
         """Answer what was accepted, then release the Predictor."""
-        for batcher in self._batchers.values():
-            batcher.close()
+        for turns in self._turns.values():
+            turns.close()
         self.predictor.close()
 
 
@@ -152,6 +161,7 @@ class Models:
             _log.error("reload failed, the models before go on: %s", error)
             return
         for model in self._take_over(fresh):
+            model.settle()
             await loop.run_in_executor(None, model.close)
 
     def _build(self) -> list[ServedModel]:
@@ -189,6 +199,7 @@ class Models:
     def close(self) -> None:
         """Answer what was accepted and release everything."""
         for model in self:
+            model.settle()
             model.close()
 
     def _open(self, spec: ModelSpec) -> Predictor:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 import lvm_runtime
 from lvm_runtime.server import codec
@@ -35,8 +36,8 @@ def build_app(state: State) -> Starlette:
     """Return the application; `state` holds the models and says whether the server is about to stop."""
     routes = [_route(state, f"{path}/infer", infer, "POST") for path in _MODEL]
     routes += [_route(state, f"{path}/{leaf}", handler) for path in _MODEL for leaf, handler in _LEAVES.items()]
-    routes += [_route(state, path, model_metadata) for path in _MODEL]
     routes += [_route(state, path, handler) for path, handler in _PATHS.items()]
+    routes += [_route(state, path, model_metadata) for path in _MODEL]  # last: /v2/models/stats looks like a model
     routes.append(_route(state, "/v2/repository/index", repository_index, "POST"))
 
     async def unknown(_: Request, error: Exception) -> Response:
@@ -48,12 +49,18 @@ def build_app(state: State) -> Starlette:
     return Starlette(routes=routes, exception_handlers={HTTPException: unknown})
 
 
-def _route(state: State, path: str, handler: Handler, method: str = "GET") -> Route:
-    async def endpoint(request: Request) -> Response:
-        began = time.perf_counter()
+class _Endpoint:
+    """A handler as an ASGI application, which Starlette calls without wrapping it."""
+
+    def __init__(self, state: State, handler: Handler) -> None:
+        self._state, self._handler = state, handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        began, state, request = time.perf_counter(), self._state, Request(scope, receive)
         try:
             _require_token(state, request)
-            response = await handler(state, request)
+            response = await self._handler(state, request)
         except Exception as error:
             failure, message = failure_of(error)
             response = _json({"error": message}, failure.status)
@@ -67,9 +74,11 @@ def _route(state: State, path: str, handler: Handler, method: str = "GET") -> Ro
             seconds = round(time.perf_counter() - began, 6)
             extra = {"method": request.method, "path": request.url.path, "status": response.status_code}
             _log.info("request", extra=extra | {"seconds": seconds})
-        return response
+        await response(scope, receive, send)
 
-    return Route(path, endpoint, methods=[method])
+
+def _route(state: State, path: str, handler: Handler, method: str = "GET") -> Route:
+    return Route(path, _Endpoint(state, handler), methods=[method])
 
 
 def _require_token(state: State, request: Request) -> None:

@@ -101,6 +101,7 @@ def _web(state: State) -> _Uvicorn:
             loop="none",
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # nothing is told or refused by a client's address
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=int(options.grace) or 1,

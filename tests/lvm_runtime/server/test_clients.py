@@ -99,6 +99,8 @@ def test_statistics_and_metrics_count(server: Running) -> None:
     with pytest.raises(Exception, match="expected prediction"):
         infer(module, ask, some_contexts(1), model="recurrent", model_version="1", outputs=["attention"])
     assert counts() == (contexts + 6, fails + 1)
+    together = json.loads(curl(server, "/v2/models/stats")[1])["model_stats"]
+    assert {model["name"] for model in together} == {"amn", "recurrent"}
     text = curl(server, "/metrics")[1].decode()
     assert 'lvm_contexts_total{model="recurrent",version="1"} 6.0' in text
     assert 'lvm_requests_total{model="recurrent",protocol="http",status="400",version="1"} 1.0' in text

@@ -173,7 +173,7 @@ def test_a_full_queue_refuses_and_goes_on(small_artifacts: Get) -> None:
     async def ask() -> list[Any]:
         contexts = some_contexts(1)
         first = asyncio.ensure_future(model.infer(contexts, ["prediction"]))
-        while not model._batchers or model._batchers[False].pending:
+        while not model._turns or model._turns[False].pending:
             await asyncio.sleep(0.001)
         waiting = [asyncio.ensure_future(model.infer(contexts, ["prediction"])) for _ in range(4)]
         await asyncio.sleep(0)

@@ -1,0 +1,197 @@
+"""Requests of one turn of the event loop are one batch: on the loop if that is quick, else in the Batcher's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lvm_runtime.batcher import Batcher
+from lvm_runtime.contexts import usable_float32
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.server.connection import _Together
+from lvm_runtime.server.turns import QUICK, TurnBatcher
+
+CHECK = partial(usable_float32, largest_norm=100.0)
+HERE = threading.main_thread()
+
+
+class Model:
+    """Sums contexts `[b, T, D]` over T, and notes each run's size and thread; `seconds` is what it says a run took."""
+
+    def __init__(self, max_batch: int) -> None:
+        self.runs: list[tuple[int, bool]] = []
+        self.seconds = QUICK / 2
+        self.gate = threading.Event()
+        self.gate.set()
+        deliver = asyncio.get_running_loop().call_soon_threadsafe
+        batcher = Batcher(CHECK, self.run, max_batch=max_batch, max_delay_ms=0, whole=True, deliver=deliver)
+        self.turns = TurnBatcher(CHECK, self.run, batcher)
+
+    def run(self, contexts: Any) -> Any:
+        """Predict, in whichever thread."""
+        assert self.gate.wait(20)
+        checked = CHECK(contexts)
+        self.runs.append((len(checked), threading.current_thread() is HERE))
+        self.turns.learn(len(checked), self.seconds)
+        return checked.sum(axis=1)
+
+
+def on_a_loop(body: Callable[[Model], Any], max_batch: int = 64, known: int = 64) -> Model:
+    """Run `body` with a model that is known to be quick for batches of up to `known`."""
+
+    async def run() -> Model:
+        model = Model(max_batch)
+        if known:
+            model.turns.learn(known, model.seconds)
+        await body(model)
+        model.turns.close()
+        return model
+
+    return asyncio.run(run())
+
+
+async def taken(model: Model) -> None:
+    """Wait until the Batcher's thread has taken what waits."""
+    while model.turns.pending:
+        await asyncio.sleep(0.001)
+
+
+def some(rows: int, seed: int = 0, dtype: Any = np.float32) -> Any:
+    return np.random.default_rng(seed).standard_normal((rows, 3, 4)).astype(dtype)
+
+
+def test_requests_of_a_turn_are_one_batch_and_each_gets_its_own_rows() -> None:
+    parts = [some(rows, rows, dtype) for rows, dtype in ((2, np.float16), (1, np.float32), (4, np.float64))]
+
+    async def body(model: Model) -> None:
+        answers = await asyncio.gather(*map(model.turns.predict, parts))
+        for part, answer in zip(parts, answers, strict=True):
+            np.testing.assert_array_equal(answer, part.astype(np.float32).sum(axis=1))
+
+    assert on_a_loop(body).runs == [(7, True)]
+
+
+def test_a_batch_runs_on_the_loop_while_its_size_is_known_to_be_quick() -> None:
+    async def body(model: Model) -> None:
+        for seconds in (QUICK / 2, QUICK * 20, QUICK * 20, QUICK / 100):  # what each run is said to have taken
+            model.seconds = seconds
+            await model.turns.predict(some(4))
+        await model.turns.predict(some(8))  # of which nothing is known
+
+    # unknown; quick; quick, and told to be slow; slow in the thread; of another size
+    assert on_a_loop(body, known=0).runs == [(4, False), (4, True), (4, False), (4, False), (8, False)]
+
+
+def test_a_smaller_batch_than_a_quick_one_is_quick() -> None:
+    async def body(model: Model) -> None:
+        await model.turns.predict(some(1))
+
+    assert on_a_loop(body, known=16).runs == [(1, True)]
+
+
+def test_no_batch_is_larger_than_the_largest() -> None:
+    async def body(model: Model) -> None:
+        await asyncio.gather(*(model.turns.predict(some(3)) for _ in range(5)))
+
+    assert on_a_loop(body, max_batch=8).runs == [(6, True), (6, True), (3, True)]
+
+
+def test_nothing_runs_on_the_loop_while_the_thread_runs_a_batch() -> None:
+    async def body(model: Model) -> None:
+        model.gate.clear()
+        first = model.turns.predict(some(1), staggered=True)
+        await taken(model)
+        second = model.turns.predict(some(2))
+        await asyncio.sleep(0)
+        assert model.turns.pending == 2
+        model.gate.set()
+        assert [len(await answer) for answer in (first, second)] == [1, 2]
+
+    assert on_a_loop(body).runs == [(1, False), (2, False)]
+
+
+def test_a_bad_row_fails_its_own_request_with_its_own_number() -> None:
+    bad = some(3)
+    bad[2, 1, 0] = np.nan
+
+    async def body(model: Model) -> None:
+        good, failed, last = await asyncio.gather(
+            *(model.turns.predict(part) for part in (some(5), bad, some(1, 1))), return_exceptions=True
+        )
+        assert isinstance(failed, InvalidInput)
+        assert "row 2" in str(failed)
+        np.testing.assert_array_equal(good, some(5).sum(axis=1))
+        np.testing.assert_array_equal(last, some(1, 1).sum(axis=1))
+
+    assert on_a_loop(body).runs == [(6, True)]
+
+
+@pytest.mark.parametrize("staggered", [False, True])
+def test_a_failure_of_the_model_reaches_every_caller(staggered: bool) -> None:
+    async def body(model: Model) -> None:
+        model.gate.wait = lambda _: False  # type: ignore[method-assign]
+        for answer in [model.turns.predict(some(1), staggered=staggered) for _ in range(2)]:
+            with pytest.raises(AssertionError):
+                await answer
+
+    assert on_a_loop(body).runs == []
+
+
+def test_a_request_whose_caller_is_gone_is_not_run() -> None:
+    async def body(model: Model) -> None:
+        gone, stays = model.turns.predict(some(2)), model.turns.predict(some(3))
+        gone.cancel()
+        await stays
+        model.gate.clear()
+        running = model.turns.predict(some(1), staggered=True)
+        await taken(model)
+        waits = model.turns.predict(some(2), staggered=True)
+        waits.cancel()
+        await asyncio.sleep(0)
+        model.gate.set()
+        await running
+
+    assert on_a_loop(body).runs == [(3, True), (1, False)]
+
+
+def test_what_waits_is_answered_before_a_close() -> None:
+    async def body(model: Model) -> None:
+        waits = model.turns.predict(some(2))
+        model.turns.settle()
+        assert waits.done()
+
+    assert on_a_loop(body).runs == [(2, True)]
+
+
+def test_an_answer_is_sent_in_one_piece() -> None:
+    sent: list[Any] = []
+
+    class Transport:
+        write = staticmethod(sent.append)
+
+        def close(self) -> None:
+            sent.append("closed")
+
+        def is_closing(self) -> bool:
+            return False
+
+    async def run() -> None:
+        together = _Together(Transport(), asyncio.get_running_loop())
+        together.write(b"head ")
+        together.write(b"body")
+        assert sent == []
+        await asyncio.sleep(0)
+        assert sent == [b"head body"]
+        together.write(b"last")
+        together.close()
+        assert not together.is_closing()
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert sent == [b"head body", b"last", "closed"]
