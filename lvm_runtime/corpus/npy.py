@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -105,13 +105,13 @@ def map_array(file: BinaryIO, offset: int, shape: tuple[int, ...], dtype: np.dty
 
 
 def unpack(
-    blocks: Iterable[bytes | memoryview],
+    fill: Callable[[BinaryIO], object],
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     source: Path,
     scratch: Path | None,
 ) -> NDArray[Any]:
-    """Return the array whose bytes are `blocks`, mapped from a file without a name in the folder `scratch`.
+    """Return the array whose bytes `fill` writes, mapped from a file without a name in the folder `scratch`.
 
     A nameless file is gone with its mapping, even of a process that is killed. Without `scratch` it is where the system
     keeps temporary files. Raises LvmError, which names the `source`, where the disk has no space.
@@ -120,8 +120,7 @@ def unpack(
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             claim(file.fileno(), size)
-            for block in blocks:
-                file.write(block)
+            fill(file)
             file.flush()
             return map_array(file, 0, shape, dtype)
     except OSError as error:

@@ -71,7 +71,7 @@ class NpzFile:
                 if info.compress_type == zipfile.ZIP_STORED:
                     return self._in_place(info, array)
                 blocks = self._blocks(member, key, array.nbytes)
-                return unpack(blocks, array.shape, array.dtype, self.path, self.scratch)
+                return unpack(lambda file: file.writelines(blocks), array.shape, array.dtype, self.path, self.scratch)
         except LvmError:
             raise
         except _DAMAGE as error:

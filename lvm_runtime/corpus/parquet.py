@@ -6,10 +6,14 @@ n rows of a batch, N rows of the file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from threading import Event, Lock
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +22,7 @@ from lvm_runtime.corpus.documents import DocumentIds
 from lvm_runtime.corpus.npy import open_regular, unpack
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import extras
+from lvm_runtime.system.cpus import usable_cpus
 
 _ROWS = 512  # of a batch: 16 MB of the widest contexts that are usual
 _IDS = 1 << 16  # and of a batch of ids
@@ -86,22 +91,23 @@ class ParquetFile:
         """
         if not self._rows:
             return np.empty((0, *self._fixed_sizes(column)), np.float32)
-        first, shape, dtype = self._span.start, (0,), np.dtype(np.float32)
+        first = next(self._dense(column))
+        if first.dtype.kind != "f":
+            raise InvalidInput(
+                f"{self.path}: column {column} holds {first.dtype}, expected float16, float32 or float64"
+            )
+        shape = (self._rows, *first.shape[1:])
+        copy = partial(_copy, self.path, column, first[0], self._span.start)
+        return unpack(partial(_side_by_side, copy, self._parts()), shape, first.dtype, self.path, self._scratch)
 
-        def blocks() -> Iterator[memoryview]:
-            nonlocal first
-            for block in self._dense(column):
-                if block.shape[1:] != shape:
-                    raise self._unequal(column, first, block.shape[1:], shape)
-                first += len(block)
-                yield np.ascontiguousarray(block).data.cast("B")
-
-        for block in self._dense(column):
-            shape, dtype = block.shape[1:], block.dtype
-            break
-        if dtype.kind != "f":
-            raise InvalidInput(f"{self.path}: column {column} holds {dtype}, expected float16, float32 or float64")
-        return unpack(blocks(), (self._rows, *shape), dtype, self.path, self._scratch)
+    def _parts(self) -> list[range]:
+        """Return the rows in as many parts of whole row groups as there are CPUs."""
+        groups, start, _ = self._groups(self._span)
+        sizes = [self._file.metadata.row_group(group).num_rows for group in groups]
+        ends = start + np.cumsum(sizes)
+        count = min(usable_cpus(), len(groups))
+        cuts = [ends[len(groups) * part // count - 1] for part in range(1, count)]
+        return [range(*pair) for pair in pairwise([self._span.start, *cuts, self._span.stop])]
 
     def ids(self, column: str) -> NDArray[Any]:
         """Return a column of ids `[N]` as exact integers; InvalidInput for nulls and for documents in pieces."""
@@ -215,6 +221,34 @@ class ParquetFile:
             sizes += (getattr(kind, "list_size", 0),)
             kind = kind.value_type
         return sizes
+
+
+def _copy(
+    path: Path, column: str, like: NDArray[Any], origin: int, file: BinaryIO, lock: Lock, stop: Event, rows: range
+) -> None:
+    """Write `rows` of a column, each a list such as `like`, to their place in `file`, which begins with `origin`."""
+    with ParquetFile(path, rows=rows) as part:
+        first = rows.start
+        for block in part._dense(column):
+            if stop.is_set():
+                return
+            if block.shape[1:] != like.shape:
+                raise part._unequal(column, first, block.shape[1:], like.shape)
+            with lock:
+                file.seek((first - origin) * like.nbytes)
+                file.write(np.ascontiguousarray(block).data.cast("B"))
+            first += len(block)
+
+
+def _side_by_side(copy: Callable[[BinaryIO, Lock, Event, range], None], parts: list[range], file: BinaryIO) -> None:
+    """Copy the parts in a thread each: reading Parquet takes longer than writing what it holds."""
+    lock, stop = Lock(), Event()
+    with ThreadPoolExecutor(len(parts), "lvm-parquet") as pool:
+        try:
+            for _ in pool.map(partial(copy, file, lock, stop), parts):
+                pass
+        finally:
+            stop.set()
 
 
 def import_pyarrow() -> tuple[Any, Any]:

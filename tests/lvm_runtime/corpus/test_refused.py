@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lvm_runtime.corpus import parquet
 from lvm_runtime.corpus.corpus import joined, open_corpus
 from lvm_runtime.corpus.parquet import ParquetFile
 from lvm_runtime.errors import InvalidInput
@@ -95,9 +96,9 @@ def test_a_column_that_is_shorter_than_the_file_says(tmp_path: Path, monkeypatch
     pq.write_table(pa.table({"vectors": ROWS, "doc_ids": IDS}), tmp_path / "bad.parquet")
     opened = ParquetFile.__init__
 
-    def open_longer(self: Any, *arguments: Any) -> None:
-        opened(self, *arguments)
-        self._span = range(self._rows + 1)  # as a damaged footer says
+    def open_longer(self: Any, path: Path, scratch: Path | None = None, rows: range | None = None) -> None:
+        opened(self, path, scratch, rows)
+        self._span = rows or range(self._rows + 1)  # as a damaged footer says
 
     monkeypatch.setattr(ParquetFile, "__init__", open_longer)
     _refuse(tmp_path / "bad.parquet", "column vectors holds 120 rows, expected 121")
@@ -106,6 +107,14 @@ def test_a_column_that_is_shorter_than_the_file_says(tmp_path: Path, monkeypatch
 def test_ragged_rows_in_another_batch(tmp_path: Path) -> None:
     pq.write_table(pa.table({"vectors": [[1.0, 2.0]] * 600 + [[1.0]] * 600}), tmp_path / "bad.parquet")
     _refuse(tmp_path / "bad.parquet", "row 600 of column vectors holds 1 numbers and the rows before it 2")
+
+
+def test_the_first_bad_row_is_named_whichever_thread_meets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[Any] = [[1.0, 2.0]] * 900
+    rows[700], rows[450] = [1.0], None
+    pq.write_table(pa.table({"vectors": rows}), tmp_path / "bad.parquet", row_group_size=100)
+    monkeypatch.setattr(parquet, "usable_cpus", lambda: 3)  # rows 0, 300 and 600 on
+    _refuse(tmp_path / "bad.parquet", "row 450 is null")
 
 
 @pytest.mark.parametrize(
