@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lvm_runtime.errors import ArtifactError
+from tests.browser import look, needs_browser
 from train.options import TrainOptions
 from train.report.compare import compare
 from train.report.runs import recipe_of
@@ -48,6 +49,14 @@ def test_report_is_whole_and_self_contained(runs: list[Path], tmp_path: Path) ->
     for text in (table, page):
         assert "recency average, synthetic (validation)" in text
         assert f"{mse['validation']['retrieval']['hit@10']['value']:.3f} [" in text
+
+
+@needs_browser
+@pytest.mark.soak
+@pytest.mark.parametrize("width", [1400, 700])
+def test_page_in_a_browser(runs: list[Path], tmp_path: Path, width: int) -> None:
+    compare(runs, tmp_path)
+    assert look(tmp_path / "comparison.html", width) == ([], 9)
 
 
 def test_columns_without_figures_are_left_out(runs: list[Path], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from benchmarks.report.results import join, newest_first
 from benchmarks.report.suites import suite_rows, value
 from benchmarks.report.tables import count, faster_peers, full_table
 from lvm_runtime.errors import InvalidInput
+from tests.browser import look, needs_browser
 
 ROOT = Path(__file__).parents[3]
 
@@ -221,6 +222,18 @@ def test_readme_without_markers_is_refused(result: Path, tmp_path: Path) -> None
     with pytest.raises(InvalidInput, match="expected one line <!-- benchmarks -->"):
         write_readme(readme, read(result))
     assert readme.read_text() == "no markers\n"
+
+
+@needs_browser
+@pytest.mark.soak
+@pytest.mark.parametrize("machines", [1, 2])
+def test_stored_results_in_a_browser(tmp_path: Path, machines: int) -> None:
+    runs = newest_first([read(path) for path in sorted((ROOT / "benchmarks" / "results").glob("*-1-all.json"))])
+    page = tmp_path / "page.html"
+    page.write_text(render(runs[:machines]))
+    wrong, pictures = look(page)
+    assert not wrong
+    assert pictures >= 4 * machines
 
 
 def test_page_stands_alone_and_shows_every_part(result: Path) -> None:
