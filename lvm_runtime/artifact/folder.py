@@ -20,13 +20,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from lvm_runtime.arguments import file_name
 from lvm_runtime.artifact.config import ARCHITECTURES, ModelConfig
 from lvm_runtime.artifact.files import TEMPORARY, check, check_strays, describe, read_plain
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.limits import LARGEST_FINGERPRINT, LARGEST_MANIFEST
 from lvm_runtime.artifact.manifest import CompiledFile, Manifest
 from lvm_runtime.artifact.weights import check_header
-from lvm_runtime.errors import ArtifactError, InvalidInput
+from lvm_runtime.errors import ArtifactError
 from lvm_runtime.system import atomic
 
 MANIFEST = "manifest.json"
@@ -74,7 +75,7 @@ class Artifact:
 
         `weights` is a serialised safetensors file. Compiled forms of an earlier model are dropped with it.
         """
-        path = Path(path)
+        path = file_name(path, "path")
         if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
             raise ArtifactError(f"{path}: exists and is not an artifact; choose another output folder or move it away")
         with atomic.replacing(path) as folder:
@@ -101,7 +102,7 @@ class Artifact:
         Traceback (most recent call last):
         lvm_runtime.errors.ArtifactError: artifacts/manifest.json: ...
         """
-        path, attempts = Path(path), _ATTEMPTS
+        path, attempts = file_name(path, "path"), _ATTEMPTS
         while True:
             artifact = cls(path, _read_manifest(path))
             try:
@@ -229,9 +230,7 @@ def resolve(name: str | Path) -> Path:
 
     Raises ArtifactError with the command that makes it when there is none.
     """
-    if not isinstance(name, str | Path):
-        raise InvalidInput(f"artifact is {name!r}, expected a folder or one of {', '.join(ARCHITECTURES)}")
-    path = Path(name)
+    path = file_name(name, "artifact")
     try:
         found = (path / MANIFEST).is_file()
     except OSError as error:
