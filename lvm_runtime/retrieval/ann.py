@@ -33,7 +33,7 @@ _SAMPLE = 40  # vectors for each centroid that it is fitted to
 
 
 class AnnSearch:
-    """An index of `count` vectors of `dim` in a file. BackendUnavailable without faiss, InvalidInput for no such index."""
+    """An index of `count` vectors of `dim`. Raises BackendUnavailable without faiss, InvalidInput for another file."""
 
     def __init__(self, path: Path, count: int, dim: int) -> None:
         self._faiss = _import_faiss()
