@@ -40,7 +40,7 @@ def text(value: Any, name: str, *, example: str) -> str:
 def file_name(value: Any, name: str) -> Path:
     """Return `value`, a string or path that may name a file."""
     if not isinstance(value, str | os.PathLike) or "\0" in str(value):
-        raise InvalidInput(f"{name} is {value!r:.99}, expected a path")
+        raise InvalidInput(f"{name} is {value!r:.99}, no name of a file; expected a path")
     return Path(value)
 
 
