@@ -27,7 +27,7 @@ from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.limits import LARGEST_FINGERPRINT, LARGEST_MANIFEST
 from lvm_runtime.artifact.manifest import CompiledFile, Manifest
 from lvm_runtime.artifact.weights import check_header
-from lvm_runtime.errors import ArtifactError
+from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.system import atomic
 
 MANIFEST = "manifest.json"
@@ -230,7 +230,9 @@ def resolve(name: str | Path) -> Path:
 
     Raises ArtifactError with the command that makes it when there is none.
     """
-    path = file_name(name, "artifact")
+    if not isinstance(name, str | Path):
+        raise InvalidInput(f"artifact is {name!r}, expected a folder or one of {', '.join(ARCHITECTURES)}")
+    path = Path(name)
     try:
         found = (path / MANIFEST).is_file()
     except OSError as error:
