@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,30 @@ def test_programs_for_different_batch_sizes_may_round_differently() -> None:
     one, sixteen = session.run(_fingerprint().contexts[:1])[0], session.answers[0]
     assert not np.array_equal(one, sixteen)
     np.testing.assert_allclose(one, sixteen, rtol=0, atol=1e-3)
+
+
+def test_a_close_releases_the_backend_when_the_last_call_has_ended() -> None:
+    session, entered, let_go, events = _session(), threading.Event(), threading.Event(), []
+
+    def slow(contexts: Array) -> Array:
+        entered.set()
+        assert let_go.wait(20)
+        events.append("answered")
+        return contexts
+
+    session.backend.close = lambda: events.append("released")  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        call = pool.submit(session._guard.guarded, slow, probe_contexts(8, 5))
+        assert entered.wait(20)
+        close = pool.submit(session.close)
+        with pytest.raises(TimeoutError):
+            close.result(0.05)
+        let_go.set()
+        call.result(20)
+        close.result(20)
+    assert events == ["answered", "released"]
+    with pytest.raises(LvmError, match="this Predictor is closed"):
+        session.run(probe_contexts(8, 5))
 
 
 def _of_another_size(path: Path, backend: str) -> None:
