@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 from lvm_runtime.errors import InvalidInput
@@ -33,3 +35,16 @@ def text(value: Any, name: str, *, example: str) -> str:
     if not isinstance(value, str):
         raise InvalidInput(f"{name} is {value!r}, expected a name such as {example}")
     return value
+
+
+def file_name(value: Any, name: str) -> Path:
+    """Return `value`, a string or path that may name a file."""
+    if not isinstance(value, str | os.PathLike) or "\0" in str(value):
+        raise InvalidInput(f"{name} is {value!r:.99}, no name of a file; expected a path")
+    return Path(value)
+
+
+def instance(value: Any, kind: type, name: str) -> None:
+    """Raise InvalidInput unless `value` is a `kind`."""
+    if not isinstance(value, kind):
+        raise InvalidInput(f"{name} is {value!r:.99}, expected a {kind.__name__}")

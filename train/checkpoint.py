@@ -23,7 +23,8 @@ from lvm_runtime.system import atomic
 from .loop import Trainer
 
 FILE = "checkpoint.pt"
-SCHEMA = 2
+SCHEMA = 3
+"""Until schema 2 the digest was that of 256 rows, and data that had changed elsewhere went on unnoticed."""
 
 FREE = frozenset({"out", "epochs", "resume", "checkpoint_every", "device", "compile", "resident_bytes", "trust_pickle"})
 """Options that may differ between a run and its continuation. More epochs is how a finished run is extended."""
@@ -93,7 +94,11 @@ def _read(path: Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
         raise ArtifactError(f"{path}: not a readable checkpoint; drop --resume to start afresh") from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
-        raise ArtifactError(f"{path}: not a checkpoint of this version (schema {SCHEMA}); drop --resume")
+        came = state.get("schema", "none") if isinstance(state, dict) else "none"
+        raise ArtifactError(
+            f"{path}: checkpoint of schema {came}, expected {SCHEMA}; finish the run with the version that began it, "
+            "or drop --resume to start afresh"
+        )
     return state
 
 

@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from lvm_runtime.arguments import file_name
 from lvm_runtime.artifact.config import ARCHITECTURES, ModelConfig
 from lvm_runtime.artifact.files import TEMPORARY, check, check_strays, describe, read_plain
 from lvm_runtime.artifact.fingerprint import Fingerprint
@@ -74,7 +75,7 @@ class Artifact:
 
         `weights` is a serialised safetensors file. Compiled forms of an earlier model are dropped with it.
         """
-        path = Path(path)
+        path = file_name(path, "path")
         if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
             raise ArtifactError(f"{path}: exists and is not an artifact; choose another output folder or move it away")
         with atomic.replacing(path) as folder:
@@ -101,7 +102,7 @@ class Artifact:
         Traceback (most recent call last):
         lvm_runtime.errors.ArtifactError: artifacts/manifest.json: ...
         """
-        path, attempts = Path(path), _ATTEMPTS
+        path, attempts = file_name(path, "path"), _ATTEMPTS
         while True:
             artifact = cls(path, _read_manifest(path))
             try:

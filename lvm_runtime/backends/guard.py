@@ -15,12 +15,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import get_ident
 from typing import TypeVar
 
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.batch_sizes import any_batch
-from lvm_runtime.errors import LvmError
+from lvm_runtime.errors import ArtifactError, LvmError
 from lvm_runtime.system.forks import ahead_of, handle_forks
 
 _R = TypeVar("_R")
@@ -76,7 +77,7 @@ class Guard:
             self.backend.close()
 
     def guarded(self, run: Callable[[Array], _R], contexts: Array) -> _R:
-        """Return `run(contexts)`, where `run` is a method of `runner`."""
+        """Return `run(contexts)`, where `run` is a method of `runner`; LvmError where the framework fails."""
         if self._forked:
             self._arrive_in_fork()
         token = object()
@@ -87,6 +88,10 @@ class Guard:
             if self._closed:
                 raise LvmError("this Predictor is closed; make a new one")
             return run(contexts)
+        except (LvmError, MemoryError):
+            raise
+        except Exception as error:  # frameworks raise their own types
+            raise LvmError(f"backend {self.backend.name} failed on {self.backend.device}: {one_line(error)}") from error
         finally:
             self._inside.pop(token, None)
 
@@ -103,6 +108,22 @@ class Guard:
         self.backend.after_fork()
         self._inside.clear()
         self._forked = False
+
+
+@contextmanager
+def proving(source: Path) -> Iterator[None]:
+    """Build a backend from `source` and try it in the body: whatever a framework raises there is an ArtifactError."""
+    try:
+        yield
+    except (LvmError, MemoryError):
+        raise
+    except Exception as error:
+        raise ArtifactError(f"{source}: it cannot be run ({one_line(error)}); export it again") from error
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error says, or its type if it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextmanager

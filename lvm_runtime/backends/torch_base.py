@@ -49,9 +49,14 @@ class TorchBackend(Backend):
         """Return the model's outputs for a tensor `[b, T, D]`: predictions, and attention where it is asked for."""
 
     def _outputs(self, contexts: Array, attention: bool) -> list[Array]:
+        """Return the model's outputs in numpy's own memory.
+
+        PyTorch lets go of the interpreter lock to free a tensor, and a thread that does so while the interpreter
+        exits aborts the process. An array over a tensor's memory would carry that out of the guard.
+        """
         with inference(self.device, self.threads):
             outputs = self._call(to_tensor(contexts, self.device), attention)
-            return [output.cpu().numpy() for output in outputs]
+            return [output.cpu().numpy().copy() for output in outputs]
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]`."""

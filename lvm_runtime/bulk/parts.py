@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -40,14 +39,16 @@ _NOTE = "lvm_runtime"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows `first` to `last` of a file of `rows` rows, which had `size` bytes and the time `changed` (ns)."""
+    """Rows `first` to `last` of a file of `rows` rows.
+
+    `state` is the size and the time (ns) of the file, and of the ids beside it if there are any.
+    """
 
     source: str
     rows: int
     first: int
     last: int
-    size: int
-    changed: int
+    state: str
 
     @property
     def name(self) -> str:
@@ -83,10 +84,10 @@ def plan(sources: Sequence[Path], rows: int = ROWS) -> list[Part]:
     """Return the parts of all files, of `rows` rows each."""
     parts = []
     for path in sources:
-        status, total = path.stat(), count_rows(path)
+        state, total = _state(path), count_rows(path)
         for first in range(0, total, rows):
             last = min(first + rows, total)
-            parts.append(Part(str(path.absolute()), total, first, last, status.st_size, status.st_mtime_ns))
+            parts.append(Part(str(path.absolute()), total, first, last, state))
     return parts
 
 
@@ -177,9 +178,15 @@ def _identity(predictor: Predictor, part: Part) -> dict[str, Any]:
     }
 
 
+def _state(source: Path) -> str:
+    """Return size and time (ns) of each input, which the copies of a file on several machines have in common."""
+    inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]
+    found = [path.stat() for path in inputs if path.exists()]
+    return ", ".join(f"{status.st_size} bytes of {status.st_mtime_ns}" for status in found)
+
+
 def _require_unchanged(part: Part) -> None:
-    status = os.stat(part.source)
-    if (status.st_size, status.st_mtime_ns) != (part.size, part.changed):
+    if _state(Path(part.source)) != part.state:
         raise LvmError(f"{part.source}: another program changed it during the run; run it again")
 
 

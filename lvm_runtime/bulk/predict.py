@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.arguments import file_name, instance
 from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.bulk.destination import Destination
 from lvm_runtime.bulk.output import Output
@@ -121,7 +122,8 @@ def predict_file(
     ...     predict_file(predictor, "eight.npy", "eight-predicted.npy", progress=False)
     BulkResult(predictions=8, resumed=0, bad=0, remarks=())
     """
-    source, place = Path(source), Destination(Path(target))
+    instance(predictor, Predictor, "predictor")
+    source, place = file_name(source, "source"), Destination(file_name(target, "target"))
     inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]
     place.check(inputs, overwrite=overwrite)
     with place.locked():

@@ -22,6 +22,7 @@ N vectors, n windows, T context length, D vector.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +112,7 @@ def _read_npy(path: Path, scratch: Path | None, rows: range | None) -> Contents:
     if whole.ndim != 2:
         return Contents(values)
     ids, names, ids_path, chunks_path = None, None, ids_beside(path), beside(path)
-    if ids_path.exists():
+    if os.path.lexists(ids_path):  # a link that leads nowhere means ids too
         stored = NpyFile.open(ids_path).map()
         if stored.shape != (len(whole),):
             read_ids(ids_path, stored, len(whole))  # says what is wrong

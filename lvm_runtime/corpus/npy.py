@@ -89,6 +89,8 @@ def open_regular(path: Path) -> BinaryIO:
             what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
             raise InvalidInput(f"{path}: is {what}, expected a file")
         return path.open("rb")
+    except InvalidInput:
+        raise
     except FileNotFoundError as error:
         raise InvalidInput(f"{path}: no such file") from error
     except OSError as error:

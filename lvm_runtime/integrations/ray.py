@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lvm_runtime.arguments import whole_number
+from lvm_runtime.arguments import file_name, whole_number
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.bulk.parts import ROWS, Part, PartResult, finish, plan, prepare, sources_of, write_part
 from lvm_runtime.bulk.predict import BulkResult, open_with_threads
@@ -45,9 +45,9 @@ def predict(
     Raises BackendUnavailable without Ray, LvmError where a worker fails.
     """
     ray = require("ray", "predicting on a cluster", "ray", "ray.data")
-    path, folder = resolve(artifact).absolute(), Path(out).absolute()
+    path, folder = resolve(artifact).absolute(), file_name(out, "out").absolute()
     Artifact.load(path)  # says what is wrong with it here, before a cluster is asked
-    parts = plan(sources_of(Path(source)), whole_number(rows, "rows"))
+    parts = plan(sources_of(file_name(source, "source")), whole_number(rows, "rows"))
     prepare(folder, parts, overwrite=overwrite)
     started = not ray.is_initialized()
     if started:

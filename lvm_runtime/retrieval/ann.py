@@ -33,15 +33,18 @@ _SAMPLE = 40  # vectors for each centroid that it is fitted to
 
 
 class AnnSearch:
-    """An index of `count` vectors, in a file. Raises BackendUnavailable without faiss, InvalidInput for no index."""
+    """An index of `count` vectors of `dim`. Raises BackendUnavailable without faiss, InvalidInput for another file."""
 
-    def __init__(self, path: Path, count: int) -> None:
+    def __init__(self, path: Path, count: int, dim: int) -> None:
         self._faiss = _import_faiss()
         try:
             self._index = self._faiss.read_index(str(path))
             self._groups = int(self._faiss.extract_index_ivf(self._index).nlist)
         except RuntimeError as error:
             raise InvalidInput(f"{path}: cannot be read by faiss ({str(error).splitlines()[0]})") from error
+        if (self._index.ntotal, self._index.d) != (count, dim):
+            found = [self._index.ntotal, self._index.d]
+            raise InvalidInput(f"{path}: index of {found}, expected {[count, dim]}; make the index again")
         self._count = count
 
     def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ q queries, N vectors, D vector, k hits.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.arguments import whole_number
+from lvm_runtime.arguments import file_name, whole_number
 from lvm_runtime.contexts import Array, as_float_array, describe_bad_row, is_usable, usable_float32
 from lvm_runtime.corpus.chunks import beside
 from lvm_runtime.corpus.corpus import Corpus, open_corpus
@@ -71,7 +72,10 @@ class Index:
     def __init__(self, path: Path, record: Record, corpus: Corpus) -> None:
         self.path, self.record, self.corpus = path, record, corpus
         self._search: ExactSearch | AnnSearch
-        self._search = ExactSearch(corpus.values) if record.kind == EXACT else AnnSearch(path / FILE, record.vectors)
+        if record.kind == EXACT:
+            self._search = ExactSearch(corpus.values)
+        else:
+            self._search = AnnSearch(path / FILE, record.vectors, record.dim)
 
     @classmethod
     def build(cls, corpus: str | Path, kind: str = "auto", out: str | Path | None = None) -> Index:
@@ -84,14 +88,14 @@ class Index:
         >>> Index.build("corpus.npz", kind="exact").record.vectors
         120
         """
-        source = Path(corpus)
+        source = file_name(corpus, "corpus")
         opened = _open_vectors(source)
         count = len(opened.values)
         if kind not in ("auto", *KINDS):
             raise InvalidInput(f"kind is {kind!r}, expected auto, {' or '.join(KINDS)}")
         if kind == "auto":
             kind = EXACT if count <= LARGEST_EXACT else ANN
-        path = folder_of(source) if out is None else Path(out)
+        path = folder_of(source) if out is None else file_name(out, "out")
         _require_index_or_nothing(path)
         atomic.require_writable(path, folder=True)
         _check_values(opened)
@@ -116,8 +120,8 @@ class Index:
         >>> Index.open("corpus.npz").record == index.record
         True
         """
-        path = Path(path)
-        if path.suffix in SUFFIXES and not path.is_dir():
+        path = file_name(path, "path")
+        if path.suffix in SUFFIXES and not os.path.isdir(path):
             path = folder_of(path)
         record, folder = _read(path)
         source = folder / record.corpus[0].name
@@ -128,7 +132,7 @@ class Index:
                     f"make the index again: lvm-runtime index {source}"
                 )
         for expected in record.files:
-            if not (path / expected.name).exists() or not expected.matches(path / expected.name):
+            if not os.path.exists(path / expected.name) or not expected.matches(path / expected.name):
                 raise _damaged(path, f"{expected.name} is not the file that was written", source)
         corpus = _open_vectors(source)
         if corpus.values.shape != (record.vectors, record.dim):
@@ -153,17 +157,22 @@ class Index:
         if len(zero):
             raise InvalidInput(f"queries: row {int(zero[0])} is zero and has no direction; expected another vector")
         rows = self._search.search(unit, k)
-        scores = np.where(rows < 0, -np.inf, np.einsum("qkd,qd->qk", self.vectors(rows), unit)).astype(np.float32)
+        scores = np.where(rows < 0, -np.inf, np.einsum("qkd,qd->qk", unit_rows(self.corpus.values[rows]), unit)).astype(
+            np.float32
+        )
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return Hits(np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1))
 
     def vectors(self, rows: NDArray[np.int64]) -> Array:
-        """Return the vectors `[…, D]` of rows `[…]` of the corpus, each of length 1.
+        """Return the vectors `[…, D]` of rows `[…]` of the corpus, each of length 1. InvalidInput for other rows.
 
         >>> Index.build("corpus.npz").vectors(np.array([[0, 1, 2]])).shape
         (1, 3, 384)
         """
-        return unit_rows(self.corpus.values[rows])
+        found = np.asarray(rows)
+        if found.dtype.kind not in "iu" or (found.size and not 0 <= found.min() <= found.max() < self.record.vectors):
+            raise InvalidInput(f"rows are {rows!r:.99}, expected whole numbers from 0 to {self.record.vectors - 1}")
+        return unit_rows(self.corpus.values[found])
 
 
 def folder_of(corpus: Path) -> Path:
@@ -216,12 +225,12 @@ def _read(path: Path) -> tuple[Record, Path]:
         }
         record = Record(**found, **lists)
         names = [file.name for file in (*record.corpus, *record.files)]
-        if record.format != _FORMAT or record.kind not in KINDS or not names or not all(map(_is_name, names)):
+        if record.format != _FORMAT or record.kind not in KINDS or not record.corpus or not all(map(_is_name, names)):
             raise ValueError(f"format {record.format}, kind {record.kind!r}, files {names}")
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise _damaged(path, f"{MANIFEST}: {error}", None) from error
     near = path.parent / record.corpus[0].name
-    return record, near.parent if near.exists() else folder
+    return record, near.parent if os.path.exists(near) else folder
 
 
 def _is_name(name: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.arguments import whole_number
+from lvm_runtime.arguments import instance, whole_number
 from lvm_runtime.contexts import Contexts
 from lvm_runtime.corpus.chunks import Chunk
 from lvm_runtime.errors import InvalidInput
@@ -49,6 +49,8 @@ def next_chunks(predictor: Predictor, index: Index, contexts: Any, k: int = 5) -
     >>> [len(hits) for hits in found]
     [3, 3]
     """
+    instance(predictor, Predictor, "predictor")
+    instance(index, Index, "index")
     array = _checked(predictor, index, contexts)
     return search_outside(index, predictor.predict(array), array, k)
 

@@ -13,7 +13,7 @@ from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, largest_differenc
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.manifest import CompiledFile
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.guard import Guard, building
+from lvm_runtime.backends.guard import Guard, building, proving
 from lvm_runtime.errors import LvmError
 from lvm_runtime.selection.candidates import Refusal
 from lvm_runtime.selection.session import Session
@@ -62,7 +62,7 @@ class SequenceRunner:
             if served.runs_sequences and served.format is not None:
                 for form in self._artifact.find(served.format, precision=served.precision, form="sequence"):
                     try:
-                        with building():
+                        with building(), proving(self._artifact.file(form)):
                             self._guard = Guard(self._verified(form))
                         break
                     except LvmError as error:

@@ -19,7 +19,7 @@ from lvm_runtime.artifact.drift import (
 )
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.guard import Guard, building
+from lvm_runtime.backends.guard import Guard, building, proving
 from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.request import Request
 from lvm_runtime.selection.candidates import Candidate
@@ -54,7 +54,7 @@ class Session:
         Raises BackendUnavailable or ArtifactError if it cannot be built here, VerificationFailed if its answers
         are off.
         """
-        with building():
+        with building(), proving(candidate.source):
             backend = backend_class(candidate.backend)(
                 candidate.source, device=candidate.device, threads=request.threads, precision=candidate.precision
             )
@@ -92,7 +92,7 @@ class Session:
     def _verify(self, fingerprint: Fingerprint, limit: float) -> tuple[Array, float]:
         """Compare the answers to the probes with the known ones, and one probe alone with itself among others."""
         name, precision = f"{self.candidate} on {self.backend.device}", self.backend.precision
-        known, predictions = fingerprint.predictions, self.run(fingerprint.contexts)
+        known, predictions = fingerprint.predictions, self._guard.runner.run(fingerprint.contexts)
         off = largest_difference(predictions, known)
         drifts = drift(predictions, known) if predictions.shape == known.shape else np.array([np.inf])
         what = f"{name}: drift from the known answers (mean {drifts.mean():.2e} of {len(known)} probes)"
@@ -103,7 +103,7 @@ class Session:
             change = largest_difference(self._without_mates(fingerprint.contexts, i), predictions[i])
             require(change, BATCH_INVARIANCE_LIMIT, f"{name}: change of probe {i} without its batch-mates", _REMEDY)
         if fingerprint.attention is not None:
-            again, attention = self.run_with_attention(fingerprint.contexts)
+            again, attention = self._guard.runner.run_with_attention(fingerprint.contexts)
             off = largest_difference(attention, fingerprint.attention)
             require(off, ATTENTION_LIMITS[precision], f"{name}: largest attention difference", _REMEDY)
             change = largest_difference(again, predictions)
@@ -117,5 +117,5 @@ class Session:
         elsewhere; there the row runs in the same place of the same batch, among copies of itself.
         """
         if self.backend.batch_sizes is None:
-            return self.run(contexts[i : i + 1])[0]
-        return self.run(np.repeat(contexts[i : i + 1], len(contexts), axis=0))[i]
+            return self._guard.runner.run(contexts[i : i + 1])[0]
+        return self._guard.runner.run(np.repeat(contexts[i : i + 1], len(contexts), axis=0))[i]

@@ -121,7 +121,7 @@ class _Work:
 
     def take(self, file: Path, done: Callable[[int], object]) -> None:
         """Read, cut and encode a file; `done` is called with the bytes that each piece stands for."""
-        size = file.stat().st_size
+        size = _size(file)
         try:
             chunks = self._encoder.cut(read_text(file), self._settings["tokens"], self._settings["overlap"])
         except InvalidInput as error:
@@ -179,7 +179,15 @@ def _ids(corpus: Corpus) -> NDArray[Any]:
     return np.zeros(len(corpus.values), np.int64) if corpus.doc_ids is None else corpus.doc_ids
 
 
+def _size(file: Path) -> int:
+    """Return the bytes of a file, 0 for one that went away."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
 def _bar(files: Sequence[Path], wanted: bool) -> Any:
-    total = sum(file.stat().st_size for file in files)
+    total = sum(map(_size, files))
     # None lets tqdm decide: a bar on a terminal, silence in a log file
     return tqdm(total=total, unit="B", unit_scale=True, desc="embedding", disable=None if wanted else True)

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.backends.devices import torch_device
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.backends.guard import one_line
+from lvm_runtime.errors import InvalidInput, LvmError
 from lvm_runtime.system import extras
 from lvm_runtime.text.cutting import cut
 
@@ -71,10 +72,20 @@ class Encoder:
         return cut(text, np.concatenate(places), tokens, overlap)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return unit vectors `[n, D]`. The same texts together give the same vectors, whatever was encoded before."""
-        found = self._model.encode(
-            list(texts), batch_size=_BATCH, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
-        )
+        """Return unit vectors `[n, D]`. The same texts together give the same vectors, whatever was encoded before.
+
+        Raises LvmError where the model fails, as on a device whose memory is full.
+        """
+        try:
+            found = self._model.encode(
+                list(texts),
+                batch_size=_BATCH,
+                normalize_embeddings=True,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+            )
+        except RuntimeError as error:
+            raise LvmError(f"encoder {self.name} failed on {self.device}: {one_line(error)}") from error
         return np.asarray(found, np.float32)
 
     def describe(self) -> dict[str, Any]:

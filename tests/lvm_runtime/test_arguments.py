@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvm_runtime import InvalidInput, Predictor
+from lvm_runtime import Artifact, InvalidInput, Predictor, predict_file
+from lvm_runtime.corpus.corpus import BUNDLED
 from lvm_runtime.request import Request
+from lvm_runtime.retrieval import Index, next_chunks
 from tests.artifacts import some_contexts
 
 Get = Callable[[str], Path]
@@ -45,6 +47,14 @@ WRONG: dict[str, Callable[[Predictor], Any]] = {
     "max_pending": lambda p: p.batcher(max_pending=True),
     "timeout": lambda p: p.batcher().submit(some_contexts(1)[0], timeout="1"),  # type: ignore[arg-type]
     "batcher, masked": lambda p: p.batcher().submit(np.ma.masked_invalid(some_contexts(1)[0])).result(20),
+    "artifact, NUL": lambda p: Artifact.load("a\0b"),
+    "artifact to load": lambda p: Artifact.load(3),  # type: ignore[arg-type]
+    "source": lambda p: predict_file(p, None, "o.npy"),  # type: ignore[arg-type]
+    "target": lambda p: predict_file(p, BUNDLED, None),  # type: ignore[arg-type]
+    "predictor": lambda p: predict_file(None, BUNDLED, "o.npy"),  # type: ignore[arg-type]
+    "corpus to index": lambda p: Index.build(None),  # type: ignore[arg-type]
+    "index": lambda p: Index.open(3),  # type: ignore[arg-type]
+    "index to search": lambda p: next_chunks(p, None, some_contexts(1)),  # type: ignore[arg-type]
     "batcher, awaited": lambda p: asyncio.run(p.batcher().predict(None)),
 }
 

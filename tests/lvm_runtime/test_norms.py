@@ -64,10 +64,10 @@ def test_up_to_the_bound_every_row_has_norm_1(with_int8: Get, architecture: str,
             assert (np.linalg.norm(found.astype(np.float64), axis=1) <= 1 + 1e-2).all()
 
 
-@pytest.mark.parametrize("scale", [1e20, 1e37])
-def test_vectors_that_are_too_long_are_refused_with_their_row(small_artifacts: Get, scale: float) -> None:
+@pytest.mark.parametrize("norm", [1.000001e6, 1e20, 1e37])
+def test_vectors_that_are_too_long_are_refused_with_their_row(small_artifacts: Get, norm: float) -> None:
     contexts = some_contexts(MOST_AT_ONCE + 9)
-    contexts[MOST_AT_ONCE + 3, 2] *= np.float32(scale)
+    contexts[MOST_AT_ONCE + 3, 2] *= np.float32(norm) / np.linalg.norm(contexts[MOST_AT_ONCE + 3, 2])
     with Predictor(small_artifacts("amn")) as predictor:
         for call, value, where in (
             (predictor.predict, contexts, rf"row {MOST_AT_ONCE + 3}, position 2 has norm"),

@@ -122,8 +122,15 @@ MISTAKES = [
         "parts of an input that changed are kept",
         _PARTS,
         'found["identity"] == identity and',
-        'found["identity"] | {"changed": 0} == identity | {"changed": 0} and',
+        'found["identity"] | {"state": 0} == identity | {"state": 0} and',
         _PARTS_CHANGED,
+    ),
+    Mistake(
+        "parts are kept although the ids beside their vectors changed",
+        _PARTS,
+        "inputs = [source, ids_beside(source)] if source.suffix",
+        "inputs = [source] if source.suffix",
+        "tests/lvm_runtime/bulk/test_parts.py::test_other_ids_beside_the_same_vectors_are_other_parts",
     ),
     Mistake(
         "blocks that hold rows set aside are taken up by a run that was not told to skip any",

@@ -105,4 +105,18 @@ MISTAKES = [
         "if name in FREE and",
         f"{_TEST_CHECKPOINT}::test_other_options_are_refused",
     ),
+    Mistake(
+        "the digest of a corpus is that of 256 rows",
+        "lvm_runtime/corpus/corpus.py",
+        "array[begin : begin + _BLOCK]",
+        "array[begin : begin + _BLOCK : max(1, len(array) // 256)]",
+        "tests/train/data/test_corpus.py::test_digest_tells_data_apart",
+    ),
+    Mistake(
+        "a checkpoint of an older schema is taken up",
+        _CHECKPOINT,
+        """state.get("schema") != SCHEMA:""",
+        """state.get("schema") not in (2, SCHEMA):""",
+        f"{_TEST_CHECKPOINT}::test_a_checkpoint_of_an_older_schema_says_what_to_do",
+    ),
 ]

@@ -167,6 +167,14 @@ def test_a_run_that_starts_afresh_drops_the_checkpoint_before_it(tmp_path: Path)
         train(replace(before, resume=True), quiet)
 
 
+def test_a_checkpoint_of_an_older_schema_says_what_to_do(tmp_path: Path) -> None:
+    train(options(tmp_path / "a", epochs=1), quiet)
+    file = tmp_path / "a.run" / FILE
+    torch.save(torch.load(file, weights_only=True) | {"schema": 2}, file)
+    with pytest.raises(ArtifactError, match=r"of schema 2, expected 3; finish the run with the version that began it"):
+        train(options(tmp_path / "a", resume=True), quiet)
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "garbage"])
 def test_unreadable_checkpoint_is_one_error(tmp_path: Path, damage: str) -> None:
     train(options(tmp_path / "a", epochs=1), quiet)

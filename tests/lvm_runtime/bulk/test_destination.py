@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -112,7 +115,7 @@ def test_names_that_cannot_be_written(
 
 
 def test_a_second_writer_is_told_so(predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    out, refused = tmp_path / "out.npy", []
+    out, refused, others = tmp_path / "out.npy", [], iter(range(1))
 
     def second() -> None:
         with pytest.raises(LvmError, match=r"out\.npy: another run is writing it") as caught:
@@ -120,7 +123,7 @@ def test_a_second_writer_is_told_so(predictor: Predictor, source: Path, tmp_path
         refused.append(caught)
 
     def then() -> None:
-        if not refused:
+        if next(others, None) is not None:
             thread = threading.Thread(target=second)
             thread.start()
             thread.join()
@@ -194,6 +197,38 @@ def test_an_input_that_is_cut_off_during_the_run_is_an_error(
     with pytest.raises(LvmError, match=r"in\.npy: another program changed it during the run"):
         _interrupted(predictor, source, tmp_path / "out.npy", monkeypatch, lambda: os.truncate(source, 11 * 4096))
     assert not (tmp_path / "out.npy").exists()
+
+
+CUT_WHILE_IT_IS_READ = """
+import os, sys
+from lvm_runtime import Predictor
+from lvm_runtime.bulk import predict as bulk
+predict, count = bulk.predict_block, iter(range(3))
+def cut(*arguments):
+    if next(count, None) is None:
+        os.truncate(sys.argv[2], 4096)
+    return predict(*arguments)
+bulk.BLOCK, bulk.predict_block, bulk.workers_for = 32, cut, lambda _: 1
+with Predictor(sys.argv[1], threads=1) as predictor:
+    bulk.predict_file(predictor, sys.argv[2], sys.argv[3], progress=False)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems end the process in other ways, or lock mapped files")
+def test_an_input_that_is_cut_off_while_it_is_read_ends_the_process_and_leaves_no_output(
+    predictor: Predictor, source: Path, tmp_path: Path
+) -> None:
+    whole, out = source.read_bytes(), tmp_path / "out.npy"
+    command = [sys.executable, "-c", CUT_WHILE_IT_IS_READ, str(predictor.artifact.path), str(source), str(out)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGBUS
+    assert not out.exists()
+    with pytest.raises(InvalidInput, match=r"in\.npy: 4096 bytes, expected .*; the file is truncated"):
+        predict_file(predictor, source, out)
+    source.write_bytes(whole)
+    with pytest.raises(InvalidInput, match=r"other input.*--restart"):
+        predict_file(predictor, source, out)
+    predict_file(predictor, source, out, restart=True, progress=False)
+    _assert_right(predictor, out)
 
 
 @pytest.mark.parametrize("target", ["out.npy", "out.npz", "out.parquet"])

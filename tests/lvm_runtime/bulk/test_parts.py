@@ -87,6 +87,16 @@ def test_a_second_run_makes_what_is_missing_or_of_other_files(predictor: Predict
     assert sum(result.resumed for result in _make(predictor, tmp_path / "in", out, 40)[0]) == 2
 
 
+def test_other_ids_beside_the_same_vectors_are_other_parts(predictor: Predictor, tmp_path: Path) -> None:
+    source, out = _corpus(tmp_path, "vectors.npy"), tmp_path / "out"
+    before = _make(predictor, source, out, 50)[1]["predictions"]
+    (out / "manifest.json").unlink()
+    np.save(tmp_path / "vectors.ids.npy", np.zeros_like(DOC_IDS))
+    again, manifest = _make(predictor, source, out, 50)
+    assert not any(result.resumed for result in again)
+    assert manifest["predictions"] == len(DOC_IDS) - 4 > before
+
+
 def test_bad_rows_are_set_aside_with_their_numbers(predictor: Predictor, tmp_path: Path) -> None:
     vectors = some_contexts(1, length=60)[0]
     vectors[[3, 31]] = np.nan

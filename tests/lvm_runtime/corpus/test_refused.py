@@ -192,3 +192,15 @@ def test_an_encrypted_or_unknown_member_is_one_error(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("vectors.npy", b"\x93NUMPY")
     _refuse(path, "not a .npy file")
+
+
+def test_ids_that_a_link_does_not_lead_to_are_not_left_out(tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", np.ones((9, 16), np.float32))
+    ids = tmp_path / "c.ids.npy"
+    ids.symlink_to("nowhere")
+    with pytest.raises(InvalidInput, match=r"^\S+c\.ids\.npy: no such file"):
+        open_corpus(tmp_path / "c.npy", context_length=5)
+    ids.unlink()
+    ids.mkdir()
+    with pytest.raises(InvalidInput, match=r"^\S+c\.ids\.npy: is a folder, expected a file"):
+        open_corpus(tmp_path / "c.npy", context_length=5)

@@ -6,14 +6,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.retrieval import Index
+from lvm_runtime.retrieval.ann import FILE
 from lvm_runtime.retrieval.index import ANN, EXACT, MANIFEST
+from lvm_runtime.retrieval.record import FileRecord
 
 
 def vectors(count: int, dim: int = 16, seed: int = 0) -> np.ndarray:
@@ -108,7 +112,15 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     ),
     "bit": lambda folder: _flip(folder / "vectors.faiss"),
     "no vectors": lambda folder: (folder / "vectors.faiss").unlink(),
+    "no corpus": lambda folder: _edit(folder / MANIFEST, lambda found: found.update(corpus=[])),
+    "impossible name": lambda folder: _edit(folder / MANIFEST, lambda found: found["files"][0].update(name="x" * 999)),
 }
+
+
+def _edit(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    found = json.loads(path.read_text())
+    edit(found)
+    path.write_text(json.dumps(found))
 
 
 def _flip(path: Path) -> None:
@@ -123,6 +135,17 @@ def test_a_damaged_index_is_an_error_that_says_what_to_do(damage: Callable[[Path
     index = Index.build(tmp_path / "c.npy", ANN)
     damage(index.path)
     with pytest.raises(InvalidInput, match=r"c\.npy\.index: (damaged index|no index) .*lvm-runtime index"):
+        Index.open(index.path)
+
+
+@pytest.mark.parametrize("other", [vectors(300, dim=24), vectors(301)], ids=["dimension", "count"])
+def test_approximate_vectors_of_another_corpus_are_refused(other: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", vectors(300))
+    np.save(tmp_path / "other.npy", other)
+    index, file = Index.build(tmp_path / "c.npy", ANN), Index.build(tmp_path / "other.npy", ANN).path / FILE
+    shutil.copy(file, index.path / FILE)
+    _edit(index.path / MANIFEST, lambda found: found.update(files=[asdict(FileRecord.of(index.path / FILE))]))
+    with pytest.raises(InvalidInput, match=rf"{FILE}: index of \[30[01], (16|24)\], expected \[300, 16\]"):
         Index.open(index.path)
 
 
@@ -152,6 +175,9 @@ def test_what_cannot_be_indexed_or_searched_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidInput, match=message):
             index.search(queries)
+    for rows_asked in ([40], [-1], [1.5], "3"):
+        with pytest.raises(InvalidInput, match="expected whole numbers from 0 to 39"):
+            index.vectors(rows_asked)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="k is 0, expected a whole number"):
         index.search(np.ones(16), 0)
     assert json.loads((index.path / MANIFEST).read_text())["kind"] == EXACT

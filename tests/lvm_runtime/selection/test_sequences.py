@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from export.forms import build_form
+from export.onnx.export import write_graph
 from lvm_runtime import InvalidInput, Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
@@ -87,6 +89,23 @@ def test_a_sequence_form_that_disagrees_is_not_used_and_says_so(
         assert any(
             "its largest difference to single windows is" in refusal.why for refusal in predictor.explain().refused
         )
+
+
+@pytest.mark.parametrize("wrong", ["dimension", "metadata"])
+def test_a_sequence_form_that_cannot_run_is_not_used_and_says_so(
+    wrong: str, small_artifacts: Get, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(small_artifacts("gru"), tmp_path / "gru"))
+    artifact, vectors = Artifact.load(path), _document(9)
+    with artifact.adding("onnx/sequence-fp32.onnx") as file:
+        write_graph(build_form(randomised("gru", dim=24 if wrong == "dimension" else 16)), file, "fp32", "sequence")
+        if wrong == "metadata":
+            file.write_bytes(file.read_bytes().replace(b"context_length", b"context_lengte"))
+        artifact.commit(file, "onnx/sequence-fp32.onnx", format="onnx", precision="fp32", drift=1e-12, form="sequence")
+    with Predictor(path) as predictor:
+        found = predictor.predict_sequence(vectors)
+        np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=1e-6)
+        assert any("sequence-fp32.onnx: it cannot be run (" in refusal.why for refusal in predictor.explain().refused)
 
 
 def test_window_copies_every_window() -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from lvm_runtime import ArtifactError, LvmError, Predictor
 from lvm_runtime.artifact.fingerprint import Fingerprint, probe_contexts
+from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.selection.candidates import Candidate
 from lvm_runtime.selection.session import Session
+from tests.artifacts import add_onnx, randomised
 
 Fault = Callable[[Array], Any]
 """From contexts `[b, T, D]` to what is added to the first component of each answer."""
@@ -142,3 +151,69 @@ def test_programs_for_different_batch_sizes_may_round_differently() -> None:
     one, sixteen = session.run(_fingerprint().contexts[:1])[0], session.answers[0]
     assert not np.array_equal(one, sixteen)
     np.testing.assert_allclose(one, sixteen, rtol=0, atol=1e-3)
+
+
+def test_a_close_releases_the_backend_when_the_last_call_has_ended() -> None:
+    session, entered, let_go, events = _session(), threading.Event(), threading.Event(), []
+
+    def slow(contexts: Array) -> Array:
+        entered.set()
+        assert let_go.wait(20)
+        events.append("answered")
+        return contexts
+
+    session.backend.close = lambda: events.append("released")  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        call = pool.submit(session._guard.guarded, slow, probe_contexts(8, 5))
+        assert entered.wait(20)
+        close = pool.submit(session.close)
+        assert not wait([close], timeout=0.05).done
+        let_go.set()
+        call.result(20)
+        close.result(20)
+    assert events == ["answered", "released"]
+    with pytest.raises(LvmError, match="this Predictor is closed"):
+        session.run(probe_contexts(8, 5))
+
+
+def _of_another_size(path: Path, backend: str) -> None:
+    """Replace the form that `backend` runs by that of a model with D = 24."""
+    other, artifact = randomised("gru", dim=24), Artifact.load(path)
+    if backend != "torchscript":
+        add_onnx(artifact, other)
+        return
+    with artifact.adding("torchscript/fp32.pt") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(other, torch.ones(2, 5, 24)), str(file))
+        artifact.commit(file, "torchscript/fp32.pt", format="torchscript", precision="fp32", drift=0.0)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino", "torchscript"])
+def test_a_form_that_cannot_take_the_probes_is_an_artifact_error(
+    small_artifacts: Callable[[str], Path], tmp_path: Path, backend: str
+) -> None:
+    path = Path(shutil.copytree(small_artifacts("gru"), tmp_path / "gru"))
+    _of_another_size(path, backend)
+    with pytest.raises(ArtifactError, match=r"fp32\.(onnx|pt): it cannot be run \(.*\); export it again"):
+        Predictor(path, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (RuntimeError("no\n memory"), "backend mean failed on cpu: no memory"),
+        (KeyError(), "KeyError"),
+        (MemoryError("all"), "all"),
+    ],
+    ids=["runtime", "silent", "memory"],
+)
+def test_what_a_framework_raises_in_a_run_is_one_kind_of_error(raised: Exception, expected: str) -> None:
+    session = _session()
+
+    def fail(contexts: Array) -> Array:
+        raise raised
+
+    session.backend.run = fail  # type: ignore[method-assign]
+    session.run = partial(session._guard.guarded, fail)
+    with pytest.raises(MemoryError if isinstance(raised, MemoryError) else LvmError, match=expected):
+        session.run(probe_contexts(8, 5))

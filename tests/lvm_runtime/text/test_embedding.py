@@ -12,7 +12,7 @@ import pytest
 from lvm_runtime.artifact.config import make_config
 from lvm_runtime.commands.main import main
 from lvm_runtime.corpus.corpus import open_corpus
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, LvmError
 from lvm_runtime.models import build_model, save_model
 from lvm_runtime.text import embedding
 from lvm_runtime.text.embedding import EmbedResult
@@ -151,6 +151,23 @@ def test_what_cannot_be_embedded_is_refused(texts: Path, tmp_path: Path) -> None
     with pytest.raises(InvalidInput, match="was not made by embed"):
         run(texts, tmp_path / "mine.npz")
     assert not (tmp_path / "c.npz").exists()
+
+
+def test_a_file_that_goes_away_is_named_and_an_encoder_that_fails_is_one_line(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [texts / "gone.txt", texts / "water.txt"]
+    found = embedding.embed(files, tmp_path / "c.npz", small_encoder(), tokens=30, progress=False)
+    assert (found.documents, len(found.left_out)) == (1, 1)
+    assert "gone.txt: cannot be read" in found.left_out[0]
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("out of\n memory")
+
+    monkeypatch.setattr(small_encoder()._model, "encode", full)
+    with pytest.raises(LvmError, match=f"encoder {ENCODER} failed on cpu: out of memory"):
+        embedding.embed(files, tmp_path / "d.npz", small_encoder(), tokens=30, progress=False)
+    assert not (tmp_path / "d.npz").exists()
 
 
 def test_chunks_fit_into_the_encoder_and_nothing_of_them_is_cut_off() -> None:
