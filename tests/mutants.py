@@ -72,6 +72,9 @@ CORE: dict[str, tuple[str, ...]] = {
 }
 """The modules, and the tests that say what each does. A mutant is tried with those that call its function."""
 
+_READERS = ("lvm_runtime/batcher.py", "lvm_runtime/bulk/", "lvm_runtime/selection/")
+"""Modules that no artifact is made with: all their mutants read the artifacts that the first run of the tests made."""
+
 _MINUTE = f"{_SELECTION}/test_choice.py::test_tuning_measures_everything_and_later_predictors_use_it"
 """Left out, because every mutant of selection that survives would wait a minute for it."""
 
@@ -158,13 +161,13 @@ def overall(scores: list[Score]) -> tuple[float, float]:
     return sum(w * score.share for w, score in weights), 1 / sum(w * w / score.tried for w, score in weights)
 
 
-def mutmut(folder: Path, *arguments: str) -> str:
+def mutmut(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> str:
     """Run mutmut in `folder` and return what it printed."""
-    return _python(folder, "-m", "mutmut", *arguments)
+    return _python(folder, "-m", "mutmut", *arguments, environment=environment)
 
 
-def _python(folder: Path, *arguments: str) -> str:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def _python(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", **(environment or {})}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -196,8 +199,10 @@ def try_module(module: str, processes: int, sample: int | None, seed: int) -> Sc
         drawn = mutants
         if sample is not None and sample < len(mutants):
             drawn = sorted(random.Random(f"{seed} {module}").sample(mutants, sample))
+        made = {"LVM_SMALL_ARTIFACTS": str(folder / "small-artifacts")} if module.startswith(_READERS) else None
         # Names of mutants choose which are tried, and none chooses all.
-        mutmut(folder, "run", "--max-children", str(processes), *(drawn if drawn is not mutants else ()))
+        names = drawn if drawn is not mutants else []
+        mutmut(folder, "run", "--max-children", str(processes), *names, environment=made)
         statuses: dict[str, int | None] = {}
         for file in _results(folder, module):
             statuses |= json.loads(file.read_text())[_STATUSES]

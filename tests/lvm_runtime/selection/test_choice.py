@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvm_runtime import BackendUnavailable, Predictor
+from lvm_runtime import ArtifactError, BackendUnavailable, Predictor
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.models import load_model
@@ -52,6 +52,67 @@ def test_the_fastest_for_the_batches_that_count(
 def test_a_device_that_no_form_has_is_an_error_with_the_reasons(int8: Path) -> None:
     with pytest.raises(BackendUnavailable, match=r"no form of it can serve .*onnx fp32.*'tpu'.*onnx int8"):
         Predictor(int8, device="tpu", max_drift=1e-3)
+
+
+NOTHING: dict[str, tuple[Request, bool, str]] = {
+    "precision": (
+        Request(precision="int8"),
+        True,
+        "has no int8 form (it has onnx fp32, torchscript fp32); "
+        "make one with: lvm-runtime export onnx --model {path} --precision int8",
+    ),
+    "both": (
+        Request("onnx", precision="int8"),
+        True,
+        "has no onnx int8 form (it has onnx fp32, torchscript fp32); "
+        "make one with: lvm-runtime export onnx --model {path} --precision int8",
+    ),
+    "backend": (
+        Request("onnx"),
+        False,
+        "has no onnx form (it has no compiled form); make one with: lvm-runtime export onnx --model {path}",
+    ),
+    "full precision": (
+        Request("torchscript", precision="fp32"),
+        False,
+        "has no torchscript fp32 form (it has no compiled form); "
+        "make one with: lvm-runtime export torchscript --model {path}",
+    ),
+    "arithmetic of a file in full precision": (
+        Request("openvino", precision="bf16"),
+        False,
+        "has no openvino bf16 form (it has no compiled form); make one with: lvm-runtime export onnx --model {path}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_", "compiled", "says"), NOTHING.values(), ids=NOTHING.keys())
+def test_an_artifact_without_such_a_form_says_how_to_make_it(
+    small_artifacts: Get, request_: Request, compiled: bool, says: str
+) -> None:
+    artifact = Artifact.load(small_artifacts("amn"))
+    if not compiled:
+        artifact = replace(artifact, manifest=replace(artifact.manifest, compiled=()))
+    with pytest.raises(ArtifactError) as refused:
+        list_candidates(artifact, request_)
+    assert str(refused.value) == f"{artifact.path} " + says.format(path=artifact.path)
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (Request(), ["onnx fp32 on cpu", "onnx fp32 on cuda", "eager fp32"]),
+        (Request(device="cpu"), ["onnx fp32 on cpu", "eager fp32 on cpu"]),
+        (Request("onnx"), ["onnx fp32"]),
+        (Request("onnx", device="cuda"), ["onnx fp32 on cuda"]),
+    ],
+)
+def test_every_device_of_a_light_backend_is_tried_where_nothing_was_named(
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch, request_: Request, expected: list[str]
+) -> None:
+    monkeypatch.setattr(OnnxBackend, "devices", lambda: ["cpu", "cuda"])
+    candidates, _ = list_candidates(Artifact.load(small_artifacts("amn")), request_)
+    assert [str(c).split(" (")[0] for c in candidates if c.backend in ("onnx", "eager")] == expected
 
 
 def _light(path: Path) -> list[Measurement]:
