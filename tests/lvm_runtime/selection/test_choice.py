@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 
 from lvm_runtime import ArtifactError, BackendUnavailable, Predictor
+from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.models import load_model
 from lvm_runtime.request import Request
 from lvm_runtime.selection import measurements
-from lvm_runtime.selection.candidates import list_candidates
+from lvm_runtime.selection.candidates import Candidate, list_candidates
 from lvm_runtime.selection.measurements import Measurement
+from lvm_runtime.selection.session import Session
 from lvm_runtime.selection.tuning import fastest, time_together, tune
 from lvm_runtime.system.cpus import usable_cpus
 from tests.artifacts import add_onnx, edit_manifest, some_contexts
@@ -132,6 +134,29 @@ def test_several_light_forms_are_timed_once(int8: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("lvm_runtime.selection.choice.measure", None)  # a second measurement would fail
     with Predictor(int8, max_drift=1e-3) as predictor:
         assert predictor.explain() == first
+
+
+def test_a_form_that_does_not_open_gives_way_to_the_next_and_is_named(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_or_fail(candidate: Candidate, fingerprint: Fingerprint, request: Request) -> Session:
+        if candidate.precision == "int8":
+            raise BackendUnavailable("no room for int8")
+        return open_it(candidate, fingerprint, request)
+
+    open_it = Session.open
+    monkeypatch.setattr(Session, "open", open_or_fail)
+    forged = [
+        Measurement("onnx", "cpu", precision, f"onnx/{precision}.onnx", 0.0, (seconds,) * 3, None)
+        for precision, seconds in (("int8", 1.0), ("fp32", 2.0))
+    ]
+    measurements.save(Artifact.load(int8), usable_cpus(), forged)
+    with Predictor(int8, max_drift=1e-3) as predictor:
+        explanation = predictor.explain()
+    assert explanation.running.file == "onnx/fp32.onnx"
+    why = {refusal.what: refusal.why for refusal in explanation.refused}
+    assert why["onnx int8 on cpu (onnx/int8.onnx)"] == "no room for int8"
+    assert why["eager fp32 (model.safetensors)"].startswith("not tried, because it loads a heavy framework")
 
 
 @pytest.mark.parametrize(("fast", "slow"), [("onnx/int8.onnx", "onnx/fp32.onnx"), ("onnx/fp32.onnx", "onnx/int8.onnx")])
