@@ -107,17 +107,10 @@ mutmut.create_mutants(1)
 """
 """The first step of `mutmut run`, which has no command of its own: names to draw from, before a test runs."""
 
-_OUTCOMES: dict[int | None, str] = {
-    0: "survived",
-    1: "killed",
-    3: "killed",
-    24: "timeout",
-    152: "timeout",
-    -24: "timeout",
-    33: "no tests",
-}
-"""Of the status that a mutant's tests ended with. mutmut calls 255 a timeout, which is what a test whose id it cannot
-hand to pytest ends with."""
+_KILLED, _TIMEOUT = dict.fromkeys((1, 3, 255), "killed"), dict.fromkeys((24, 152, -24), "timeout")
+_OUTCOMES: dict[int | None, str] = {0: "survived", 33: "no tests", **_KILLED, **_TIMEOUT}
+"""Of the status that a mutant's tests ended with. 255 is an error that leaves pytest itself, such as that of a thread
+while it ends; the same tests ran to their end before, without the mutant."""
 
 
 def changed() -> list[str]:
@@ -196,13 +189,11 @@ def try_module(module: str, processes: int, sample: int | None, seed: int) -> Sc
         settings = _SETTINGS.format(module=module, tests=tests, minute=_MINUTE)
         (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + settings)
         mutants = generate(folder, module)
-        drawn = mutants
-        if sample is not None and sample < len(mutants):
-            drawn = sorted(random.Random(f"{seed} {module}").sample(mutants, sample))
+        count = len(mutants) if sample is None else min(sample, len(mutants))
+        drawn = sorted(random.Random(f"{seed} {module}").sample(mutants, count))
         made = {"LVM_SMALL_ARTIFACTS": str(folder / "small-artifacts")} if module.startswith(_READERS) else None
-        # Names of mutants choose which are tried, and none chooses all.
-        names = drawn if drawn is not mutants else []
-        mutmut(folder, "run", "--max-children", str(processes), *names, environment=made)
+        # With their names, mutmut first runs the tests by the ids that it runs them by for each mutant.
+        mutmut(folder, "run", "--max-children", str(processes), *drawn, environment=made)
         statuses: dict[str, int | None] = {}
         for file in _results(folder, module):
             statuses |= json.loads(file.read_text())[_STATUSES]
