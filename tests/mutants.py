@@ -34,6 +34,7 @@ _ARTIFACT, _SELECTION, _BULK, _EVALUATION = (
 )
 _EXPORT = ("tests/export/test_onnx.py", "tests/export/test_int8.py")
 _DURABILITY = "tests/lvm_runtime/test_durability.py"
+_RUNS = tuple(f"{_BULK}/test_{name}.py" for name in ("bulk", "destination", "resumption"))
 _LIMITS = (f"{_ARTIFACT}/test_drift.py", "tests/export/test_verify.py")
 
 CORE: dict[str, tuple[str, ...]] = {
@@ -57,9 +58,9 @@ CORE: dict[str, tuple[str, ...]] = {
     "lvm_runtime/selection/tuning.py": (f"{_SELECTION}/test_choice.py", f"{_SELECTION}/test_measurements.py"),
     "lvm_runtime/bulk/destination.py": (f"{_BULK}/test_destination.py", f"{_BULK}/test_resumption.py"),
     "lvm_runtime/bulk/journal.py": (f"{_BULK}/test_journal.py",),
-    "lvm_runtime/bulk/output.py": (f"{_BULK}/test_bulk.py", f"{_BULK}/test_resumption.py", _DURABILITY),
+    "lvm_runtime/bulk/output.py": (*_RUNS, _DURABILITY),
     "lvm_runtime/bulk/parts.py": (f"{_BULK}/test_parts.py", f"{_BULK}/test_resumption.py"),
-    "lvm_runtime/bulk/predict.py": tuple(f"{_BULK}/test_{name}.py" for name in ("bulk", "destination", "resumption")),
+    "lvm_runtime/bulk/predict.py": _RUNS,
     "lvm_runtime/bulk/source.py": (f"{_BULK}/test_bulk.py",),
     "export/forms/*.py": ("tests/export/test_forms.py", "tests/export/test_int8.py", "tests/export/test_recency.py"),
     "export/onnx/graph.py": _EXPORT,

@@ -153,12 +153,13 @@ def test_a_part_that_changes_while_it_is_written_is_an_error(
     _assert_right(predictor, out)
 
 
+@pytest.mark.parametrize("size", [3000, 20], ids=["rows", "header"])
 def test_an_output_shortened_between_runs_is_done_again(
-    predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         _interrupted(predictor, source, tmp_path / "out.npy", monkeypatch, _stop)
-    os.truncate(tmp_path / "out.npy.part", 3000)
+    os.truncate(tmp_path / "out.npy.part", size)
     assert predict_file(predictor, source, tmp_path / "out.npy").resumed == 0
     _assert_right(predictor, tmp_path / "out.npy")
 
