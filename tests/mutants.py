@@ -38,7 +38,9 @@ _RUNS = tuple(f"{_BULK}/test_{name}.py" for name in ("bulk", "destination", "res
 _LIMITS = (f"{_ARTIFACT}/test_drift.py", "tests/export/test_verify.py")
 
 CORE: dict[str, tuple[str, ...]] = {
-    "lvm_runtime/artifact/config.py": (f"{_ARTIFACT}/test_config.py", f"{_ARTIFACT}/test_manifest.py"),
+    "lvm_runtime/artifact/config.py": tuple(
+        f"{_ARTIFACT}/test_{name}.py" for name in ("config", "manifest", "weights")
+    ),
     "lvm_runtime/artifact/drift.py": _LIMITS,
     "lvm_runtime/artifact/files.py": (f"{_ARTIFACT}/test_files.py", f"{_ARTIFACT}/test_folder.py"),
     "lvm_runtime/artifact/fingerprint.py": (f"{_ARTIFACT}/test_fingerprint.py", f"{_ARTIFACT}/test_folder.py"),
