@@ -75,7 +75,7 @@ def test_another_header_is_an_error(damage: Callable[[dict[str, Any]], object], 
 
 def test_a_tensor_that_the_config_has_not_is_named(tmp_path: Path) -> None:
     header = _header() | {"other.bias": {"dtype": "F32", "shape": [1], "data_offsets": [216, 220]}}
-    with pytest.raises(ArtifactError, match="not the weights of this lstm: 'other.bias' is not known"):
+    with pytest.raises(ArtifactError, match=r"not the weights of this lstm: 'other\.bias' is not known"):
         check_header(_write(tmp_path / "w", json.dumps(header).encode(), 220), CONFIG)
 
 
