@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,9 +46,29 @@ def test_only_plain_files_are_opened(copy: Path, name: str, kind: str) -> None:
         Artifact.load(copy)
 
 
-def test_a_device_is_not_read() -> None:
-    with pytest.raises(ArtifactError, match="/dev/zero: is a device, expected a plain file"):
-        read_plain(Path("/dev/zero"), 10)
+def _bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.path.relpath(path))  # a socket's path has at most 107 characters
+
+
+KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "link": (lambda path: path.symlink_to("/etc/hostname"), "a link"),
+    "folder": (Path.mkdir, "a folder"),
+    "pipe": (os.mkfifo, "a pipe"),
+    "socket": (_bind, "a socket"),
+    "device": (lambda path: None, "a device"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_plain_file_is_not_read_and_named(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, named = KINDS[kind]
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "file"
+    make(path)
+    advice = "; copy the artifact with its links resolved: cp -RL" if kind == "link" else ""
+    with pytest.raises(ArtifactError, match=f"^{path}: is {named}, expected a plain file{advice}$"):
+        read_plain(path, 10)
 
 
 def test_a_folder_that_is_a_link_is_refused(copy: Path) -> None:
