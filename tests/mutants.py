@@ -52,7 +52,7 @@ CORE: dict[str, tuple[str, ...]] = {
     "lvm_runtime/batcher.py": ("tests/lvm_runtime/test_batcher.py",),
     "lvm_runtime/selection/candidates.py": (f"{_SELECTION}/test_choice.py", f"{_SELECTION}/test_session.py"),
     "lvm_runtime/selection/choice.py": (f"{_SELECTION}/test_choice.py",),
-    "lvm_runtime/selection/explanation.py": (f"{_SELECTION}/test_choice.py",),
+    "lvm_runtime/selection/explanation.py": (f"{_SELECTION}/test_explanation.py",),
     "lvm_runtime/selection/measurements.py": (f"{_SELECTION}/test_measurements.py", f"{_SELECTION}/test_choice.py"),
     "lvm_runtime/selection/sequences.py": (f"{_SELECTION}/test_sequences.py",),
     "lvm_runtime/selection/session.py": (f"{_SELECTION}/test_session.py", f"{_SELECTION}/test_choice.py"),
