@@ -58,7 +58,7 @@ CORE: dict[str, tuple[str, ...]] = {
     "lvm_runtime/selection/session.py": (f"{_SELECTION}/test_session.py", f"{_SELECTION}/test_choice.py"),
     "lvm_runtime/selection/timing.py": (f"{_SELECTION}/test_timing.py",),
     "lvm_runtime/selection/tuning.py": (f"{_SELECTION}/test_choice.py", f"{_SELECTION}/test_measurements.py"),
-    "lvm_runtime/bulk/destination.py": (f"{_BULK}/test_destination.py", f"{_BULK}/test_resumption.py"),
+    "lvm_runtime/bulk/destination.py": _RUNS,
     "lvm_runtime/bulk/journal.py": (f"{_BULK}/test_journal.py",),
     "lvm_runtime/bulk/output.py": (*_RUNS, _DURABILITY),
     "lvm_runtime/bulk/parts.py": (f"{_BULK}/test_parts.py", f"{_BULK}/test_resumption.py"),
