@@ -68,7 +68,7 @@ CORE: dict[str, tuple[str, ...]] = {
     "export/onnx/graph.py": _EXPORT,
     "export/onnx/quantise.py": _EXPORT,
     "export/verify.py": ("tests/export/test_verify.py", "tests/export/test_search.py", "tests/export/test_onnx.py"),
-    "train/checkpoint.py": ("tests/train/test_checkpoint.py",),
+    "train/checkpoint.py": ("tests/train/test_checkpoint.py", "tests/test_no_code_runs.py"),
     "train/data/windows.py": ("tests/train/data/test_windows.py",),
     "train/evaluation/gate.py": (f"{_EVALUATION}/test_gate.py",),
     "train/evaluation/metrics.py": (f"{_EVALUATION}/test_metrics.py",),
