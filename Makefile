@@ -20,7 +20,7 @@ help:
 	@echo "make docs        the documentation, in docs/_build/html"
 	@echo "make bench       the full benchmark run: pytest benchmarks/ --benchmark-only"
 	@echo "make soak        the long tests that the suite leaves out"
-	@echo "make mutants     single edits that no test notices, in the modules that differ from main (ALL=1: in the core)"
+	@echo "make mutants     single edits that no test notices, in the modules that differ from main (ALL=1: in the core; SAMPLE=25: 25 of each)"
 	@echo "make sanitize    the native engine's tests with ASan and UBSan, then with TSan, then in valgrind"
 	@echo "make cross       the native engine on an emulated Arm CPU: the same bits as here"
 	@echo "make fuzz        malformed plans for the native engine: libFuzzer with ASan and UBSan"
@@ -69,7 +69,7 @@ soak: $(READY)
 
 mutants: $(READY)
 	@$(PY) -c 'import mutmut' 2>/dev/null || $(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,mutants]'
-	$(PY) -m tests.mutants $(if $(ALL),--all)
+	$(PY) -m tests.mutants $(if $(ALL),--all) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 sanitize: $(READY)
 	$(MAKE) -C lvm_runtime/native PYTHON=$(abspath $(PY)) sanitize KIND=address,undefined

@@ -73,10 +73,12 @@ def small_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     """Return a function from an architecture to a small artifact with ONNX (windows and documents) and
     TorchScript forms; not to be changed.
 
-    Exporting takes seconds, so all workers of a run share the artifacts, and one of them makes each.
+    Exporting takes seconds, so all workers of a run share the artifacts, and one of them makes each. So do all runs
+    that have the same `LVM_SMALL_ARTIFACTS`.
     """
     root = tmp_path_factory.getbasetemp()
     root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "small-artifacts"
+    root = Path(os.environ.get("LVM_SMALL_ARTIFACTS", root))
     root.mkdir(exist_ok=True)
 
     def get(architecture: str) -> Path:

@@ -43,13 +43,12 @@ def open_plain(path: Path) -> BufferedReader:
         descriptor = os.open(path, flags)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}); expected a file of an artifact") from error
-    file = open(descriptor, "rb")  # noqa: SIM115 (the caller closes it)
     try:
         _require_plain(path, os.fstat(descriptor).st_mode)  # it may have been exchanged in between
     except BaseException:
-        file.close()
+        os.close(descriptor)
         raise
-    return file
+    return open(descriptor, "rb")
 
 
 def read_plain(path: Path, limit: int) -> bytes:

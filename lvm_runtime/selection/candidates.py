@@ -137,7 +137,8 @@ def _nothing(artifact: Artifact, request: Request) -> ArtifactError:
     wanted = " ".join(filter(None, (cls.name if named else "", request.precision or "")))
     forms = dict.fromkeys(f"{c.format} {c.precision}" for c in artifact.manifest.compiled)
     present = ", ".join(forms) or "no compiled form"
-    option = f" --precision {request.precision}" if request.precision not in (None, "fp32") else ""
+    in_file = cls.precisions is None  # and not the arithmetic that is chosen when an fp32 file is loaded
+    option = f" --precision {request.precision}" if in_file and request.precision not in (None, "fp32") else ""
     return ArtifactError(
         f"{artifact.path} has no {wanted} form (it has {present}); "
         f"make one with: lvm-runtime export {cls.format} --model {artifact.path}{option}"

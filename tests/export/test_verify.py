@@ -109,6 +109,7 @@ def scaled_together(contexts: Array) -> float:
 
 
 LARGEST = np.abs(random_contexts(max(BATCH_SIZES), 5, DIM, seed=SAMPLE_SEED)).max()
+ATTENTION = "largest difference in an attention weight"
 MATES = "change of a row by its batch-mates"
 DRIFT = r"largest drift \(1 - cosine\) is .*expected ≤ "
 
@@ -127,14 +128,14 @@ DRIFT = r"largest drift \(1 - cosine\) is .*expected ≤ "
         *(pytest.param({"fault": at_place(n)}, "fp32", MATES, id=f"row {n}") for n in (0, 7)),
         pytest.param({"fault": at_place(0, norm=10)}, "fp32", MATES, id="first among large rows"),
         pytest.param({"fault": at_place(-1, norm=10)}, "fp32", MATES, id="last among large rows"),
-        pytest.param({"attention_fault": by(1e-3)}, "fp32", "attention weight", id="attention"),
-        pytest.param({"attention_fault": by(float("nan"))}, "int8", "attention weight is inf", id="nan attention"),
-        pytest.param({"attention_fault": for_one}, "int8", "attention weight", id="attention of one context"),
+        pytest.param({"attention_fault": by(1e-3)}, "fp32", ATTENTION, id="attention"),
+        pytest.param({"attention_fault": by(float("nan"))}, "int8", f"{ATTENTION} is inf", id="nan attention"),
+        pytest.param({"attention_fault": for_one}, "int8", ATTENTION, id="attention of one context"),
         pytest.param({"asked": 5e-6}, "fp32", "change by asking attention", id="attention asked for"),
     ],
 )
 def test_each_fault_is_found(sample: Sample, fault: dict[str, Any], precision: str, message: str) -> None:
-    with pytest.raises(VerificationFailed, match=message):
+    with pytest.raises(VerificationFailed, match=f"^faulty: {message}"):
         verify(Faulty(sample, **fault), [sample], name="faulty", precision=precision)
 
 

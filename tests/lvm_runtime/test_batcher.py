@@ -64,7 +64,7 @@ def test_many_callers_get_their_own_answers(small_artifacts: Get) -> None:
 
 def test_requests_that_arrive_together_run_together() -> None:
     model = Model()
-    with model.batcher(max_batch=8, max_delay_ms=10_000) as batcher:
+    with model.batcher(max_batch=8, max_delay_ms=60_000) as batcher:
         futures = [batcher.submit(i) for i in range(16)]
         assert [f.result(20)[0] for f in futures] == [2 * i for i in range(16)]
     assert model.batches == [8, 8]
@@ -97,6 +97,53 @@ def test_a_lone_request_waits_no_longer_than_the_delay(
     assert asked == waits
 
 
+@pytest.mark.parametrize(
+    ("adaptive", "batches"),
+    [
+        (True, [(1, True, 1), (3, True, 3), (2, False, 2), (2, True, 2), (6, True, 4), (1, False, 3), (3, True, 3)]),
+        (False, [(1, False, 1), (4, True, 4), (3, False, 3)]),
+    ],
+)
+def test_an_adaptive_batch_starts_when_it_is_as_large_as_the_one_before(
+    adaptive: bool, batches: list[tuple[int, bool, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many requests come, whether the batch starts before its time, and how many it has."""
+    queue, ready = _Queue(4, 60.0, 32, adaptive), []
+    monkeypatch.setattr(queue._work, "wait_for", lambda is_ready, timeout=None: ready.append(bool(is_ready())))
+    for come, at_once, taken in batches:
+        for _ in range(come):
+            queue.put(_Request(_check(4), Prediction()), lambda: None)
+        assert (len(queue.take()), ready[-1]) == (taken, at_once)
+
+
+def test_whole_requests_count_by_their_contexts_and_are_delivered_by_batch() -> None:
+    model, settled = Model(), []
+
+    def deliver(settle: Callable[[], None]) -> None:
+        assert not any(future.done() for future in futures[sum(settled) :])
+        settle()
+        settled.append(sum(future.done() for future in futures) - sum(settled))
+
+    batcher = Batcher(
+        lambda rows: np.full((rows, 1, 1), rows, np.float32),
+        model.run,
+        max_batch=4,
+        max_delay_ms=60_000,
+        whole=True,
+        deliver=deliver,
+    )
+    model.gate.clear()
+    futures = [batcher.submit(9)]
+    model.started.wait(20)
+    futures += [batcher.submit(rows) for rows in (3, 3, 1, 5)]
+    assert batcher.pending == 12
+    model.gate.set()
+    batcher.close()
+    assert (model.batches, settled) == ([9, 3, 4, 5], [1, 1, 2, 1])
+    for future, rows in zip(futures, (9, 3, 3, 1, 5), strict=True):
+        np.testing.assert_array_equal(future.result(0), np.full((rows, 1), 2.0 * rows))
+
+
 def test_one_bad_request_fails_alone(small_artifacts: Get) -> None:
     contexts: list[Any] = list(some_contexts(4))
     contexts[2] = contexts[2] * np.nan
@@ -115,7 +162,7 @@ def test_one_bad_request_fails_alone(small_artifacts: Get) -> None:
 
 def test_a_failing_model_fails_its_batch_and_not_the_next() -> None:
     model = Model()
-    with model.batcher(max_batch=2, max_delay_ms=10_000) as batcher:
+    with model.batcher(max_batch=2, max_delay_ms=60_000) as batcher:
         broken = [batcher.submit(999), batcher.submit(1)]
         whole = [batcher.submit(2), batcher.submit(3)]
         for future in broken:
@@ -168,7 +215,7 @@ def test_coroutines_await_and_are_held_back_without_blocking_the_loop() -> None:
 def test_closing_drains() -> None:
     model = Model()
     model.gate.clear()
-    batcher = model.batcher(max_batch=2, max_delay_ms=10_000)
+    batcher = model.batcher(max_batch=2, max_delay_ms=60_000)
     futures = [batcher.submit(i) for i in range(5)]
     closing = threading.Thread(target=batcher.close)
     closing.start()
@@ -227,7 +274,7 @@ def test_a_callback_may_submit_and_close(small_artifacts: Get) -> None:
 
 def test_a_dropped_batcher_answers_and_frees_its_thread(small_artifacts: Get) -> None:
     with Predictor(small_artifacts("amn")) as predictor:
-        batcher = predictor.batcher(max_delay_ms=10_000)
+        batcher = predictor.batcher(max_delay_ms=60_000)
         worker, kept = batcher._worker, weakref.ref(batcher)
         future = batcher.submit(some_contexts(1)[0])
         del batcher

@@ -104,7 +104,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a number": (3.0, "got float, expected an array"),
     "wrong D": (np.zeros((2, 5, 15), np.float32), r"shape \[2, 5, 15\], expected"),
     "wrong T": (np.zeros((2, 4, 16), np.float32), r"shape \[2, 4, 16\], expected"),
-    "position scalar": (np.zeros((2, 5, 17), np.float32), "position scalar"),
+    "position scalar": (
+        np.zeros((2, 5, 17), np.float32),
+        "; a position scalar appended .* is not supported$",
+    ),
     "a document": (np.zeros((9, 16), np.float32), "use predict_sequence"),
     "integers": (np.zeros((2, 5, 16), np.int64), "dtype int64, expected float32"),
     "booleans": (np.zeros((2, 5, 16), bool), "dtype bool"),
@@ -127,7 +130,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("value", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_contexts_is_refused(value: Any, message: str) -> None:
-    with pytest.raises(InvalidInput, match=message):
+    with pytest.raises(InvalidInput, match=f"^contexts.*{message}"):
         Contexts(value, 5, 16, NORM)
 
 
@@ -138,6 +141,8 @@ def test_the_first_bad_row_is_named(value: float, word: str, batch: int) -> None
     x[batch - 1, 4, 0] = x[2, 3, 7] = value
     with pytest.raises(InvalidInput, match=rf"row 102, position 3, component 7 is {word}; expected finite"):
         usable_float32(x, NORM, first_row=100)
+    with pytest.raises(InvalidInput, match=rf"row 1, component 7 is {word}; expected finite"):
+        usable_float32(x[2, 2:], NORM)
 
 
 def test_values_beyond_float32_are_named() -> None:
@@ -182,6 +187,8 @@ def test_bad_rows_are_found() -> None:
 
 def test_a_copy_is_the_callers_no_longer() -> None:
     x = some_contexts(1)
-    copy = Contexts(x, 5, 16, NORM).copy()
-    assert not np.shares_memory(copy, x)
-    np.testing.assert_array_equal(copy, x)
+    for kind in (np.float32, np.float64):
+        copy = Contexts(x.astype(kind), 5, 16, NORM).copy()
+        assert copy.dtype == np.float32
+        np.testing.assert_array_equal(copy, x)
+    assert not np.shares_memory(Contexts(x, 5, 16, NORM).copy(), x)

@@ -18,7 +18,7 @@ from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models import build_model
 from train.__main__ import command as command_line
-from train.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
+from train.checkpoint import FILE, Progress, _random_state, _set_random_state, load_checkpoint, save_checkpoint
 from train.data.corpus import load_corpus
 from train.data.windows import VectorStore, split_windows
 from train.loop import Trainer, TrainingDiverged
@@ -97,7 +97,7 @@ def test_finished_run_can_be_extended(tmp_path: Path) -> None:
 def test_other_options_are_refused(tmp_path: Path) -> None:
     before = options(tmp_path / "a", epochs=1)
     train(before, quiet)
-    with pytest.raises(InvalidInput, match=r"made with learning_rate = 0\.0005, this run has 0\.1"):
+    with pytest.raises(InvalidInput, match=rf"a\.run/{FILE}: was made with learning_rate = 0\.0005, this run has 0\.1"):
         train(replace(before, resume=True, learning_rate=0.1), quiet)
     with pytest.raises(InvalidInput, match="made with windows"):
         train(replace(before, resume=True, windows=800), quiet)
@@ -118,6 +118,22 @@ def test_other_data_under_the_same_name_is_refused(tmp_path: Path) -> None:
     np.savez(before.data, vectors=vectors, doc_ids=np.arange(120) // 10)
     with pytest.raises(InvalidInput, match="was made on other data"):
         train(replace(before, resume=True), quiet)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_the_random_state_of_a_device_comes_back_on_that_device(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what torch is asked for, which no device has to be there for."""
+    device, kept, calls = torch.device(kind), torch.arange(3), []
+    module = getattr(torch, kind)
+    monkeypatch.setattr(module, "get_rng_state", lambda *asked: (calls.append(asked), kept)[1])
+    monkeypatch.setattr(module, "set_rng_state", lambda *asked: calls.append(asked))
+    state = _random_state(device)
+    _set_random_state(state, device)
+    _set_random_state({"cpu": state["cpu"]}, device)  # as a run on the CPU leaves it
+    _set_random_state(state, torch.device("cpu"))
+    where = (device,) if kind == "cuda" else ()
+    assert sorted(state) == ["cpu", kind]
+    assert calls == [where, (kept, *where)]
 
 
 def test_what_a_checkpoint_holds_comes_back(tmp_path: Path) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,9 +48,52 @@ def test_only_plain_files_are_opened(copy: Path, name: str, kind: str) -> None:
         Artifact.load(copy)
 
 
-def test_a_device_is_not_read() -> None:
-    with pytest.raises(ArtifactError, match="/dev/zero: is a device, expected a plain file"):
-        read_plain(Path("/dev/zero"), 10)
+def _bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.path.relpath(path))  # a socket's path has at most 107 characters
+
+
+NAMED = [(b"Data/model", b"model"), (b"\xff", b"more")]
+
+KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "link": (lambda path: path.symlink_to("/etc/hostname"), "a link"),
+    "folder": (Path.mkdir, "a folder"),
+    "pipe": (os.mkfifo, "a pipe"),
+    "socket": (_bind, "a socket"),
+    "device": (lambda path: None, "a device"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_plain_file_is_not_read_and_named(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, named = KINDS[kind]
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "file"
+    make(path)
+    advice = "; copy the artifact with its links resolved: cp -RL" if kind == "link" else ""
+    with pytest.raises(ArtifactError, match=f"^{path}: is {named}, expected a plain file{advice}$"):
+        read_plain(path, 10)
+
+
+@pytest.mark.parametrize(("kind", "message"), [("link", "cannot be read"), ("pipe", "is a pipe"), ("folder", "is a f")])
+def test_a_file_that_is_exchanged_before_it_is_opened_is_not_read(
+    kind: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe would wait for a writer, and a link would be followed."""
+    plain, path = tmp_path / "plain", tmp_path / "file"
+    plain.touch()
+    KINDS[kind][0](path)
+    status = os.lstat(plain)
+    monkeypatch.setattr(os, "lstat", lambda asked: status)
+    with pytest.raises(ArtifactError, match=f"{path}: {message}"):
+        read_plain(path, 10)
+
+
+def test_a_file_of_just_the_limit_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 10)
+    assert read_plain(tmp_path / "file", 10) == b"x" * 10
+    with pytest.raises(ArtifactError, match="10 bytes, expected at most 9"):
+        read_plain(tmp_path / "file", 9)
 
 
 def test_a_folder_that_is_a_link_is_refused(copy: Path) -> None:
@@ -103,9 +150,19 @@ def test_the_hash_of_a_package_knows_its_empty_folders(package: Path) -> None:
     assert describe(package.parent, package.name) == before
     (package / "Data/empty").mkdir()
     after = describe(package.parent, package.name)
-    assert (after.bytes, after.sha256) != (before.bytes, before.sha256)
+    assert after.bytes == before.bytes
+    assert after.sha256 != before.sha256
     (package / "Data/empty").rename(package / "Data/other")
     assert describe(package.parent, package.name).sha256 != after.sha256
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_the_hash_of_a_package_takes_names_that_are_no_text(package: Path) -> None:
+    (package / os.fsdecode(b"\xff")).write_bytes(b"more")
+    (package / "Data/empty").mkdir()
+    lines = [b"Data/empty/\0\n"]
+    lines += [name + b"\0" + sha256(data).hexdigest().encode() + b"\n" for name, data in NAMED]
+    assert describe(package.parent, package.name).sha256 == sha256(b"".join(lines)).hexdigest()
 
 
 def test_the_hash_of_a_package_is_the_one_that_schema_1_wrote(package: Path) -> None:

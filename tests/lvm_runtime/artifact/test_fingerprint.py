@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvm_runtime.artifact.fingerprint import Fingerprint, probe_contexts
+from lvm_runtime.artifact.fingerprint import Fingerprint, probe_contexts, random_contexts
 from lvm_runtime.errors import ArtifactError, InvalidInput
 
 
@@ -43,6 +43,7 @@ def _array(shape: str, descr: str = "<f4", data: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
 
 
+FILE = Fingerprint(np.ones((1, 1, 1), np.float32), np.ones((1, 1))).to_bytes()
 BROKEN = {
     "a bomb": (_archive(contexts=bytes(50_000_000), compression=zipfile.ZIP_DEFLATED), "is compressed"),
     "a header of 10^9 rows": (_archive(contexts=_array("(999999999, 5, 8)")), "and 0 bytes"),
@@ -52,7 +53,8 @@ BROKEN = {
     "another type": (_archive(contexts=_array("(1, 1, 1)", "<f8", bytes(8))), "holds <f8"),
     "another part": (_archive(more=_array("(1, 1)", "<f8", bytes(8))), "holds <f8"),
     "many parts": (_archive(**{str(i): b"" for i in range(1000)}), "it has 1000 parts"),
-    "a comment": (Fingerprint(np.ones((1, 1, 1), np.float32), np.ones((1, 1))).to_bytes() + b"!", "does not end like"),
+    "a comment": (FILE + b"!", "does not end like"),
+    "a second directory": (FILE[:-22] + b"PK\x06\x07" + bytes(16) + FILE[-22:], "does not end like"),
     "no predictions": (_archive(contexts=_array("(1, 1, 1)", data=bytes(4))), "it has contexts"),
 }
 
@@ -83,6 +85,13 @@ def test_probes_are_unit_vectors_that_share_a_direction_and_repeat() -> None:
     np.testing.assert_allclose(np.linalg.norm(probes, axis=2), 1, atol=1e-6)
     assert np.linalg.norm(probes.reshape(-1, 64).mean(0)) > 0.4
     np.testing.assert_array_equal(probes, probe_contexts(64, 5))
+
+
+def test_contexts_of_a_probe_share_a_topic_that_others_do_not() -> None:
+    """Of variances 1, 1 and 1 of direction, topic and noise: cosines of 2/3 within a context, and 1/3 elsewhere."""
+    probes = random_contexts(16, 5, 768)
+    assert np.einsum("nd,nd->n", probes[:, 0], probes[:, 4]) == pytest.approx(2 / 3, abs=0.15)
+    assert np.einsum("nd,nd->n", probes[1:, 0], probes[:-1, 0]) == pytest.approx(1 / 3, abs=0.15)
 
 
 def test_real_contexts_join_spread_over_the_data() -> None:

@@ -118,8 +118,11 @@ def test_committing_replaces_the_form_of_the_same_name(copy: Path) -> None:
     artifact = Artifact.load(copy)
     with artifact.adding("onnx/fp32.onnx") as temporary:
         temporary.write_bytes(b"another model")
-        after = artifact.commit(temporary, "onnx/fp32.onnx", format="onnx", precision="fp32", drift=2e-9)
-    assert [(c.file.path, c.drift) for c in after.find("onnx")] == [("onnx/fp32.onnx", 2e-9)]
+        details: dict[str, Any] = {"batch_sizes": (1, 8), "details": {"opset": 20}}
+        after = artifact.commit(temporary, "onnx/fp32.onnx", format="onnx", precision="fp32", drift=2e-9, **details)
+    (listed,) = after.find("onnx")
+    assert (listed.file.path, listed.drift, listed.batch_sizes) == ("onnx/fp32.onnx", 2e-9, (1, 8))
+    assert listed.details == {"opset": 20}
     assert len(after.manifest.compiled) == len(artifact.manifest.compiled)
     assert Artifact.load(copy).manifest == after.manifest
 

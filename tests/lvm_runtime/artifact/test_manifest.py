@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, ModelConfig, make_config
 from lvm_runtime.artifact.drift import PRECISIONS
-from lvm_runtime.artifact.limits import LARGEST_BATCH, LARGEST_FILE, LARGEST_MANIFEST
+from lvm_runtime.artifact.limits import (
+    DEEPEST_JSON,
+    LARGEST_BATCH,
+    LARGEST_FILE,
+    LARGEST_MANIFEST,
+    LARGEST_PATH,
+    MOST_BATCH_SIZES,
+    MOST_COMPILED,
+)
 from lvm_runtime.artifact.manifest import FORMATS, FORMS, SCHEMA_VERSION, CompiledFile, Manifest, StoredFile, seal
 from lvm_runtime.errors import ArtifactError, InvalidInput
 from tests.fuzzing import json_values, quick_settings
@@ -134,20 +142,20 @@ def test_anything_else_is_an_error_that_names_file_and_key(
 
 
 NOT_JSON = {
-    "empty": b"",
-    "cut": b"{",
-    "list": b"[]",
-    "binary": b"\xff\xfe",
-    "a key that comes twice": b'{"schema": 1, "schema": 2}',
-    "nested 1,000 deep": b"[" * 1000 + b"]" * 1000,
-    "nested a million deep": b"[" * 10**6,
-    "a number of 10,000 digits": b'{"schema": ' + b"9" * 10_000 + b"}",
+    "empty": (b"", "not valid JSON"),
+    "cut": (b"{", "not valid JSON"),
+    "list": (b"[]", "expected an object, got list"),
+    "binary": (b"\xff\xfe", "not valid JSON"),
+    "a key that comes twice": (b'{"schema": 1, "schema": 2}', "not valid JSON .the key 'schema' comes twice"),
+    "nested 1,000 deep": (b'{"a": ' + b"[" * 1000 + b"]" * 1000 + b"}", "nested more than 32 levels"),
+    "nested a million deep": (b"[" * 10**6, "nested more than 32 levels"),
+    "a number of 10,000 digits": (b'{"schema": ' + b"9" * 10_000 + b"}", ""),
 }
 
 
-@pytest.mark.parametrize("data", NOT_JSON.values(), ids=NOT_JSON.keys())
-def test_what_is_no_json_object_is_an_error(data: bytes) -> None:
-    with pytest.raises(ArtifactError, match="m: "):
+@pytest.mark.parametrize(("data", "message"), NOT_JSON.values(), ids=NOT_JSON.keys())
+def test_what_is_no_json_object_is_an_error(data: bytes, message: str) -> None:
+    with pytest.raises(ArtifactError, match=f"m: {message}"):
         Manifest.from_json(data, "m")
 
 
@@ -166,6 +174,26 @@ def test_schema_1_has_no_digest_and_is_read() -> None:
         Manifest.from_json(json.dumps(body).encode(), "m")
     del body["digest"]
     assert Manifest.from_json(json.dumps(body, indent=2).encode(), "m") == _manifest()
+
+
+def test_what_is_as_large_as_it_may_be_is_read() -> None:
+    files = {
+        size: StoredFile("a/" + "b" * (size - 2), LARGEST_FILE, "0" * 64) for size in (LARGEST_PATH, LARGEST_PATH + 1)
+    }
+    form = CompiledFile(
+        files[LARGEST_PATH], "onnx", "fp32", 0.0, batch_sizes=(LARGEST_BATCH,) * MOST_BATCH_SIZES, details={}
+    )
+    provenance = {"a": _nested(DEEPEST_JSON - 3)}
+    manifest = dataclasses.replace(_manifest(), provenance=provenance, compiled=(form,) * MOST_COMPILED)
+    assert Manifest.from_json(manifest.to_json(), "m") == manifest
+    with pytest.raises(ArtifactError, match=r"m: weights: path 'a/b+', expected one such as"):
+        Manifest.from_json(dataclasses.replace(_manifest(), weights=files[LARGEST_PATH + 1]).to_json(), "m")
+
+
+def test_a_manifest_without_a_list_of_forms_has_none() -> None:
+    body = json.loads(_manifest().to_json())
+    del body["digest"], body["compiled"]
+    assert Manifest.from_json(seal(body), "m") == dataclasses.replace(_manifest(), compiled=())
 
 
 def test_a_manifest_that_could_not_be_read_is_not_written() -> None:

@@ -73,6 +73,12 @@ def test_another_header_is_an_error(damage: Callable[[dict[str, Any]], object], 
         check_header(_write(tmp_path / "w", json.dumps(header).encode()), CONFIG)
 
 
+def test_a_tensor_that_the_config_has_not_is_named(tmp_path: Path) -> None:
+    header = _header() | {"other.bias": {"dtype": "F32", "shape": [1], "data_offsets": [216, 220]}}
+    with pytest.raises(ArtifactError, match=r"not the weights of this lstm: 'other\.bias' is not known"):
+        check_header(_write(tmp_path / "w", json.dumps(header).encode(), 220), CONFIG)
+
+
 @pytest.mark.parametrize("data", [b"", b"1234567", b"\xff" * 8, (10**8).to_bytes(8, "little") + b"{}"])
 def test_a_header_of_absurd_size_is_not_read(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(data)

@@ -17,6 +17,7 @@ import pytest
 from lvm_runtime import InvalidInput, LvmError, Predictor
 from lvm_runtime.bulk import output as bulk_output
 from lvm_runtime.bulk import predict as bulk
+from lvm_runtime.bulk.destination import Destination
 from lvm_runtime.bulk.predict import predict_file
 from tests.artifacts import some_contexts
 
@@ -155,12 +156,13 @@ def test_a_part_that_changes_while_it_is_written_is_an_error(
     _assert_right(predictor, out)
 
 
+@pytest.mark.parametrize("size", [3000, 20], ids=["rows", "header"])
 def test_an_output_shortened_between_runs_is_done_again(
-    predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         _interrupted(predictor, source, tmp_path / "out.npy", monkeypatch, _stop)
-    os.truncate(tmp_path / "out.npy.part", 3000)
+    os.truncate(tmp_path / "out.npy.part", size)
     assert predict_file(predictor, source, tmp_path / "out.npy").resumed == 0
     _assert_right(predictor, tmp_path / "out.npy")
 
@@ -248,6 +250,20 @@ def test_a_disk_that_fails_is_one_error_and_keeps_what_is_done(
             predict_file(predictor, source, tmp_path / target)
     assert not (tmp_path / target).exists()
     assert predict_file(predictor, source, tmp_path / target).resumed >= 96
+
+
+@pytest.mark.parametrize("left", [[], [".part"], [".progress"], [".part", ".progress"]], ids=str)
+def test_what_an_interrupted_run_left_is_dropped_whatever_of_it_there_is(tmp_path: Path, left: list[str]) -> None:
+    for suffix in left:
+        (tmp_path / f"out.npy{suffix}").touch()
+    Destination(tmp_path / "out.npy").discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_dropped_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out.npy.part").mkdir()
+    with pytest.raises(LvmError, match=r"out\.npy\.part: cannot be written"):
+        Destination(tmp_path / "out.npy").discard()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that nobody can write to")

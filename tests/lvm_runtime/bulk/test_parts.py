@@ -68,6 +68,13 @@ def test_parts_together_are_the_whole(predictor: Predictor, tmp_path: Path, name
     assert json.loads((tmp_path / "out/manifest.json").read_text()) == manifest
 
 
+def test_sources_of_a_folder_are_its_corpora_and_not_their_document_numbers(tmp_path: Path) -> None:
+    expected = [_corpus(tmp_path, name) for name in ("contexts.npy", "vectors.npy", "vectors.parquet")]
+    (tmp_path / "notes.txt").touch()
+    assert (tmp_path / "vectors.ids.npy").exists()
+    assert sources_of(tmp_path) == expected
+
+
 def test_a_second_run_makes_what_is_missing_or_of_other_files(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     source, out = _corpus(tmp_path / "in", "vectors.parquet"), tmp_path / "out"
@@ -110,7 +117,7 @@ def test_bad_rows_are_set_aside_with_their_numbers(predictor: Predictor, tmp_pat
     np.testing.assert_array_equal(rows[np.isnan(found).any(axis=1)], bad)
     listed = list(csv.reader((tmp_path / "out/bad.csv").read_text().splitlines()))[1:]
     assert [int(row) for _, row, _ in listed] == bad
-    assert manifest["bad"] == 9
+    assert (manifest["bad"], [part["bad"] for part in manifest["parts"]]) == (9, [4, 5, 0])
     with pytest.raises(InvalidInput, match="row 31, component 0 is nan"):  # nobody said that bad ones may be left
         write_part(predictor, plan([source], 20)[1], tmp_path / "out")
 

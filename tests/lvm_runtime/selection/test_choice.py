@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvm_runtime import BackendUnavailable, Predictor
+from lvm_runtime import ArtifactError, BackendUnavailable, Predictor
+from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.models import load_model
 from lvm_runtime.request import Request
 from lvm_runtime.selection import measurements
-from lvm_runtime.selection.candidates import list_candidates
+from lvm_runtime.selection.candidates import Candidate, list_candidates
 from lvm_runtime.selection.measurements import Measurement
+from lvm_runtime.selection.session import Session
 from lvm_runtime.selection.tuning import fastest, time_together, tune
 from lvm_runtime.system.cpus import usable_cpus
 from tests.artifacts import add_onnx, edit_manifest, some_contexts
@@ -54,6 +56,67 @@ def test_a_device_that_no_form_has_is_an_error_with_the_reasons(int8: Path) -> N
         Predictor(int8, device="tpu", max_drift=1e-3)
 
 
+NOTHING: dict[str, tuple[Request, bool, str]] = {
+    "precision": (
+        Request(precision="int8"),
+        True,
+        "has no int8 form (it has onnx fp32, torchscript fp32); "
+        "make one with: lvm-runtime export onnx --model {path} --precision int8",
+    ),
+    "both": (
+        Request("onnx", precision="int8"),
+        True,
+        "has no onnx int8 form (it has onnx fp32, torchscript fp32); "
+        "make one with: lvm-runtime export onnx --model {path} --precision int8",
+    ),
+    "backend": (
+        Request("onnx"),
+        False,
+        "has no onnx form (it has no compiled form); make one with: lvm-runtime export onnx --model {path}",
+    ),
+    "full precision": (
+        Request("torchscript", precision="fp32"),
+        False,
+        "has no torchscript fp32 form (it has no compiled form); "
+        "make one with: lvm-runtime export torchscript --model {path}",
+    ),
+    "arithmetic of a file in full precision": (
+        Request("openvino", precision="bf16"),
+        False,
+        "has no openvino bf16 form (it has no compiled form); make one with: lvm-runtime export onnx --model {path}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_", "compiled", "says"), NOTHING.values(), ids=NOTHING.keys())
+def test_an_artifact_without_such_a_form_says_how_to_make_it(
+    small_artifacts: Get, request_: Request, compiled: bool, says: str
+) -> None:
+    artifact = Artifact.load(small_artifacts("amn"))
+    if not compiled:
+        artifact = replace(artifact, manifest=replace(artifact.manifest, compiled=()))
+    with pytest.raises(ArtifactError) as refused:
+        list_candidates(artifact, request_)
+    assert str(refused.value) == f"{artifact.path} " + says.format(path=artifact.path)
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (Request(), ["onnx fp32 on cpu", "onnx fp32 on cuda", "eager fp32"]),
+        (Request(device="cpu"), ["onnx fp32 on cpu", "eager fp32 on cpu"]),
+        (Request("onnx"), ["onnx fp32"]),
+        (Request("onnx", device="cuda"), ["onnx fp32 on cuda"]),
+    ],
+)
+def test_every_device_of_a_light_backend_is_tried_where_nothing_was_named(
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch, request_: Request, expected: list[str]
+) -> None:
+    monkeypatch.setattr(OnnxBackend, "devices", lambda: ["cpu", "cuda"])
+    candidates, _ = list_candidates(Artifact.load(small_artifacts("amn")), request_)
+    assert [str(c).split(" (")[0] for c in candidates if c.backend in ("onnx", "eager")] == expected
+
+
 def _light(path: Path) -> list[Measurement]:
     return measurements.load(Artifact.load(path), usable_cpus())
 
@@ -71,6 +134,29 @@ def test_several_light_forms_are_timed_once(int8: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("lvm_runtime.selection.choice.measure", None)  # a second measurement would fail
     with Predictor(int8, max_drift=1e-3) as predictor:
         assert predictor.explain() == first
+
+
+def test_a_form_that_does_not_open_gives_way_to_the_next_and_is_named(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_or_fail(candidate: Candidate, fingerprint: Fingerprint, request: Request) -> Session:
+        if candidate.precision == "int8":
+            raise BackendUnavailable("no room for int8")
+        return open_it(candidate, fingerprint, request)
+
+    open_it = Session.open
+    monkeypatch.setattr(Session, "open", open_or_fail)
+    forged = [
+        Measurement("onnx", "cpu", precision, f"onnx/{precision}.onnx", 0.0, (seconds,) * 3, None)
+        for precision, seconds in (("int8", 1.0), ("fp32", 2.0))
+    ]
+    measurements.save(Artifact.load(int8), usable_cpus(), forged)
+    with Predictor(int8, max_drift=1e-3) as predictor:
+        explanation = predictor.explain()
+    assert explanation.running.file == "onnx/fp32.onnx"
+    why = {refusal.what: refusal.why for refusal in explanation.refused}
+    assert why["onnx int8 on cpu (onnx/int8.onnx)"] == "no room for int8"
+    assert why["eager fp32 (model.safetensors)"].startswith("not tried, because it loads a heavy framework")
 
 
 @pytest.mark.parametrize(("fast", "slow"), [("onnx/int8.onnx", "onnx/fp32.onnx"), ("onnx/fp32.onnx", "onnx/int8.onnx")])
