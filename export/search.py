@@ -25,6 +25,7 @@ from lvm_runtime.corpus.corpus import joined, open_corpus
 from lvm_runtime.corpus.ranks import QUERIES, Search
 from lvm_runtime.corpus.split import last_windows
 from lvm_runtime.errors import InvalidInput, VerificationFailed
+from lvm_runtime.system.mapped import release_rows
 
 from .windows import HELD_OUT
 
@@ -87,10 +88,13 @@ class SearchCheck:
         values = corpus.values
 
         def read(index: Tensor) -> Tensor:
-            return torch.from_numpy(np.asarray(values[index.numpy()], dtype=np.float32))
+            rows = torch.from_numpy(np.asarray(values[index.numpy()], dtype=np.float32))
+            release_rows(values, int(index.min()), int(index.max()) + 1)
+            return rows
 
         search = Search(read, torch.from_numpy(starts), length, 0, len(values))
         contexts = corpus.windows(starts, length).astype(np.float32)
+        release_rows(values, 0, len(values))
         with torch.inference_mode():
             predictions = _unit(torch.cat([model(batch) for batch in torch.from_numpy(contexts).split(_BATCH)]))
         return cls(path.name, search, contexts, search.nearest(predictions, FOUND), _mrr(search, predictions), limit)

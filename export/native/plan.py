@@ -9,8 +9,9 @@ B batch, N vectors of a document, T context length, D vector.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..forms.base import Form
-from ..forms.int8 import Centres, quantise_weight
+from ..forms.int8 import Calibration
 from ..forms.ops import Norm
 from .views import Buffer, View, join
 
@@ -48,7 +49,7 @@ class PlanOps:
         self.operations: list[Operation] = []
         self.tensors: dict[str, NDArray[Any]] = {}
         self._names = {id(buffer): name for name, buffer in form.named_buffers()}
-        self._centres = Centres(form, contexts)
+        self._calibration = Calibration(form, contexts)
         self._norms: dict[Buffer, Norm] = {}  # by what they write
 
     def linear(self, x: View, weight: Tensor, bias: View | Tensor | None = None) -> View:
@@ -140,23 +141,46 @@ class PlanOps:
         return self._write(name, {"x": a}, {"y": self._weight(b)})
 
     def _linear(self, x: View, weight: Tensor, bias: View | Tensor | None, *, positive: bool = False) -> View:
-        name = self._names[id(weight)]
+        name, out = self._names[id(weight)], self._new(weight.shape[1], x.rows, vectors=x.vectors)
+        add, constant = (bias, None) if isinstance(bias, View) else (None, bias)
+        label = "" if constant is None else self._names[id(constant)]
         if self.precision == "fp32":
             self.tensors.setdefault(name, weight.numpy().astype(np.float32))
-        elif name not in self.tensors:
-            self.tensors[name], self.tensors[f"{name}_scale"] = quantise_weight(weight.numpy())
-        inputs, weights = {"x": x}, {"weight": name}
-        if isinstance(bias, View):
-            inputs["add"], bias = bias, None
-        norm = self._norms.get(x.buffer)
-        if norm and self.precision == "int8":
-            centre = self._centres.of(norm)
-            weights["centre"] = self._hold(f"{self._names[id(norm.bias)]}_centre", centre)
-            bias, label = centre @ weight if bias is None else bias + centre @ weight, f"{name}_bias"
-            weights["bias"] = self._hold(label, bias)
-        elif bias is not None:
-            weights["bias"] = self._weight(bias)
-        return self._write("linear", inputs, weights, {"positive": positive}, width=weight.shape[1])
+            return self._product(x, out, {"weight": name} | self._bias(label, constant), add, positive)
+        rounded, shared = self._calibration.round(weight), {}
+        if norm := self._norms.get(x.buffer):
+            centre, label = self._calibration.centre(norm), f"{name}_bias"
+            shared["centre"] = self._hold(f"{self._names[id(norm.bias)]}_centre", centre)
+            constant = centre @ rounded.rest + (0 if constant is None else constant)
+        for start, part in _columns(out, x.width, rounded.diagonals):
+            stop, end = start + part.width, "" if part == out else f"_{start}"
+            addend = None if add is None else replace(add, offset=add.offset + start, width=part.width)
+            if start in rounded.diagonals:
+                held = self._hold(f"{name}_{start}_diagonal", rounded.diagonals[start])
+                scaled = self._write("mul", {"x": x}, {"y": held})
+                addend = scaled if addend is None else self.add(scaled, addend)
+            for values, scale in rounded.terms[:0:-1]:
+                weights = self._int8(f"{name}{end}_left", values[:, start:stop], scale[start:stop]) | shared
+                left = self._new(part.width, x.rows, vectors=x.vectors)
+                addend = self._product(x, left, weights, addend, positive)
+            values, scale = rounded.terms[0]
+            weights = self._int8(name + end, values[:, start:stop], scale[start:stop]) | shared
+            own = None if constant is None else constant[start:stop]
+            self._product(x, part, weights | self._bias(label + end, own), addend, positive)
+        return out
+
+    def _product(self, x: View, out: View, weights: dict[str, str], add: View | None, positive: bool) -> View:
+        inputs = {"x": x} if add is None else {"x": x, "add": add}
+        self.operations.append(Operation("linear", inputs, {"out": out}, weights, {"positive": positive}))
+        return out
+
+    def _int8(self, name: str, values: NDArray[np.int8], scale: NDArray[np.float32]) -> dict[str, str]:
+        self.tensors.setdefault(name, values)
+        self.tensors.setdefault(f"{name}_scale", scale)
+        return {"weight": name}
+
+    def _bias(self, name: str, constant: Tensor | None) -> dict[str, str]:
+        return {} if constant is None else {"bias": self._hold(name, constant)}
 
     def _weight(self, tensor: Tensor) -> str:
         return self._hold(self._names[id(tensor)], tensor)
@@ -178,7 +202,7 @@ def build_plan(form: Form, ops: PlanOps, kind: str = "context") -> tuple[str, di
     else:
         source = Buffer(dim, vectors=True)
         results = form.sequence(ops, View(source, dim, vectors=True))
-    operations = fold_sums(needed(ops.operations, results))
+    operations = fold_sums(needed(ops.operations, results), ops.tensors)
     numbers: dict[Buffer, int] = {source: 0}
     for operation in operations:
         for view in (*operation.inputs.values(), *operation.outputs.values()):
@@ -197,6 +221,13 @@ def build_plan(form: Form, ops: PlanOps, kind: str = "context") -> tuple[str, di
     used = {name for operation in operations for name in operation.weights.values()}
     tensors = {n: t for n, t in ops.tensors.items() if n in used or n.removesuffix("_scale") in used}
     return json.dumps(plan, separators=(",", ":")), tensors
+
+
+def _columns(out: View, width: int, diagonals: Collection[int]) -> list[tuple[int, View]]:
+    """Cut a product's result where square blocks with a diagonal begin and end; return the parts by first column."""
+    starts = sorted({0, out.width, *diagonals, *(start + width for start in diagonals)})
+    parts = out.split([stop - start for start, stop in pairwise(starts)])
+    return list(zip(starts, parts, strict=False))
 
 
 def _entry(operation: Operation, numbers: dict[Buffer, int]) -> dict[str, Any]:
@@ -221,34 +252,53 @@ def needed(operations: Sequence[Operation], results: Sequence[View]) -> list[Ope
     return kept[::-1]
 
 
-def fold_sums(operations: Sequence[Operation]) -> list[Operation]:
+def fold_sums(operations: Sequence[Operation], tensors: dict[str, NDArray[Any]]) -> list[Operation]:
     """Let a product add what only its sum is read with: a bias, or a value that was there before."""
     kept: list[Operation] = []
     for operation in operations:
         operands = list(operation.inputs.values())
-        if operation.name != "add" or not any(_fold(operation, operand, kept, operations) for operand in operands):
+        if operation.name != "add" or not any(_fold(operation, x, kept, operations, tensors) for x in operands):
             kept.append(operation)
     return kept
 
 
-def _fold(addition: Operation, operand: View, before: list[Operation], operations: Sequence[Operation]) -> bool:
-    """Fold `addition` into the product that made `operand`, if it did; say whether."""
-    at = next((i for i, op in enumerate(before) if op.outputs["out"].buffer is operand.buffer), None)
+def _fold(
+    addition: Operation,
+    operand: View,
+    before: list[Operation],
+    operations: Sequence[Operation],
+    tensors: dict[str, NDArray[Any]],
+) -> bool:
+    """Fold `addition` into the product that made `operand`, or into those that made its columns; say whether."""
+    makers = [op for op in before if any(out.buffer is operand.buffer for out in op.outputs.values())]
     readers = [op for op in operations if any(view.buffer is operand.buffer for view in op.inputs.values())]
-    if at is None or before[at].name != "linear" or "add" in before[at].inputs or readers != [addition]:
+    if not makers or readers != [addition] or any(op.name != "linear" for op in makers):
         return False
-    product, made = before[at], before[at].outputs["out"]
-    if made.vectors != operand.vectors or made.rows * made.width != operand.rows * operand.width:
+    made, width = makers[0].outputs["out"], sum(op.outputs["out"].width for op in makers)
+    if made.vectors != operand.vectors or made.rows * width != operand.rows * operand.width:
         return False
     others = [view for view in addition.inputs.values() if view != operand]
     if others:
+        product, at = makers[0], before.index(makers[0])
         late = {view.buffer.root()[0] for op in before[at:] for view in op.outputs.values()}
-        if made != operand or others[0].buffer.root()[0] in late:
+        if "add" in product.inputs or made != operand or others[0].buffer.root()[0] in late:
             return False
         product.inputs["add"] = others[0]
-    elif addition.weights and "bias" not in product.weights:
-        product.weights["bias"] = addition.weights["y"]  # of a row, or of all rows of a window
+    elif addition.weights and not any("bias" in op.weights for op in makers):
+        _share_out(addition.weights["y"], makers, width, tensors)
     else:
         return False
-    product.outputs = {"out": replace(made, buffer=addition.outputs["out"].buffer)}
+    for product in makers:
+        out = product.outputs["out"]
+        product.outputs = {"out": replace(out, buffer=addition.outputs["out"].buffer)}
     return True
+
+
+def _share_out(name: str, makers: Sequence[Operation], width: int, tensors: dict[str, NDArray[Any]]) -> None:
+    """Give each product its columns of a bias of one row, or of all rows of a window."""
+    for product in makers:
+        out, own = product.outputs["out"], name
+        if out.width < width:
+            own = f"{name}_{out.offset}"
+            tensors[own] = tensors[name].reshape(-1, width)[:, out.offset : out.offset + out.width].reshape(-1)
+        product.weights["bias"] = own

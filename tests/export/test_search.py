@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from export.__main__ import command
+from export.search import SearchCheck
 from export.source import Source
 from export.verify import make_samples, verify
 from lvm_runtime.artifact.config import make_config
@@ -73,6 +75,20 @@ def test_windows_without_what_followed_are_refused(source: Source, tmp_path: Pat
     np.save(tmp_path / "contexts.npy", np.ones((9, 5, DIM), np.float32))
     with pytest.raises(InvalidInput, match="expected targets"):
         make_samples(source, tmp_path / "contexts.npy")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident pages are read from /proc")
+def test_mapped_corpus_takes_no_memory(source: Source, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((1_000_000, DIM)).astype(np.float16)
+    np.save(tmp_path / "large.npy", vectors)
+
+    def mapped() -> int:
+        return int(Path("/proc/self/status").read_text().split("RssFile:")[1].split()[0]) * 1024
+
+    before = mapped()
+    check = SearchCheck.of(source.model, tmp_path / "large.npy", queries=4)
+    assert check.search.end == len(vectors)
+    assert mapped() - before < vectors.nbytes / 4
 
 
 def test_forms_of_a_real_corpus_pass_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from tests.mistakes.mistake import Mistake
 _INT8, _ONNX = "export/forms/int8.py", "export/onnx/quantise.py"
 _WEIGHT = "tests/export/test_int8.py::test_quantised_weight_is_near_and_its_neighbours_do_not_saturate"
 _PRODUCT = "tests/export/test_int8.py::test_product_of_whole_steps_is_that_of_the_rounded_weight"
+_DIAGONAL = "tests/export/test_int8.py::test_diagonal_is_not_rounded"
 
 MISTAKES = [
     Mistake(
@@ -39,8 +40,8 @@ MISTAKES = [
     Mistake(
         "the steps of a ReLU's output are those of signed numbers",
         _ONNX,
-        "self._product(self._to_steps(hidden, positive, 2 * STEPS + 1, 0), positive",
-        "self._product(self._to_steps(hidden, positive, 2 * STEPS, 0), positive",
+        "self._to_steps(hidden, positive, 2 * STEPS + 1, 0)",
+        "self._to_steps(hidden, positive, 2 * STEPS, 0)",
         f"{_PRODUCT}[relu-onnx]",
     ),
     Mistake(
@@ -91,5 +92,26 @@ MISTAKES = [
         "PlanOps(form, contexts, precision=precision)",
         "PlanOps(form, None, precision=precision)",
         "tests/export/test_int8.py::test_plan_is_centred_on_the_contexts_that_it_is_given",
+    ),
+    Mistake(
+        "a diagonal is left out and not added again",
+        _ONNX,
+        "            result = self.add(result, part)\n",
+        "",
+        f"{_DIAGONAL}[linear-onnx]",
+    ),
+    Mistake(
+        "a diagonal behind a ReLU multiplies what came before it",
+        _ONNX,
+        'self.node("Relu", [hidden.name], hidden.shape), narrow)',
+        "hidden, narrow)",
+        f"{_DIAGONAL}[relu-onnx]",
+    ),
+    Mistake(
+        "what rounding left of a last product is computed and not added",
+        "export/native/plan.py",
+        "addend = self._product(x, left, weights, addend, positive)",
+        "self._product(x, left, weights, addend, positive)",
+        "tests/export/test_int8.py::test_weights_that_pass_on_what_they_get_do_not_drift[lstm-native]",
     ),
 ]

@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 
 from export.forms import build_form
 from export.native.export import write_native
+from export.native.files import FILES
 from export.randomise import randomise
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
 from lvm_runtime.artifact.drift import max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.models import build_model, known_answers
+from tests.lvm_runtime.native.cases import pass_on
 
 _engine = pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
 
@@ -64,7 +66,7 @@ class Case:
         return prediction
 
 
-@pytest.mark.parametrize("length", [1, 2, 5, 8])
+@pytest.mark.parametrize("length", [1, 2, *(pytest.param(t, marks=pytest.mark.soak) for t in (3, 4, 6, 7)), 5, 8])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_answers_are_the_training_forms(architecture: str, length: int, tmp_path: Path) -> None:
     case = Case(architecture, tmp_path, context_length=length)
@@ -169,7 +171,37 @@ def test_batch_and_threads_change_no_bit(architecture: str, path: str, tmp_path:
             np.testing.assert_array_equal(case.run(engine, start, stop), expected[start:stop], f"{threads} {stop}")
 
 
-@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.soak
+@pytest.mark.parametrize("length", range(1, 9))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_length_gives_the_same_bits(architecture: str, length: int, tmp_path: Path) -> None:
+    case = Case(architecture, tmp_path, rows=133, context_length=length)
+    expected = case.run(case.engine("plain"))
+    for path in _engine.paths():
+        for threads in (1, 2, 3, 4):
+            engine = case.engine(path, threads)
+            for start, stop in ((0, 1), (7, 9), (11, 14), (30, 43), (3, 64), (0, 133)):
+                found = case.run(engine, start, stop)
+                np.testing.assert_array_equal(found, expected[start:stop], f"{path} {threads} {stop}")
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_weights_cut_into_columns_give_the_same_bits(kind: str, tmp_path: Path) -> None:
+    case = Case("lstm", tmp_path)
+    write_native(build_form(pass_on(case.model)), tmp_path / "cut", kind)
+    case.content = (tmp_path / "cut").read_bytes()
+    assert b"input1_weight_80_diagonal" in case.content
+    given = case.contexts if kind == "context" else case.contexts.reshape(-1, case.dim)
+    expected, found = (np.empty((len(given) - 4 * (kind == "sequence"), case.dim), np.float32) for _ in range(2))
+    case.engine("plain").run(given, expected)
+    assert max_drift(expected[:: 5 if kind == "sequence" else 1], case.answers()[0]) <= 4e-4
+    for path in _engine.paths():
+        for threads in (1, 2):
+            case.engine(path, threads).run(given, found)
+            np.testing.assert_array_equal(found, expected, f"{path} {threads}")
+
+
+@pytest.mark.parametrize("length", [1, 4, *(pytest.param(t, marks=pytest.mark.soak) for t in (2, 3, 5, 6, 7, 8))])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_sequence_form_gives_the_windows_bits(architecture: str, length: int, tmp_path: Path) -> None:
     windows = Case(architecture, tmp_path, context_length=length)
