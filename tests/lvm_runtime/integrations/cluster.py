@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ray
@@ -27,17 +27,14 @@ def main() -> None:
     ray.init(address=cluster.address, log_to_driver=False)
     out = folder / "out"
 
-    def disturb() -> None:
+    with ThreadPoolExecutor(1) as pool:  # Ray starts a node in the main thread only
+        running = pool.submit(predict, folder / "in.parquet", artifact, out, rows=2000)
         moment = random.Random(seed).randrange(1, 40)
-        while len(list(out.glob("*.parquet"))) < moment:
+        while len(list(out.glob("*.parquet"))) < moment and not running.done():
             time.sleep(0.01)
         cluster.remove_node(nodes[seed % 2], allow_graceful=False)
         cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
-
-    thread = threading.Thread(target=disturb)
-    thread.start()
-    result = predict(folder / "in.parquet", artifact, out, rows=2000)
-    thread.join()
+        result = running.result()
     alive = sum(node["Alive"] for node in ray.nodes())
     print(f"predictions {result.predictions}, nodes {alive}", flush=True)
     ray.shutdown()

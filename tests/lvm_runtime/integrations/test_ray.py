@@ -39,7 +39,7 @@ def test_a_node_is_killed_and_one_joins(small_artifacts: Callable[[str], Path], 
         timeout=540,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert f"predictions {250 * 396}, nodes 3" in done.stdout
+    assert f"predictions {250 * 396}, nodes 3" in done.stdout, done.stderr
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     tables = [parquet.read_table(tmp_path / "out" / part["file"]) for part in manifest["parts"]]
     with Predictor(small_artifacts("amn"), threads=1) as predictor:
