@@ -78,7 +78,7 @@ class _Supervisor:
             raise LvmError(f"a worker ended within {_SHORT_LIFE:g} s of its start; the log says why")
 
     def _start(self) -> None:
-        process = os.fork()
+        supervisor, process = os.getpid(), os.fork()
         if process:
             self._workers[process] = time.monotonic()
             return
@@ -86,7 +86,7 @@ class _Supervisor:
         try:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
-            run(self._state, self._listener, self._grpc_port)
+            run(self._state, self._listener, self._grpc_port, supervisor)
             status = 0
         except BaseException:
             _log.exception("failed")

@@ -130,6 +130,16 @@ def test_a_reload_answers_what_was_on_its_way_and_a_failed_one_leaves_the_old_mo
         assert server.stop() == 0
 
 
+def test_workers_stop_when_their_supervisor_is_killed(small_artifacts: Get) -> None:
+    with serving(f"amn={small_artifacts('amn')}", "--workers", "2", "--drain", "0") as server:
+        server.process.kill()
+        end = time.monotonic() + 30
+        while server.names().count("stopped") < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert server.names().count("the supervisor is gone") == 2
+        assert server.names().count("stopped") == 2
+
+
 def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="manifest"), serving(str(tmp_path)):
         pass
