@@ -85,7 +85,7 @@ async def _serve(state: State, listener: socket.socket, grpc_port: int, supervis
 async def _watch(supervisor: int, stop: asyncio.Event) -> None:
     while os.getppid() == supervisor:
         await asyncio.sleep(_LOOK)
-    _log.error("the supervisor is gone", extra={"process": supervisor})
+    _log.error("the supervisor is gone", extra={"supervisor": supervisor})
     stop.set()
 
 

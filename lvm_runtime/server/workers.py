@@ -68,7 +68,7 @@ class _Supervisor:
             multiprocess.mark_process_dead(process)
             if self._stopping:
                 continue
-            _log.error("a worker ended", extra={"process": process, "status": os.waitstatus_to_exitcode(status)})
+            _log.error("a worker ended", extra={"worker": process, "status": os.waitstatus_to_exitcode(status)})
             if time.monotonic() - began < _SHORT_LIFE:
                 failed = True
                 self._pass_on(signal.SIGTERM)

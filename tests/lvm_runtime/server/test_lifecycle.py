@@ -140,6 +140,35 @@ def test_workers_stop_when_their_supervisor_is_killed(small_artifacts: Get) -> N
         assert server.names().count("stopped") == 2
 
 
+def _workers(server: Running) -> list[int]:
+    supervisor = server.process.pid
+    return [int(child) for child in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
+
+
+def test_a_worker_that_ends_at_once_ends_the_server(small_artifacts: Get) -> None:
+    with serving(f"amn={small_artifacts('amn')}", "--workers", "2", "--drain", "0") as server:
+        os.kill(_workers(server)[0], signal.SIGKILL)
+        assert server.process.wait(60) == 1
+        assert {"a worker ended", "stopped"} <= set(server.names())
+        assert server.names()[-1].startswith("error: a worker ended within 5 s of its start")
+
+
+@pytest.mark.soak
+def test_a_worker_that_dies_is_replaced(small_artifacts: Get) -> None:
+    with serving(f"amn={small_artifacts('amn')}", "--workers", "2", "--drain", "0") as server:
+        time.sleep(5.5)
+        first, second = _workers(server)
+        os.kill(first, signal.SIGKILL)
+        end = time.monotonic() + 60
+        while server.names().count("listening") < 3 and time.monotonic() < end:
+            time.sleep(0.05)
+        found = _workers(server)
+        assert len(found) == 2
+        assert second in found
+        assert first not in found
+        assert server.stop() == 0
+
+
 def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="manifest"), serving(str(tmp_path)):
         pass
