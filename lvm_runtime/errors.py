@@ -64,3 +64,12 @@ class WriteFailed(LvmError, OSError):
     >>> WriteFailed.__bases__
     (<class 'lvm_runtime.errors.LvmError'>, <class 'OSError'>)
     """
+
+
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """Return what another library's error says, in one line of `most` characters, or its type if it says nothing.
+
+    >>> one_line(RuntimeError("cannot load\\n  the file")), one_line(KeyError())
+    ('cannot load the file', 'KeyError')
+    """
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvm_runtime.errors import LvmError
+from lvm_runtime.errors import LvmError, one_line
 from lvm_runtime.system import extras
 
 from ..coreml.forms import coreml_form
@@ -84,9 +84,8 @@ def write_asset(module: nn.Module, options: CoreAIOptions, shape: tuple[int, int
                 program.set_static_shape_config("main", sizes)
             program.save_asset(path)
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())
         raise LvmError(
-            f"coreai-torch {coreai_torch.__version__} cannot convert this {type(module).__name__}: {reason}"
+            f"coreai-torch {coreai_torch.__version__} cannot convert this {type(module).__name__}: {one_line(error)}"
         ) from error
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from lvm_runtime.coreml.package import import_coremltools
-from lvm_runtime.errors import LvmError
+from lvm_runtime.errors import LvmError, one_line
 
 from .compress import compressed
 from .options import CoreMLOptions
@@ -67,9 +67,8 @@ def convert(module: nn.Module, options: CoreMLOptions, shape: tuple[int, int], b
                 skip_model_load=True,
             )
         except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())
             raise LvmError(
-                f"coremltools {ct.__version__} cannot convert this {type(module).__name__}: {reason}"
+                f"coremltools {ct.__version__} cannot convert this {type(module).__name__}: {one_line(error)}"
             ) from error
         return compressed(model, options.compress)
 

@@ -39,9 +39,8 @@ class Int8GraphOps(GraphOps):
         return result if bias is None else self.add(result, bias)
 
     def norm_linear(self, x: Node, norm: Norm, weight: Tensor, bias: Tensor) -> Node:
-        centre = self._calibration.centre(
-            norm
-        )  # it moves from the norm's bias into the product's: not one operation more
+        # the centre moves from the norm's bias into the product's: not one operation more
+        centre = self._calibration.centre(norm)
         shifted, moved = (
             self.constant(f"{self._names[id(old)]}_centred", new.numpy().astype(np.float32))
             for old, new in ((norm.bias, norm.bias - centre), (bias, bias + centre @ weight))

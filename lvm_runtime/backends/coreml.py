@@ -23,7 +23,7 @@ from lvm_runtime.coreml.package import (
     read_package,
     require_macos,
 )
-from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, one_line
 from lvm_runtime.system import extras
 
 
@@ -103,6 +103,7 @@ class CoreMLBackend(Backend):
                     function_name=name if self._multifunction else None,
                 )
             except RuntimeError as error:  # what the native layer raises
-                reason = " ".join(str(error).split())
-                raise ArtifactError(f"{self._compiled}: Core ML cannot load function {name}: {reason}") from error
+                raise ArtifactError(
+                    f"{self._compiled}: Core ML cannot load function {name}: {one_line(error)}"
+                ) from error
         return self._models[name]

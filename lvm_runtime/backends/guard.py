@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.batch_sizes import any_batch
-from lvm_runtime.errors import ArtifactError, LvmError
+from lvm_runtime.errors import ArtifactError, LvmError, one_line
 from lvm_runtime.system.forks import ahead_of, handle_forks
 
 _R = TypeVar("_R")
@@ -91,7 +91,9 @@ class Guard:
         except (LvmError, MemoryError):
             raise
         except Exception as error:  # frameworks raise their own types
-            raise LvmError(f"backend {self.backend.name} failed on {self.backend.device}: {one_line(error)}") from error
+            raise LvmError(
+                f"backend {self.backend.name} failed on {self.backend.device}: {one_line(error, 300)}"
+            ) from error
         finally:
             self._inside.pop(token, None)
 
@@ -118,12 +120,7 @@ def proving(source: Path) -> Iterator[None]:
     except (LvmError, MemoryError):
         raise
     except Exception as error:
-        raise ArtifactError(f"{source}: it cannot be run ({one_line(error)}); export it again") from error
-
-
-def one_line(error: Exception) -> str:
-    """Return what an error says, or its type if it says nothing."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        raise ArtifactError(f"{source}: it cannot be run ({one_line(error, 300)}); export it again") from error
 
 
 @contextmanager

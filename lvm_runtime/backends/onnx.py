@@ -24,7 +24,7 @@ import numpy as np
 from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, LightBackend
 from lvm_runtime.backends.helpers import HelperThreads
 from lvm_runtime.backends.onnx_file import refuse_external_data
-from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, one_line
 from lvm_runtime.system.cpus import usable_cpus
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider"}
@@ -77,7 +77,7 @@ class OnnxBackend(LightBackend):
             if self.device == "cpu" and (self.threads == 1 or sys.platform != "darwin"):
                 self._single = self._session if self.threads == 1 else _open_session(source, "cpu", 1)
         except Exception as error:  # onnxruntime raises its own types, which share no base
-            problem = " ".join(str(error).split())
+            problem = one_line(error)
             if self.device != "cpu":
                 raise BackendUnavailable(f"{source} does not run whole on {self.device}: {problem}") from error
             raise ArtifactError(f"{source}: onnxruntime cannot load it: {problem}") from error

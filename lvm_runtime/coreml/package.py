@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lvm_runtime.coreml import cache as coreml_cache
-from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, one_line
 from lvm_runtime.system import extras
 
 SPEC = PurePosixPath("Data/com.apple.CoreML/model.mlmodel")
@@ -108,8 +108,7 @@ def compile_package(path: Path) -> Path:
         try:
             coremltools.models.utils.compile_model(str(package), str(destination))
         except RuntimeError as error:  # what the native layer raises
-            reason = " ".join(str(error).split())
-            raise ArtifactError(f"{package}: Core ML cannot compile it: {reason}") from error
+            raise ArtifactError(f"{package}: Core ML cannot compile it: {one_line(error)}") from error
 
     versions = f"macOS {platform.mac_ver()[0]} {platform.machine()} coremltools {coremltools.__version__}"
     return coreml_cache.compiled_model(path, compile, versions=versions)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.errors import InvalidInput, LvmError
+from lvm_runtime.errors import InvalidInput, LvmError, one_line
 from lvm_runtime.system.files import claim
 
 
@@ -48,8 +48,7 @@ class NpyFile:
         except OSError as error:
             raise InvalidInput(f"{where} cannot be read ({error.strerror or error})") from error
         except Exception as error:  # a damaged header makes numpy's parser raise whatever it meets
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InvalidInput(f"{where} not a .npy file ({reason[:200]})") from error
+            raise InvalidInput(f"{where} not a .npy file ({one_line(error, 200)})") from error
         if fortran and len(shape) > 1:
             raise InvalidInput(f"{where} Fortran order, expected C order; save numpy.ascontiguousarray of it")
         if any(size < 0 for size in shape):

@@ -16,7 +16,7 @@ from torch import nn
 from lvm_runtime.artifact.config import ModelConfig
 from lvm_runtime.artifact.fingerprint import Fingerprint, probe_contexts
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.errors import ArtifactError, InvalidInput
+from lvm_runtime.errors import ArtifactError, InvalidInput, one_line
 from lvm_runtime.models.build import build_model, known_answers
 
 
@@ -69,6 +69,7 @@ def load_model(artifact: Artifact) -> nn.Module:
     try:
         model.load_state_dict(load_file(file), strict=True)
     except (RuntimeError, SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{file}: not the weights of this {artifact.config.architecture}: {reason}") from error
+        raise ArtifactError(
+            f"{file}: not the weights of this {artifact.config.architecture}: {one_line(error)}"
+        ) from error
     return model.eval()

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.backends.devices import torch_device
-from lvm_runtime.backends.guard import one_line
-from lvm_runtime.errors import InvalidInput, LvmError
+from lvm_runtime.errors import InvalidInput, LvmError, one_line
 from lvm_runtime.system import extras
 from lvm_runtime.text.cutting import cut
 
@@ -85,7 +84,7 @@ class Encoder:
                 show_progress_bar=False,
             )
         except RuntimeError as error:
-            raise LvmError(f"encoder {self.name} failed on {self.device}: {one_line(error)}") from error
+            raise LvmError(f"encoder {self.name} failed on {self.device}: {one_line(error, 300)}") from error
         return np.asarray(found, np.float32)
 
     def describe(self) -> dict[str, Any]:
