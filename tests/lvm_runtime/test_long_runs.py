@@ -7,7 +7,6 @@ one, 40 to 170 MB after two minutes of 24 threads.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import random
@@ -33,30 +32,13 @@ from lvm_runtime.backends.native import NativeBackend
 from lvm_runtime.models import load_model
 from lvm_runtime.predictor import MOST_AT_ONCE
 from tests.artifacts import add_onnx, add_torchscript, make_artifact, some_contexts
+from tests.memory import MEGABYTE, in_use
 
 SIZES = (1, 1, 1, 2, 5, 8, 31, 64, 65, 200, MOST_AT_ONCE + 1)
-MEGABYTE = 1 << 20
 SECONDS = float(os.environ.get("LVM_SOAK_SECONDS", 600))
 
 
 FORMS = ["onnx fp32", "onnx int8", "native int8"]
-
-
-class _Allocated(ctypes.Structure):
-    """What glibc's mallinfo2 returns; the fifth field counts bytes that are mapped, the eighth the others in use."""
-
-    _fields_ = [(f"field_{i}", ctypes.c_size_t) for i in range(10)]
-
-
-def _in_use() -> float:
-    """Return the MB that are allocated; where the system cannot say, those that are resident."""
-    gc.collect()
-    ask = getattr(ctypes.CDLL(None), "mallinfo2", None) if os.name == "posix" else None
-    if ask is None:
-        return psutil.Process().memory_info().rss / MEGABYTE
-    ask.restype = _Allocated
-    found = ask()
-    return (found.field_4 + found.field_7) / MEGABYTE
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +101,7 @@ def _ask_until(path: Path, form: str, callers: int, seconds: float) -> list[floa
         for _ in range(2):
             end = time.monotonic() + seconds / 2
             _run_threads([lambda caller=caller, end=end: ask(caller, end) for caller in range(callers)])
-            memory.append(_in_use())
+            memory.append(in_use())
             resident.append(psutil.Process().memory_info().rss / MEGABYTE)
     print(f"{form}: {callers} threads for {seconds:.0f} s, {sum(counts):,} answers equal to the bit, "
           f"memory in use {memory[0]:.1f} MB and then {memory[1]:.1f} MB, "
@@ -262,13 +244,13 @@ class _Mix:
 
 def _mix(path: Path, callers: int, seconds: float) -> None:
     _Mix(path, 0.5).run(callers)  # starts what lives as long as the process
-    held, memory = _held(), _in_use()
+    held, memory = _held(), in_use()
     mix = _Mix(path, seconds)
     mix.run(callers)
     counts = dict(mix.counts)
     del mix
     assert all(now <= before for now, before in zip(_held(), held, strict=True))
-    grown = _in_use() - memory
+    grown = in_use() - memory
     print(f"mixed: {callers} threads for {seconds:.0f} s, {counts}, memory in use {grown:+.1f} MB")
     assert set(counts) == {"_predict", "_sequence", "_batch", "closed", "forked"}
     assert abs(grown) < 5

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <stdexcept>
 
 namespace lvm {
@@ -57,9 +59,45 @@ struct Engine::Process {
     uint64_t generation;
     Team team;
     std::mutex lock;
+    std::condition_variable given_back;
     std::vector<std::unique_ptr<Workspace>> spare;
+    size_t left;  // workspaces that may still be made: one for each CPU, or for each thread if these are more
 
-    Process(uint64_t number, int threads) : generation(number), team(threads) {}
+    Process(uint64_t number, int threads)
+        : generation(number), team(threads), left(std::max<size_t>(threads, std::thread::hardware_concurrency())) {
+        spare.reserve(left);
+    }
+};
+
+// A workspace for as long as this lives. More callers than CPUs wait for each other here: they would not compute sooner,
+// and each would need memory of its own.
+class Engine::Lease {
+  public:
+    Lease(const Program& program, Process& process) : process_(process) {
+        std::unique_lock<std::mutex> lock(process.lock);
+        process.given_back.wait(lock, [&] { return !process.spare.empty() || process.left > 0; });
+        if (process.spare.empty()) {
+            space_ = std::make_unique<Workspace>(program);
+            --process.left;
+        } else {
+            space_ = std::move(process.spare.back());
+            process.spare.pop_back();
+        }
+    }
+    ~Lease() {
+        {
+            std::lock_guard<std::mutex> lock(process_.lock);
+            process_.spare.push_back(std::move(space_));
+        }
+        process_.given_back.notify_one();
+    }
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    Workspace& operator*() const { return *space_; }
+
+  private:
+    Process& process_;
+    std::unique_ptr<Workspace> space_;
 };
 
 Engine::Engine(const uint8_t* bytes, size_t size, const std::string& path, int threads)
@@ -83,23 +121,6 @@ Engine::Process& Engine::process() {
     return *found;
 }
 
-std::unique_ptr<Engine::Workspace> Engine::borrow(Process& process) {
-    {
-        std::lock_guard<std::mutex> lock(process.lock);
-        if (!process.spare.empty()) {
-            auto space = std::move(process.spare.back());
-            process.spare.pop_back();
-            return space;
-        }
-    }
-    return std::make_unique<Workspace>(program_);
-}
-
-void Engine::give_back(Process& process, std::unique_ptr<Workspace> space) {
-    std::lock_guard<std::mutex> lock(process.lock);
-    process.spare.push_back(std::move(space));
-}
-
 void Engine::run(const float* input, int64_t windows, float* prediction, float* attention) {
     Process& here = process();
     const Plan& plan = program_.plan;
@@ -112,10 +133,9 @@ void Engine::run(const float* input, int64_t windows, float* prediction, float* 
     for (int64_t start = 0; start < slices; start += most) {
         auto slice = [&](int64_t part) {
             int64_t from = windows * (start + part) / slices, to = windows * (start + part + 1) / slices;
-            auto space = borrow(here);
+            Lease space(program_, here);
             run_slice(*space, here.team, leads && !by_rows, input + from * step, to - from, prediction + from * plan.dim,
                       attention ? attention + from * plan.length : nullptr);
-            give_back(here, std::move(space));
         };
         here.team.share(std::min(most, slices - start), by_rows, slice);
     }
@@ -146,12 +166,11 @@ std::vector<std::pair<std::string, double>> Engine::profile(const float* input, 
     const Plan& plan = program_.plan;
     int64_t vector = plan.dim * (plan.sequence ? 1 : plan.length);
     std::vector<double> seconds(program_.steps.size());
-    auto space = borrow(here);
+    Lease space(program_, here);
     for (int64_t from = 0; from < windows; from += program_.slice) {
         int64_t count = std::min(program_.slice, windows - from);
         run_slice(*space, here.team, false, input + from * vector, count, prediction + from * plan.dim, nullptr, seconds.data());
     }
-    give_back(here, std::move(space));
     std::vector<std::pair<std::string, double>> found;
     for (size_t i = 0; i < seconds.size(); ++i) found.emplace_back(program_.name(program_.steps[i]), seconds[i]);
     return found;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -30,9 +29,8 @@ class Engine {
   private:
     struct Workspace;
     struct Process;
+    class Lease;
     Process& process();
-    std::unique_ptr<Workspace> borrow(Process& process);
-    void give_back(Process& process, std::unique_ptr<Workspace> workspace);
     void run_slice(Workspace& space, Team& team, bool leads, const float* input, int64_t windows, float* prediction,
                    float* attention, double* seconds = nullptr);
     void run_product(const Step& step, Workspace& space, Team& team, bool leads, int64_t windows);

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from lvm_runtime.artifact.drift import max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.models import build_model, known_answers
 from tests.lvm_runtime.native.cases import pass_on
+from tests.memory import in_use
 
 _engine = pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
 
@@ -241,6 +243,25 @@ def test_many_threads_share_an_engine(tmp_path: Path) -> None:
     for caller in callers:
         caller.join()
     assert not wrong
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc says what is in use")
+def test_many_callers_need_the_memory_of_as_many_cpus(tmp_path: Path) -> None:
+    case = Case("lstm", tmp_path, rows=600, dim=384, hidden_dim=256)
+    engine = case.engine()
+
+    def call(_: int) -> None:
+        for _ in range(3):
+            case.run(engine)
+
+    def grown(callers: int) -> float:
+        before = in_use()
+        with ThreadPoolExecutor(callers) as pool:
+            list(pool.map(call, range(callers)))
+        return in_use() - before
+
+    one, many = grown(1), grown(24)  # calls are longer than a turn on a CPU, so all are inside at once
+    assert many <= max(1, (os.cpu_count() or 1) - 1) * one + 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
