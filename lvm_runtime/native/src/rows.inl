@@ -27,19 +27,17 @@ inline void each(int64_t n, Body body) {
     if (k < n) body(k, Part{n - k});
 }
 
-// exp by the polynomial of Cephes' expf, below 2 units in the last place.
+// exp x = 2^f / 2^n with n = round(−x log₂ e), and 2^f by a polynomial fitted on [−½, ½] with 1 at 0. The relative error is
+// 2.1e-7 at most up to |x| = 10, 1.3e-6 up to 87.
 inline F exponential(F x) {
     x = smaller(larger(x, all(-87.0f)), all(88.0f));
-    F n = round(x * all(1.44269504f));
-    F f = fma(n, all(-0.693359375f), x);
-    f = fma(n, all(2.12194440e-4f), f);
-    F p = fma(all(1.9875691500e-4f), f, all(1.3981999507e-3f));
-    p = fma(p, f, all(8.3334519073e-3f));
-    p = fma(p, f, all(4.1665795894e-2f));
-    p = fma(p, f, all(1.6666665459e-1f));
-    p = fma(p, f, all(5.0000001201e-1f));
-    p = fma(p * f, f, f + all(1.0f));
-    return p * power_of_two(n);
+    F n = round(x * all(-1.44269504f));
+    F f = fma(x, all(1.44269504f), n);
+    F p = fma(all(1.32647273e-3f), f, all(9.67151299e-3f));
+    p = fma(p, f, all(5.55073358e-2f));
+    p = fma(p, f, all(2.40222424e-1f));
+    p = fma(p, f, all(6.93147004e-1f));
+    return over_power_of_two(fma(p, f, all(1.0f)), n);
 }
 
 inline F logistic(F x) { return all(1.0f) / (all(1.0f) + exponential(all(0.0f) - x)); }

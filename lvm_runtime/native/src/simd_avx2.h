@@ -39,11 +39,11 @@ inline F size(F x) {
     return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
 }
 inline F round(F x) { return {_mm256_round_ps(x.a, 8), _mm256_round_ps(x.b, 8)}; }  // 8: to nearest, quietly
-inline __m256 power_of_eight(__m256 a) {
-    __m256i n = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(n, 23));
+inline __m256 over_power_of_eight(__m256 a, __m256 n) {
+    __m256i shifted = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(a), shifted));
 }
-inline F power_of_two(F x) { return {power_of_eight(x.a), power_of_eight(x.b)}; }
+inline F over_power_of_two(F x, F n) { return {over_power_of_eight(x.a, n.a), over_power_of_eight(x.b, n.b)}; }
 inline F with_sign(F x, F y) {
     __m256 sign = _mm256_set1_ps(-0.0f);
     return {_mm256_or_ps(x.a, _mm256_and_ps(sign, y.a)), _mm256_or_ps(x.b, _mm256_and_ps(sign, y.b))};

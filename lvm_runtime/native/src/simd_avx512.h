@@ -28,10 +28,10 @@ inline F larger(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F smaller(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F size(F a) { return {_mm512_abs_ps(a.v)}; }
 inline F round(F a) { return {_mm512_roundscale_ps(a.v, 0)}; }
-// 2 to the power of a whole number from −126 to 127.
-inline F power_of_two(F a) {
-    __m512i n = _mm512_add_epi32(_mm512_cvtps_epi32(a.v), _mm512_set1_epi32(127));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(n, 23))};
+// a / 2^n for a whole number n, where neither overflows nor is less than 2^−126.
+inline F over_power_of_two(F a, F n) {
+    __m512i shifted = _mm512_slli_epi32(_mm512_cvtps_epi32(n.v), 23);
+    return {_mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(a.v), shifted))};
 }
 // `a` ≥ 0 with the sign of `b`.
 inline F with_sign(F a, F b) {

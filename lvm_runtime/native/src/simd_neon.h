@@ -43,8 +43,8 @@ inline F larger(F a, F b) { LVM_EACH(vmaxq_f32(a.v[i], b.v[i])); }
 inline F smaller(F a, F b) { LVM_EACH(vminq_f32(a.v[i], b.v[i])); }
 inline F size(F a) { LVM_EACH(vabsq_f32(a.v[i])); }
 inline F round(F a) { LVM_EACH(vrndnq_f32(a.v[i])); }
-inline F power_of_two(F a) {
-    LVM_EACH(vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(a.v[i]), vdupq_n_s32(127)), 23)));
+inline F over_power_of_two(F a, F n) {
+    LVM_EACH(vreinterpretq_f32_s32(vsubq_s32(vreinterpretq_s32_f32(a.v[i]), vshlq_n_s32(vcvtnq_s32_f32(n.v[i]), 23))));
 }
 inline F with_sign(F a, F b) { LVM_EACH(vbslq_f32(vdupq_n_u32(0x80000000u), b.v[i], a.v[i])); }
 inline float sum(F a) {
