@@ -57,6 +57,12 @@ struct ProductCall {
     const float* const* add;  // or nullptr: what is added to each row
 };
 
+// Where floats of a tile's sums will be written.
+struct Lines {
+    float* const* rows;
+    int64_t column;
+};
+
 enum class RowKind {
     relu, sigmoid, tanh, gelu, add, sub, mul, add_weight, mul_weight, sub_weight, layer_norm, normalise, mean, mixture,
     attention, quantise

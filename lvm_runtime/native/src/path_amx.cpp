@@ -4,7 +4,7 @@
 #if defined(__x86_64__) && defined(__linux__)
 #include "cpu.h"
 #include "target.h"
-LVM_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
+LVM_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8,prfchw")
 #include "simd_avx512.h"
 #include "tile_avx512.h"
 
@@ -19,10 +19,13 @@ struct alignas(64) TileSizes {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// Sums of 16 or 32 rows and 32 columns in tiles 0 to 3, rows in 4 and 5, weights in 6 and 7.
+// Sums of 16 or 32 rows and 32 columns in tiles 0 to 3, rows in 4 and 5, weights in 6 and 7. The lines that take the
+// results come from beyond the first cache: some are asked for in each step, so that they come while tiles are multiplied.
 template <bool two>
-inline void columns(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* sums) {
+inline void columns(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
+                    int32_t* sums, Lines lines) {
     constexpr int64_t b_step = 4 * panel;
+    int64_t row = 0, share = (rows * 64 + inputs - 1) / inputs;
     _tile_loadd(0, start, 0);  // the same row 16 times
     _tile_loadd(1, start + 16, 0);
     if (two) {
@@ -30,6 +33,10 @@ inline void columns(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
         _tile_loadd(3, start + 16, 0);
     }
     for (int64_t k = 0; k < inputs; k += 64, b += 16 * b_step) {
+        for (int64_t stop = row + share < rows ? row + share : rows; row < stop; ++row) {
+            __builtin_prefetch(lines.rows[row] + lines.column, 1);
+            __builtin_prefetch(lines.rows[row] + lines.column + 16, 1);
+        }
         _tile_loadd(4, a + k, a_step);
         _tile_loadd(6, b, b_step);
         _tile_dpbusd(0, 4, 6);
@@ -50,18 +57,15 @@ inline void columns(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
 }
 
 inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
-                 int32_t* sums) {
+                 int32_t* sums, Lines lines) {
     if (rows < fewest_rows) {
         for (int64_t row = 0; row < rows; row += 6)
             tile_avx512(rows - row < 6 ? rows - row : 6, a + row * a_step, a_step, b, inputs, start, sums + row * panel);
         return;
     }
-    for (int64_t half = 0; half < 2; ++half) {
-        if (rows > 16)
-            columns<true>(a, a_step, b + half * 128, inputs, start + half * 32, sums + half * 32);
-        else
-            columns<false>(a, a_step, b + half * 128, inputs, start + half * 32, sums + half * 32);
-    }
+    auto run = rows > 16 ? columns<true> : columns<false>;
+    for (int64_t c = 0; c < panel; c += 32)
+        run(rows, a, a_step, b + 4 * c, inputs, start + c, sums + c, {lines.rows, lines.column + c});
 }
 
 }  // namespace

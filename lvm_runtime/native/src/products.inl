@@ -1,5 +1,5 @@
 // Products of integers, panel by panel, over a path's `tile`, which adds the products of up to `most_rows` rows and 64
-// columns to `start` [64]. What makes floats of the sums is the same in every path.
+// columns to `start` [64], and may ask for the lines that are written next. What makes floats of the sums is the same in every path.
 
 namespace lvm {
 namespace {
@@ -37,7 +37,8 @@ void run_product(const ProductCall& call) {
         const int8_t* b = weight.values.data() + p * panel * weight.inputs;
         for (int64_t row = 0; row < call.rows;) {
             int64_t rows = call.rows - row < most_rows ? call.rows - row : most_rows;
-            tile(rows, call.a + row * call.a_step, call.a_step, b, weight.inputs, weight.start.data() + p * panel, sums);
+            tile(rows, call.a + row * call.a_step, call.a_step, b, weight.inputs, weight.start.data() + p * panel, sums,
+                 {call.out + row, p * panel});
             write_rows(call, row, rows, p, sums);
             row += rows;
         }
