@@ -51,12 +51,13 @@ def planted(text: str, mistake: Mistake) -> str:
     return text.replace(mistake.old, mistake.new)
 
 
-def run_tests(copy: Path, ids: list[str], *, keep_bytecode: bool) -> int:
-    """Run tests in the copy and return pytest's status; bytecode that a mistake leaves would serve the next one."""
+def run_tests(copy: Path, ids: list[str], *, keep_bytecode: bool) -> tuple[int, str]:
+    """Run tests in the copy and return pytest's status and output; a mistake's bytecode would serve the next one."""
     environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
     environment |= {} if keep_bytecode else {"PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *ids]
-    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False).returncode
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 def try_all(mistakes: list[Mistake]) -> int:
@@ -65,14 +66,15 @@ def try_all(mistakes: list[Mistake]) -> int:
     with tempfile.TemporaryDirectory(prefix="lvm-mistakes-") as folder:
         copy = Path(folder) / "checkout"
         shutil.copytree(ROOT, copy, ignore=_LEFT_OUT)
-        if status := run_tests(copy, sorted({m.noticed_by for m in mistakes}), keep_bytecode=True):
-            print(f"without a mistake the tests end with status {status}, expected 0")
+        status, said = run_tests(copy, sorted({m.noticed_by for m in mistakes}), keep_bytecode=True)
+        if status:
+            print(f"{said}\nwithout a mistake the tests end with status {status}, expected 0")
             return len(mistakes)
         for mistake in mistakes:
             file = copy / mistake.file
             right = file.read_text()
             file.write_text(planted(right, mistake))
-            status = run_tests(copy, [mistake.noticed_by], keep_bytecode=False)
+            status, _ = run_tests(copy, [mistake.noticed_by], keep_bytecode=False)
             file.write_text(right)
             survived += status != _FAILED
             outcome = {_FAILED: "noticed ", 0: "SURVIVED"}.get(status, f"status {status}")

@@ -13,10 +13,13 @@ MISTAKES = [mistake for mistakes in listed().values() for mistake in mistakes]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_mistake_still_has_its_place_and_its_test(mistake: Mistake) -> None:
+def test_mistake_still_has_its_place_and_its_test(mistake: Mistake, request: pytest.FixtureRequest) -> None:
     ast.parse(planted((ROOT / mistake.file).read_text(), mistake))
     file, _, test = mistake.noticed_by.partition("::")
     assert f"def {test.partition('[')[0]}(" in (ROOT / file).read_text()
+    function = mistake.noticed_by.partition("[")[0]
+    collected = [item.nodeid for item in request.session.items if item.nodeid.partition("[")[0] == function]
+    assert not collected or function == mistake.noticed_by or mistake.noticed_by in collected
 
 
 def test_page_lists_every_mistake() -> None:

@@ -125,14 +125,14 @@ MISTAKES = [
         _FORWARD,
         "block.norm(x + block.dropout(states))",
         "block.norm(block.dropout(x + states))",
-        f"{_TEST_FORWARD}::test_dropout_is_where_the_model_has_it[gru]",
+        f"{_TEST_FORWARD}::test_dropout_is_where_the_model_has_it[gru-3]",
     ),
     Mistake(
         "the Transformer's form for training leaves out a dropout of its last layer",
         _FORWARD,
         "layer.dropout3(inner)",
         "inner",
-        f"{_TEST_FORWARD}::test_dropout_is_where_the_model_has_it[transformer]",
+        f"{_TEST_FORWARD}::test_dropout_is_where_the_model_has_it[transformer-3]",
     ),
     Mistake(
         "targets of InfoNCE are not normalised",
