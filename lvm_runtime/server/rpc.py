@@ -83,7 +83,6 @@ async def infer(state: State, request: Any) -> Any:
     status = 499  # as proxies count a client that did not wait for its answer
     try:
         names = [output.name for output in request.outputs] or [OUTPUTS[0]]
-        # grpc.aio accepts one call in a turn of its loop
         found = await model.infer(_contexts(request), names, staggered=True)
         answer = _Answer(model_name=model.spec.name, model_version=model.spec.version, id=request.id)
         for name in names:
