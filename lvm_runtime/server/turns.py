@@ -26,10 +26,10 @@ from lvm_runtime.errors import InvalidInput, LvmError
 QUICK = 0.002
 """Seconds for which a batch may hold up the loop, and with it a health check."""
 
-_AFTER_ONE, _AFTER_MANY = 10, 32
-"""Turns that bring nothing, after which staggered requests are a batch: if the last one was a single request, and else.
-grpc.aio takes about 8 turns to accept a call. With 4, the batches of 32 clients held one request each, with 10 and 32
-they held 16. 32 turns take 0.1 ms, so requests that come more often than that are more than can be answered singly."""
+_AFTER_ONE, _AFTER_MANY = 10, 64
+"""Turns without a request, after which staggered ones are a batch: where the last batch had one request, and else.
+grpc.aio takes about 8 turns to accept a call. With 4 turns the batches of 32 clients held one request each, with 10
+and 64 they hold 16. 64 empty turns take less than 0.1 ms: who comes more often than that is not answered singly."""
 
 _NEWEST = 0.2
 """Share of the newest measurement in what a batch is expected to take."""
