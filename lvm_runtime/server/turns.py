@@ -69,9 +69,12 @@ class TurnBatcher:
         if staggered and self._expected(len(contexts)) > QUICK:
             self._hand_over(contexts, future)
             return future
+        if not staggered:
+            self._turns = 0
+        elif not self._waiting or self._turns > 0:  # others do not wait for staggered ones
+            self._turns = _AFTER_ONE if self._last == 1 else _AFTER_MANY
         if not self._waiting:
             self._loop.call_soon(self._end_turn)
-        self._turns = 1 if not staggered else _AFTER_ONE if self._last == 1 else _AFTER_MANY
         self._waiting.append((contexts, future))
         self._rows += len(contexts)
         return future

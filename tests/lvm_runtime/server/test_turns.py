@@ -141,6 +141,15 @@ def test_staggered_requests_wait_for_each_other_while_they_come() -> None:
     assert on_a_loop(body).runs == [(8, True), (1, True)]
 
 
+def test_other_requests_do_not_wait_for_staggered_ones() -> None:
+    async def body(model: Model) -> None:
+        answers = [model.turns.predict(some(1), staggered=staggered) for staggered in (True, False, True)]
+        await turns(2)
+        assert all(answer.done() for answer in answers)
+
+    assert on_a_loop(body).runs == [(3, True)]
+
+
 def test_staggered_requests_do_not_wait_once_they_fill_a_batch_or_if_one_is_not_quick() -> None:
     async def body(model: Model) -> None:
         full = [model.turns.predict(some(4), staggered=True) for _ in range(2)]
