@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import tempfile
 from importlib import import_module
@@ -11,6 +12,7 @@ from pathlib import Path
 from lvm_runtime.commands.choice import add_choice, request_from
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.server.options import ModelSpec, ServerOptions
+from lvm_runtime.system.atomic import scratch
 from lvm_runtime.system.extras import require
 
 DESCRIPTION = """Serve artifacts over the Open Inference Protocol (KServe v2), REST and gRPC. Requests that arrive
@@ -72,9 +74,10 @@ def run(options: argparse.Namespace) -> None:
     keys = [(spec.name, spec.version) for spec in specs]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise InvalidInput(f"model {twice[0][0]} version {twice[0][1]} is given twice; name one: NAME:VERSION=FOLDER")
-    with tempfile.TemporaryDirectory(prefix="lvm-metrics-") as folder:
+    with contextlib.ExitStack() as stack:
         if checked.workers > 1:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # is read when the next line imports prometheus_client
+            folder = stack.enter_context(scratch(Path(tempfile.gettempdir())))
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # is read when prometheus_client is imported, below
         require("serve", "serving", "prometheus_client")
         import_module("lvm_runtime.server.logs").set_up()
         import_module("lvm_runtime.server.workers").serve(specs, request_from(options), checked)

@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,8 +57,9 @@ def compiled_model(package: Path, compile: Callable[[Path, Path], None], *, vers
         with contextlib.suppress(OSError):
             return _keep(root, key, package, compile, versions)
     try:
-        scratch = Path(tempfile.mkdtemp(prefix="lvm-coreml-"))
-        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        until_exit = contextlib.ExitStack()
+        scratch = until_exit.enter_context(atomic.scratch(Path(tempfile.gettempdir())))
+        atexit.register(until_exit.close)
         compile(package, scratch / COMPILED)
     except OSError as error:
         raise WriteFailed(

@@ -47,6 +47,7 @@ class Connection(HttpToolsProtocol):
 
     timeout = 30.0
     _deadline: asyncio.TimerHandle | None = None
+    _coming = True  # a request that is not there yet; the first one is due with the connection
     _header_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
@@ -59,11 +60,18 @@ class Connection(HttpToolsProtocol):
         self._end()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and give a request that is not there in one piece its time."""
+        super().data_received(data)
+        if self._coming and self._deadline is None and not self.transport.is_closing():
+            self._begin()
+
     def on_message_begin(self) -> None:
-        """Give a request its time."""
+        """Begin a request."""
         super().on_message_begin()
         self._header_bytes = 0
-        self._begin()
+        self._coming = True
+        self._end()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, and end the connection when all of them are too long."""
@@ -75,11 +83,11 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Stop waiting: the request is there."""
+        self._coming = False
         self._end()
         super().on_message_complete()
 
     def _begin(self) -> None:
-        self._end()
         self._deadline = self.loop.call_later(self.timeout, self._too_slow)
 
     def _end(self) -> None:

@@ -142,6 +142,7 @@ class Models:
     def __init__(self, specs: Iterable[ModelSpec], request: Request, options: ServerOptions, metrics: Metrics) -> None:
         self.specs, self._request, self._options, self._metrics = list(specs), request, options, metrics
         self._served: dict[str, dict[str, ServedModel]] = {}
+        self._newest: dict[str, ServedModel] = {}
         self.ready = False
 
     def load(self) -> None:
@@ -170,6 +171,7 @@ class Models:
     def _take_over(self, fresh: list[ServedModel]) -> list[ServedModel]:
         """Serve the `fresh` models and return those that were served before."""
         old, self._served = list(self), _by_name(fresh)
+        self._newest = {name: versions[max(versions, key=int)] for name, versions in self._served.items()}
         self.ready = True
         for model in fresh:
             running = str(model.predictor.explain().running)
@@ -184,7 +186,7 @@ class Models:
                 raise Refused(Failure.BUSY, f"model {name!r} is being loaded; try again later")
             raise Refused(Failure.UNKNOWN, f"no model {name!r:.99}; there are {', '.join(sorted(self._served))}")
         if not version:
-            return versions[max(versions, key=int)]
+            return self._newest[name]
         if version not in versions:
             raise Refused(Failure.UNKNOWN, f"model {name} has no version {version!r:.99}, only {', '.join(versions)}")
         return versions[version]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import lvm_runtime
 from lvm_runtime.server import codec
@@ -28,12 +29,30 @@ _log = logging.getLogger("lvm_runtime.server")
 _JSON = "application/json"
 _GONE = 499  # as proxies count a client that did not wait for its answer
 _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+_INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
 Handler = Callable[[State, Request], Awaitable[Response]]
 
 
-def build_app(state: State) -> Starlette:
-    """Return the application; `state` holds the models and says whether the server is about to stop."""
+def build_app(state: State) -> ASGIApp:
+    """Return the application; `state` holds the models and says whether the server is about to stop.
+
+    Requests for inference pass by Starlette's middleware and its search for a route, which take as long as decoding.
+    """
+    starlette, inference = _starlette(state), _Endpoint(state, infer)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        asked = _INFER.fullmatch(scope["path"]) if scope["method"] == "POST" else None
+        if asked is None:
+            await starlette(scope, receive, send)
+        else:
+            scope["path_params"] = asked.groupdict()
+            await inference(scope, receive, send)
+
+    return app
+
+
+def _starlette(state: State) -> Starlette:
     routes = [_route(state, f"{path}/infer", infer, "POST") for path in _MODEL]
     routes += [_route(state, f"{path}/{leaf}", handler) for path in _MODEL for leaf, handler in _LEAVES.items()]
     routes += [_route(state, path, handler) for path, handler in _PATHS.items()]
@@ -93,16 +112,18 @@ def _require_token(state: State, request: Request) -> None:
 async def infer(state: State, request: Request) -> Response:
     """Answer an inference request."""
     model, status = _model(state, request), _GONE
+    given = dict(reversed(request.scope["headers"]))  # of several with one name the first counts
     try:
-        body = await _body(state, request)
-        call = codec.decode(body, request.headers.get(codec.HEADER_LENGTH))
+        body = await _body(state, request, given)
+        call = codec.decode(body, _text(given, codec.HEADER_LENGTH))
         model = _model(state, request)  # a reload may have replaced it while the body came
         found = await model.infer(call.contexts, [wanted.name for wanted in call.outputs])
         body, headers = codec.encode(model.spec.name, model.spec.version, call, found)
-        if encoding := codec.compression(request.headers.get("accept-encoding", "")):
-            body, headers["content-encoding"] = codec.compress(body, encoding), encoding
+        if encoding := codec.compression(_text(given, b"accept-encoding") or ""):
+            body = codec.compress(body, encoding)
+            headers.append((b"content-encoding", encoding.encode()))
         status = 200
-        return Response(body, headers=headers)
+        return _Tensors(body, headers)
     except Exception as error:
         failure, message = failure_of(error)
         status = failure.status
@@ -111,24 +132,35 @@ async def infer(state: State, request: Request) -> Response:
         model.count("http", status)
 
 
-async def _body(state: State, request: Request) -> bytes:
+class _Tensors(Response):
+    """An answer whose headers are bytes already."""
+
+    def __init__(self, body: bytes, headers: codec.Headers) -> None:
+        self.status_code, self.background, self.body = 200, None, body
+        self.raw_headers = [*headers, (b"content-length", b"%d" % len(body))]
+
+
+async def _body(state: State, request: Request, given: dict[bytes, bytes]) -> bytes:
     """Read the body, of `max_body` bytes at most also once it is unpacked."""
     most, size = state.options.max_body, 0
-    too_large = Refused(Failure.LARGE, f"the body has more than {most} bytes; send fewer contexts")
-    if int(request.headers.get("content-length", 0)) > most:
-        raise too_large
-    chunks = []
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > most:
-                raise too_large
-            chunks.append(chunk)
-    except ClientDisconnect:
-        raise Refused(Failure.BAD, "the body was cut off") from None
-    body = chunks[0] if chunks[1:] == [b""] else b"".join(chunks)
-    encoding = request.headers.get("content-encoding", "identity").lower()
+    chunks, more = [], int(given.get(b"content-length", 0)) <= most
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Refused(Failure.BAD, "the body was cut off")
+        chunks.append(message["body"])
+        size += len(chunks[-1])
+        more = message["more_body"] and size <= most
+    if not chunks or size > most:
+        raise Refused(Failure.LARGE, f"the body has more than {most} bytes; send fewer contexts")
+    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    encoding = given.get(b"content-encoding", b"identity").decode("latin-1").lower()
     return body if encoding == "identity" else codec.decompress(body, encoding, most)
+
+
+def _text(given: dict[bytes, bytes], name: bytes) -> str | None:
+    value = given.get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 async def live(state: State, request: Request) -> Response:

@@ -17,7 +17,7 @@ from lvm_runtime.server.failures import Failure, Refused, failure_of
 from lvm_runtime.server.messages import SERVICE, message
 from lvm_runtime.server.protocol import EXTENSIONS, OUTPUTS, PLATFORM, contexts_of, tensors_of
 from lvm_runtime.server.state import State
-from lvm_runtime.server.tensors import from_bytes, from_numbers
+from lvm_runtime.server.tensors import Layout, from_numbers
 
 _log = logging.getLogger("lvm_runtime.server")
 _CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents"}
@@ -83,7 +83,6 @@ async def infer(state: State, request: Any) -> Any:
     status = 499  # as proxies count a client that did not wait for its answer
     try:
         names = [output.name for output in request.outputs] or [OUTPUTS[0]]
-        # grpc.aio accepts one call in a turn of its loop
         found = await model.infer(_contexts(request), names, staggered=True)
         answer = _Answer(model_name=model.spec.name, model_version=model.spec.version, id=request.id)
         for name in names:
@@ -106,7 +105,8 @@ def _contexts(request: Any) -> NDArray[Any]:
     if request.raw_input_contents:
         if len(request.raw_input_contents) != 1 or tensor.HasField("contents"):
             raise InvalidInput(f"{name}: expected its numbers once, in raw_input_contents or in contents")
-        return from_bytes(name, datatype, shape, request.raw_input_contents[0])
+        data = request.raw_input_contents[0]
+        return Layout.of(name, datatype, shape, len(data)).read(data)
     if datatype not in _CONTENTS:
         raise InvalidInput(f"{name}: datatype is {datatype!r:.99}, expected FP32 or FP64 (raw bytes: FP16 too)")
     return from_numbers(name, datatype, shape, list(getattr(tensor.contents, _CONTENTS[datatype])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,25 @@ from lvm_runtime.errors import InvalidInput
 DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2"), "FP64": np.dtype("<f8")}
 
 
-def from_bytes(name: str, datatype: Any, shape: Any, data: bytes | memoryview) -> NDArray[Any]:
-    """Return the tensor whose numbers are `data`; InvalidInput if they do not fill its shape."""
-    dtype, sizes = _dtype(name, datatype), _sizes(name, shape)
-    expected = math.prod(sizes) * dtype.itemsize
-    if len(data) != expected:
-        raise InvalidInput(f"{name}: {len(data)} bytes, expected {expected} for {datatype} {sizes}")
-    return np.frombuffer(data, dtype).reshape(sizes)
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the bytes of a tensor are read."""
+
+    dtype: np.dtype[Any]
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, datatype: Any, shape: Any, size: int) -> Layout:
+        """Return what a request says about a tensor; InvalidInput if `size` bytes do not fill its shape."""
+        dtype, sizes = _dtype(name, datatype), _sizes(name, shape)
+        expected = math.prod(sizes) * dtype.itemsize
+        if size != expected:
+            raise InvalidInput(f"{name}: {size} bytes, expected {expected} for {datatype} {sizes}")
+        return cls(dtype, tuple(sizes))
+
+    def read(self, data: bytes | memoryview) -> NDArray[Any]:
+        """Return the tensor whose numbers are `data`."""
+        return np.frombuffer(data, self.dtype).reshape(self.sizes)
 
 
 def from_numbers(name: str, datatype: Any, shape: Any, data: Any) -> NDArray[Any]:

@@ -223,8 +223,9 @@ def _remove_abandoned(folder: Path) -> None:
     """Remove the temporary folders of killed runs from `folder`."""
     from filelock import Timeout
 
+    everybodys = folder.stat().st_mode & stat.S_ISVTX  # as /tmp is, where a lock may be another user's trap
     for holder in folder.glob(f"{_PREFIX}*"):
-        if not (holder / _LOCK).exists():
+        if not (holder / _LOCK).exists() or (everybodys and holder.lstat().st_uid != os.geteuid()):
             continue  # somebody else's, or made a moment ago
         with contextlib.suppress(Timeout, OSError):  # in use, or just removed by another run
             with file_lock(holder / _LOCK, timeout=0):

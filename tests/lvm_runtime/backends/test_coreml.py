@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +34,7 @@ from lvm_runtime.coreml.package import compile_package, read_functions, read_pac
 from lvm_runtime.coreml.plan import Placement, read_placements, shares, summarise
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError, WriteFailed
 from lvm_runtime.models import build_model, known_answers, save_model
+from lvm_runtime.system import atomic
 
 DIM = 64
 
@@ -245,6 +249,32 @@ def test_without_a_cache_folder_a_package_is_compiled_for_this_process(
     assert len(compiled) == 1
     assert coreml_cache.list_entries() == []
     assert where != "full" or list((tmp_path / "cache/coreml").iterdir()) == []
+
+
+ALONE = """
+import shutil, sys
+from pathlib import Path
+from lvm_runtime.coreml.cache import compiled_model
+package, = map(Path, sys.argv[1:])
+print(compiled_model(package, shutil.copytree, versions=""), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills as on POSIX")
+def test_what_a_killed_process_compiled_for_itself_is_removed_by_the_next(tmp_path: Path) -> None:
+    package, temporary = tmp_path / "model.mlpackage", tmp_path / "tmp"
+    for folder in (package, temporary):
+        folder.mkdir()
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    places = {"LVM_CACHE": "/proc/cannot-write", "TMPDIR": str(temporary)}
+    with subprocess.Popen([sys.executable, "-c", ALONE, str(package)], env=os.environ | places, **pipes) as process:
+        compiled = Path(process.stdout.readline().decode().strip())
+        process.kill()
+    assert compiled.is_relative_to(temporary)
+    assert compiled.is_dir()
+    with atomic.scratch(temporary) as holder:
+        assert list(temporary.iterdir()) == [holder]
 
 
 def _compile_with(monkeypatch: pytest.MonkeyPatch, compile_model: Callable[[str, str], None]) -> None:

@@ -28,6 +28,7 @@ from lvm_runtime.server.failures import Refused
 from lvm_runtime.server.metrics import Metrics
 from lvm_runtime.server.models import Models
 from lvm_runtime.server.options import ModelSpec, ServerOptions
+from lvm_runtime.system import atomic
 from tests.artifacts import some_contexts
 from tests.lvm_runtime.server.serving import Running, serving
 from tests.lvm_runtime.server.test_clients import client, curl, infer
@@ -105,10 +106,12 @@ def test_workers_reload_and_drain_under_load(small_artifacts: Get) -> None:
 
 
 def test_a_reload_answers_what_was_on_its_way_and_a_failed_one_leaves_the_old_model(
-    small_artifacts: Get, tmp_path: Path
+    small_artifacts: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(small_artifacts("amn"), tmp_path / "amn")
     body = request()
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     with serving(str(tmp_path / "amn"), "--drain", "0") as server:
         host, port = server.http.split(":")
         with socket.create_connection((host, int(port)), 60) as slow:
@@ -127,10 +130,14 @@ def test_a_reload_answers_what_was_on_its_way_and_a_failed_one_leaves_the_old_mo
         module, ask = client(server, "http")
         assert infer(module, ask, some_contexts(1))[0].shape == (1, 16)
         ask.close()
+        assert list((tmp_path / "tmp").iterdir()) == []  # one process counts in its memory
         assert server.stop() == 0
 
 
-def test_workers_stop_when_their_supervisor_is_killed(small_artifacts: Get) -> None:
+def test_workers_stop_when_their_supervisor_is_killed(
+    small_artifacts: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with serving(f"amn={small_artifacts('amn')}", "--workers", "2", "--drain", "0") as server:
         server.process.kill()
         end = time.monotonic() + 30
@@ -138,6 +145,11 @@ def test_workers_stop_when_their_supervisor_is_killed(small_artifacts: Get) -> N
             time.sleep(0.05)
         assert server.names().count("the supervisor is gone") == 2
         assert server.names().count("stopped") == 2
+    (left,) = tmp_path.iterdir()  # where the workers counted; it is theirs until they have ended
+    with atomic.file_lock(left / ".in-use", timeout=30):
+        pass
+    with atomic.scratch(tmp_path) as holder:  # as the next server makes one
+        assert list(tmp_path.iterdir()) == [holder]
 
 
 def _workers(server: Running) -> list[int]:

@@ -138,6 +138,18 @@ def test_no_request_breaks_the_decoder(request: Any, tail: bytes, length: str | 
     assert call.contexts.dtype.kind == "f"
 
 
+def test_a_head_that_came_before_is_checked_against_its_own_bytes() -> None:
+    first, second = some_contexts(1), some_contexts(2)[1:]
+    tensor = {"name": "context", "datatype": "FP32", "shape": SHAPE, "parameters": {"binary_data_size": first.nbytes}}
+    head = json.dumps({"inputs": [tensor], "outputs": [{"name": "prediction"}]}).encode()
+    length = str(len(head))
+    for contexts in (first, second):
+        np.testing.assert_array_equal(decode(head + contexts.tobytes(), length).contexts, contexts)
+    for _ in range(2):
+        with pytest.raises(LvmError, match="binary_data_size is 320, and 319 bytes follow"):
+            decode(head + first.tobytes()[:-1], length)
+
+
 def test_a_thousand_connections(server: Running) -> None:
     host, port = server.http.split(":")
     body = request()

@@ -15,7 +15,7 @@ from lvm_runtime.batcher import Batcher
 from lvm_runtime.contexts import usable_float32
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.server.connection import _Together
-from lvm_runtime.server.turns import QUICK, TurnBatcher
+from lvm_runtime.server.turns import _AFTER_MANY, _AFTER_ONE, QUICK, TurnBatcher
 
 CHECK = partial(usable_float32, largest_norm=100.0)
 HERE = threading.main_thread()
@@ -105,15 +105,61 @@ def test_no_batch_is_larger_than_the_largest() -> None:
 def test_nothing_runs_on_the_loop_while_the_thread_runs_a_batch() -> None:
     async def body(model: Model) -> None:
         model.gate.clear()
-        first = model.turns.predict(some(1), staggered=True)
+        first = model.turns.predict(some(1))
+        await asyncio.sleep(0)
         await taken(model)
+        model.turns.learn(64, QUICK / 2)
         second = model.turns.predict(some(2))
         await asyncio.sleep(0)
         assert model.turns.pending == 2
         model.gate.set()
         assert [len(await answer) for answer in (first, second)] == [1, 2]
 
-    assert on_a_loop(body).runs == [(1, False), (2, False)]
+    assert on_a_loop(body, known=0).runs == [(1, False), (2, False)]
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_staggered_requests_wait_for_each_other_while_they_come() -> None:
+    async def body(model: Model) -> None:
+        answers = []
+        for number in range(4):
+            answers.append(model.turns.predict(some(2, number), staggered=True))
+            await turns(_AFTER_ONE - 1)
+        assert not answers[0].done()
+        for number, answer in enumerate(answers):
+            np.testing.assert_array_equal(await answer, some(2, number).sum(axis=1))
+        last = model.turns.predict(some(1), staggered=True)  # after many, more may come later
+        await turns(_AFTER_MANY - 1)
+        assert not last.done()
+        await turns(2)
+        assert last.done()
+
+    assert on_a_loop(body).runs == [(8, True), (1, True)]
+
+
+def test_other_requests_do_not_wait_for_staggered_ones() -> None:
+    async def body(model: Model) -> None:
+        answers = [model.turns.predict(some(1), staggered=staggered) for staggered in (True, False, True)]
+        await turns(2)
+        assert all(answer.done() for answer in answers)
+
+    assert on_a_loop(body).runs == [(3, True)]
+
+
+def test_staggered_requests_do_not_wait_once_they_fill_a_batch_or_if_one_is_not_quick() -> None:
+    async def body(model: Model) -> None:
+        full = [model.turns.predict(some(4), staggered=True) for _ in range(2)]
+        await turns(2)
+        assert all(answer.done() for answer in full)
+        for size in (8, 64):
+            model.turns.learn(size, QUICK * 100)
+        await model.turns.predict(some(1), staggered=True)
+
+    assert on_a_loop(body, max_batch=8).runs == [(8, True), (1, False)]
 
 
 def test_a_bad_row_fails_its_own_request_with_its_own_number() -> None:
@@ -132,15 +178,15 @@ def test_a_bad_row_fails_its_own_request_with_its_own_number() -> None:
     assert on_a_loop(body).runs == [(6, True)]
 
 
-@pytest.mark.parametrize("staggered", [False, True])
-def test_a_failure_of_the_model_reaches_every_caller(staggered: bool) -> None:
+@pytest.mark.parametrize("known", [64, 0], ids=["on the loop", "in the thread"])
+def test_a_failure_of_the_model_reaches_every_caller(known: int) -> None:
     async def body(model: Model) -> None:
         model.gate.wait = lambda _: False  # type: ignore[method-assign]
-        for answer in [model.turns.predict(some(1), staggered=staggered) for _ in range(2)]:
+        for answer in [model.turns.predict(some(1)) for _ in range(2)]:
             with pytest.raises(AssertionError):
                 await answer
 
-    assert on_a_loop(body).runs == []
+    assert on_a_loop(body, known=known).runs == []
 
 
 def test_a_request_whose_caller_is_gone_is_not_run() -> None:
@@ -148,6 +194,8 @@ def test_a_request_whose_caller_is_gone_is_not_run() -> None:
         gone, stays = model.turns.predict(some(2)), model.turns.predict(some(3))
         gone.cancel()
         await stays
+        for size in (3, 64):
+            model.turns.learn(size, QUICK * 100)
         model.gate.clear()
         running = model.turns.predict(some(1), staggered=True)
         await taken(model)

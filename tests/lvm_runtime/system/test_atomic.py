@@ -103,6 +103,21 @@ def test_what_killed_runs_left_is_removed_by_the_next_and_nothing_in_use(tmp_pat
     assert not used.exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="users and sticky folders as on POSIX")
+@pytest.mark.parametrize("mine", [True, False], ids=["mine", "another user's"])
+def test_in_a_folder_of_everybody_only_own_folders_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mine: bool
+) -> None:
+    tmp_path.chmod(0o1777)
+    left = tmp_path / ".tmp-left"
+    left.mkdir()
+    (left / ".in-use").touch()
+    if not mine:
+        monkeypatch.setattr(os, "geteuid", lambda: left.stat().st_uid + 1)
+    with atomic.scratch(tmp_path):
+        assert left.exists() != mine
+
+
 def test_a_kill_while_a_temporary_folder_is_removed_leaves_its_lock_to_the_next(tmp_path: Path) -> None:
     with atomic.scratch(tmp_path) as holder:
         for name in ("a", "b"):
