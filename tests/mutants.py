@@ -115,6 +115,13 @@ _OUTCOMES: dict[int | None, str] = {0: "survived", 33: "no tests", **_KILLED, **
 """Of the status that a mutant's tests ended with. 255 is an error that leaves pytest itself, such as that of a thread
 while it ends; the same tests ran to their end before, without the mutant."""
 
+_UNCALLED = "could not find any test case"
+"""In what mutmut says where no test calls any function of the module, which is an error to it."""
+
+
+class MutmutError(RuntimeError):
+    """mutmut ended with another status than 0; the text has the end of what it printed."""
+
 
 def changed() -> list[str]:
     """Return the modules of the core that differ from main, or whose tests do."""
@@ -167,7 +174,7 @@ def _python(folder: Path, *arguments: str, environment: dict[str, str] | None = 
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"error: mutmut ends with status {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+        raise MutmutError(f"mutmut ends with status {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
     return done.stdout
 
 
@@ -196,7 +203,12 @@ def try_module(module: str, processes: int, sample: int | None, seed: int) -> Sc
         drawn = sorted(random.Random(f"{seed} {module}").sample(mutants, count))
         made = {"LVM_SMALL_ARTIFACTS": str(folder / "small-artifacts")} if module.startswith(_READERS) else None
         # With their names, mutmut first runs the tests by the ids that it runs them by for each mutant.
-        mutmut(folder, "run", "--max-children", str(processes), *drawn, environment=made)
+        try:
+            mutmut(folder, "run", "--max-children", str(processes), *drawn, environment=made)
+        except MutmutError as error:
+            if _UNCALLED not in str(error):
+                raise
+            return _uncalled(module, mutants, drawn)
         statuses: dict[str, int | None] = {}
         for file in _results(folder, module):
             statuses |= json.loads(file.read_text())[_STATUSES]
@@ -211,6 +223,11 @@ def try_module(module: str, processes: int, sample: int | None, seed: int) -> Sc
                 edits = [line for line in shown if line[:1] in "-+" and line[:3] not in ("---", "+++")]
                 print(f"  {outcome}: {mutant}", *edits, sep="\n    ", flush=True)
     return score
+
+
+def _uncalled(module: str, mutants: list[str], drawn: list[str]) -> Score:
+    print(f"{module}: 0 of {len(drawn)} noticed, because no test that CORE lists for it calls any of it", flush=True)
+    return Score(len(mutants), len(drawn), 0)
 
 
 def _line(share: float, count: float) -> str:
@@ -236,7 +253,10 @@ def main() -> int:
         print("no module of the core differs from main, and none of its tests")
     if options.sample is not None:
         print(f"{options.sample} mutants of each module, drawn by seed {options.seed}", flush=True)
-    scores = [try_module(module, options.processes, options.sample, options.seed) for module in modules]
+    try:
+        scores = [try_module(module, options.processes, options.sample, options.seed) for module in modules]
+    except MutmutError as error:
+        raise SystemExit(f"error: {error}") from None
     if len(scores) > 1:
         tried, mutants = sum(score.tried for score in scores), sum(score.mutants for score in scores)
         print(f"{len(scores)} modules: {_line(*overall(scores))}; {tried} of {mutants} mutants tried")

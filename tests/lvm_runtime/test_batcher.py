@@ -70,6 +70,26 @@ def test_requests_that_arrive_together_run_together() -> None:
     assert model.batches == [8, 8]
 
 
+def test_what_is_not_said_is_as_documented() -> None:
+    with Model().batcher() as batcher:
+        assert (batcher.max_batch, batcher.max_delay, batcher.max_pending) == (64, 0.002, 256)
+        assert batcher._queue.enough == 64  # not adaptive
+        assert batcher._worker.daemon  # or a process with a batcher that nobody closes would not end
+
+
+@pytest.mark.parametrize(
+    ("rows", "woken"), [([1] * 6, [0, 3]), ([3, 3, 3], [0, 1]), ([5, 1], [0])], ids=["one by one", "over", "at once"]
+)
+def test_the_worker_is_woken_for_a_first_request_and_when_there_are_enough(
+    rows: list[int], woken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, notified = _Queue(4, 60.0, 32, False), []
+    monkeypatch.setattr(queue._work, "notify", lambda: notified.append(len(queue.waiting) - 1))
+    for count in rows:
+        queue.put(_Request(np.zeros((count, 1, 1), np.float32), Prediction()), lambda: None)
+    assert notified == woken
+
+
 def test_while_a_batch_runs_the_next_one_collects() -> None:
     model = Model()
     model.gate.clear()

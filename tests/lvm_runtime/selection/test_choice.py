@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,15 +20,18 @@ from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.models import load_model
 from lvm_runtime.request import Request
-from lvm_runtime.selection import measurements
+from lvm_runtime.selection import measurements, tuning
 from lvm_runtime.selection.candidates import Candidate, list_candidates
 from lvm_runtime.selection.measurements import Measurement
 from lvm_runtime.selection.session import Session
-from lvm_runtime.selection.tuning import fastest, time_together, tune
+from lvm_runtime.selection.timing import Timing
+from lvm_runtime.selection.tuning import _BESIDE_FRAMEWORKS, _LIGHT, Rhythm, fastest, time_together, tune
 from lvm_runtime.system.cpus import usable_cpus
 from tests.artifacts import add_onnx, edit_manifest, some_contexts
 
 Get = Callable[[str], Path]
+
+CONTEXTS = some_contexts(2)
 
 
 def _measured(name: str, *seconds: float, problem: str | None = None) -> Measurement:
@@ -39,6 +43,7 @@ CHOICES: dict[str, tuple[list[Measurement], int | None, str]] = {
     "all weighed alike": ([_measured("a", 1, 4, 9), _measured("b", 3, 2, 3)], None, "b"),
     "single queries": ([_measured("a", 1, 4, 9), _measured("b", 3, 2, 3)], 1, "a"),
     "small batches": ([_measured("a", 1, 4, 1), _measured("b", 3, 2, 3)], 31, "b"),
+    "small batches begin at 2": ([_measured("a", 1, 4, 1), _measured("b", 3, 2, 3)], 2, "b"),
     "large batches": ([_measured("a", 1, 4, 1), _measured("b", 3, 2, 3)], 32, "a"),
     "problems do not count": ([_measured("a", 9, 9, 9), _measured("b", problem="off")], None, "a"),
 }
@@ -238,6 +243,94 @@ def test_a_form_is_timed_awake() -> None:
     sessions: Any = [_Slept(drowsy=True), _Slept(drowsy=False)]
     drowsy, steady = time_together(sessions, np.empty(0, np.float32), 0.0)
     assert drowsy < steady
+
+
+@pytest.mark.parametrize(("light", "rhythm"), [((True, True), _LIGHT), ((True, False), _BESIDE_FRAMEWORKS)], ids=str)
+def test_forms_are_timed_in_turns_for_as_long_as_was_said(
+    light: tuple[bool, bool], rhythm: Rhythm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that only this test moves; three forms of 10 s would be timed for 30 s, and two for 20 s."""
+    now, runs = [100.0], []
+
+    def run(number: int, contexts: Any) -> None:
+        assert contexts is CONTEXTS
+        runs.append(number)
+        now[0] += 3.0
+
+    def turns(sides: dict[str, Callable[[], object]], more: Callable[[dict[str, Timing]], bool], **how: Any) -> Any:
+        assert runs == [0, 1]  # once before the clock starts
+        assert how == {
+            "rounds": 3,
+            "seconds": rhythm.counted,
+            "rest": rhythm.rest,
+            "warm_up": rhythm.warm_up,
+        }
+        for side in sides.values():
+            side()
+        assert more({})
+        now[0] = 125.9
+        assert more({})
+        now[0] = 126.0
+        assert not more({})
+        return {name: Timing(((float(i), 9.0, float(i)), (2.0,), (5.0 + i,))) for i, name in enumerate(sides)}
+
+    sessions: Any = [
+        SimpleNamespace(candidate=SimpleNamespace(light=is_light), run=partial(run, number))
+        for number, is_light in enumerate(light)
+    ]
+    monkeypatch.setattr(tuning, "interleave", turns)
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert time_together(sessions, CONTEXTS, 10.0) == [2.0, 2.0]
+    assert runs == [0, 1, 0, 1]
+
+
+def test_each_form_is_loaded_timed_and_closed_and_what_it_cannot_do_is_kept(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_it, close_it, closed, timed, told = Session.open, Session.close, [], [], []
+
+    def open_or_fail(candidate: Candidate, fingerprint: Fingerprint, request: Request) -> Session:
+        if candidate.precision == "int8":
+            raise BackendUnavailable("no room for int8")
+        return open_it(candidate, fingerprint, request)
+
+    def together(sessions: list[Session], contexts: Any, seconds: float) -> list[float]:
+        timed.append((len(sessions), contexts, seconds))
+        return [float(len(contexts))]
+
+    def close(session: Session) -> None:
+        closed.append(session.candidate.file)
+        close_it(session)
+
+    monkeypatch.setattr(Session, "open", open_or_fail)
+    monkeypatch.setattr(Session, "close", close)
+    monkeypatch.setattr(tuning, "time_together", together)
+    found, _ = tune(int8, Request("onnx", device="cpu", max_drift=1e-3, threads=3), report=told.append)
+    forms = {m.file: m for m in found}
+    good, bad = forms["onnx/fp32.onnx"], forms["onnx/int8.onnx"]
+    assert (good.seconds, good.problem, bad.seconds, bad.problem) == ((1.0, 8.0, 128.0), None, (), "no room for int8")
+    assert 0 < good.drift < 1e-11
+    assert closed == ["onnx/fp32.onnx"]
+    artifact = Artifact.load(int8)
+    probes = artifact.read_fingerprint().contexts
+    for (count, contexts, seconds), batch in zip(timed, (1, 8, 128), strict=True):
+        assert (count, seconds) == (1, tuning.THOROUGH)
+        np.testing.assert_array_equal(contexts, np.resize(probes, (batch, *probes.shape[1:])))
+        assert contexts.flags.c_contiguous
+    forms_told = [f"loading onnx {p} on cpu (onnx/{p}.onnx)" for p in ("fp32", "int8")]
+    assert told == [*forms_told, *(f"timing 1 forms at batch {batch}" for batch in (1, 8, 128))]
+    assert {m.identity: m for m in measurements.load(artifact, 3)} == {m.identity: m for m in found}
+
+
+def test_where_no_form_opens_nothing_is_timed(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Session:
+        raise BackendUnavailable("no room")
+
+    monkeypatch.setattr(Session, "open", fail)
+    told: list[str] = []
+    found, _ = tune(int8, Request("onnx", device="cpu", max_drift=1e-3), report=told.append)
+    assert {m.problem for m in found} == {"no room"}
+    assert not any("timing" in line for line in told)
 
 
 def test_a_damaged_cache_is_measured_again(small_artifacts: Get) -> None:
