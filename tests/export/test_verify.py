@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from export.commandline import make_parser, open_arguments
 from export.randomise import randomise
 from export.source import Source, open_source
-from export.verify import BATCH_SIZES, REAL_WINDOWS, SAMPLE_SEED, Sample, make_samples, verify
+from export.verify import BATCH_SIZES, REAL_WINDOWS, SAMPLE_SEED, Report, Sample, make_samples, verify
 from export.windows import read_windows
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.drift import drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.base import Array
@@ -139,6 +141,54 @@ def test_each_fault_is_found(sample: Sample, fault: dict[str, Any], precision: s
         verify(Faulty(sample, **fault), [sample], name="faulty", precision=precision)
 
 
+DEFAULT_RUNS = {1: 8 + 8, 3: 2, 2: 1, 32: 1 + 8, 128: 1}
+"""How often each batch size runs for 128 contexts: the answers, and then eight rows alone and among large ones."""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "runs"), [(BATCH_SIZES, DEFAULT_RUNS), ((4,), {4: 32 + 16}), ((64, 128), {64: 1 + 16, 128: 1})], ids=str
+)
+def test_a_form_runs_at_its_own_sizes(sizes: tuple[int, ...], runs: dict[int, int], sample: Sample) -> None:
+    ran: Counter[int] = Counter()
+
+    def count(contexts: Array) -> float:
+        ran[len(contexts)] += 1
+        return 0.0
+
+    plain = replace(sample, attention=None)
+    verify(Faulty(plain, count), [plain], name="right", precision="fp32", batch_sizes=sizes)
+    assert ran == runs
+
+
+def test_a_report_has_what_was_measured(sample: Sample) -> None:
+    plain = replace(sample, attention=None)
+    report = verify(Faulty(plain, by(1e-5)), [plain, plain], name="off", precision="fp32", batch_sizes=(128,))
+    off = drift(Faulty(plain, by(1e-5)).run(plain.contexts), plain.predictions)
+    assert (report.worst_drift, report.median_drift) == (off.max(), np.median(off))
+    assert report.largest_difference == pytest.approx(1e-5, rel=0.01)
+    assert (report.batch_change, report.contexts, report.search) == (0.0, 256, None)
+    assert report.details() == {
+        "median_drift": report.median_drift,
+        "largest_difference": report.largest_difference,
+        "batch_change": 0.0,
+        "verified_on": 256,
+    }
+    assert str(Report(1e-7, 2e-8, 3e-6, 4e-7, 256)) == (
+        "drift 1.0e-07 at worst, 2.0e-08 at the median of 256 contexts; batch-mates change 4e-07"
+    )
+
+
+def test_the_first_of_a_sample_keep_their_answers(sample: Sample) -> None:
+    few, plain = sample.first(3), replace(sample, attention=None).first(3)
+    for found in (few, plain):
+        np.testing.assert_array_equal(found.contexts, sample.contexts[:3])
+        np.testing.assert_array_equal(found.predictions, sample.predictions[:3])
+    assert sample.attention is not None
+    assert few.attention is not None
+    np.testing.assert_array_equal(few.attention, sample.attention[:3])
+    assert plain.attention is None
+
+
 def test_every_sample_is_compared(sample: Sample) -> None:
     turned = replace(sample, contexts=sample.contexts[::-1].copy())
     with pytest.raises(VerificationFailed, match=DRIFT):
@@ -157,6 +207,7 @@ def test_real_windows_stay_within_the_last_documents(tmp_path: Path) -> None:
     windows = read_windows(path, 4, 5, 100)
     assert windows.shape == (4, 5, 4)  # the eight vectors of document 19; document 18 is too short
     assert (windows.astype(int) == 19).all()
+    np.testing.assert_array_equal(read_windows(path, 4, 5, 3), windows[[0, 1, 3]])  # evenly spread, ends included
 
 
 def test_corpus_that_is_given_takes_the_place_of_any_other(tmp_path: Path) -> None:
