@@ -100,14 +100,18 @@ class Broken:
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "rank 1": (np.zeros(16, np.float32), r"shape \[16\], expected \[B, 5, 16\] or \[5, 16\]"),
-    "rank 4": (np.zeros((1, 1, 5, 16), np.float32), r"shape \[1, 1, 5, 16\]"),
+    "rank 1 of D + 1": (np.zeros(17, np.float32), r"shape \[17\], expected \[B, 5, 16\] or \[5, 16\]$"),
+    "rank 4": (np.zeros((1, 1, 5, 16), np.float32), r"shape \[1, 1, 5, 16\], expected .* or \[5, 16\]$"),
+    "rank 4 of D + 1": (np.zeros((1, 1, 5, 17), np.float32), r"shape \[1, 1, 5, 17\], expected .* or \[5, 16\]$"),
     "a number": (3.0, "got float, expected an array"),
-    "wrong D": (np.zeros((2, 5, 15), np.float32), r"shape \[2, 5, 15\], expected"),
-    "wrong T": (np.zeros((2, 4, 16), np.float32), r"shape \[2, 4, 16\], expected"),
+    "wrong D": (np.zeros((2, 5, 15), np.float32), r"shape \[2, 5, 15\], expected .* or \[5, 16\]$"),
+    "wrong T": (np.zeros((2, 4, 16), np.float32), r"shape \[2, 4, 16\], expected .* or \[5, 16\]$"),
+    "wrong T and D + 1": (np.zeros((2, 4, 17), np.float32), r"shape \[2, 4, 17\], expected .* or \[5, 16\]$"),
     "position scalar": (
         np.zeros((2, 5, 17), np.float32),
         "; a position scalar appended .* is not supported$",
     ),
+    "position scalar in one context": (np.zeros((5, 17), np.float32), "; a position scalar appended .* supported$"),
     "a document": (np.zeros((9, 16), np.float32), "use predict_sequence"),
     "integers": (np.zeros((2, 5, 16), np.int64), "dtype int64, expected float32"),
     "booleans": (np.zeros((2, 5, 16), bool), "dtype bool"),
