@@ -102,7 +102,7 @@ def test_while_a_batch_runs_the_next_one_collects() -> None:
     assert model.batches == [1, 5]
 
 
-@pytest.mark.parametrize(("age", "waits"), [(0.0, [None, 5.0]), (3.0, [None, 2.0]), (6.0, [None])])
+@pytest.mark.parametrize(("age", "waits"), [(0.0, [None, 5.0]), (4.5, [None, 0.5]), (5.0, [None]), (6.0, [None])])
 def test_a_lone_request_waits_no_longer_than_the_delay(
     age: float, waits: list[float | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,11 +263,26 @@ def test_a_cancelled_request_is_not_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_batch": 0}, {"max_delay_ms": -1}, {"max_delay_ms": float("inf")}, {"max_pending": 0}], ids=str
+    ("options", "expected"),
+    [
+        ({"max_batch": 0}, "1 or more"),
+        ({"max_delay_ms": -1}, "0 or more, such as 2$"),
+        ({"max_delay_ms": float("inf")}, "0 or more, such as 2$"),
+        ({"max_pending": 0}, "1 or more"),
+    ],
+    ids=str,
 )
-def test_senseless_limits_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput, match=f"{next(iter(options))} is .*expected"):
+def test_senseless_limits_are_refused(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{next(iter(options))} is .*expected a .* {expected}"):
         Model().batcher(**options)
+
+
+def test_a_senseless_timeout_is_refused() -> None:
+    with (
+        Model().batcher() as batcher,
+        pytest.raises(InvalidInput, match=r"^timeout is -1, expected .* 0 or more, such as 0\.5$"),
+    ):
+        batcher.submit(1, timeout=-1)
 
 
 def test_a_callback_may_submit_and_close(small_artifacts: Get) -> None:

@@ -187,6 +187,21 @@ def test_bad_rows_are_found() -> None:
     assert bad_rows(x, NORM).tolist() == [1, 2, 4]
     assert bad_rows(x[:, 0], NORM).tolist() == [1]
     assert bad_rows(X, NORM).tolist() == []
+    assert bad_rows(X[:0], NORM).tolist() == []
+    assert bad_rows(np.full((2, 5, 16), 1e4, np.float16), NORM).tolist() == []  # whose squares float16 cannot hold
+
+
+@pytest.mark.parametrize("numpy", [1, 2])
+@pytest.mark.parametrize("dim", [16, 9000])
+def test_bad_rows_are_found_by_any_numpy_and_of_any_length(
+    dim: int, numpy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if numpy == 1:
+        monkeypatch.delattr(np, "vecdot", raising=False)
+    x = np.zeros((3, 2, dim), np.float32)
+    x[1, 1, :2] = NORM
+    x[2, 0, -1] = NORM
+    assert bad_rows(x, NORM).tolist() == [1]
 
 
 def test_a_copy_is_the_callers_no_longer() -> None:
@@ -196,3 +211,4 @@ def test_a_copy_is_the_callers_no_longer() -> None:
         assert copy.dtype == np.float32
         np.testing.assert_array_equal(copy, x)
     assert not np.shares_memory(Contexts(x, 5, 16, NORM).copy(), x)
+    assert Contexts(np.asfortranarray(X), 5, 16, NORM).copy().flags.c_contiguous
