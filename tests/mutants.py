@@ -57,7 +57,7 @@ CORE: dict[str, tuple[str, ...]] = {
     "lvm_runtime/selection/sequences.py": (f"{_SELECTION}/test_sequences.py",),
     "lvm_runtime/selection/session.py": (f"{_SELECTION}/test_session.py", f"{_SELECTION}/test_choice.py"),
     "lvm_runtime/selection/timing.py": (f"{_SELECTION}/test_timing.py",),
-    "lvm_runtime/selection/tuning.py": (f"{_SELECTION}/test_choice.py", f"{_SELECTION}/test_measurements.py"),
+    "lvm_runtime/selection/tuning.py": (f"{_SELECTION}/test_tuning.py", f"{_SELECTION}/test_choice.py"),
     "lvm_runtime/bulk/destination.py": _RUNS,
     "lvm_runtime/bulk/journal.py": (f"{_BULK}/test_journal.py",),
     "lvm_runtime/bulk/output.py": (*_RUNS, _DURABILITY),
@@ -78,7 +78,7 @@ CORE: dict[str, tuple[str, ...]] = {
 _READERS = ("lvm_runtime/batcher.py", "lvm_runtime/bulk/", "lvm_runtime/selection/")
 """Modules that no artifact is made with: all their mutants read the artifacts that the first run of the tests made."""
 
-_MINUTE = f"{_SELECTION}/test_choice.py::test_tuning_measures_everything_and_later_predictors_use_it"
+_MINUTE = f"{_SELECTION}/test_tuning.py::test_tuning_measures_everything_and_later_predictors_use_it"
 """Left out, because every mutant of selection that survives would wait a minute for it."""
 
 _SETTINGS = """

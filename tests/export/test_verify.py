@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from export.commandline import make_parser, open_arguments
 from export.randomise import randomise
 from export.source import Source, open_source
-from export.verify import BATCH_SIZES, REAL_WINDOWS, SAMPLE_SEED, Report, Sample, make_samples, verify
+from export.verify import BATCH_SIZES, REAL_WINDOWS, SAMPLE_SEED, Report, Sample, make_samples, verify, verify_file
 from export.windows import read_windows
 from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.drift import drift
@@ -79,6 +80,40 @@ def test_right_answers_pass(sample: Sample) -> None:
     assert report.worst_drift < 1e-12
     assert report.batch_change == 0.0
     assert report.contexts == max(BATCH_SIZES)
+
+
+def test_random_contexts_are_other_ones_than_the_probes(source: Source) -> None:
+    contexts = make_samples(source)[0].contexts
+    np.testing.assert_array_equal(contexts, random_contexts(max(BATCH_SIZES), 5, DIM, seed=SAMPLE_SEED))
+    probes = source.artifact.read_fingerprint().contexts
+    assert np.linalg.norm(contexts.mean(axis=(0, 1)) - probes.mean(axis=(0, 1))) > 0.5  # of another shared direction
+
+
+@pytest.mark.parametrize("off", [0.0, 0.1], ids=["right", "wrong"])
+def test_a_file_is_opened_as_it_will_be_served_and_closed(
+    off: float, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    class Backend(Faulty):
+        precision = "int8"
+        batch_sizes = None
+
+        def __init__(self, path: Path, **options: Any) -> None:
+            super().__init__(sample, by(off))
+            asked.append((path, options))
+
+        def close(self) -> None:
+            asked.append("closed")
+
+    monkeypatch.setattr("export.verify.backend_class", {"onnx": Backend}.__getitem__)
+    check = partial(verify_file, Path("m.onnx"), [sample], format="onnx", precision="int8", threads=3)
+    if off:
+        with pytest.raises(VerificationFailed, match=f"^onnx int8: {DRIFT}"):
+            check()
+    else:
+        assert check().worst_drift < 1e-12
+    assert asked == [(Path("m.onnx"), {"device": "cpu", "threads": 3, "precision": "int8"}), "closed"]
 
 
 def by(offset: float) -> Fault:

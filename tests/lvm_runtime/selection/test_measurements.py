@@ -112,6 +112,14 @@ def test_without_a_home_nothing_is_kept(small_artifacts: Get, monkeypatch: pytes
     assert measurements.load(artifact, 2) == measurements.list_kept() == measurements.clear() == []
 
 
+def test_a_damaged_cache_is_measured_again(small_artifacts: Get) -> None:
+    artifact = Artifact.load(small_artifacts("amn"))
+    file = measurements.save(artifact, 2, [_measured("onnx")])
+    assert file is not None
+    file.write_bytes(b"{")
+    assert measurements.load(artifact, 2) == []
+
+
 def test_forms_are_chosen_by_what_was_measured_with_their_threads(tmp_path: Path) -> None:
     artifact = make_artifact(tmp_path / "amn")
     artifact = add_onnx(artifact, load_model(artifact), "onnx/int8.onnx", precision="int8", drift=5e-4)
