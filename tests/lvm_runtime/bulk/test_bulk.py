@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import mmap
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -336,6 +338,23 @@ def test_a_bad_vector_in_no_window_spoils_nothing(predictor: Predictor, tmp_path
     result = predict_file(predictor, _save(tmp_path / "in.npz", vectors=vectors, doc_ids=doc_ids), tmp_path / "o.npy")
     assert result.bad == 0
     np.testing.assert_allclose(np.load(tmp_path / "o.npy"), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("mapping", [None, "advised", "of a system without advice"])
+def test_the_system_is_told_that_a_mapped_file_is_read_from_front_to_back(
+    mapping: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = open_corpus(_save(tmp_path / "in.npy", vectors=_vectors()), context_length=5, dim=16)
+    told: list[int] = []
+    found = {None: None, "advised": SimpleNamespace(madvise=told.append)}.get(mapping, SimpleNamespace())
+
+    def mapping_of(values: Any) -> Any:
+        assert values is corpus.values
+        return found
+
+    monkeypatch.setattr("lvm_runtime.bulk.source.mapping_of", mapping_of)
+    Source(corpus, 5)
+    assert told == ([mmap.MADV_SEQUENTIAL] if mapping == "advised" else [])
 
 
 def test_what_is_read_of_a_stored_npz_is_aligned_and_what_was_read_is_handed_back(
