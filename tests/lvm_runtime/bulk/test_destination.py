@@ -90,6 +90,13 @@ def test_only_a_plain_file_of_its_own_is_written(
     assert _snapshot(tmp_path) == before
 
 
+def test_a_device_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = os.lstat("/dev/null")  # making one takes root
+    monkeypatch.setattr("lvm_runtime.bulk.destination._status", lambda path: device)
+    with pytest.raises(InvalidInput, match=r"out\.npy: is a device, expected a file or nothing"):
+        Destination(tmp_path / "out.npy").check([], overwrite=True)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
