@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lvm_runtime import Predictor
-from lvm_runtime.artifact.folder import Artifact, resolve
+from lvm_runtime.artifact.folder import _ATTEMPTS, Artifact, resolve
 from lvm_runtime.errors import ArtifactError, InvalidInput, WriteFailed
 from lvm_runtime.models import save_model
 from lvm_runtime.system import atomic
@@ -189,6 +189,28 @@ def test_an_artifact_that_is_replaced_while_it_is_read_is_read_again(
     check(artifact)
 
 
+def test_an_artifact_that_is_replaced_again_and_again_is_an_error(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def check(artifact: Artifact) -> None:
+        looks.append(artifact)
+        if len(looks) < 2 * _ATTEMPTS:
+            edit_manifest(copy, lambda m: m.update(created=f"at look {len(looks)}"))
+        raise ArtifactError("half of it is new")
+
+    monkeypatch.setattr(Artifact, "check", check)
+    with pytest.raises(ArtifactError, match="half of it is new"):
+        Artifact.load(copy)
+    assert len(looks) == _ATTEMPTS
+
+
+def test_a_fingerprint_that_is_damaged_later_is_named(copy: Path) -> None:
+    artifact = Artifact.load(copy)
+    (copy / "fingerprint.npz").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=f"^{copy}/fingerprint.npz: not a fingerprint"):
+        artifact.read_fingerprint()
+
+
 @pytest.mark.parametrize("target", [".", "thesis.txt"], ids=["folder", "file"])
 def test_something_else_is_not_replaced(target: str, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
@@ -210,6 +232,10 @@ def test_an_empty_folder_becomes_the_artifact_of_a_model_made_now(tmp_path: Path
 def test_an_artifact_of_no_name_is_refused(name: Any) -> None:
     with pytest.raises(InvalidInput, match=r"^artifact is .*, expected a folder or one of lstm, "):
         resolve(name)
+    with pytest.raises(InvalidInput, match=r"^path is .*, no name of a file"):
+        Artifact.load(name)
+    with pytest.raises(InvalidInput, match=r"^path is .*, no name of a file"):
+        save_model(randomised("amn"), name)
 
 
 @pytest.mark.parametrize("name", ["amn", "nowhere/at/all"])

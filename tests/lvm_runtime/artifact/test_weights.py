@@ -102,6 +102,11 @@ def test_a_header_of_absurd_size_is_not_read(data: bytes, tmp_path: Path) -> Non
         check_header(tmp_path / "w", CONFIG)
 
 
+def test_a_header_that_is_no_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=f"^{tmp_path}/w: header: not valid JSON"):
+        check_header(_write(tmp_path / "w", b"{"), CONFIG)
+
+
 def test_a_file_that_is_all_header_lacks_its_tensors(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"not the weights of this lstm: lstm\.weight_ih_l0 is missing"):
         check_header(_write(tmp_path / "w", b"{}", 0), CONFIG)
