@@ -188,7 +188,9 @@ def test_bad_rows_are_found() -> None:
     assert bad_rows(x[:, 0], NORM).tolist() == [1]
     assert bad_rows(X, NORM).tolist() == []
     assert bad_rows(X[:0], NORM).tolist() == []
-    assert bad_rows(np.full((2, 5, 16), 1e4, np.float16), NORM).tolist() == []  # whose squares float16 cannot hold
+    half = np.zeros((2, 5, 16), np.float16)
+    half[1, 3, :2] = 100, 1
+    assert bad_rows(half, 100).tolist() == [1]  # float16 would round the sum 10,001 to 10,000
 
 
 @pytest.mark.parametrize("numpy", [1, 2])
