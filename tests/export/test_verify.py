@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,17 @@ import pytest
 from export.commandline import make_parser, open_arguments
 from export.randomise import randomise
 from export.source import Source, open_source
-from export.verify import BATCH_SIZES, REAL_WINDOWS, SAMPLE_SEED, Report, Sample, make_samples, verify, verify_file
+from export.verify import (
+    BATCH_SIZES,
+    REAL_WINDOWS,
+    SAMPLE_SEED,
+    Report,
+    Sample,
+    SequenceRunner,
+    make_samples,
+    verify,
+    verify_file,
+)
 from export.windows import read_windows
 from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.drift import drift
@@ -87,6 +98,37 @@ def test_random_contexts_are_other_ones_than_the_probes(source: Source) -> None:
     np.testing.assert_array_equal(contexts, random_contexts(max(BATCH_SIZES), 5, DIM, seed=SAMPLE_SEED))
     probes = source.artifact.read_fingerprint().contexts
     assert np.linalg.norm(contexts.mean(axis=(0, 1)) - probes.mean(axis=(0, 1))) > 0.5  # of another shared direction
+
+
+def test_contexts_joined_to_a_document_run_on_the_cpu_and_give_their_own_windows(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    class Backend:
+        """Answers each window with its first vector, and with the first number of each vector."""
+
+        def __init__(self, path: Path, **options: Any) -> None:
+            asked.append((path, options))
+
+        def run(self, document: Array) -> Array:
+            return document[:-4]
+
+        def run_with_attention(self, document: Array) -> tuple[Array, Array]:
+            return self.run(document), np.lib.stride_tricks.sliding_window_view(document[:, 0], 5)
+
+        def close(self) -> None:
+            asked.append("closed")
+
+    monkeypatch.setattr("export.verify.backend_class", {"native": Backend, "onnx": Backend}.__getitem__)
+    contexts = sample.contexts[:3]
+    for format in ("onnx", "native"):
+        with closing(SequenceRunner(Path(format), 5, format=format)) as runner:
+            predictions, attention = runner.run_with_attention(np.asfortranarray(contexts))
+            np.testing.assert_array_equal(runner.run(contexts), contexts[:, 0])
+        np.testing.assert_array_equal(predictions, contexts[:, 0])
+        np.testing.assert_array_equal(attention, contexts[:, :, 0])
+        assert asked[-2:] == [(Path(format), {"device": "cpu"}), "closed"]
 
 
 @pytest.mark.parametrize("off", [0.0, 0.1], ids=["right", "wrong"])
@@ -172,7 +214,9 @@ DRIFT = r"largest drift \(1 - cosine\) is .*expected ≤ "
     ],
 )
 def test_each_fault_is_found(sample: Sample, fault: dict[str, Any], precision: str, message: str) -> None:
-    with pytest.raises(VerificationFailed, match=f"^faulty: {message}"):
+    with pytest.raises(
+        VerificationFailed, match=f"^faulty: {message}.*; nothing was kept: choose a higher --precision"
+    ):
         verify(Faulty(sample, **fault), [sample], name="faulty", precision=precision)
 
 

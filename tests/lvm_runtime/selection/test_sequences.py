@@ -113,16 +113,26 @@ def test_a_sequence_form_that_cannot_run_is_not_used_and_says_so(
         assert any("sequence-fp32.onnx: it cannot be run (" in refusal.why for refusal in predictor.explain().refused)
 
 
-def test_the_form_of_documents_is_opened_once_with_the_threads_of_single_queries(small_artifacts: Get) -> None:
+def test_the_form_of_documents_is_opened_once_and_as_that_of_windows(
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, built = OnnxBackend.__init__, []
+
+    def note(backend: OnnxBackend, source: Path, **options: Any) -> None:
+        built.append((source.name, options))
+        build(backend, source, **options)
+
+    monkeypatch.setattr(OnnxBackend, "__init__", note)
     with Predictor(small_artifacts("gru"), backend="onnx", device="cpu", threads=3) as predictor:
         sequences = predictor._sequences
         assert not sequences.in_use
         predictor.predict_sequence(_document(9))
         guard = sequences._guard
         assert guard is not None
-        assert guard.backend.threads == 3
         predictor.predict_sequence(_document(9))
         assert sequences._guard is guard
+    options = {"device": "cpu", "threads": 3, "precision": "fp32"}
+    assert built == [("fp32.onnx", options), ("sequence-fp32.onnx", options)]
 
 
 def test_a_form_of_documents_that_is_refused_is_not_tried_again(
