@@ -149,11 +149,8 @@ def test_a_form_that_is_another_model_is_warned_of_unless_it_was_named(
 ) -> None:
     fail_to_open(monkeypatch, VerificationFailed("it is off"), "int8")
     _forge(int8, int8=1.0, fp32=2.0)
-    with pytest.warns(
-        UserWarning, match="^not used, because it is not the model that it should be: it is off$"
-    ) as told:
+    with pytest.warns(UserWarning, match=r"^not used, because it is not the model that it should be: it is off$"):
         Predictor(int8, max_drift=1e-3).close()
-    assert [warning.filename for warning in told] == [__file__]
     with Predictor(int8, backend="onnx", device="cpu", max_drift=1e-3) as predictor:  # a warning would be an error
         assert [str(r) for r in predictor.explain().refused] == ["onnx int8 on cpu (onnx/int8.onnx): it is off"]
 

@@ -161,6 +161,16 @@ def test_each_form_is_loaded_timed_and_closed_and_what_it_cannot_do_is_kept(
     assert {m.identity: m for m in measurements.load(artifact, 3)} == {m.identity: m for m in found}
 
 
+def test_where_nothing_can_be_kept_it_is_said(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurements, "save", lambda *_: None)
+    told: list[str] = []
+    found, _ = tune(int8, Request("onnx", device="cpu"), report=told.append)
+    assert [m.file for m in found] == ["onnx/fp32.onnx"]
+    assert told[-1] == (
+        "the cache folder cannot be written: the result serves this process only; set LVM_CACHE to another"
+    )
+
+
 def test_where_no_form_opens_nothing_is_timed(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_to_open(monkeypatch, BackendUnavailable("no room"), "fp32", "int8")
     told: list[str] = []
