@@ -17,6 +17,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -115,6 +116,7 @@ _OUTCOMES: dict[int | None, str] = {0: "survived", 33: "no tests", **_KILLED, **
 """Of the status that a mutant's tests ended with. 255 is an error that leaves pytest itself, such as that of a thread
 while it ends; the same tests ran to their end before, without the mutant."""
 
+_SPINNER = re.compile("^[\u2800-\u28ff] .*\n", re.MULTILINE)
 _UNCALLED = "could not find any test case"
 """In what mutmut says where no test calls any function of the module, which is an error to it."""
 
@@ -174,7 +176,8 @@ def _python(folder: Path, *arguments: str, environment: dict[str, str] | None = 
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise MutmutError(f"mutmut ends with status {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+        said = _SPINNER.sub("", done.stdout + done.stderr)
+        raise MutmutError(f"mutmut ends with status {done.returncode}:\n{said[-3000:]}")
     return done.stdout
 
 
