@@ -247,7 +247,7 @@ def test_a_manifest_without_a_list_of_forms_has_none() -> None:
 
 def test_a_manifest_that_could_not_be_read_is_not_written() -> None:
     deep = dataclasses.replace(_manifest(), provenance={"a": _nested(100)})
-    with pytest.raises(ArtifactError, match="^the manifest: nested more than"):
+    with pytest.raises(ArtifactError, match=r"^the manifest: nested more than"):
         deep.to_json()
     large = dataclasses.replace(_manifest(), provenance={"a": "x" * LARGEST_MANIFEST})
     with pytest.raises(InvalidInput, match="expected at most"):

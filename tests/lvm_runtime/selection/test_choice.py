@@ -176,6 +176,8 @@ def test_a_form_whose_measurement_has_a_problem_is_not_opened(int8: Path, monkey
     fail_to_open(monkeypatch, ArtifactError("it was opened"), "int8")
     with Predictor(int8, backend="onnx", device="cpu", max_drift=1e-3) as predictor:
         assert [str(r) for r in predictor.explain().refused] == ["onnx int8 on cpu (onnx/int8.onnx): it was off"]
+    with pytest.raises(BackendUnavailable, match=r"here: onnx int8 on cpu \(onnx/int8\.onnx\): it was off$"):
+        Predictor(int8, backend="onnx", device="cpu", precision="int8")
 
 
 @pytest.mark.parametrize(("fast", "slow"), [("onnx/int8.onnx", "onnx/fp32.onnx"), ("onnx/fp32.onnx", "onnx/int8.onnx")])
