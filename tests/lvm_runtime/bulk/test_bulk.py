@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import mmap
@@ -215,6 +216,29 @@ def test_a_torn_line_is_done_again(
     np.testing.assert_allclose(np.load(out), predictor.predict(some_contexts(200)), rtol=0, atol=1e-6)
 
 
+def test_the_bar_goes_on_where_an_interrupted_run_ended_or_is_left_out(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[dict[str, Any]] = []
+
+    class Bar(contextlib.nullcontext[Any]):
+        def __init__(self, **options: Any) -> None:
+            super().__init__()
+            bars.append(options | {"more": 0})
+
+        def update(self, count: int) -> None:
+            bars[-1]["more"] += count
+
+    source, out = _save(tmp_path / "in.npy", contexts=some_contexts(200)), tmp_path / "out.npy"
+    _interrupted(predictor, source, out, monkeypatch)
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    predict_file(predictor, source, out)
+    predict_file(predictor, source, out, overwrite=True, progress=False)
+    shown = {"total": 200, "unit": " predictions", "unit_scale": True}
+    assert bars[0] == shown | {"initial": 96, "more": 104, "disable": None}  # a bar on a terminal only
+    assert bars[1] == shown | {"initial": 0, "more": 200, "disable": True}
+
+
 def test_another_runs_remains_are_not_taken_up(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,12 +371,7 @@ def test_the_system_is_told_that_a_mapped_file_is_read_from_front_to_back(
     corpus = open_corpus(_save(tmp_path / "in.npy", vectors=_vectors()), context_length=5, dim=16)
     told: list[int] = []
     found = {None: None, "advised": SimpleNamespace(madvise=told.append)}.get(mapping, SimpleNamespace())
-
-    def mapping_of(values: Any) -> Any:
-        assert values is corpus.values
-        return found
-
-    monkeypatch.setattr("lvm_runtime.bulk.source.mapping_of", mapping_of)
+    monkeypatch.setattr("lvm_runtime.bulk.source.mapping_of", lambda values: found if values is corpus.values else None)
     Source(corpus, 5)
     assert told == ([mmap.MADV_SEQUENTIAL] if mapping == "advised" else [])
 
