@@ -103,7 +103,10 @@ def test_windows_of_a_corpus_stay_within_documents(
     np.testing.assert_allclose(found, predictor.predict(windows), rtol=0, atol=2e-6)
 
 
-def test_a_plain_array_of_vectors_is_one_document(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_plain_array_of_vectors_is_one_document(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predictor, "predict", None)  # which takes windows, and more time
     predict_file(predictor, _save(tmp_path / "in.npy", vectors=_vectors()), tmp_path / "out.npy")
     expected = predictor.predict_sequence(_vectors())
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=0, atol=2e-6)
@@ -333,18 +336,18 @@ def test_a_truncated_file_is_an_error(predictor: Predictor, tmp_path: Path, name
     ids=["two cpus", "twelve", "threads asked for", "all threads asked for", "no onnx"],
 )
 def test_runs_at_a_time_share_the_cpus(
-    small_artifacts: Get,
-    monkeypatch: pytest.MonkeyPatch,
-    request_: Request,
-    cpus: int,
-    threads: int,
-    workers: int,
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch, request_: Request, cpus: int, threads: int, workers: int
 ) -> None:
+    open_it, asked = Predictor.from_request, []
+    monkeypatch.setattr(
+        Predictor, "from_request", lambda path, wanted: (asked.append(wanted), open_it(path, wanted))[1]
+    )
     for module in ("bulk.predict", "selection.choice", "backends.onnx", "backends.torch_base"):
         monkeypatch.setattr(f"lvm_runtime.{module}.usable_cpus", lambda: cpus)
     with open_for_bulk(small_artifacts("amn"), request_) as predictor:
         assert predictor.explain().running.threads == threads
         assert workers_for(predictor) == workers
+    assert asked[1:] == ([Request("onnx", "cpu", "fp32", threads=threads)] if request_ == Request() else [])
 
 
 def test_documents_too_short_for_windows_cost_no_run_over_all_vectors(predictor: Predictor, tmp_path: Path) -> None:
