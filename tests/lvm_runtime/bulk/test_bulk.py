@@ -23,7 +23,7 @@ from pyarrow import parquet
 
 from lvm_runtime import InvalidInput, LvmError, Predictor
 from lvm_runtime.bulk import predict as bulk
-from lvm_runtime.bulk.predict import open_for_bulk, predict_file, workers_for
+from lvm_runtime.bulk.predict import BulkResult, open_for_bulk, predict_file, workers_for
 from lvm_runtime.bulk.source import Source
 from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.corpus.documents import window_starts
@@ -84,7 +84,7 @@ def test_contexts_of_every_kind_of_file(predictor: Predictor, tmp_path: Path, so
     found, rows = _load(tmp_path / f"out{target}")
     np.testing.assert_allclose(found, predictor.predict(contexts), rtol=0, atol=1e-6)
     assert rows is None or rows.tolist() == list(range(100))
-    assert (result.predictions, result.resumed, result.bad) == (100, 0, 0)
+    assert result == BulkResult(100, 0, 0, ())
     assert {p.name for p in tmp_path.iterdir()} == {f"in{source}", f"out{target}"}
 
 
