@@ -17,6 +17,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -57,7 +58,7 @@ CORE: dict[str, tuple[str, ...]] = {
     "lvm_runtime/selection/sequences.py": (f"{_SELECTION}/test_sequences.py",),
     "lvm_runtime/selection/session.py": (f"{_SELECTION}/test_session.py", f"{_SELECTION}/test_choice.py"),
     "lvm_runtime/selection/timing.py": (f"{_SELECTION}/test_timing.py",),
-    "lvm_runtime/selection/tuning.py": (f"{_SELECTION}/test_choice.py", f"{_SELECTION}/test_measurements.py"),
+    "lvm_runtime/selection/tuning.py": (f"{_SELECTION}/test_tuning.py", f"{_SELECTION}/test_choice.py"),
     "lvm_runtime/bulk/destination.py": _RUNS,
     "lvm_runtime/bulk/journal.py": (f"{_BULK}/test_journal.py",),
     "lvm_runtime/bulk/output.py": (*_RUNS, _DURABILITY),
@@ -78,7 +79,7 @@ CORE: dict[str, tuple[str, ...]] = {
 _READERS = ("lvm_runtime/batcher.py", "lvm_runtime/bulk/", "lvm_runtime/selection/")
 """Modules that no artifact is made with: all their mutants read the artifacts that the first run of the tests made."""
 
-_MINUTE = f"{_SELECTION}/test_choice.py::test_tuning_measures_everything_and_later_predictors_use_it"
+_MINUTE = f"{_SELECTION}/test_tuning.py::test_tuning_measures_everything_and_later_predictors_use_it"
 """Left out, because every mutant of selection that survives would wait a minute for it."""
 
 _SETTINGS = """
@@ -114,6 +115,14 @@ _KILLED, _TIMEOUT = dict.fromkeys((1, 3, 255), "killed"), dict.fromkeys((24, 152
 _OUTCOMES: dict[int | None, str] = {0: "survived", 33: "no tests", **_KILLED, **_TIMEOUT}
 """Of the status that a mutant's tests ended with. 255 is an error that leaves pytest itself, such as that of a thread
 while it ends; the same tests ran to their end before, without the mutant."""
+
+_SPINNER = re.compile("^[\u2800-\u28ff] .*\n", re.MULTILINE)
+_UNCALLED = "could not find any test case"
+"""In what mutmut says where no test calls any function of the module, which is an error to it."""
+
+
+class MutmutError(RuntimeError):
+    """mutmut ended with another status than 0; the text has the end of what it printed."""
 
 
 def changed() -> list[str]:
@@ -167,7 +176,8 @@ def _python(folder: Path, *arguments: str, environment: dict[str, str] | None = 
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"error: mutmut ends with status {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+        said = _SPINNER.sub("", done.stdout + done.stderr)
+        raise MutmutError(f"mutmut ends with status {done.returncode}:\n{said[-3000:]}")
     return done.stdout
 
 
@@ -196,7 +206,12 @@ def try_module(module: str, processes: int, sample: int | None, seed: int) -> Sc
         drawn = sorted(random.Random(f"{seed} {module}").sample(mutants, count))
         made = {"LVM_SMALL_ARTIFACTS": str(folder / "small-artifacts")} if module.startswith(_READERS) else None
         # With their names, mutmut first runs the tests by the ids that it runs them by for each mutant.
-        mutmut(folder, "run", "--max-children", str(processes), *drawn, environment=made)
+        try:
+            mutmut(folder, "run", "--max-children", str(processes), *drawn, environment=made)
+        except MutmutError as error:
+            if _UNCALLED not in str(error):
+                raise
+            return _uncalled(module, mutants, drawn)
         statuses: dict[str, int | None] = {}
         for file in _results(folder, module):
             statuses |= json.loads(file.read_text())[_STATUSES]
@@ -211,6 +226,11 @@ def try_module(module: str, processes: int, sample: int | None, seed: int) -> Sc
                 edits = [line for line in shown if line[:1] in "-+" and line[:3] not in ("---", "+++")]
                 print(f"  {outcome}: {mutant}", *edits, sep="\n    ", flush=True)
     return score
+
+
+def _uncalled(module: str, mutants: list[str], drawn: list[str]) -> Score:
+    print(f"{module}: 0 of {len(drawn)} noticed, because no test that CORE lists for it calls any of it", flush=True)
+    return Score(len(mutants), len(drawn), 0)
 
 
 def _line(share: float, count: float) -> str:
@@ -236,7 +256,10 @@ def main() -> int:
         print("no module of the core differs from main, and none of its tests")
     if options.sample is not None:
         print(f"{options.sample} mutants of each module, drawn by seed {options.seed}", flush=True)
-    scores = [try_module(module, options.processes, options.sample, options.seed) for module in modules]
+    try:
+        scores = [try_module(module, options.processes, options.sample, options.seed) for module in modules]
+    except MutmutError as error:
+        raise SystemExit(f"error: {error}") from None
     if len(scores) > 1:
         tried, mutants = sum(score.tried for score in scores), sum(score.mutants for score in scores)
         print(f"{len(scores)} modules: {_line(*overall(scores))}; {tried} of {mutants} mutants tried")

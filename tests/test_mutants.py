@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.mutants import CORE, ROOT, Score, overall, wilson
+from tests.mutants import CORE, ROOT, Score, overall, try_module, wilson
 
 
 @pytest.mark.parametrize("module", CORE)
@@ -23,3 +23,16 @@ def test_modules_count_by_their_mutants() -> None:
     assert share == pytest.approx(0.875)
     assert draws == pytest.approx(1 / (0.75**2 / 20 + 0.25**2 / 20))
     assert overall([Score(50, 50, 45)]) == pytest.approx((0.9, 50))
+
+
+@pytest.mark.soak
+def test_a_module_that_no_test_calls_has_no_mutant_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = "lvm_runtime/artifact/json_text.py"
+    monkeypatch.setitem(CORE, module, ("tests/train/evaluation/test_metrics.py",))
+    score = try_module(module, 1, 2, 0)
+    assert (score.tried, score.noticed) == (2, 0)
+    assert (
+        capsys.readouterr().out == f"{module}: 0 of 2 noticed, because no test that CORE lists for it calls any of it\n"
+    )

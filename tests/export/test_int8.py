@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,8 @@ from torch import nn
 
 from export.forms import Form, build_form
 from export.forms.base import Window
-from export.forms.int8 import quantise_weight
-from export.forms.ops import Ops, Value
+from export.forms.int8 import Calibration, quantise_weight
+from export.forms.ops import Ops, TorchOps, Value
 from export.native.export import write_native
 from export.onnx.export import write_graph
 from export.verify import SequenceRunner
@@ -44,6 +45,21 @@ def test_quantised_weight_is_near_and_its_neighbours_do_not_saturate(rows: int) 
     off = np.abs(values * scale - weight)
     assert (off <= scale * 1.0001).all()
     assert np.mean(off > scale / 2 * 1.0001) < 0.02
+
+
+def test_a_weight_that_is_used_at_each_step_counts_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much of the work a weight is says whether a second term is worth its time."""
+    counted, linear = Counter[int](), TorchOps.linear
+
+    def count(ops: TorchOps, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        counted[id(weight)] += len(x) * weight.numel()
+        return linear(ops, x, weight, bias)
+
+    monkeypatch.setattr(TorchOps, "linear", count)
+    form = build_form(randomised("gru"))
+    shares = Calibration(form, random_contexts(8, 5, DIM))._shares
+    assert shares == counted
+    assert max(shares[id(weight)] / weight.numel() for weight in form.buffers() if id(weight) in shares) >= 8 * 4
 
 
 class Products(Form):

@@ -76,6 +76,7 @@ def test_graph_is_clean(
     assert [o.name for o in model.graph.output] == ["prediction", *attention]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert {o.domain: o.version for o in model.opset_import} == {"": 21, "com.microsoft": 1}
+    assert (model.ir_version, model.producer_name) == (10, "lvm_runtime")
     assert {p.key: p.value for p in model.metadata_props}["architecture"] == architecture
     open_session(path)
     captured = capfd.readouterr()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,20 @@ import pytest
 from export.commandline import make_parser, open_arguments
 from export.randomise import randomise
 from export.source import Source, open_source
-from export.verify import BATCH_SIZES, REAL_WINDOWS, SAMPLE_SEED, Sample, make_samples, verify
+from export.verify import (
+    BATCH_SIZES,
+    REAL_WINDOWS,
+    SAMPLE_SEED,
+    Report,
+    Sample,
+    SequenceRunner,
+    make_samples,
+    verify,
+    verify_file,
+)
 from export.windows import read_windows
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.drift import drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.base import Array
@@ -79,6 +93,71 @@ def test_right_answers_pass(sample: Sample) -> None:
     assert report.contexts == max(BATCH_SIZES)
 
 
+def test_random_contexts_are_other_ones_than_the_probes(source: Source) -> None:
+    contexts = make_samples(source)[0].contexts
+    np.testing.assert_array_equal(contexts, random_contexts(max(BATCH_SIZES), 5, DIM, seed=SAMPLE_SEED))
+    probes = source.artifact.read_fingerprint().contexts
+    assert np.linalg.norm(contexts.mean(axis=(0, 1)) - probes.mean(axis=(0, 1))) > 0.5  # of another shared direction
+
+
+def test_contexts_joined_to_a_document_run_on_the_cpu_and_give_their_own_windows(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    class Backend:
+        """Answers each window with its first vector, and with the first number of each vector."""
+
+        def __init__(self, path: Path, **options: Any) -> None:
+            asked.append((path, options))
+
+        def run(self, document: Array) -> Array:
+            return document[:-4]
+
+        def run_with_attention(self, document: Array) -> tuple[Array, Array]:
+            return self.run(document), np.lib.stride_tricks.sliding_window_view(document[:, 0], 5)
+
+        def close(self) -> None:
+            asked.append("closed")
+
+    monkeypatch.setattr("export.verify.backend_class", {"native": Backend, "onnx": Backend}.__getitem__)
+    contexts = sample.contexts[:3]
+    for format in ("onnx", "native"):
+        with closing(SequenceRunner(Path(format), 5, format=format)) as runner:
+            predictions, attention = runner.run_with_attention(np.asfortranarray(contexts))
+            np.testing.assert_array_equal(runner.run(contexts), contexts[:, 0])
+        np.testing.assert_array_equal(predictions, contexts[:, 0])
+        np.testing.assert_array_equal(attention, contexts[:, :, 0])
+        assert asked[-2:] == [(Path(format), {"device": "cpu"}), "closed"]
+
+
+@pytest.mark.parametrize("off", [0.0, 0.1], ids=["right", "wrong"])
+def test_a_file_is_opened_as_it_will_be_served_and_closed(
+    off: float, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    class Backend(Faulty):
+        precision = "int8"
+        batch_sizes = None
+
+        def __init__(self, path: Path, **options: Any) -> None:
+            super().__init__(sample, by(off))
+            asked.append((path, options))
+
+        def close(self) -> None:
+            asked.append("closed")
+
+    monkeypatch.setattr("export.verify.backend_class", {"onnx": Backend}.__getitem__)
+    check = partial(verify_file, Path("m.onnx"), [sample], format="onnx", precision="int8", threads=3)
+    if off:
+        with pytest.raises(VerificationFailed, match=f"^onnx int8: {DRIFT}"):
+            check()
+    else:
+        assert check().worst_drift < 1e-12
+    assert asked == [(Path("m.onnx"), {"device": "cpu", "threads": 3, "precision": "int8"}), "closed"]
+
+
 def by(offset: float) -> Fault:
     return lambda contexts: offset
 
@@ -135,8 +214,58 @@ DRIFT = r"largest drift \(1 - cosine\) is .*expected ≤ "
     ],
 )
 def test_each_fault_is_found(sample: Sample, fault: dict[str, Any], precision: str, message: str) -> None:
-    with pytest.raises(VerificationFailed, match=f"^faulty: {message}"):
+    with pytest.raises(
+        VerificationFailed, match=f"^faulty: {message}.*; nothing was kept: choose a higher --precision"
+    ):
         verify(Faulty(sample, **fault), [sample], name="faulty", precision=precision)
+
+
+DEFAULT_RUNS = {1: 8 + 8, 3: 2, 2: 1, 32: 1 + 8, 128: 1}
+"""How often each batch size runs for 128 contexts: the answers, and then eight rows alone and among large ones."""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "runs"), [(BATCH_SIZES, DEFAULT_RUNS), ((4,), {4: 32 + 16}), ((64, 128), {64: 1 + 16, 128: 1})], ids=str
+)
+def test_a_form_runs_at_its_own_sizes(sizes: tuple[int, ...], runs: dict[int, int], sample: Sample) -> None:
+    ran: Counter[int] = Counter()
+
+    def count(contexts: Array) -> float:
+        ran[len(contexts)] += 1
+        return 0.0
+
+    plain = replace(sample, attention=None)
+    verify(Faulty(plain, count), [plain], name="right", precision="fp32", batch_sizes=sizes)
+    assert ran == runs
+
+
+def test_a_report_has_what_was_measured(sample: Sample) -> None:
+    plain = replace(sample, attention=None)
+    report = verify(Faulty(plain, by(1e-5)), [plain, plain], name="off", precision="fp32", batch_sizes=(128,))
+    off = drift(Faulty(plain, by(1e-5)).run(plain.contexts), plain.predictions)
+    assert (report.worst_drift, report.median_drift) == (off.max(), np.median(off))
+    assert report.largest_difference == pytest.approx(1e-5, rel=0.01)
+    assert (report.batch_change, report.contexts, report.search) == (0.0, 256, None)
+    assert report.details() == {
+        "median_drift": report.median_drift,
+        "largest_difference": report.largest_difference,
+        "batch_change": 0.0,
+        "verified_on": 256,
+    }
+    assert str(Report(1e-7, 2e-8, 3e-6, 4e-7, 256)) == (
+        "drift 1.0e-07 at worst, 2.0e-08 at the median of 256 contexts; batch-mates change 4e-07"
+    )
+
+
+def test_the_first_of_a_sample_keep_their_answers(sample: Sample) -> None:
+    few, plain = sample.first(3), replace(sample, attention=None).first(3)
+    for found in (few, plain):
+        np.testing.assert_array_equal(found.contexts, sample.contexts[:3])
+        np.testing.assert_array_equal(found.predictions, sample.predictions[:3])
+    assert sample.attention is not None
+    assert few.attention is not None
+    np.testing.assert_array_equal(few.attention, sample.attention[:3])
+    assert plain.attention is None
 
 
 def test_every_sample_is_compared(sample: Sample) -> None:
@@ -157,6 +286,7 @@ def test_real_windows_stay_within_the_last_documents(tmp_path: Path) -> None:
     windows = read_windows(path, 4, 5, 100)
     assert windows.shape == (4, 5, 4)  # the eight vectors of document 19; document 18 is too short
     assert (windows.astype(int) == 19).all()
+    np.testing.assert_array_equal(read_windows(path, 4, 5, 3), windows[[0, 1, 3]])  # evenly spread, ends included
 
 
 def test_corpus_that_is_given_takes_the_place_of_any_other(tmp_path: Path) -> None:

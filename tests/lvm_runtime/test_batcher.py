@@ -70,6 +70,26 @@ def test_requests_that_arrive_together_run_together() -> None:
     assert model.batches == [8, 8]
 
 
+def test_what_is_not_said_is_as_documented() -> None:
+    with Model().batcher() as batcher:
+        assert (batcher.max_batch, batcher.max_delay, batcher.max_pending) == (64, 0.002, 256)
+        assert batcher._queue.enough == 64  # not adaptive
+        assert batcher._worker.daemon  # or a process with a batcher that nobody closes would not end
+
+
+@pytest.mark.parametrize(
+    ("rows", "woken"), [([1] * 6, [0, 3]), ([3, 3, 3], [0, 1]), ([5, 1], [0])], ids=["one by one", "over", "at once"]
+)
+def test_the_worker_is_woken_for_a_first_request_and_when_there_are_enough(
+    rows: list[int], woken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, notified = _Queue(4, 60.0, 32, False), []
+    monkeypatch.setattr(queue._work, "notify", lambda: notified.append(len(queue.waiting) - 1))
+    for count in rows:
+        queue.put(_Request(np.zeros((count, 1, 1), np.float32), Prediction()), lambda: None)
+    assert notified == woken
+
+
 def test_while_a_batch_runs_the_next_one_collects() -> None:
     model = Model()
     model.gate.clear()
@@ -82,7 +102,7 @@ def test_while_a_batch_runs_the_next_one_collects() -> None:
     assert model.batches == [1, 5]
 
 
-@pytest.mark.parametrize(("age", "waits"), [(0.0, [None, 5.0]), (3.0, [None, 2.0]), (6.0, [None])])
+@pytest.mark.parametrize(("age", "waits"), [(0.0, [None, 5.0]), (4.5, [None, 0.5]), (5.0, [None]), (6.0, [None])])
 def test_a_lone_request_waits_no_longer_than_the_delay(
     age: float, waits: list[float | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,11 +263,26 @@ def test_a_cancelled_request_is_not_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_batch": 0}, {"max_delay_ms": -1}, {"max_delay_ms": float("inf")}, {"max_pending": 0}], ids=str
+    ("options", "expected"),
+    [
+        ({"max_batch": 0}, "1 or more"),
+        ({"max_delay_ms": -1}, "0 or more, such as 2$"),
+        ({"max_delay_ms": float("inf")}, "0 or more, such as 2$"),
+        ({"max_pending": 0}, "1 or more"),
+    ],
+    ids=str,
 )
-def test_senseless_limits_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput, match=f"{next(iter(options))} is .*expected"):
+def test_senseless_limits_are_refused(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{next(iter(options))} is .*expected a .* {expected}"):
         Model().batcher(**options)
+
+
+def test_a_senseless_timeout_is_refused() -> None:
+    with (
+        Model().batcher() as batcher,
+        pytest.raises(InvalidInput, match=r"^timeout is -1, expected .* 0 or more, such as 0\.5$"),
+    ):
+        batcher.submit(1, timeout=-1)
 
 
 def test_a_callback_may_submit_and_close(small_artifacts: Get) -> None:

@@ -100,14 +100,18 @@ class Broken:
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "rank 1": (np.zeros(16, np.float32), r"shape \[16\], expected \[B, 5, 16\] or \[5, 16\]"),
-    "rank 4": (np.zeros((1, 1, 5, 16), np.float32), r"shape \[1, 1, 5, 16\]"),
+    "rank 1 of D + 1": (np.zeros(17, np.float32), r"shape \[17\], expected \[B, 5, 16\] or \[5, 16\]$"),
+    "rank 4": (np.zeros((1, 1, 5, 16), np.float32), r"shape \[1, 1, 5, 16\], expected .* or \[5, 16\]$"),
+    "rank 4 of D + 1": (np.zeros((1, 1, 5, 17), np.float32), r"shape \[1, 1, 5, 17\], expected .* or \[5, 16\]$"),
     "a number": (3.0, "got float, expected an array"),
-    "wrong D": (np.zeros((2, 5, 15), np.float32), r"shape \[2, 5, 15\], expected"),
-    "wrong T": (np.zeros((2, 4, 16), np.float32), r"shape \[2, 4, 16\], expected"),
+    "wrong D": (np.zeros((2, 5, 15), np.float32), r"shape \[2, 5, 15\], expected .* or \[5, 16\]$"),
+    "wrong T": (np.zeros((2, 4, 16), np.float32), r"shape \[2, 4, 16\], expected .* or \[5, 16\]$"),
+    "wrong T and D + 1": (np.zeros((2, 4, 17), np.float32), r"shape \[2, 4, 17\], expected .* or \[5, 16\]$"),
     "position scalar": (
         np.zeros((2, 5, 17), np.float32),
         "; a position scalar appended .* is not supported$",
     ),
+    "position scalar in one context": (np.zeros((5, 17), np.float32), "; a position scalar appended .* supported$"),
     "a document": (np.zeros((9, 16), np.float32), "use predict_sequence"),
     "integers": (np.zeros((2, 5, 16), np.int64), "dtype int64, expected float32"),
     "booleans": (np.zeros((2, 5, 16), bool), "dtype bool"),
@@ -183,6 +187,23 @@ def test_bad_rows_are_found() -> None:
     assert bad_rows(x, NORM).tolist() == [1, 2, 4]
     assert bad_rows(x[:, 0], NORM).tolist() == [1]
     assert bad_rows(X, NORM).tolist() == []
+    assert bad_rows(X[:0], NORM).tolist() == []
+    half = np.zeros((2, 5, 16), np.float16)
+    half[1, 3, :2] = 100, 1
+    assert bad_rows(half, 100).tolist() == [1]  # float16 would round the sum 10,001 to 10,000
+
+
+@pytest.mark.parametrize("numpy", [1, 2])
+@pytest.mark.parametrize("dim", [16, 9000])
+def test_bad_rows_are_found_by_any_numpy_and_of_any_length(
+    dim: int, numpy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if numpy == 1:
+        monkeypatch.delattr(np, "vecdot", raising=False)
+    x = np.zeros((3, 2, dim), np.float32)
+    x[1, 1, :2] = NORM
+    x[2, 0, -1] = NORM
+    assert bad_rows(x, NORM).tolist() == [1]
 
 
 def test_a_copy_is_the_callers_no_longer() -> None:
@@ -192,3 +213,4 @@ def test_a_copy_is_the_callers_no_longer() -> None:
         assert copy.dtype == np.float32
         np.testing.assert_array_equal(copy, x)
     assert not np.shares_memory(Contexts(x, 5, 16, NORM).copy(), x)
+    assert Contexts(np.asfortranarray(X), 5, 16, NORM).copy().flags.c_contiguous

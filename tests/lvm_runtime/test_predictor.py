@@ -262,8 +262,9 @@ def test_a_look_alike_is_an_error(look_alike: Path) -> None:
 
 
 def test_a_look_alike_is_never_chosen(look_alike: Path) -> None:
-    with pytest.warns(UserWarning, match="not the model that it should be: onnx fp32 on cpu"):
+    with pytest.warns(UserWarning, match="not the model that it should be: onnx fp32 on cpu") as told:
         predictor = Predictor(look_alike)
+    assert {warning.filename for warning in told} == {__file__}  # the line that made the Predictor
     explanation = predictor.explain()
     assert explanation.running.backend == "eager"
     refused = {refusal.what: refusal.why for refusal in explanation.refused}

@@ -189,6 +189,9 @@ def test_a_checkpoint_of_an_older_schema_says_what_to_do(tmp_path: Path) -> None
     torch.save(torch.load(file, weights_only=True) | {"schema": 2}, file)
     with pytest.raises(ArtifactError, match=r"of schema 2, expected 3; finish the run with the version that began it"):
         train(options(tmp_path / "a", resume=True), quiet)
+    torch.save([], file)
+    with pytest.raises(ArtifactError, match=r"of schema none, expected 3"):
+        train(options(tmp_path / "a", resume=True), quiet)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "garbage"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lvm_runtime.artifact.files import describe, read_plain
+from lvm_runtime.artifact.files import StoredFile, describe, read_plain
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.limits import LARGEST_FILE, LARGEST_MANIFEST
 from lvm_runtime.errors import ArtifactError
@@ -122,6 +122,15 @@ def test_what_finder_and_writers_leave_is_no_stray(copy: Path) -> None:
     Artifact.load(copy)
 
 
+def test_a_file_that_a_writer_is_about_to_list_is_no_stray(copy: Path) -> None:
+    (copy / "onnx/.tmp-new.onnx").mkdir()
+    (copy / "onnx/new.onnx").write_bytes(b"")
+    Artifact.load(copy)
+    (copy / "onnx/other.onnx").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"onnx/other\.onnx: not listed"):
+        Artifact.load(copy)
+
+
 def test_sizes_are_compared_before_anything_is_hashed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvm_runtime.artifact.files._sha256", lambda path: pytest.fail(f"{path} was read"))
     os.truncate(copy / "model.safetensors", 1 << 40)  # a sparse file, of no blocks
@@ -172,15 +181,39 @@ def test_the_hash_of_a_package_is_the_one_that_schema_1_wrote(package: Path) -> 
     )
 
 
-@pytest.mark.parametrize("target", ["model", "/etc/hostname", "nowhere"])
+def test_a_package_of_nothing_has_the_hash_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    assert describe(tmp_path, "p") == StoredFile("p", 0, sha256(b"").hexdigest())
+
+
+@pytest.mark.parametrize("target", ["model", "/etc/hostname", "nowhere", ".."])
 def test_a_link_in_a_package_is_refused(package: Path, target: str) -> None:
     (package / "Data/link").symlink_to(target)
     with pytest.raises(ArtifactError, match="Data/link: is a link"):
         describe(package.parent, package.name)
 
 
-def test_a_package_of_countless_files_is_refused(package: Path) -> None:
-    for i in range(1001):
-        (package / f"{i}").write_bytes(b"")
-    with pytest.raises(ArtifactError, match="more than 1000 files"):
+@pytest.mark.parametrize("nested", [False, True], ids=["beside each other", "in each other"])
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir], ids=["files", "folders"])
+def test_a_package_has_as_many_files_and_folders_as_it_may(
+    make: Callable[[Path], object], nested: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lvm_runtime.artifact.files.MOST_PACKAGE_FILES", 4)
+    package = tmp_path / "p"
+    inner = package / "inner" if nested else package
+    inner.mkdir(parents=True)
+    for i in range(4):
+        make(inner / f"{i}")
+    describe(tmp_path, "p")
+    make(inner / "4")
+    with pytest.raises(ArtifactError, match="p: more than 4 files"):
+        describe(tmp_path, "p")
+
+
+def test_the_files_of_a_package_count_together(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvm_runtime.artifact.files.LARGEST_FILE", 9)
+    (package / "more").write_bytes(b"more")
+    assert describe(package.parent, package.name).bytes == 9
+    (package / "more").write_bytes(b"more.")
+    with pytest.raises(ArtifactError, match="more than 9 bytes"):
         describe(package.parent, package.name)

@@ -55,6 +55,12 @@ BROKEN = {
     "many parts": (_archive(**{str(i): b"" for i in range(1000)}), "it has 1000 parts"),
     "a comment": (FILE + b"!", "does not end like"),
     "a second directory": (FILE[:-22] + b"PK\x06\x07" + bytes(16) + FILE[-22:], "does not end like"),
+    "a long list of three parts": (
+        _archive(**{name + "x" * 400: b"" for name in ("a", "b", "c")}),
+        "it has 3 parts",
+    ),
+    "more bytes than its shape": (_archive(contexts=_array("(1, 1, 1)", data=bytes(8))), r"\(1, 1, 1\), and 8 bytes"),
+    "no contexts": (_archive(predictions=_array("(1, 1)", "<f8", bytes(8))), "it has predictions"),
     "no predictions": (_archive(contexts=_array("(1, 1, 1)", data=bytes(4))), "it has contexts"),
 }
 
@@ -69,13 +75,21 @@ def test_probes_are_some_and_finite() -> None:
     for count in (0, 257):
         with pytest.raises(InvalidInput, match=f"{count} probes, expected 1 to 256"):
             Fingerprint(np.zeros((count, 5, 8), np.float32), np.zeros((count, 8)))
-    with pytest.raises(InvalidInput, match="predictions hold a NaN"):
-        Fingerprint(np.zeros((2, 5, 8), np.float32), np.full((2, 8), np.nan))
+    for count in (1, 256):
+        Fingerprint(np.zeros((count, 5, 8), np.float32), np.zeros((count, 8)), np.zeros((count, 5)))
+    for name in ("contexts", "predictions", "attention"):
+        arrays = {"contexts": np.zeros((2, 5, 8), np.float32), "predictions": np.zeros((2, 8))}
+        arrays["attention"] = np.zeros((2, 5))
+        arrays[name].flat[3] = np.nan if name == "predictions" else np.inf
+        with pytest.raises(InvalidInput, match=f"{name} hold a NaN or an infinity"):
+            Fingerprint(**arrays)
 
 
 def test_shapes_must_fit() -> None:
     with pytest.raises(InvalidInput, match="do not fit"):
         Fingerprint(np.zeros((2, 5, 8), np.float32), np.zeros((2, 7)))
+    with pytest.raises(InvalidInput, match="do not fit"):
+        Fingerprint(np.zeros((2, 5, 8, 1), np.float32), np.zeros((2, 8)))
     with pytest.raises(InvalidInput, match="attention"):
         Fingerprint(np.zeros((2, 5, 8), np.float32), np.zeros((2, 8)), np.zeros((2, 4)))
 
@@ -85,6 +99,15 @@ def test_probes_are_unit_vectors_that_share_a_direction_and_repeat() -> None:
     np.testing.assert_allclose(np.linalg.norm(probes, axis=2), 1, atol=1e-6)
     assert np.linalg.norm(probes.reshape(-1, 64).mean(0)) > 0.4
     np.testing.assert_array_equal(probes, probe_contexts(64, 5))
+
+
+def test_another_seed_is_another_draw() -> None:
+    first = random_contexts(16, 5, 8)
+    np.testing.assert_array_equal(first, random_contexts(16, 5, 8, seed=0))
+    np.testing.assert_array_equal(first, probe_contexts(8, 5))
+    other = random_contexts(16, 5, 8, seed=7)
+    np.testing.assert_array_equal(other, probe_contexts(8, 5, seed=7))
+    assert np.abs(first - other).max() > 0.1
 
 
 def test_contexts_of_a_probe_share_a_topic_that_others_do_not() -> None:
@@ -98,6 +121,10 @@ def test_real_contexts_join_spread_over_the_data() -> None:
     real = np.arange(100, dtype=np.float32)[:, None, None] * np.ones((1, 5, 8), np.float32)
     probes = probe_contexts(8, 5, real)
     assert len(probes) == 32
-    assert (probes[16, 0, 0], probes[-1, 0, 0]) == (0, 99)
+    assert probes.dtype == np.float32
+    assert (probes[16, 0, 0], probes[17, 0, 0], probes[-1, 0, 0]) == (0, 6, 99)
+    np.testing.assert_array_equal(Fingerprint(probes, np.ones((32, 8))).real, probes[16:])
+    np.testing.assert_array_equal(probe_contexts(8, 5, real[:3])[16:], real[:3])
+    assert len(probe_contexts(8, 5, real[:0])) == 16
     with pytest.raises(InvalidInput, match="expected"):
         probe_contexts(8, 4, real)

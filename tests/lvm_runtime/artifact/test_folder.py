@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,8 +14,8 @@ from typing import Any
 import pytest
 
 from lvm_runtime import Predictor
-from lvm_runtime.artifact.folder import Artifact, resolve
-from lvm_runtime.errors import ArtifactError, WriteFailed
+from lvm_runtime.artifact.folder import _ATTEMPTS, Artifact, resolve
+from lvm_runtime.errors import ArtifactError, InvalidInput, WriteFailed
 from lvm_runtime.models import save_model
 from lvm_runtime.system import atomic
 from tests.artifacts import edit_manifest, randomised
@@ -187,11 +189,53 @@ def test_an_artifact_that_is_replaced_while_it_is_read_is_read_again(
     check(artifact)
 
 
-def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+def test_an_artifact_that_is_replaced_again_and_again_is_an_error(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def check(artifact: Artifact) -> None:
+        looks.append(artifact)
+        if len(looks) < 2 * _ATTEMPTS:
+            edit_manifest(copy, lambda m: m.update(created=f"at look {len(looks)}"))
+        raise ArtifactError("half of it is new")
+
+    monkeypatch.setattr(Artifact, "check", check)
+    with pytest.raises(ArtifactError, match="half of it is new"):
+        Artifact.load(copy)
+    assert len(looks) == _ATTEMPTS
+
+
+def test_a_fingerprint_that_is_damaged_later_is_named(copy: Path) -> None:
+    artifact = Artifact.load(copy)
+    (copy / "fingerprint.npz").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=f"^{copy}/fingerprint.npz: not a fingerprint"):
+        artifact.read_fingerprint()
+
+
+@pytest.mark.parametrize("target", [".", "thesis.txt"], ids=["folder", "file"])
+def test_something_else_is_not_replaced(target: str, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ArtifactError, match="not an artifact"):
-        save_model(randomised("amn"), tmp_path)
+    with pytest.raises(ArtifactError, match="exists and is not an artifact"):
+        save_model(randomised("amn"), tmp_path / target)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_empty_folder_becomes_the_artifact_of_a_model_made_now(tmp_path: Path) -> None:
+    before = datetime.now(timezone.utc).replace(microsecond=0)
+    save_model(randomised("amn"), tmp_path, provenance={"data": {"n": 3}})
+    manifest = Artifact.load(tmp_path).manifest
+    assert manifest.provenance["data"] == {"n": 3}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest.created)
+    assert before <= datetime.fromisoformat(manifest.created) <= datetime.now(timezone.utc)
+
+
+@pytest.mark.parametrize("name", [3, None, b"amn"], ids=str)
+def test_an_artifact_of_no_name_is_refused(name: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^artifact is .*, expected a folder or one of lstm, "):
+        resolve(name)
+    with pytest.raises(InvalidInput, match=r"^path is .*, no name of a file"):
+        Artifact.load(name)
+    with pytest.raises(InvalidInput, match=r"^path is .*, no name of a file"):
+        save_model(randomised("amn"), name)
 
 
 @pytest.mark.parametrize("name", ["amn", "nowhere/at/all"])

@@ -95,8 +95,14 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda m: m.update(schema=SCHEMA_VERSION + 1),
         f"schema {SCHEMA_VERSION + 1}.*upgrade lvm_runtime",
     ),
+    "schema 0": (lambda m: m.update(schema=0), "schema 0"),
+    "schema of true": (lambda m: m.update(schema=True), "schema True"),
     "no schema": (lambda m: m.pop("schema"), "schema None"),
     "unknown key": (lambda m: m.update(colour="red"), "unknown key 'colour'"),
+    "two unknown keys": (
+        lambda m: m.update(size=1, colour="red"),
+        "unknown key 'colour'; expected config, created, weights, fingerprint, provenance, compiled",
+    ),
     "missing key": (lambda m: m.pop("weights"), "missing key 'weights'"),
     "no architecture": (lambda m: m.pop("architecture"), "unknown architecture"),
     "unknown architecture": (lambda m: m.update(architecture="rwkv"), "unknown architecture 'rwkv'"),
@@ -109,21 +115,48 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "unknown format": (lambda m: m["compiled"][0].update(format="tflite"), "format is 'tflite'"),
     "unknown form": (lambda m: m["compiled"][0].update(form="tree"), "form is 'tree'"),
     "compiled of wrong type": (lambda m: m["compiled"].append(3), "expected an object, got int"),
+    "compiled is an object": (lambda m: m.update(compiled={}), "compiled: expected a list, got dict"),
     "too many forms": (lambda m: m.update(compiled=[1] * 1000), "1000 compiled forms"),
     "provenance of wrong type": (lambda m: m.update(provenance=3), "provenance has the wrong type"),
+    "created is a number": (lambda m: m.update(created=2026), "created or provenance has the wrong type"),
     "config is a list": (lambda m: m.update(config=[]), "config: expected an object, got list"),
     "config names the architecture": (lambda m: m["config"].update(architecture="gru"), "unknown config key 'arch"),
     "batch of a million": (lambda m: m["compiled"][0].update(batch_sizes=[10**6]), "batch_sizes has 1000000"),
     "batch of true": (lambda m: m["compiled"][0].update(batch_sizes=[True]), "batch_sizes has True"),
+    "batch of 0": (lambda m: m["compiled"][0].update(batch_sizes=[1, 0]), "batch_sizes has 0"),
+    "batch sizes of a number": (
+        lambda m: m["compiled"][0].update(batch_sizes=8),
+        "batch_sizes: expected a list, got int",
+    ),
+    "too many batch sizes": (
+        lambda m: m["compiled"][0].update(batch_sizes=[1] * (MOST_BATCH_SIZES + 1)),
+        f"{MOST_BATCH_SIZES + 1} batch_sizes, expected 1 to {MOST_BATCH_SIZES}",
+    ),
     "no batch sizes": (lambda m: m["compiled"][0].update(batch_sizes=[]), "0 batch_sizes"),
     "NaN drift": (lambda m: m["compiled"][0].update(drift=float("nan")), "drift is nan"),
+    "infinite drift": (lambda m: m["compiled"][0].update(drift=float("inf")), "drift is inf"),
+    "drift below 0": (lambda m: m["compiled"][0].update(drift=-1e-9), "drift is -1e-09"),
+    "drift of true": (lambda m: m["compiled"][0].update(drift=True), "drift is True"),
+    "details in a list": (lambda m: m["compiled"][0].update(details=[]), "details is list, expected an object"),
+    "form's file in words": (
+        lambda m: m["compiled"][0].update(file="a"),
+        "compiled: file: expected an object, got str",
+    ),
     "drift in words": (lambda m: m["compiled"][0].update(drift="small"), "drift is 'small'"),
     "bytes below 0": (lambda m: m["weights"].update(bytes=-1), "weights: bytes is -1"),
+    "bytes of true": (lambda m: m["weights"].update(bytes=True), "weights: bytes is True"),
     "a terabyte": (lambda m: m["weights"].update(bytes=10**12), "weights: bytes is 1000000000000"),
     "no hash": (lambda m: m["weights"].update(sha256="x"), "64 hexadecimal digits"),
+    "65 digits": (lambda m: m["weights"].update(sha256="0" * 65), "sha256 is '0{65}', expected 64 hexadecimal digits"),
+    "hash is a number": (lambda m: m["weights"].update(sha256=0), "sha256: expected a string, got int"),
     "path is a number": (lambda m: m["weights"].update(path=3), "path: expected a string, got int"),
     "path of the folder": (lambda m: m["weights"].update(path="."), "path '.', expected one such as"),
     "path that is absolute": (lambda m: m["weights"].update(path="/dev/zero"), "leaves the artifact"),
+    "path above": (lambda m: m["weights"].update(path="onnx/../../a"), "leaves the artifact"),
+    "path in two ways": (lambda m: m["weights"].update(path="onnx//a"), "path 'onnx//a', expected one such as"),
+    "path of Windows": (lambda m: m["weights"].update(path="onnx\\a"), "expected one such as"),
+    "path of Finder's folder": (lambda m: m["weights"].update(path="onnx/.DS_Store"), "expected one such as"),
+    "path of Finder's note": (lambda m: m["weights"].update(path="onnx/._a"), "expected one such as"),
     "path with NUL": (lambda m: m["weights"].update(path="a\0b"), "path 'a.x00b'"),
     "path of a writer": (lambda m: m["weights"].update(path="onnx/.tmp-a"), "expected one such as"),
     "nested 200 deep": (lambda m: m.update(provenance={"a": _nested(200)}), "nested more than 32 levels"),
@@ -190,6 +223,22 @@ def test_what_is_as_large_as_it_may_be_is_read() -> None:
         Manifest.from_json(dataclasses.replace(_manifest(), weights=files[LARGEST_PATH + 1]).to_json(), "m")
 
 
+def test_the_largest_manifest_is_written_and_read() -> None:
+    room = LARGEST_MANIFEST - len(dataclasses.replace(_manifest(), provenance={"a": ""}).to_json())
+    manifest = dataclasses.replace(_manifest(), provenance={"a": "x" * room})
+    data = manifest.to_json()
+    assert len(data) == LARGEST_MANIFEST
+    assert Manifest.from_json(data, "m") == manifest
+    with pytest.raises(InvalidInput, match=f"has {LARGEST_MANIFEST + 1:,} bytes, expected at most"):
+        dataclasses.replace(manifest, created=manifest.created + "0").to_json()
+
+
+def test_a_reader_of_the_first_lines_sees_the_schema_and_the_architecture() -> None:
+    assert list(json.loads(_manifest().to_json())) == [
+        *("schema", "architecture", "config", "created", "weights", "fingerprint", "provenance", "compiled", "digest")
+    ]
+
+
 def test_a_manifest_without_a_list_of_forms_has_none() -> None:
     body = json.loads(_manifest().to_json())
     del body["digest"], body["compiled"]
@@ -198,7 +247,7 @@ def test_a_manifest_without_a_list_of_forms_has_none() -> None:
 
 def test_a_manifest_that_could_not_be_read_is_not_written() -> None:
     deep = dataclasses.replace(_manifest(), provenance={"a": _nested(100)})
-    with pytest.raises(ArtifactError, match="nested more than"):
+    with pytest.raises(ArtifactError, match=r"^the manifest: nested more than"):
         deep.to_json()
     large = dataclasses.replace(_manifest(), provenance={"a": "x" * LARGEST_MANIFEST})
     with pytest.raises(InvalidInput, match="expected at most"):

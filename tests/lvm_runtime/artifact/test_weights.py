@@ -11,6 +11,7 @@ import pytest
 
 from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.limits import LARGEST_WEIGHTS_HEADER
 from lvm_runtime.artifact.weights import check_header
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.models import build_model
@@ -42,8 +43,19 @@ def _write(path: Path, header: bytes, size: int = 216) -> Path:
     return path
 
 
-def test_a_header_that_fits_passes(tmp_path: Path) -> None:
-    check_header(_write(tmp_path / "w", json.dumps(_header()).encode()), CONFIG)
+@pytest.mark.parametrize("kind", ["as written", "without metadata", "in another order", "as long as it may be"])
+def test_a_header_that_fits_passes(kind: str, tmp_path: Path) -> None:
+    header = _header()
+    if kind == "without metadata":
+        del header["__metadata__"]
+    elif kind == "in another order":
+        header = dict(reversed(header.items()))
+    data = json.dumps(header).encode()
+    if kind == "as long as it may be":
+        data = data.ljust(LARGEST_WEIGHTS_HEADER)
+        with pytest.raises(ArtifactError, match=r"its header has 1,048,577 bytes, expected at most 1,048,576"):
+            check_header(_write(tmp_path / "w", data + b" "), CONFIG)
+    check_header(_write(tmp_path / "w", data), CONFIG)
 
 
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -55,6 +67,10 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another type": (lambda h: h["output_proj.bias"].update(dtype="F64"), "expected dtype F32"),
     "another shape": (lambda h: h["lstm.weight_ih_l0"].update(shape=[2, 8]), "has shape .2, 8., expected .8, 2."),
     "a shape of 10^9 rows": (lambda h: h["output_proj.bias"].update(shape=[10**9]), "do not fit each other"),
+    "a shape of 0 rows": (
+        lambda h: h["output_proj.bias"].update(shape=[0], data_offsets=[216, 216]),
+        "do not fit each other",
+    ),
     "a negative shape": (lambda h: h["output_proj.bias"].update(shape=[-1, -2]), "do not fit each other"),
     "a shape in words": (lambda h: h["output_proj.bias"].update(shape="2"), "expected dtype F32, shape"),
     "an overlap": (lambda h: h["output_proj.bias"].update(data_offsets=[0, 8]), "gaps, overlap"),
@@ -79,11 +95,21 @@ def test_a_tensor_that_the_config_has_not_is_named(tmp_path: Path) -> None:
         check_header(_write(tmp_path / "w", json.dumps(header).encode(), 220), CONFIG)
 
 
-@pytest.mark.parametrize("data", [b"", b"1234567", b"\xff" * 8, (10**8).to_bytes(8, "little") + b"{}"])
+@pytest.mark.parametrize("data", [b"", b"1234567", bytes(7), b"\xff" * 8, (10**8).to_bytes(8, "little") + b"{}"])
 def test_a_header_of_absurd_size_is_not_read(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(data)
     with pytest.raises(ArtifactError, match=r"its header has .* bytes, expected at most"):
         check_header(tmp_path / "w", CONFIG)
+
+
+def test_a_header_that_is_no_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=f"^{tmp_path}/w: header: not valid JSON"):
+        check_header(_write(tmp_path / "w", b"{"), CONFIG)
+
+
+def test_a_file_that_is_all_header_lacks_its_tensors(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"not the weights of this lstm: lstm\.weight_ih_l0 is missing"):
+        check_header(_write(tmp_path / "w", b"{}", 0), CONFIG)
 
 
 @pytest.mark.parametrize(("key", "value"), [("hidden_dim", 13), ("hidden_dim", 10**9), ("context_length", 6)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
+import mmap
 import os
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from pyarrow import parquet
 
 from lvm_runtime import InvalidInput, LvmError, Predictor
 from lvm_runtime.bulk import predict as bulk
-from lvm_runtime.bulk.predict import open_for_bulk, predict_file, workers_for
+from lvm_runtime.bulk.predict import BulkResult, open_for_bulk, predict_file, workers_for
 from lvm_runtime.bulk.source import Source
 from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.corpus.documents import window_starts
@@ -81,7 +84,7 @@ def test_contexts_of_every_kind_of_file(predictor: Predictor, tmp_path: Path, so
     found, rows = _load(tmp_path / f"out{target}")
     np.testing.assert_allclose(found, predictor.predict(contexts), rtol=0, atol=1e-6)
     assert rows is None or rows.tolist() == list(range(100))
-    assert (result.predictions, result.resumed, result.bad) == (100, 0, 0)
+    assert result == BulkResult(100, 0, 0, ())
     assert {p.name for p in tmp_path.iterdir()} == {f"in{source}", f"out{target}"}
 
 
@@ -100,7 +103,10 @@ def test_windows_of_a_corpus_stay_within_documents(
     np.testing.assert_allclose(found, predictor.predict(windows), rtol=0, atol=2e-6)
 
 
-def test_a_plain_array_of_vectors_is_one_document(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_plain_array_of_vectors_is_one_document(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predictor, "predict", None)  # which takes windows, and more time
     predict_file(predictor, _save(tmp_path / "in.npy", vectors=_vectors()), tmp_path / "out.npy")
     expected = predictor.predict_sequence(_vectors())
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=0, atol=2e-6)
@@ -213,6 +219,29 @@ def test_a_torn_line_is_done_again(
     np.testing.assert_allclose(np.load(out), predictor.predict(some_contexts(200)), rtol=0, atol=1e-6)
 
 
+def test_the_bar_goes_on_where_an_interrupted_run_ended_or_is_left_out(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[dict[str, Any]] = []
+
+    class Bar(contextlib.nullcontext[Any]):
+        def __init__(self, **options: Any) -> None:
+            super().__init__()
+            bars.append(options | {"more": 0})
+
+        def update(self, count: int) -> None:
+            bars[-1]["more"] += count
+
+    source, out = _save(tmp_path / "in.npy", contexts=some_contexts(200)), tmp_path / "out.npy"
+    _interrupted(predictor, source, out, monkeypatch)
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    predict_file(predictor, source, out)
+    predict_file(predictor, source, out, overwrite=True, progress=False)
+    shown = {"total": 200, "unit": " predictions", "unit_scale": True}
+    assert bars[0] == shown | {"initial": 96, "more": 104, "disable": None}  # a bar on a terminal only
+    assert bars[1] == shown | {"initial": 0, "more": 200, "disable": True}
+
+
 def test_another_runs_remains_are_not_taken_up(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,18 +336,18 @@ def test_a_truncated_file_is_an_error(predictor: Predictor, tmp_path: Path, name
     ids=["two cpus", "twelve", "threads asked for", "all threads asked for", "no onnx"],
 )
 def test_runs_at_a_time_share_the_cpus(
-    small_artifacts: Get,
-    monkeypatch: pytest.MonkeyPatch,
-    request_: Request,
-    cpus: int,
-    threads: int,
-    workers: int,
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch, request_: Request, cpus: int, threads: int, workers: int
 ) -> None:
+    open_it, asked = Predictor.from_request, []
+    monkeypatch.setattr(
+        Predictor, "from_request", lambda path, wanted: (asked.append(wanted), open_it(path, wanted))[1]
+    )
     for module in ("bulk.predict", "selection.choice", "backends.onnx", "backends.torch_base"):
         monkeypatch.setattr(f"lvm_runtime.{module}.usable_cpus", lambda: cpus)
     with open_for_bulk(small_artifacts("amn"), request_) as predictor:
         assert predictor.explain().running.threads == threads
         assert workers_for(predictor) == workers
+    assert asked[1:] == ([Request("onnx", "cpu", "fp32", threads=threads)] if request_ == Request() else [])
 
 
 def test_documents_too_short_for_windows_cost_no_run_over_all_vectors(predictor: Predictor, tmp_path: Path) -> None:
@@ -336,6 +365,18 @@ def test_a_bad_vector_in_no_window_spoils_nothing(predictor: Predictor, tmp_path
     result = predict_file(predictor, _save(tmp_path / "in.npz", vectors=vectors, doc_ids=doc_ids), tmp_path / "o.npy")
     assert result.bad == 0
     np.testing.assert_allclose(np.load(tmp_path / "o.npy"), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("mapping", [None, "advised", "of a system without advice"])
+def test_the_system_is_told_that_a_mapped_file_is_read_from_front_to_back(
+    mapping: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = open_corpus(_save(tmp_path / "in.npy", vectors=_vectors()), context_length=5, dim=16)
+    told: list[int] = []
+    found = {None: None, "advised": SimpleNamespace(madvise=told.append)}.get(mapping, SimpleNamespace())
+    monkeypatch.setattr("lvm_runtime.bulk.source.mapping_of", lambda values: found if values is corpus.values else None)
+    Source(corpus, 5)
+    assert told == ([mmap.MADV_SEQUENTIAL] if mapping == "advised" else [])
 
 
 def test_what_is_read_of_a_stored_npz_is_aligned_and_what_was_read_is_handed_back(

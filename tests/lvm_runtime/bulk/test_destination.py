@@ -90,6 +90,39 @@ def test_only_a_plain_file_of_its_own_is_written(
     assert _snapshot(tmp_path) == before
 
 
+def test_what_is_no_predictor_or_name_is_refused(predictor: Predictor) -> None:
+    for arguments, said in (
+        ((3, "a.npy", "b.npy"), "predictor is 3, expected a Predictor"),
+        ((predictor, 3, "b.npy"), "source is 3, no name of a file"),
+        ((predictor, "a.npy", 3), "target is 3, no name of a file"),
+    ):
+        with pytest.raises(InvalidInput, match=f"^{said}"):
+            predict_file(*arguments)  # type: ignore[arg-type]
+
+
+def test_a_number_that_float32_cannot_hold_is_set_aside(predictor: Predictor, tmp_path: Path) -> None:
+    contexts = CONTEXTS.astype(np.float64)
+    contexts[7, 3, 2] = 1e300
+    np.save(tmp_path / "in.npy", contexts)
+    assert predict_file(predictor, tmp_path / "in.npy", tmp_path / "out.npy", skip_bad=True).bad == 1
+    assert "row 7, position 3, component 2 is 1e+300, too large" in (tmp_path / "out.npy.bad.csv").read_text()
+
+
+def test_good_contexts_run_once(
+    predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "predict_good", None)  # which runs a block again, without its bad rows
+    predict_file(predictor, source, tmp_path / "out.npy")
+    _assert_right(predictor, tmp_path / "out.npy")
+
+
+def test_a_device_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = os.lstat("/dev/null")  # making one takes root
+    monkeypatch.setattr("lvm_runtime.bulk.destination._status", lambda path: device)
+    with pytest.raises(InvalidInput, match=r"out\.npy: is a device, expected a file or nothing"):
+        Destination(tmp_path / "out.npy").check([], overwrite=True)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

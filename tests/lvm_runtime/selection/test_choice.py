@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lvm_runtime import ArtifactError, BackendUnavailable, Predictor
+from lvm_runtime import ArtifactError, BackendUnavailable, LvmError, Predictor, VerificationFailed
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.onnx import OnnxBackend
@@ -23,32 +21,11 @@ from lvm_runtime.selection import measurements
 from lvm_runtime.selection.candidates import Candidate, list_candidates
 from lvm_runtime.selection.measurements import Measurement
 from lvm_runtime.selection.session import Session
-from lvm_runtime.selection.tuning import fastest, time_together, tune
+from lvm_runtime.selection.tuning import tune
 from lvm_runtime.system.cpus import usable_cpus
 from tests.artifacts import add_onnx, edit_manifest, some_contexts
 
 Get = Callable[[str], Path]
-
-
-def _measured(name: str, *seconds: float, problem: str | None = None) -> Measurement:
-    return Measurement(name, "cpu", "fp32", "f", 0.0, seconds, problem)
-
-
-CHOICES: dict[str, tuple[list[Measurement], int | None, str]] = {
-    "one": ([_measured("a", 1, 2, 3)], None, "a"),
-    "all weighed alike": ([_measured("a", 1, 4, 9), _measured("b", 3, 2, 3)], None, "b"),
-    "single queries": ([_measured("a", 1, 4, 9), _measured("b", 3, 2, 3)], 1, "a"),
-    "small batches": ([_measured("a", 1, 4, 1), _measured("b", 3, 2, 3)], 31, "b"),
-    "large batches": ([_measured("a", 1, 4, 1), _measured("b", 3, 2, 3)], 32, "a"),
-    "problems do not count": ([_measured("a", 9, 9, 9), _measured("b", problem="off")], None, "a"),
-}
-
-
-@pytest.mark.parametrize(("measured", "typical", "expected"), CHOICES.values(), ids=CHOICES.keys())
-def test_the_fastest_for_the_batches_that_count(
-    measured: list[Measurement], typical: int | None, expected: str
-) -> None:
-    assert fastest(measured, typical).backend == expected
 
 
 def test_a_device_that_no_form_has_is_an_error_with_the_reasons(int8: Path) -> None:
@@ -136,27 +113,71 @@ def test_several_light_forms_are_timed_once(int8: Path, monkeypatch: pytest.Monk
         assert predictor.explain() == first
 
 
-def test_a_form_that_does_not_open_gives_way_to_the_next_and_is_named(
-    int8: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def fail_to_open(monkeypatch: pytest.MonkeyPatch, error: LvmError, *precisions: str) -> None:
+    """Let no form of these precisions open."""
+
     def open_or_fail(candidate: Candidate, fingerprint: Fingerprint, request: Request) -> Session:
-        if candidate.precision == "int8":
-            raise BackendUnavailable("no room for int8")
+        if candidate.precision in precisions:
+            raise error
         return open_it(candidate, fingerprint, request)
 
     open_it = Session.open
     monkeypatch.setattr(Session, "open", open_or_fail)
-    forged = [
-        Measurement("onnx", "cpu", precision, f"onnx/{precision}.onnx", 0.0, (seconds,) * 3, None)
-        for precision, seconds in (("int8", 1.0), ("fp32", 2.0))
-    ]
-    measurements.save(Artifact.load(int8), usable_cpus(), forged)
+
+
+def _forge(path: Path, **seconds: float) -> None:
+    """Keep times of the ONNX forms on the CPU, by their precision."""
+    forged = [Measurement("onnx", "cpu", p, f"onnx/{p}.onnx", 0.0, (s,) * 3) for p, s in seconds.items()]
+    measurements.save(Artifact.load(path), usable_cpus(), forged)
+
+
+def test_a_form_that_does_not_open_gives_way_to_the_next_and_is_named(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_to_open(monkeypatch, BackendUnavailable("no room for int8"), "int8")
+    _forge(int8, int8=1.0, fp32=2.0)
     with Predictor(int8, max_drift=1e-3) as predictor:
         explanation = predictor.explain()
     assert explanation.running.file == "onnx/fp32.onnx"
     why = {refusal.what: refusal.why for refusal in explanation.refused}
     assert why["onnx int8 on cpu (onnx/int8.onnx)"] == "no room for int8"
     assert why["eager fp32 (model.safetensors)"].startswith("not tried, because it loads a heavy framework")
+
+
+def test_a_form_that_is_another_model_is_warned_of_unless_it_was_named(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_to_open(monkeypatch, VerificationFailed("it is off"), "int8")
+    _forge(int8, int8=1.0, fp32=2.0)
+    with pytest.warns(UserWarning, match=r"^not used, because it is not the model that it should be: it is off$"):
+        Predictor(int8, max_drift=1e-3).close()
+    with Predictor(int8, backend="onnx", device="cpu", max_drift=1e-3) as predictor:  # a warning would be an error
+        assert [str(r) for r in predictor.explain().refused] == ["onnx int8 on cpu (onnx/int8.onnx): it is off"]
+
+
+def test_where_no_form_opens_the_error_is_its_own_or_has_all_reasons(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_to_open(monkeypatch, ArtifactError("it is off"), "fp32", "int8")
+    _forge(int8, int8=1.0, fp32=2.0)
+    with pytest.raises(ArtifactError, match=r"^it is off$"):
+        Predictor(int8, backend="onnx", device="cpu", max_drift=1e-3)
+    with pytest.raises(BackendUnavailable) as failed:
+        Predictor(int8, device="cpu", precision="int8")
+    said = f"{int8}: no form of it can serve this request here: "
+    assert str(failed.value).startswith(said)
+    assert "onnx int8 on cpu (onnx/int8.onnx): it is off" in str(failed.value).removeprefix(said).split("; ")
+
+
+def test_a_form_whose_measurement_has_a_problem_is_not_opened(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Measurement("onnx", "cpu", "int8", "onnx/int8.onnx", problem="it was off")
+    _forge(int8, fp32=2.0)
+    measurements.save(Artifact.load(int8), usable_cpus(), [broken])
+    fail_to_open(monkeypatch, ArtifactError("it was opened"), "int8")
+    with Predictor(int8, backend="onnx", device="cpu", max_drift=1e-3) as predictor:
+        assert [str(r) for r in predictor.explain().refused] == ["onnx int8 on cpu (onnx/int8.onnx): it was off"]
+    with pytest.raises(BackendUnavailable, match=r"here: onnx int8 on cpu \(onnx/int8\.onnx\): it was off$"):
+        Predictor(int8, backend="onnx", device="cpu", precision="int8")
 
 
 @pytest.mark.parametrize(("fast", "slow"), [("onnx/int8.onnx", "onnx/fp32.onnx"), ("onnx/fp32.onnx", "onnx/int8.onnx")])
@@ -199,53 +220,6 @@ def test_a_form_for_batch_1_only_serves_every_batch(
         alone = np.stack([predictor.predict(context) for context in contexts])
         np.testing.assert_array_equal(together, alone)
     assert sizes == {1}
-
-
-def test_tuning_measures_everything_and_later_predictors_use_it(small_artifacts: Get) -> None:
-    told: list[str] = []
-    path = small_artifacts("amn")
-    found, refused = tune(path, Request(max_drift=1e-3, device="cpu", precision="fp32"), report=told.append)
-    assert {m.backend for m in found} == {"onnx", "openvino", "eager", "compiled"}
-    assert [r.what.split()[0] for r in refused] == ["torchscript"]
-    for m in found:
-        assert m.problem is None
-        assert len(m.seconds) == 3
-        assert min(m.seconds) > 0
-        assert m.drift < 1e-11
-    assert any("timing" in line for line in told)
-    with Predictor(path, device="cpu", precision="fp32") as predictor:
-        why = {r.what: r.why for r in predictor.explain().refused}
-    assert not any("not tried" in reason for reason in why.values())
-
-
-class _Slept:
-    """Takes 4 ms for the first 20 ms after a rest, and 1 ms from then on; or 2 ms always."""
-
-    candidate = SimpleNamespace(light=False)
-
-    def __init__(self, drowsy: bool) -> None:
-        self.drowsy, self.woke, self.ended = drowsy, 0.0, 0.0
-
-    def run(self, contexts: Any) -> None:
-        now = time.perf_counter()
-        if now - self.ended > 0.02:
-            self.woke = now
-        time.sleep(0.002 if not self.drowsy else 0.004 if now - self.woke < 0.02 else 0.001)
-        self.ended = time.perf_counter()
-
-
-def test_a_form_is_timed_awake() -> None:
-    sessions: Any = [_Slept(drowsy=True), _Slept(drowsy=False)]
-    drowsy, steady = time_together(sessions, np.empty(0, np.float32), 0.0)
-    assert drowsy < steady
-
-
-def test_a_damaged_cache_is_measured_again(small_artifacts: Get) -> None:
-    artifact = Artifact.load(small_artifacts("amn"))
-    file = measurements.save(artifact, 2, [_measured("a", 1, 1, 1)])
-    assert file is not None
-    file.write_bytes(b"{")
-    assert measurements.load(artifact, 2) == []
 
 
 def test_auto_never_runs_a_file_that_holds_code(int8: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lvm_runtime import Predictor
@@ -64,7 +65,7 @@ def test_a_measurement_replaces_its_own_form_and_no_other(small_artifacts: Get) 
     assert {m.backend: m.seconds[0] for m in measurements.load(artifact, 2)} == {"onnx": 3.0, "eager": 2.0}
 
 
-@pytest.mark.parametrize("other", ["version", "processor", "artifact", "threads"])
+@pytest.mark.parametrize("other", ["version", "numpy", "processor", "artifact", "threads"])
 def test_what_was_measured_on_something_else_does_not_count(
     other: str, small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +74,8 @@ def test_what_was_measured_on_something_else_does_not_count(
     assert measurements.load(artifact, threads) == [_measured("onnx")]
     if other == "version":
         monkeypatch.setattr(OnnxBackend, "version", lambda: "99.0")
+    elif other == "numpy":
+        monkeypatch.setattr(np, "__version__", "99.0")
     elif other == "processor":
         here = machine.identity()
         monkeypatch.setattr(machine, "identity", lambda: here | {"processor": "another"})
@@ -81,6 +84,40 @@ def test_what_was_measured_on_something_else_does_not_count(
     else:
         threads = 3
     assert measurements.load(artifact, threads) == []
+
+
+def test_what_is_kept_is_listed_and_cleared(small_artifacts: Get) -> None:
+    assert measurements.list_kept() == []
+    assert measurements.clear() == []
+    one, two = (Artifact.load(small_artifacts(name)) for name in ("amn", "gru"))
+    good = measurements.save(one, 2, [_measured("onnx"), _measured("eager")])
+    bad, half = (measurements.save(two, threads, [_measured("onnx")]) for threads in (3, 4))
+    assert good is not None
+    assert bad is not None
+    assert half is not None
+    bad.write_bytes(b"{")
+    half.write_bytes(b'{"measurements": []}')
+    unread = "cannot be read, and will be measured again"
+    lines = {good: f"2 forms, 2 threads, {machine.identity()['processor']}", bad: unread, half: unread}
+    assert measurements.list_kept() == sorted(lines.items())
+    assert measurements.clear() == sorted(lines)
+    assert measurements.list_kept() == []
+    assert not good.parent.parent.exists()
+
+
+def test_without_a_home_nothing_is_kept(small_artifacts: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurements, "cache_folder", lambda: None)
+    artifact = Artifact.load(small_artifacts("amn"))
+    assert measurements.save(artifact, 2, [_measured("onnx")]) is None
+    assert measurements.load(artifact, 2) == measurements.list_kept() == measurements.clear() == []
+
+
+def test_a_damaged_cache_is_measured_again(small_artifacts: Get) -> None:
+    artifact = Artifact.load(small_artifacts("amn"))
+    file = measurements.save(artifact, 2, [_measured("onnx")])
+    assert file is not None
+    file.write_bytes(b"{")
+    assert measurements.load(artifact, 2) == []
 
 
 def test_forms_are_chosen_by_what_was_measured_with_their_threads(tmp_path: Path) -> None:

@@ -16,9 +16,14 @@ from export.onnx.export import write_graph
 from lvm_runtime import InvalidInput, Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.manifest import CompiledFile
+from lvm_runtime.backends.base import Backend
+from lvm_runtime.backends.onnx import OnnxBackend
+from lvm_runtime.errors import LvmError
 from lvm_runtime.predictor import MOST_AT_ONCE
-from lvm_runtime.selection.sequences import window
-from tests.artifacts import add_onnx, randomised, some_contexts
+from lvm_runtime.selection.candidates import Refusal
+from lvm_runtime.selection.sequences import SequenceRunner, window
+from tests.artifacts import add_onnx, edit_manifest, randomised, some_contexts
 
 Get = Callable[[str], Path]
 
@@ -106,6 +111,81 @@ def test_a_sequence_form_that_cannot_run_is_not_used_and_says_so(
         found = predictor.predict_sequence(vectors)
         np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=1e-6)
         assert any("sequence-fp32.onnx: it cannot be run (" in refusal.why for refusal in predictor.explain().refused)
+
+
+def test_the_form_of_documents_is_opened_once_and_as_that_of_windows(
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, built = OnnxBackend.__init__, []
+
+    def note(backend: OnnxBackend, source: Path, **options: Any) -> None:
+        built.append((source.name, options))
+        build(backend, source, **options)
+
+    monkeypatch.setattr(OnnxBackend, "__init__", note)
+    with Predictor(small_artifacts("gru"), backend="onnx", device="cpu", threads=3) as predictor:
+        sequences = predictor._sequences
+        assert not sequences.in_use
+        predictor.predict_sequence(_document(9))
+        guard = sequences._guard
+        assert guard is not None
+        predictor.predict_sequence(_document(9))
+        assert sequences._guard is guard
+    options = {"device": "cpu", "threads": 3, "precision": "fp32"}
+    assert built == [("fp32.onnx", options), ("sequence-fp32.onnx", options)]
+
+
+def test_a_form_of_documents_that_is_refused_is_not_tried_again(
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def refuse(runner: SequenceRunner, form: CompiledFile) -> Backend:
+        tried.append(form.file.path)
+        raise LvmError("it is off")
+
+    monkeypatch.setattr(SequenceRunner, "_verified", refuse)
+    with Predictor(small_artifacts("gru")) as predictor:
+        for _ in range(2):
+            predictor.predict_sequence(_document(9))
+        refusal = predictor._sequences.refusal
+    assert refusal == Refusal("onnx fp32 sequence (onnx/sequence-fp32.onnx)", "it is off")
+    assert tried == ["onnx/sequence-fp32.onnx"]
+
+
+@pytest.mark.parametrize("why", ["of another precision", "the backend runs none"])
+def test_a_form_of_documents_that_does_not_fit_is_not_tried(
+    why: str, small_artifacts: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(small_artifacts("gru"), tmp_path / "gru"))
+    if why == "of another precision":
+        edit_manifest(path, lambda m: [c.update(precision="int8") for c in m["compiled"] if c["form"] == "sequence"])
+    else:
+        monkeypatch.setattr(OnnxBackend, "runs_sequences", False)
+    with Predictor(path, backend="onnx") as predictor:
+        predictor.predict_sequence(_document(9))
+        assert not predictor._sequences.in_use
+        assert predictor._sequences.refusal is None
+
+
+def test_after_a_close_no_form_of_documents_is_opened(small_artifacts: Get) -> None:
+    vectors = _document(9)
+    with Predictor(small_artifacts("gru")) as predictor:
+        runner = SequenceRunner(predictor.artifact, predictor._session)
+        runner.close()
+        runner.close()
+        np.testing.assert_array_equal(runner.run(vectors), predictor.predict(_windows(vectors)))
+        assert not runner.in_use
+
+
+def test_a_form_of_documents_that_disagrees_is_released(small_artifacts: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = []
+    monkeypatch.setattr(OnnxBackend, "close", lambda backend: released.append(backend))
+    with Predictor(small_artifacts("gru")) as predictor:
+        predictor._session.answers = predictor._session.answers + 1
+        predictor.predict_sequence(_document(9))
+        assert len(released) == 1
+        assert not predictor._sequences.in_use
 
 
 def test_window_copies_every_window() -> None:
