@@ -108,6 +108,8 @@ def ids_beside(path: Path) -> Path:
 def _read_npy(path: Path, scratch: Path | None, rows: range | None) -> Contents:
     part = slice(None) if rows is None else slice(rows.start, rows.stop)
     whole = _floats(path, "array", NpyFile.open(path).map)
+    if whole.ndim == 0:
+        return Contents(whole)
     values = whole[part]
     if whole.ndim != 2:
         return Contents(values)
