@@ -199,7 +199,8 @@ def _check_values(corpus: Corpus) -> None:
     """Raise InvalidInput for the first vector that is not finite."""
     for begin in range(0, len(corpus.values), _BLOCK):
         original = corpus.values[begin : begin + _BLOCK]
-        block = np.ascontiguousarray(original, np.float32)
+        with np.errstate(all="ignore"):
+            block = np.ascontiguousarray(original, np.float32)
         if not is_usable(block, LARGEST_NORM):
             raise InvalidInput(f"{corpus.name}: {describe_bad_row(original, block, begin, LARGEST_NORM)}")
 

@@ -149,6 +149,17 @@ def test_approximate_vectors_of_another_corpus_are_refused(other: np.ndarray, tm
         Index.open(index.path)
 
 
+@pytest.mark.parametrize("scale", [1e-22, 1e-37], ids=str)
+def test_tiny_vectors_have_directions_too(scale: float, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((40, 16))
+    np.save(tmp_path / "c.npy", vectors)
+    np.save(tmp_path / "tiny.npy", (vectors * scale).astype(np.float32))
+    expected = Index.build(tmp_path / "c.npy").search(vectors[:3], k=5)
+    found = Index.build(tmp_path / "tiny.npy").search((vectors[:3] * scale).astype(np.float32), k=5)
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-5)
+
+
 def test_what_cannot_be_indexed_or_searched_is_refused(tmp_path: Path) -> None:
     rows = vectors(40)
     np.savez(tmp_path / "empty.npz", vectors=rows[:0])
