@@ -14,6 +14,7 @@ the `.tmp-` folder of its writer is still beside it.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -76,9 +77,10 @@ class Artifact:
         `weights` is a serialised safetensors file. Compiled forms of an earlier model are dropped with it.
         """
         path = file_name(path, "path")
-        if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
+        there = os.path.exists(path) and not os.path.isfile(path / MANIFEST)
+        if there and (path.is_file() or any(path.iterdir())):
             raise ArtifactError(f"{path}: exists and is not an artifact; choose another output folder or move it away")
-        with atomic.replacing(path) as folder:
+        with atomic.replacing(path) as folder, atomic.writing(path):
             folder.mkdir()
             (folder / WEIGHTS).write_bytes(weights)
             (folder / FINGERPRINT).write_bytes(fingerprint.to_bytes())

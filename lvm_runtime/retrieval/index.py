@@ -125,8 +125,9 @@ class Index:
             path = folder_of(path)
         record, folder = _read(path)
         source = folder / record.corpus[0].name
+        added = {file.name for file in _files_of(source)} - {file.name for file in record.corpus}
         for expected in record.corpus:
-            if not expected.matches(folder / expected.name):
+            if added or not expected.matches(folder / expected.name):
                 raise InvalidInput(
                     f"{path}: the corpus {folder / expected.name} is no longer the one that was indexed; "
                     f"make the index again: lvm-runtime index {source}"
@@ -206,7 +207,7 @@ def _check_values(corpus: Corpus) -> None:
 
 
 def _require_index_or_nothing(path: Path) -> None:
-    if path.exists() and not (path / MANIFEST).is_file():
+    if os.path.exists(path) and not os.path.isfile(path / MANIFEST):
         raise InvalidInput(f"{path}: exists and is not an index; choose another folder or move it away")
 
 

@@ -222,6 +222,8 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not an artifact"):
         save_model(randomised("amn"), tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    with pytest.raises(WriteFailed):
+        save_model(randomised("amn"), tmp_path / ("long" * 99))
 
 
 @pytest.mark.parametrize("name", ["amn", "nowhere/at/all"])
