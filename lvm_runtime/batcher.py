@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -245,7 +246,7 @@ def _serve(
 
 def _answer(batch: list[_Request], run: Callable[[Array], Array], whole: bool) -> Callable[[], None]:
     """Run a batch and return what hands the answers out."""
-    live = [request for request in batch if request.future.set_running_or_notify_cancel()]
+    live = [request for request in batch if _is_wanted(request.future)]
     if not live:
         return lambda: None
     try:
@@ -255,9 +256,25 @@ def _answer(batch: list[_Request], run: Callable[[Array], Array], whole: bool) -
     return partial(_hand_out, live, predictions, whole)
 
 
+def _is_wanted(future: Prediction) -> bool:
+    """Say whether the answer is still waited for: its caller may have cancelled the future, or settled it."""
+    try:
+        return future.set_running_or_notify_cancel()
+    except RuntimeError:
+        return False
+
+
 def _fail(live: list[_Request], error: BaseException) -> None:
     for request in live:
-        request.future.set_exception(error)
+        _settle(request.future.set_exception, error)
+
+
+def _settle(settle: Callable[[Any], None], value: Any) -> None:
+    """Settle one future. What its callbacks raise ends neither the worker nor what others wait for."""
+    try:
+        settle(value)
+    except BaseException:  # a future passes on what is no Exception, SystemExit say
+        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
 
 def _hand_out(live: list[_Request], predictions: Array, whole: bool) -> None:
@@ -265,5 +282,5 @@ def _hand_out(live: list[_Request], predictions: Array, whole: bool) -> None:
     for request in live:
         stop = start + len(request.contexts)
         rows = predictions[start:stop] if whole else predictions[start]
-        request.future.set_result(rows.copy())  # a view would keep the whole batch in memory
+        _settle(request.future.set_result, rows.copy())  # a view would keep the whole batch in memory
         start = stop

@@ -8,13 +8,14 @@ B batch, T context length, D vector.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, one_line
 
 Array = NDArray[np.float32]
 
@@ -69,7 +70,7 @@ def as_float_array(value: Any, name: str) -> tuple[NDArray[Any], Callable[[Array
         if hasattr(value, "mask"):
             raise InvalidInput(f"{name}: got a masked array, whose mask would be lost; fill it, or leave such rows out")
         array = value
-    elif type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
+    elif _is_tensor(value):
         array, wrap = _from_tensor(value, name)
     elif hasattr(value, "__dlpack__"):
         array = _from_dlpack(value, name)
@@ -90,7 +91,7 @@ def usable_float32(array: NDArray[Any], largest_norm: float, *, first_row: int =
     `first_row` is added to the row number in the error; with `copy` the result never shares memory with `array`.
     Raises InvalidInput for NaN, infinity, and a norm over `largest_norm`.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # the caller may have turned what is checked below into errors
         result: Array = np.array(array, np.float32, order="C") if copy else np.ascontiguousarray(array, np.float32)
     if not is_usable(result, largest_norm):
         raise InvalidInput(describe_bad_row(array, result, first_row, largest_norm))
@@ -117,7 +118,7 @@ def bad_rows(array: NDArray[Any], largest_norm: float) -> NDArray[np.intp]:
     """Return the numbers of the rows `[b, …, D]` with a vector that is not finite in float32, or too long."""
     if not array.size:
         return np.empty(0, np.intp)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         vectors = np.asarray(array, dtype=np.float32).reshape(-1, array.shape[-1])
         bad = np.flatnonzero(~(_squares(vectors) <= largest_norm**2))
     return np.unique(bad // (len(vectors) // len(array)))
@@ -130,6 +131,7 @@ def _squares(rows: Array) -> Array:
     return np.einsum("ij,ij->i", rows, rows)
 
 
+@np.errstate(all="ignore")
 def describe_bad_row(original: NDArray[Any], converted: Array, first_row: int, largest_norm: float) -> str:
     """Return the message for the first bad row of `converted` `[b, …, D]`, which is `original` in float32."""
     row = int(bad_rows(converted, largest_norm)[0])
@@ -154,6 +156,12 @@ def shape_hint(shape: tuple[int, ...], context_length: int, dim: int) -> str:
     if len(shape) == 2 and shape[1] == dim:
         return "; for a document's vectors [N, D] use predict_sequence"
     return ""
+
+
+def _is_tensor(value: Any) -> bool:
+    """Say whether `value` is a tensor, of a subclass too, without importing torch."""
+    kind = getattr(sys.modules.get("torch"), "Tensor", None)
+    return kind is not None and isinstance(value, kind)
 
 
 def _from_tensor(tensor: Any, name: str) -> tuple[NDArray[Any], Callable[[Array], Any]]:
@@ -190,11 +198,16 @@ def _holds_masks(value: Any) -> bool:
 
 
 def _from_sequence(value: Any, name: str) -> NDArray[Any]:
-    if _holds_masks(value):
-        raise InvalidInput(f"{name}: got masked arrays, whose masks would be lost; fill them, or leave such rows out")
     try:
-        array = np.asarray(value)
+        masks = _holds_masks(value)
+        array = None if masks else np.asarray(value)
     except ValueError as error:
         raise InvalidInput(f"{name}: nested lists of unequal lengths; expected a full array of numbers") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # lists without end, and whatever the objects in them raise, such as tensors of bfloat16
+        raise InvalidInput(f"{name}: these lists cannot be read as an array ({one_line(error, 200)})") from error
+    if array is None:
+        raise InvalidInput(f"{name}: got masked arrays, whose masks would be lost; fill them, or leave such rows out")
     # whole numbers in a list are numbers, in an array they are a sign of the wrong array
     return array.astype(np.float64) if array.dtype.kind in "iu" else array

@@ -203,7 +203,10 @@ class Predictor:
         steps = whole_number(steps, "steps", least=0)
         given = Contexts(contexts, *self._shape, self.largest_norm)
         window = given.rows(0, len(given))
-        ahead = np.empty((len(given), steps, self.config.dim), np.float32)
+        try:
+            ahead = np.empty((len(given), steps, self.config.dim), np.float32)
+        except ValueError as error:
+            raise InvalidInput(f"steps is {steps}, expected fewer, as an array can hold ({error})") from error
         for step in range(steps):
             ahead[:, step] = prediction = self.predict(window)
             window = np.concatenate([window[:, 1:], prediction[:, None]], axis=1)

@@ -53,10 +53,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(weights, dict):
         raise ArtifactError(f"{path}: model_state_dict is {type(weights).__name__}, expected names and tensors")
     for name, tensor in weights.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.is_complex():
-            raise ArtifactError(
-                f"{path}: model_state_dict has {name!r}: {type(tensor).__name__}, expected real tensors"
-            )
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ArtifactError(f"{path}: model_state_dict has {name!r}: {kind}, expected tensors of floats")
     return checkpoint
 
 

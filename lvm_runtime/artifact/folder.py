@@ -14,10 +14,11 @@ the `.tmp-` folder of its writer is still beside it.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lvm_runtime.arguments import file_name
@@ -25,7 +26,7 @@ from lvm_runtime.artifact.config import ARCHITECTURES, ModelConfig
 from lvm_runtime.artifact.files import TEMPORARY, check, check_strays, describe, read_plain
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.limits import LARGEST_FINGERPRINT, LARGEST_MANIFEST
-from lvm_runtime.artifact.manifest import CompiledFile, Manifest
+from lvm_runtime.artifact.manifest import CompiledFile, Manifest, check_path
 from lvm_runtime.artifact.weights import check_header
 from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.system import atomic
@@ -76,9 +77,10 @@ class Artifact:
         `weights` is a serialised safetensors file. Compiled forms of an earlier model are dropped with it.
         """
         path = file_name(path, "path")
-        if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
+        there = os.path.exists(path) and not os.path.isfile(path / MANIFEST)
+        if there and (path.is_file() or any(path.iterdir())):
             raise ArtifactError(f"{path}: exists and is not an artifact; choose another output folder or move it away")
-        with atomic.replacing(path) as folder:
+        with atomic.replacing(path) as folder, atomic.writing(path):
             folder.mkdir()
             (folder / WEIGHTS).write_bytes(weights)
             (folder / FINGERPRINT).write_bytes(fingerprint.to_bytes())
@@ -173,8 +175,9 @@ class Artifact:
         """Yield a temporary path inside the artifact for a compiled form that is to lie at `relative`.
 
         The body writes and verifies it there and then calls `commit`. Without that call nothing is kept. Raises
-        WriteFailed while another process adds the same form.
+        WriteFailed while another process adds the same form, InvalidInput for a place that no form can have.
         """
+        self._check_place(relative)
         target = self.path / relative
         holder = target.parent / f"{TEMPORARY}{target.name}"
         try:
@@ -197,7 +200,11 @@ class Artifact:
         batch_sizes: tuple[int, ...] | None = None,
         details: dict[str, Any] | None = None,
     ) -> Artifact:
-        """Move a verified compiled form from `temporary` to `relative` and list it; a listed one there is replaced."""
+        """Move a verified compiled form from `temporary` to `relative` and list it; a listed one there is replaced.
+
+        Raises InvalidInput for a place that no form can have, and for what a manifest cannot hold.
+        """
+        self._check_place(relative)
         file = replace(describe(temporary.parent, temporary.name), path=relative)
         entry = CompiledFile(file, format, precision, drift, form, batch_sizes, details or {})
         with atomic.locked(self.path):
@@ -205,18 +212,31 @@ class Artifact:
             if manifest.weights.sha256 != self.manifest.weights.sha256:
                 raise ArtifactError(f"{self.path}: its weights changed while {relative} was being made; export again")
             others = tuple(c for c in manifest.compiled if c.file.path != relative)
+            listed = replace(manifest, compiled=(*others, entry))
+            data = listed.to_json()  # before anything is changed: it may be more than a manifest can hold
             if len(others) != len(manifest.compiled):
                 atomic.write_bytes(self.path / MANIFEST, replace(manifest, compiled=others).to_json())
-            manifest = replace(manifest, compiled=(*others, entry))
             try:
                 atomic.remove(self.path / relative)
                 atomic.move(temporary, self.path / relative)
                 atomic.sync(self.path)  # the form's folder may be new
-                atomic.write_bytes(self.path / MANIFEST, manifest.to_json())
+                atomic.write_bytes(self.path / MANIFEST, data)
             except BaseException:
                 self._remove_unlisted(relative, locked=True)
                 raise
-        return Artifact(self.path, manifest)
+        return Artifact(self.path, listed)
+
+    def _check_place(self, relative: str) -> None:
+        """Raise InvalidInput unless a form can lie at `relative`: inside, and not on, in or around another file."""
+        try:
+            check_path(relative, "relative")
+        except ArtifactError as error:
+            raise InvalidInput(str(error)) from error
+        place = PurePosixPath(relative)
+        forms = [form.file.path for form in self.manifest.compiled if form.file.path != relative]
+        for other in map(PurePosixPath, (MANIFEST, self.manifest.weights.path, self.manifest.fingerprint.path, *forms)):
+            if place == other or place in other.parents or other in place.parents:
+                raise InvalidInput(f"relative is {relative!r}, where {other} is; expected another place")
 
     def _remove_unlisted(self, relative: str, *, locked: bool = False) -> None:
         """Remove what lies at `relative` if the manifest on the disk does not list it."""

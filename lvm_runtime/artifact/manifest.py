@@ -103,7 +103,10 @@ class Manifest:
         body = asdict(self)
         body["config"] = self.config.to_dict()
         head = {"schema": SCHEMA_VERSION, "architecture": self.config.architecture}
-        data = seal(head | body)
+        try:
+            data = seal(head | body)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidInput(f"the manifest cannot hold this: {error}") from error
         if len(data) > LARGEST_MANIFEST:
             raise InvalidInput(f"the manifest has {len(data):,} bytes, expected at most {LARGEST_MANIFEST:,}")
         parse_object(data, "the manifest")  # provenance or details may be too deep
@@ -164,18 +167,23 @@ def _compiled(item: Any, source: str) -> CompiledFile:
 
 def _stored(values: Any, source: str) -> StoredFile:
     file = _build(StoredFile, _typed(values, dict, source), source)
-    relative = PurePosixPath(_typed(file.path, str, f"{source}: path"))
-    if relative.is_absolute() or ".." in relative.parts:
-        raise ArtifactError(f"{source}: path {file.path!r} leaves the artifact")
-    plain = file.path.isprintable() and "\\" not in file.path and len(file.path) <= LARGEST_PATH
-    hidden = any(part.startswith((TEMPORARY, "._")) or part == ".DS_Store" for part in relative.parts)
-    if not plain or not relative.parts or str(relative) != file.path or hidden:
-        raise ArtifactError(f"{source}: path {file.path[:LARGEST_PATH]!r}, expected one such as onnx/fp32.onnx")
+    check_path(file.path, source)
     if type(file.bytes) is not int or not 0 <= file.bytes <= LARGEST_FILE:
         raise ArtifactError(f"{source}: bytes is {file.bytes!r}, expected a whole number up to {LARGEST_FILE:,}")
     if not re.fullmatch("[0-9a-f]{64}", _typed(file.sha256, str, f"{source}: sha256")):
         raise ArtifactError(f"{source}: sha256 is {file.sha256[:80]!r}, expected 64 hexadecimal digits")
     return file
+
+
+def check_path(path: Any, source: str) -> None:
+    """Raise ArtifactError, with `source`, unless `path` is the plain name of a file below an artifact."""
+    relative = PurePosixPath(_typed(path, str, f"{source}: path"))
+    if relative.is_absolute() or ".." in relative.parts:
+        raise ArtifactError(f"{source}: path {path!r} leaves the artifact")
+    plain = path.isprintable() and "\\" not in path and len(path) <= LARGEST_PATH
+    hidden = any(part.startswith((TEMPORARY, "._")) or part == ".DS_Store" for part in relative.parts)
+    if not plain or not relative.parts or str(relative) != path or hidden:
+        raise ArtifactError(f"{source}: path {path[:LARGEST_PATH]!r}, expected one such as onnx/fp32.onnx")
 
 
 def _typed(value: Any, kind: type[T], source: str) -> T:

@@ -90,6 +90,8 @@ class Output:
             if self.bad:
                 with atomic.replacing(self.place.sidecar) as temporary, temporary.open("w", newline="") as file:
                     csv.writer(file).writerows([("prediction", "reason"), *sorted(self.bad.items())])
+            else:
+                self.place.sidecar.unlink(missing_ok=True)  # of an output that is replaced
             if path.suffix == ".npy":
                 atomic.move(part, path)
             else:

@@ -8,6 +8,7 @@ b rows of a block, n vectors that they need, T context length, D vector.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -126,6 +127,9 @@ def predict_file(
     source, place = file_name(source, "source"), Destination(file_name(target, "target"))
     inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]
     place.check(inputs, overwrite=overwrite)
+    folder = os.path.realpath(predictor.artifact.path)
+    if os.path.realpath(place.path).startswith(os.path.join(folder, "")):
+        raise InvalidInput(f"{place.path}: lies in the artifact {folder}, which it would damage; choose another folder")
     with place.locked():
         place.check(inputs, overwrite=overwrite)  # another run may have ended since
         if restart:

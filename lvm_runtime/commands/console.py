@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,8 +15,11 @@ def run(main: Callable[[], int | None]) -> int:
     """Call `main` and return an exit status: 0, or 1 after a one-line error, or 130 after Ctrl-C.
 
     Errors that this project raises on purpose and those of the operating system (a file that is missing, a full disk,
-    no memory) become one line; anything else is a bug and keeps its traceback.
+    no memory) become one line; anything else is a bug and keeps its traceback. Characters that the terminal's, or the
+    file's, encoding does not have are escaped.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except LvmError as error:

@@ -16,6 +16,7 @@ from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
 from lvm_runtime.commands.console import show
 from lvm_runtime.commands.embed import add_encoder
 from lvm_runtime.corpus.corpus import open_corpus
+from lvm_runtime.corpus.documents import run_begins
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.retrieval.index import Index
@@ -65,13 +66,25 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _contexts_of(path: Path, length: int, dim: int) -> NDArray[Any]:
-    """Return the contexts `[n, T, D]` of a file, or the last window of its vectors as one."""
-    values = open_corpus(path, context_length=length, dim=dim).values
+    """Return the contexts `[n, T, D]` of a file, or the last window of its last document as one."""
+    corpus = open_corpus(path, context_length=length, dim=dim)
+    values = corpus.values
     if values.ndim == 3:
         return values
-    if len(values) < length:
-        raise InvalidInput(f"{path}: {len(values)} vectors, expected at least the {length} that the model reads")
+    begin = 0 if corpus.doc_ids is None or not len(values) else int(run_begins(corpus.doc_ids)[-1])
+    if len(values) - begin < length:
+        where = " in the last document" if begin else ""
+        raise InvalidInput(
+            f"{path}: {len(values) - begin} vectors{where}, expected at least the {length} that the model reads"
+        )
     return values[-length:][None]
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"stdin: cannot be read as {error.encoding} text ({error.reason})") from error
 
 
 def _context_of_text(options: argparse.Namespace, index: Index, length: int) -> NDArray[np.float32]:
@@ -81,7 +94,7 @@ def _context_of_text(options: argparse.Namespace, index: Index, length: int) -> 
     if name is None:
         raise InvalidInput(f"{index.corpus.name} does not say which encoder made it; give --encoder, or --vectors")
     if options.document == "-":
-        source, text = "stdin", sys.stdin.read()
+        source, text = "stdin", _read_stdin()
     else:
         source, text = options.document, read_text(Path(options.document))
     encoder = Encoder(str(name), options.encoder_device)
@@ -109,7 +122,7 @@ def _json(hits: dict[str, list[Found]]) -> str:
         ]
         for name, found in hits.items()
     }
-    return json.dumps(body, ensure_ascii=False, indent=1)
+    return json.dumps(body, indent=1)  # in ASCII: what a terminal cannot show is escaped as JSON has it
 
 
 def _text(hits: dict[str, list[Found]]) -> str:

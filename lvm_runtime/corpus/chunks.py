@@ -90,9 +90,9 @@ def _npz_texts(file: NpzFile, key: str, count: int) -> Column:
     header = file.header(key)
     packed = header.dtype == np.uint8 and ENDS in file.keys
     length = file.header(ENDS).shape if packed else header.shape
-    if not packed and header.dtype.kind != "U":
+    if file.header(ENDS).dtype.kind not in "iu" if packed else header.dtype.kind != "U":
         raise InvalidInput(
-            f"{file.path}: {key} has dtype {header.dtype}, expected strings, or UTF-8 bytes (uint8) with {ENDS}"
+            f"{file.path}: {key} has dtype {header.dtype}, expected strings, or UTF-8 bytes (uint8) with whole {ENDS}"
         )
     if length != (count,):
         raise InvalidInput(f"{file.path}: {key} holds {list(length)} texts, expected [{count}], one for each vector")
@@ -105,6 +105,9 @@ def _npz_texts(file: NpzFile, key: str, count: int) -> Column:
                 return [str(text) for text in array[rows]]
             ends = again.array(ENDS)
             begins = np.where(rows > 0, ends[rows - 1], 0)
+            wrong = np.flatnonzero(~((begins >= 0) & (begins <= ends[rows]) & (ends[rows] <= len(array))))
+            if len(wrong):
+                raise InvalidInput(f"{path}: {ENDS} of row {rows[wrong[0]]} is out of order, or beyond the texts")
             spans = zip(begins.tolist(), ends[rows].tolist(), strict=True)
             return [array[begin:end].tobytes().decode("utf-8", "replace") for begin, end in spans]
 
@@ -113,7 +116,9 @@ def _npz_texts(file: NpzFile, key: str, count: int) -> Column:
 
 def _npz_names(file: NpzFile, doc_ids: NDArray[Any]) -> Column:
     """Return the column of document names: `files[id]`, or the id where there is no such file."""
-    path, scratch = file.path, file.scratch
+    path, scratch, header = file.path, file.scratch, file.header(FILES)
+    if header.dtype.kind != "U" or len(header.shape) != 1:
+        raise InvalidInput(f"{path}: {FILES} is {header.dtype} {list(header.shape)}, expected a list of strings")
 
     def read(rows: NDArray[np.int64]) -> list[str | None]:
         with NpzFile(path, scratch) as again:

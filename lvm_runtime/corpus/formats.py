@@ -108,6 +108,8 @@ def ids_beside(path: Path) -> Path:
 def _read_npy(path: Path, scratch: Path | None, rows: range | None) -> Contents:
     part = slice(None) if rows is None else slice(rows.start, rows.stop)
     whole = _floats(path, "array", NpyFile.open(path).map)
+    if whole.ndim == 0:
+        return Contents(whole)
     values = whole[part]
     if whole.ndim != 2:
         return Contents(values)
@@ -202,7 +204,8 @@ def _floats(path: Path, key: str, read: Callable[[], NDArray[Any]]) -> NDArray[A
 def _articles(metadata: NDArray[Any]) -> NDArray[np.int64] | None:
     """Return `article_index` of each window, from metadata as objects, JSON strings or a structured array."""
     if metadata.dtype.names and "article_index" in metadata.dtype.names:
-        return metadata["article_index"].astype(np.int64)
+        numbers = metadata["article_index"]
+        return numbers.astype(np.int64) if numbers.dtype.kind in "iu" and numbers.ndim == 1 else None
     return _articles_of(metadata.reshape(-1).tolist())
 
 

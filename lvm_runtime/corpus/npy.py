@@ -31,9 +31,11 @@ class NpyFile:
 
     @classmethod
     def open(cls, path: Path) -> NpyFile:
-        """Read the header of a `.npy` file; InvalidInput if `path` is no whole one in C order."""
+        """Read the header of a `.npy` file; InvalidInput if `path` is no whole one of values in C order."""
         with open_regular(path) as file:
             array = cls.at(path, file)
+        if array.dtype.hasobject:  # mapped, its bytes would be taken for addresses of objects
+            raise InvalidInput(f"{path}: has dtype {array.dtype}, expected numbers or strings; objects are not read")
         array.check_size(path.stat().st_size)
         return array
 

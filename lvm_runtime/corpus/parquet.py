@@ -154,6 +154,7 @@ class ParquetFile:
         types, sizes = self._arrow.types, [len(values)]
         if isinstance(values.type, self._arrow.FixedShapeTensorType):
             self._no_nulls(values, column, first, 1)
+            self._no_nulls(values.storage.flatten(), column, first, math.prod(values.type.shape))
             return values.to_numpy_ndarray()
         while self._is_list(values.type):
             width = math.prod(sizes[1:])
@@ -166,6 +167,8 @@ class ParquetFile:
                 if (lengths != size).any():
                     row = int(np.flatnonzero(lengths != size)[0])
                     raise self._unequal(column, first + row // width, (int(lengths[row]),), (size,))
+            if not size:
+                raise InvalidInput(f"{self.path}: row {first} of column {column} is an empty list, expected numbers")
             sizes.append(size)
             values = values.flatten()
         self._no_nulls(values, column, first, math.prod(sizes[1:]))

@@ -65,7 +65,7 @@ def load_model(artifact: Artifact) -> nn.Module:
     Raises ArtifactError if the weights are not those of the manifest's architecture and sizes.
     """
     file = artifact.path / artifact.manifest.weights.path
-    model = build_model(artifact.config)
+    model = build_model(artifact.config, seed=0)  # which leaves the caller's random state alone
     try:
         model.load_state_dict(load_file(file), strict=True)
     except (RuntimeError, SafetensorError, OSError) as error:

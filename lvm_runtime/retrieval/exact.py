@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lvm_runtime.system.mapped import release_rows
 
 _BLOCK = 8192  # rows that are in memory at a time, as float32
+_TINY = 1e-15  # squares of float32 vanish below 1e-38, so shorter vectors are scaled before they are squared
 
 Floats = NDArray[np.float32]
 
@@ -38,8 +39,16 @@ class ExactSearch:
         return rows
 
 
+@np.errstate(all="ignore")
 def unit_rows(vectors: NDArray[Any]) -> Floats:
     """Return `vectors` `[…, D]` in float32, each divided by its length; zeros stay zeros."""
-    found = np.array(vectors, np.float32)
-    lengths = np.sqrt(np.einsum("...d,...d->...", found, found))[..., None]
-    return np.divide(found, lengths, out=found, where=lengths > 0)
+    found = np.array(vectors, np.float32, order="C")
+    rows = found.reshape(-1, found.shape[-1])
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    tiny = np.flatnonzero(lengths < _TINY)
+    if len(tiny):
+        largest = np.abs(rows[tiny]).max(axis=1, keepdims=True)
+        rows[tiny] = scaled = np.divide(rows[tiny], largest, out=np.zeros_like(rows[tiny]), where=largest > 0)
+        lengths[tiny] = np.sqrt(np.einsum("nd,nd->n", scaled, scaled))
+    np.divide(rows, lengths[:, None], out=rows, where=lengths[:, None] > 0)
+    return found

@@ -125,8 +125,9 @@ class Index:
             path = folder_of(path)
         record, folder = _read(path)
         source = folder / record.corpus[0].name
+        added = {file.name for file in _files_of(source)} - {file.name for file in record.corpus}
         for expected in record.corpus:
-            if not expected.matches(folder / expected.name):
+            if added or not expected.matches(folder / expected.name):
                 raise InvalidInput(
                     f"{path}: the corpus {folder / expected.name} is no longer the one that was indexed; "
                     f"make the index again: lvm-runtime index {source}"
@@ -199,13 +200,14 @@ def _check_values(corpus: Corpus) -> None:
     """Raise InvalidInput for the first vector that is not finite."""
     for begin in range(0, len(corpus.values), _BLOCK):
         original = corpus.values[begin : begin + _BLOCK]
-        block = np.ascontiguousarray(original, np.float32)
+        with np.errstate(all="ignore"):
+            block = np.ascontiguousarray(original, np.float32)
         if not is_usable(block, LARGEST_NORM):
             raise InvalidInput(f"{corpus.name}: {describe_bad_row(original, block, begin, LARGEST_NORM)}")
 
 
 def _require_index_or_nothing(path: Path) -> None:
-    if path.exists() and not (path / MANIFEST).is_file():
+    if os.path.exists(path) and not os.path.isfile(path / MANIFEST):
         raise InvalidInput(f"{path}: exists and is not an index; choose another folder or move it away")
 
 

@@ -38,6 +38,7 @@ WRONG: dict[str, Callable[[Predictor], Any]] = {
     "vectors": lambda p: p.predict_sequence(7),
     "masked vectors": lambda p: p.predict_sequence(np.ma.masked_invalid(some_contexts(1)[0])),
     "steps": lambda p: p.rollout(some_contexts(1), True),
+    "steps, beyond arrays": lambda p: p.rollout(some_contexts(1), 2**62),
     "stream": lambda p: p.stream(5),  # type: ignore[arg-type]
     "batch_size": lambda p: p.stream([], batch_size="4"),  # type: ignore[arg-type]
     "max_batch": lambda p: p.batcher(max_batch=1.5),  # type: ignore[arg-type]

@@ -307,6 +307,27 @@ def test_a_callback_may_submit_and_close(small_artifacts: Get) -> None:
         assert not batcher._worker.is_alive()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nothing_that_is_done_to_a_future_ends_the_worker() -> None:
+    def leave(future: Any) -> None:
+        raise SystemExit
+
+    model = Model()
+    model.gate.clear()
+    with model.batcher(max_batch=6, max_delay_ms=0) as batcher:
+        batcher.submit(0).add_done_callback(leave)
+        model.started.wait(20)
+        settled, notified, running, exits, good = (batcher.submit(i) for i in range(1, 6))
+        settled.set_result(None)
+        notified.cancel()
+        notified.set_running_or_notify_cancel()
+        running.set_running_or_notify_cancel()
+        exits.add_done_callback(leave)
+        model.gate.set()
+        assert [good.result(20)[0], exits.result(20)[0], batcher.submit(6).result(20)[0]] == [10, 8, 12]
+        assert settled.result() is None
+
+
 def test_a_dropped_batcher_answers_and_frees_its_thread(small_artifacts: Get) -> None:
     with Predictor(small_artifacts("amn")) as predictor:
         batcher = predictor.batcher(max_delay_ms=60_000)

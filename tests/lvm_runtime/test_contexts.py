@@ -36,6 +36,10 @@ class _Dlpack:
         return self._array.__dlpack_device__()
 
 
+class Tagged(torch.Tensor):
+    """A tensor of somebody's own kind."""
+
+
 KINDS: dict[str, Any] = {
     "float32": X,
     "float64": X.astype(np.float64),
@@ -77,7 +81,9 @@ def test_whole_numbers_in_lists_are_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [(X, np.ndarray), (torch.from_numpy(X), torch.Tensor)], ids=["numpy", "torch"]
+    ("value", "kind"),
+    [(X, np.ndarray), (torch.from_numpy(X), torch.Tensor), (torch.from_numpy(X).as_subclass(Tagged), torch.Tensor)],
+    ids=["numpy", "torch", "subclass"],
 )
 @pytest.mark.parametrize("single", [False, True], ids=["batch", "single"])
 def test_results_come_back_in_kind(value: Any, kind: type, single: bool) -> None:
@@ -97,6 +103,9 @@ class Broken:
     def __dlpack_device__(self) -> tuple[int, int]:
         return 1, 0
 
+
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "rank 1": (np.zeros(16, np.float32), r"shape \[16\], expected \[B, 5, 16\] or \[5, 16\]"),
@@ -128,6 +137,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "nothing": (None, "got NoneType"),
     "a dict": ({"contexts": X}, "got dict"),
     "texts in lists": ([["a"] * 16] * 5, "dtype <U1"),
+    "tensors of bfloat16 in a list": ([torch.zeros(16).bfloat16()] * 5, "cannot be read as an array .*BFloat16"),
+    "tensors with gradients in a list": ([torch.zeros(16).requires_grad_()] * 5, "cannot be read as an array .*grad"),
+    "a list that holds itself": (ENDLESS, "cannot be read as an array .*recursion"),
     "uneven lists": ([[1.0, 2.0], [1.0]], "unequal lengths"),
 }
 
@@ -179,6 +191,26 @@ TOO_LONG: dict[str, tuple[Any, str]] = {
 def test_a_vector_that_is_too_long_is_named(contexts: Any, message: str) -> None:
     with pytest.raises(InvalidInput, match=message + ".*expected at most 1e\\+06"):
         Contexts(contexts, 5, 16, NORM).rows(0, 3)
+
+
+NEAR_ZERO = np.geomspace(1e-300, 1.0, 80).reshape(1, 5, 16)
+STRICT: dict[str, tuple[Any, str | None]] = {
+    "tiny float64": (NEAR_ZERO, None),
+    "tiny beside large": (np.where(NEAR_ZERO < 1e-20, NEAR_ZERO, 1e5).astype(np.float32), None),
+    "beyond float32": (NEAR_ZERO * 1e300, "too large for float32"),
+    "too long": (np.where(NEAR_ZERO < 1e-20, NEAR_ZERO, 1e10), "has norm"),
+    "signalling NaN": (np.full((1, 5, 16), 0x7FF4 << 48, np.uint64).view(np.float64), "is nan"),
+}
+
+
+@pytest.mark.parametrize(("value", "message"), STRICT.values(), ids=STRICT.keys())
+def test_a_caller_whose_numpy_raises_gets_the_same(value: Any, message: str | None) -> None:
+    with np.errstate(all="raise"):
+        if message is None:
+            assert len(Contexts(value, 5, 16, NORM).rows(0, 1)) == 1
+            return
+        with pytest.raises(InvalidInput, match=message):
+            Contexts(value, 5, 16, NORM).rows(0, 1)
 
 
 def test_bad_rows_are_found() -> None:

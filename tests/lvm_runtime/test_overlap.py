@@ -41,6 +41,23 @@ def test_an_out_that_lies_on_the_input_or_on_itself_is_refused(small_artifacts: 
     np.testing.assert_array_equal(vectors, before)
 
 
+@pytest.mark.parametrize("rows", [slice(4, None), slice(None, -4), slice(None, None, -1)], ids=str)
+def test_an_out_in_another_mapping_of_the_input_is_refused(small_artifacts: Get, tmp_path: Path, rows: slice) -> None:
+    vectors = some_contexts(1, length=3004)[0]
+    vectors.tofile(tmp_path / "both")
+    source = np.memmap(tmp_path / "both", np.float32, "r", shape=(3004, 16))
+    out = np.memmap(tmp_path / "both", np.float32, "r+", shape=(3004, 16))[rows][:3000]
+    with Predictor(small_artifacts("amn")) as predictor:
+        with pytest.raises(InvalidInput, match="shares memory with the input"):
+            predictor.predict_sequence(source, out=np.asarray(out))
+        np.testing.assert_array_equal(source, vectors)
+        apart = np.memmap(tmp_path / "both", np.float32, "r+", 3004 * 64, (3000, 16))
+        private = np.memmap(tmp_path / "both", np.float32, "c", shape=(3000, 16))
+        expected = predictor.predict_sequence(vectors)
+        for whole in (apart, private):
+            np.testing.assert_array_equal(predictor.predict_sequence(source, out=whole), expected)
+
+
 def test_an_out_beside_the_input_is_filled(small_artifacts: Get) -> None:
     both = np.zeros((3000, 6, 16), np.float32)
     both[:, :5] = some_contexts(3000)

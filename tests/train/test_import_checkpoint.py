@@ -157,6 +157,16 @@ def test_prefixes_of_wrappers_are_removed_and_recorded(prefix: str, tmp_path: Pa
     assert artifact.manifest.provenance["training"]["prefix_removed"] == prefix
 
 
+def test_weights_of_whole_numbers_are_refused_for_their_scale_is_not_known(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "best.pt", "gru")
+    state = torch.load(file, weights_only=True)
+    key = "blocks.1.gru.weight_hh_l0"
+    state["model_state_dict"][key] = state["model_state_dict"][key].to(torch.int8)
+    torch.save(state, file)
+    with pytest.raises(ArtifactError, match=rf"'{key}': torch.int8, expected tensors of floats"):
+        import_checkpoint(file, tmp_path / "out")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300], ids=["NaN", "infinity", "too large for float32"])
 def test_weights_that_are_no_numbers_are_refused_with_their_key(value: float, tmp_path: Path) -> None:
     file = checkpoint(tmp_path / "best.pt", "gru")

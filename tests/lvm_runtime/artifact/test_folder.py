@@ -129,6 +129,36 @@ def test_committing_replaces_the_form_of_the_same_name(copy: Path) -> None:
     assert Artifact.load(copy).manifest == after.manifest
 
 
+@pytest.mark.parametrize(
+    "relative",
+    ["../out.onnx", "{absolute}", "model.safetensors", "manifest.json", "onnx", "onnx/fp32.onnx/x", "", ".", "a\\b", 3],
+    ids=str,
+)
+def test_a_form_lies_inside_and_on_nothing_else(copy: Path, tmp_path: Path, relative: Any) -> None:
+    (tmp_path / "somebodys.txt").write_text("theirs")
+    relative = str(tmp_path / "somebodys.txt") if relative == "{absolute}" else relative
+    artifact, made = Artifact.load(copy), tmp_path / "made"
+    made.write_bytes(b"a form")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InvalidInput, match="relative"), artifact.adding(relative):
+        pass
+    with pytest.raises(InvalidInput, match="relative"):
+        artifact.commit(made, relative, format="onnx", precision="fp32", drift=0.0)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "somebodys.txt").read_text() == "theirs"
+    assert Artifact.load(copy) == artifact
+
+
+@pytest.mark.parametrize("value", [{1}, b"x"], ids=["set", "bytes"])
+def test_details_that_a_manifest_cannot_hold_change_nothing(copy: Path, tmp_path: Path, value: Any) -> None:
+    (tmp_path / "made").write_bytes(b"a form")
+    artifact = Artifact.load(copy)
+    how: dict[str, Any] = {"format": "onnx", "precision": "fp32", "drift": 0.0, "details": {"value": value}}
+    with pytest.raises(InvalidInput, match="cannot hold this"):
+        artifact.commit(tmp_path / "made", "onnx/fp32.onnx", **how)
+    assert Artifact.load(copy) == artifact
+
+
 def test_exporting_into_retrained_weights_is_refused(copy: Path) -> None:
     artifact = Artifact.load(copy)
     save_model(randomised("amn", seed=1), copy)
@@ -217,6 +247,8 @@ def test_something_else_is_not_replaced(target: str, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="exists and is not an artifact"):
         save_model(randomised("amn"), tmp_path / target)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    with pytest.raises(WriteFailed):
+        save_model(randomised("amn"), tmp_path / ("long" * 99))
 
 
 def test_an_empty_folder_becomes_the_artifact_of_a_model_made_now(tmp_path: Path) -> None:

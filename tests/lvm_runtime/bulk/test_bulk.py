@@ -146,6 +146,10 @@ def test_bad_rows_are_set_aside_when_asked(
         listed = list(csv.DictReader(file))
     assert [int(line["prediction"]) for line in listed] == bad
     assert all("row 50" in line["reason"] for line in listed)
+    values[50, ..., 3] = 0
+    _save(tmp_path / "in.npy", values=values)
+    predict_file(predictor, path, out, overwrite=True)
+    assert not (tmp_path / "out.npy.bad.csv").exists()  # it lists rows of the output that was replaced
 
 
 RUN = """

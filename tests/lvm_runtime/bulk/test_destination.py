@@ -168,6 +168,15 @@ def test_a_second_writer_is_told_so(predictor: Predictor, source: Path, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npy", "out.npy"]
 
 
+@pytest.mark.parametrize("name", ["fingerprint.npz", "new.npy", "new/new.npy"])
+def test_nothing_is_written_into_the_artifact(predictor: Predictor, source: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to(predictor.artifact.path)
+    before = sorted(predictor.artifact.path.rglob("*"))
+    with pytest.raises(InvalidInput, match=r"lies in the artifact .*choose another folder"):
+        predict_file(predictor, source, tmp_path / "link" / name, overwrite=True, progress=False)
+    assert sorted(predictor.artifact.path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("change", ["shortened", "replaced", "gone"])
 def test_a_part_that_changes_while_it_is_written_is_an_error(
     predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from lvm_runtime.commands.console import run, show
@@ -60,6 +62,14 @@ def test_an_error_of_the_system_is_one_line(error: Exception, line: str, capsys:
 def test_ctrl_c_is_a_word_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda: _raise(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(("encoding", "line"), [("ascii", b"\\xe9 \\u2212\n"), ("cp1252", b"\xe9 \\u2212\n")])
+def test_what_an_encoding_does_not_have_is_escaped(encoding: str, line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding, newline="\n"))
+    assert run(lambda: show("é −")) == 0
+    assert printed.getvalue() == line
 
 
 def test_a_bug_keeps_its_traceback() -> None:

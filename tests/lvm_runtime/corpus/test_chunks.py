@@ -159,6 +159,8 @@ BAD = {
     "numbers": ({"texts": np.zeros(5)}, "texts has dtype float64, expected strings"),
     "objects": ({"texts": np.array([*"abcd", None], object)}, "texts has dtype object, expected strings"),
     "ends": (_packed() | {"text_ends": np.arange(3)}, r"texts holds \[3\] texts"),
+    "ends that are no whole numbers": (_packed() | {"text_ends": np.linspace(0, 9, 5)}, "expected strings, or UTF-8"),
+    "files that are no list": ({"files": np.float32(3)}, r"files is float32 \[\], expected a list of strings"),
 }
 
 
@@ -166,6 +168,15 @@ BAD = {
 def test_texts_that_do_not_fit_are_refused_at_once(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=message):
         open_corpus(_saved(np.savez, doc_ids=IDS, **arrays)(tmp_path), context_length=2)
+
+
+@pytest.mark.parametrize("end", [-1, 2, 10**6], ids=["below", "before-the-last", "beyond"])
+def test_texts_that_end_nowhere_are_not_taken_for_empty(end: int, tmp_path: Path) -> None:
+    packed = _packed()
+    packed["text_ends"][3] = end
+    corpus = open_corpus(_saved(np.savez, **packed)(tmp_path), context_length=2)
+    with pytest.raises(InvalidInput, match="text_ends of row 3 is out of order, or beyond"):
+        corpus.chunks(np.array([0, 3]))
 
 
 def test_what_says_nonsense_about_itself_was_not_made_by_us(tmp_path: Path) -> None:

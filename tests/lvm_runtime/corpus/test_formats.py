@@ -190,6 +190,15 @@ def test_windows_keep_their_article(tmp_path: Path, contexts: str, targets: str,
     assert corpus.groups[::6].tolist() == [0, 0, 7]
 
 
+@pytest.mark.parametrize("index", [["a", "b", "c"], [0.0, np.nan, 7.0], [[0, 0], [0, 0], [7, 7]]], ids=str)
+def test_articles_that_are_no_numbers_are_not_known(tmp_path: Path, index: Any) -> None:
+    array = np.array(index)
+    records = np.zeros(array.shape, [("article_index", array.dtype)])
+    records["article_index"] = array
+    np.savez(tmp_path / "w.npz", contexts=np.ones((3, 5, 4)), targets=np.zeros((3, 4)), metadata=records)
+    assert _read(tmp_path / "w.npz").groups is None
+
+
 def _read(path: Path) -> Corpus:
     return open_corpus(path, context_length=5)
 

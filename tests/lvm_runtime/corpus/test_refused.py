@@ -26,6 +26,7 @@ NULL_NUMBER = [*ROWS[:100], [1.0, None, 1.0, 1.0], *ROWS[101:]]
 RAGGED = [*ROWS[:100], [1.0, 2.0], *ROWS[101:]]
 OBJECTS = np.empty(120, object)
 OBJECTS[:] = ROWS
+TENSOR = pa.fixed_shape_tensor(pa.float32(), [4])
 
 NPZ: dict[str, tuple[dict[str, Any], str]] = {
     "keys": ({"data": VECTORS}, "holds data, expected vectors and doc_ids"),
@@ -63,6 +64,15 @@ PARQUET: dict[str, tuple[dict[str, Any], str]] = {
     "null row of a list": ({"vectors": NULL_ROW}, "row 100 is null in column vectors"),
     "null number": ({"vectors": NULL_NUMBER}, "row 100 is null in column vectors"),
     "null in a fixed-size list": ({"vectors": pa.array(NULL_NUMBER, pa.list_(pa.float32(), 4))}, "row 100 is null"),
+    "null in a tensor": (
+        {"vectors": pa.ExtensionArray.from_storage(TENSOR, pa.array(NULL_NUMBER, TENSOR.storage_type))},
+        "row 100 is null",
+    ),
+    "empty lists": (
+        {"vectors": pa.array([[]] * 9, pa.list_(pa.float32()))},
+        "row 0 of column vectors is an empty list",
+    ),
+    "empty lists of lists": ({"contexts": pa.array([[]] * 9, pa.list_(pa.list_(pa.float32())))}, "row 0 .*empty list"),
     "ragged": ({"vectors": RAGGED}, "row 100 of column vectors holds 2 numbers and the rows before it 4"),
     "integers": ({"vectors": pa.array([[1, 2]] * 9)}, "column vectors holds int64, expected lists of float16"),
     "strings": ({"vectors": pa.array([["a"]])}, "column vectors holds string, expected lists of float16"),
@@ -127,17 +137,38 @@ def test_the_first_bad_row_is_named_whichever_thread_meets_one(tmp_path: Path, m
         ("bad" * 100 + ".npy", lambda path: None, "cannot be read"),
         ("bad\0.npy", lambda path: None, "no name of a file"),
         ("bad.csv", lambda path: path.write_text("1"), r"unknown kind of file '\.csv'"),
-        ("bad.npy", lambda path: np.save(path, OBJECTS), "dtype object, expected float16"),
+        ("bad.npy", lambda path: np.save(path, OBJECTS), "dtype object, expected numbers"),
+        ("bad.npy", lambda path: np.save(path, np.float32(3)), r"array of shape \[\], expected contexts"),
         ("bad.npy", lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x04\x00{1: "), "not a .npy file"),
         ("bad.npy", lambda path: path.write_bytes(_header("(-3, 4)")), r"not a .npy file \(shape \[-3, 4\]\)"),
         ("bad.npy", lambda path: path.write_bytes(_header("(10**9, 4)".replace("10**9", str(10**9)))), "truncated"),
     ],
-    ids=["none", "folder", "pipe", "pipe.parquet", "long", "NUL", "suffix", "objects", "header", "negative", "rows"],
+    ids=[
+        "none",
+        "folder",
+        "pipe",
+        "pipe.parquet",
+        "long",
+        "NUL",
+        "suffix",
+        "objects",
+        "scalar",
+        "header",
+        "negative",
+        "rows",
+    ],
 )
 def test_what_is_no_file_of_a_corpus(tmp_path: Path, name: str, make: Callable[[Path], object], message: str) -> None:
     make(tmp_path / name)
     with pytest.raises(InvalidInput, match=message):
         open_corpus(tmp_path / name, context_length=5)
+
+
+def test_ids_that_would_be_taken_for_addresses(tmp_path: Path) -> None:
+    np.save(tmp_path / "bad.npy", VECTORS)
+    objects = np.array([2**70 + i for i in IDS.tolist()], object)  # a pickle that is longer than as many addresses
+    np.save(tmp_path / "bad.ids.npy", objects, allow_pickle=True)
+    _refuse(tmp_path / "bad.npy", "bad.ids.npy: has dtype object, expected numbers or strings")
 
 
 def _header(shape: str) -> bytes:

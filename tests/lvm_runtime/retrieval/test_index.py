@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, WriteFailed
 from lvm_runtime.retrieval import Index
 from lvm_runtime.retrieval.ann import FILE
 from lvm_runtime.retrieval.index import ANN, EXACT, MANIFEST
@@ -101,6 +101,16 @@ def test_a_corpus_that_changed_is_noticed_and_one_that_was_copied_is_not(tmp_pat
         Index.open(tmp_path / "c.npz.index")
 
 
+@pytest.mark.parametrize("name", ["c.ids.npy", "c.chunks.npz"])
+def test_files_that_came_to_the_corpus_are_noticed(name: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", vectors(50))
+    Index.build(tmp_path / "c.npy")
+    with (tmp_path / name).open("wb") as file:
+        np.save(file, np.arange(50)) if name == "c.ids.npy" else np.savez(file, texts=np.array(["a"] * 50))
+    with pytest.raises(InvalidInput, match="no longer the one that was indexed"):
+        Index.open(tmp_path / "c.npy")
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "no manifest": lambda folder: (folder / MANIFEST).unlink(),
     "manifest of another kind": lambda folder: (folder / MANIFEST).write_text("[]"),
@@ -149,16 +159,29 @@ def test_approximate_vectors_of_another_corpus_are_refused(other: np.ndarray, tm
         Index.open(index.path)
 
 
+@pytest.mark.parametrize("scale", [1e-22, 1e-37], ids=str)
+def test_tiny_vectors_have_directions_too(scale: float, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((40, 16))
+    np.save(tmp_path / "c.npy", vectors)
+    np.save(tmp_path / "tiny.npy", (vectors * scale).astype(np.float32))
+    expected = Index.build(tmp_path / "c.npy").search(vectors[:3], k=5)
+    found = Index.build(tmp_path / "tiny.npy").search((vectors[:3] * scale).astype(np.float32), k=5)
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-5)
+
+
 def test_what_cannot_be_indexed_or_searched_is_refused(tmp_path: Path) -> None:
     rows = vectors(40)
     np.savez(tmp_path / "empty.npz", vectors=rows[:0])
     np.savez(tmp_path / "contexts.npz", contexts=rows.reshape(8, 5, 16))
     rows[7, 3] = np.nan
     np.savez(tmp_path / "nan.npz", vectors=rows)
+    np.savez(tmp_path / "far.npz", vectors=vectors(40).astype(np.float64) * 1e300)
     for name, message in (
         ("empty.npz", "holds no vectors"),
         ("contexts.npz", r"holds contexts \[8, 5, 16\], expected vectors"),
         ("nan.npz", "row 7, component 3 is nan"),
+        ("far.npz", "row 0, component 0 .*too large for float32"),
     ):
         with pytest.raises(InvalidInput, match=message):
             Index.build(tmp_path / name)
@@ -167,6 +190,8 @@ def test_what_cannot_be_indexed_or_searched_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(InvalidInput, match="mine: exists and is not an index"):
         Index.build(tmp_path / "c.npz", out=tmp_path / "mine")
+    with pytest.raises(WriteFailed, match="cannot be written"):
+        Index.build(tmp_path / "c.npz", out=tmp_path / ("long" * 99))
     index = Index.build(tmp_path / "c.npz")
     for queries, message in (
         (np.ones((2, 15)), r"shape \[2, 15\], expected \[q, 16\]"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lvm_runtime import Predictor
+from lvm_runtime.commands.main import main
+from lvm_runtime.commands.next import _read_stdin
 from lvm_runtime.corpus.write import Part, write_corpus
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.retrieval import Index, next_chunks
@@ -64,3 +68,31 @@ def test_an_index_of_another_dimension_is_refused(asked: tuple[Predictor, Index,
     np.save(tmp_path / "other.npy", np.ones((9, 8), np.float32))
     with pytest.raises(InvalidInput, match=r"vectors of D=8, the model .* has D=16"):
         next_chunks(predictor, Index.build(tmp_path / "other.npy"), contexts)
+
+
+def test_the_command_prints_json_whatever_is_in_the_texts(
+    asked: tuple[Predictor, Index, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["a\u00a0b \u00ad \x1b[31m \u2028 \U0001f600 é"] * 9
+    vectors = np.random.default_rng(0).standard_normal((9, D)).astype(np.float32)
+    np.savez(tmp_path / "t.npz", vectors=vectors, texts=np.array(texts))
+    Index.build(tmp_path / "t.npz")
+    np.save(tmp_path / "v.npy", vectors[:T] + 1)
+    command = ["next", str(tmp_path / "amn"), "--backend", "eager", "--vectors", str(tmp_path / "v.npy"), "--json"]
+    assert main([*command, "--index", str(tmp_path / "t.npz")]) == 0
+    assert json.loads(capsys.readouterr().out)["next"][0]["text"] == texts[0]
+
+
+def test_the_last_window_of_a_file_is_one_of_its_last_document(
+    asked: tuple[Predictor, Index, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "v.npz", vectors=some_contexts(3).reshape(15, D), doc_ids=np.repeat([0, 1], [12, 3]))
+    command = ["next", str(tmp_path / "amn"), "--backend", "eager", "--vectors", str(tmp_path / "v.npz")]
+    assert main([*command, "--index", str(tmp_path / "c.npz")]) == 1
+    assert "3 vectors in the last document, expected at least the 5" in capsys.readouterr().err
+
+
+def test_a_text_that_is_no_text_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8"))
+    with pytest.raises(InvalidInput, match="stdin: cannot be read as utf-8 text"):
+        _read_stdin()
