@@ -84,4 +84,4 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _token(path: Path | None) -> str | None:
-    return None if path is None else path.read_text().strip()
+    return None if path is None else path.read_text("utf-8", errors="replace").strip()

@@ -24,6 +24,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from lvm_runtime import Predictor, Request
+from lvm_runtime.commands.main import main
 from lvm_runtime.server.failures import Refused
 from lvm_runtime.server.metrics import Metrics
 from lvm_runtime.server.models import Models
@@ -184,6 +185,15 @@ def test_a_worker_that_dies_is_replaced(small_artifacts: Get) -> None:
 def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="manifest"), serving(str(tmp_path)):
         pass
+
+
+@pytest.mark.parametrize("token", [b"", b"\xff\xfe", "schlüssel".encode(), b"two\nlines"], ids=str)
+def test_a_token_that_no_header_can_hold_is_one_line(token: bytes, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "token").write_bytes(token)
+    assert main(["serve", "somewhere", "--token-file", str(tmp_path / "token")]) == 1
+    assert (
+        capsys.readouterr().err == "error: the token is empty or holds what a header cannot; expected printable ASCII\n"
+    )
 
 
 def test_tls_and_token(small_artifacts: Get, tmp_path: Path) -> None:
