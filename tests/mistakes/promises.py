@@ -25,13 +25,6 @@ MISTAKES = [
         f"{_TEST_BATCHER}::test_coroutines_await_and_are_held_back_without_blocking_the_loop",
     ),
     Mistake(
-        "the delay counts from when the worker looks",
-        _BATCHER,
-        "self.waiting[0].arrived + self.max_delay - time.monotonic()",
-        "self.max_delay",
-        f"{_TEST_BATCHER}::test_a_lone_request_waits_no_longer_than_the_delay[3.0-waits1]",
-    ),
-    Mistake(
         "the delay counts twice",
         _BATCHER,
         "self.waiting[0].arrived + self.max_delay - time",
