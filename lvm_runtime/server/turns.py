@@ -29,7 +29,7 @@ QUICK = 0.002
 _AFTER_ONE, _AFTER_MANY = 10, 200
 """Turns without a request, after which staggered ones are a batch: where the last batch had one request, and else.
 grpc.aio takes about 8 turns to accept a call. With 4 turns the batches of 32 clients held one request each, with 10
-and 200 they hold 15. 200 empty turns take 0.3 ms: who comes more often than that is not answered singly."""
+and 200 they hold 15. 200 empty turns take 0.1 to 0.3 ms: who comes more often than that is not answered singly."""
 
 _NEWEST = 0.2
 """Share of the newest measurement in what a batch is expected to take."""
