@@ -121,7 +121,9 @@ def test_a_run_that_is_ended_keeps_what_it_measured(tmp_path: Path, unit: int, k
         assert process.wait(timeout=60) == pytest.ExitCode.INTERRUPTED, "".join(lines)[-3000:]
     assert "Traceback" not in "".join(lines)
     records = json.loads(path.read_text())["benchmarks"] if path.exists() else []
-    assert {b["extra_info"]["batch"] for b in records} == kept
+    measured = {b["extra_info"]["batch"] for b in records}
+    assert kept <= measured
+    assert len(measured) <= unit  # what the signal met may have come to its end
 
 
 def test_an_unknown_model_is_a_usage_error() -> None:
