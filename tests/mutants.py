@@ -64,7 +64,7 @@ CORE: dict[str, tuple[str, ...]] = {
     "lvm_runtime/bulk/output.py": (*_RUNS, _DURABILITY),
     "lvm_runtime/bulk/parts.py": (f"{_BULK}/test_parts.py", f"{_BULK}/test_resumption.py"),
     "lvm_runtime/bulk/predict.py": _RUNS,
-    "lvm_runtime/bulk/source.py": (f"{_BULK}/test_bulk.py",),
+    "lvm_runtime/bulk/source.py": (f"{_BULK}/test_bulk.py", f"{_BULK}/test_source.py"),
     "export/forms/*.py": ("tests/export/test_forms.py", "tests/export/test_int8.py", "tests/export/test_recency.py"),
     "export/onnx/graph.py": _EXPORT,
     "export/onnx/quantise.py": _EXPORT,

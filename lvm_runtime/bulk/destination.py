@@ -21,6 +21,13 @@ from lvm_runtime.system.atomic import file_lock
 _OTHER_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
+def keep_out(path: Path, artifact: Path) -> None:
+    """Raise InvalidInput for an output `path` that is the folder of an artifact or lies in it."""
+    folder, place = os.path.realpath(artifact), os.path.realpath(path)
+    if place == folder or place.startswith(os.path.join(folder, "")):
+        raise InvalidInput(f"{path}: lies in the artifact {folder}, which it would damage; choose another folder")
+
+
 class Destination:
     """The output `path` and the files beside it. InvalidInput for a name that no prediction can be written to."""
 

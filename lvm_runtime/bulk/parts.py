@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime.bulk.destination import writing
+from lvm_runtime.bulk.destination import keep_out, writing
 from lvm_runtime.bulk.output import PredictionTable
 from lvm_runtime.bulk.predict import BLOCK, predict_part
 from lvm_runtime.bulk.source import Source
@@ -91,8 +91,12 @@ def plan(sources: Sequence[Path], rows: int = ROWS) -> list[Part]:
     return parts
 
 
-def prepare(folder: Path, parts: Iterable[Part], *, overwrite: bool) -> None:
-    """Make the folder for the parts. InvalidInput if it holds others, or a finished run, unless `overwrite`."""
+def prepare(folder: Path, parts: Iterable[Part], artifact: Path, *, overwrite: bool) -> None:
+    """Make the folder for the parts. InvalidInput if it holds others, or a finished run, unless `overwrite`.
+
+    Nor may it lie in the `artifact` that predicts them, whose manifest would be replaced.
+    """
+    keep_out(folder, artifact)
     wanted = {part.name for part in parts}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ b rows of a block, n vectors that they need, T context length, D vector.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from lvm_runtime.arguments import file_name, instance
 from lvm_runtime.backends.registry import backend_class
-from lvm_runtime.bulk.destination import Destination
+from lvm_runtime.bulk.destination import Destination, keep_out
 from lvm_runtime.bulk.output import Output
 from lvm_runtime.bulk.source import Source
 from lvm_runtime.contexts import bad_rows, describe_bad_row
@@ -127,9 +126,7 @@ def predict_file(
     source, place = file_name(source, "source"), Destination(file_name(target, "target"))
     inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]
     place.check(inputs, overwrite=overwrite)
-    folder = os.path.realpath(predictor.artifact.path)
-    if os.path.realpath(place.path).startswith(os.path.join(folder, "")):
-        raise InvalidInput(f"{place.path}: lies in the artifact {folder}, which it would damage; choose another folder")
+    keep_out(place.path, predictor.artifact.path)
     with place.locked():
         place.check(inputs, overwrite=overwrite)  # another run may have ended since
         if restart:

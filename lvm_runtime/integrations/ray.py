@@ -48,7 +48,7 @@ def predict(
     path, folder = resolve(artifact).absolute(), file_name(out, "out").absolute()
     Artifact.load(path)  # says what is wrong with it here, before a cluster is asked
     parts = plan(sources_of(file_name(source, "source")), whole_number(rows, "rows"))
-    prepare(folder, parts, overwrite=overwrite)
+    prepare(folder, parts, path, overwrite=overwrite)
     started = not ray.is_initialized()
     if started:
         ray.init(address=address, include_dashboard=False, log_to_driver=False)

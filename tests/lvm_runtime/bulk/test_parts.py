@@ -43,7 +43,7 @@ def _corpus(folder: Path, name: str) -> Path:
 
 def _make(predictor: Predictor, source: Path, out: Path, rows: int, **options: Any) -> tuple[list[Any], dict[str, Any]]:
     parts = plan(sources_of(source), rows)
-    prepare(out, parts, overwrite=False)
+    prepare(out, parts, predictor.artifact.path, overwrite=False)
     results = [write_part(predictor, part, out, **options) for part in reversed(parts)]
     return results, finish(out, parts, results)
 
@@ -133,11 +133,21 @@ def test_what_does_not_fit_together_is_refused(predictor: Predictor, tmp_path: P
     with pytest.raises(LvmError, match="end at row 100 of 108"):
         finish(out, parts[:2], results)
     with pytest.raises(InvalidInput, match="of another run"):
-        prepare(out, plan([source], 20), overwrite=False)
-    prepare(out, parts, overwrite=True)
+        prepare(out, plan([source], 20), predictor.artifact.path, overwrite=False)
+    prepare(out, parts, predictor.artifact.path, overwrite=True)
     assert not list(out.iterdir())
     os.utime(source, ns=(0, 0))
     with pytest.raises(LvmError, match="changed it during the run"):
         write_part(predictor, parts[0], out)
     with pytest.raises(InvalidInput, match="holds no file"):
         sources_of(out)
+
+
+@pytest.mark.parametrize("name", [".", "parts"])
+def test_parts_are_not_written_into_the_artifact(predictor: Predictor, tmp_path: Path, name: str) -> None:
+    """Its manifest has the name of theirs, so that `overwrite` would delete it."""
+    folder, parts = predictor.artifact.path, plan([_corpus(tmp_path, "contexts.npy")], 20)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(InvalidInput, match=r"lies in the artifact .*choose another folder"):
+        prepare(folder / name, parts, folder, overwrite=True)
+    assert sorted(folder.rglob("*")) == before

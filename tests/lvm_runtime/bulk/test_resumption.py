@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,30 @@ def test_parts_of_other_weights_are_made_again(tmp_path: Path) -> None:
     for seed in (0, 1):
         with Predictor(save_model(randomised("amn", seed=seed), tmp_path / "amn").path, backend="eager") as predictor:
             assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
+
+
+def test_a_short_last_block_that_was_done_counts_as_what_it_holds(
+    small_artifacts: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(small_artifacts("amn"), threads=1)
+    source, out = _save(tmp_path / "in.npy", contexts=some_contexts(40)), tmp_path / "out.npy"
+    predict, last_is_done = bulk.predict_part, threading.Event()
+
+    def first_fails(predictor: Predictor, source: Any, start: int, *rest: Any) -> Any:
+        if start == 0:
+            assert last_is_done.wait(30)
+            raise KeyboardInterrupt
+        return predict(predictor, source, start, *rest)
+
+    write = Output.write
+
+    def noted(output: Output, number: int, *rest: Any) -> None:
+        write(output, number, *rest)
+        last_is_done.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "predict_part", first_fails)
+        patch.setattr(Output, "write", noted)
+        with pytest.raises(KeyboardInterrupt):
+            predict_file(predictor, source, out)
+    assert predict_file(predictor, source, out).resumed == 8
