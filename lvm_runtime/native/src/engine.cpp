@@ -69,8 +69,8 @@ struct Engine::Process {
     }
 };
 
-// A workspace for as long as this lives. More callers than CPUs wait for each other here: they would not compute sooner,
-// and each would need memory of its own.
+// A workspace for as long as this lives. More callers than CPUs wait for each other here: they would not compute
+// sooner, and each would need memory of its own.
 class Engine::Lease {
   public:
     Lease(const Program& program, Process& process) : process_(process) {

@@ -20,10 +20,10 @@ struct alignas(64) TileSizes {
 };
 
 // Sums of 16 or 32 rows and 32 columns in tiles 0 to 3, rows in 4 and 5, weights in 6 and 7. The lines that take the
-// results come from beyond the first cache: some are asked for in each step, so that they come while tiles are multiplied.
+// results come from beyond the first cache: some are asked for in each step, while tiles are multiplied.
 template <bool two>
-inline void columns(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
-                    int32_t* sums, Lines lines) {
+inline void columns(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs,
+                    const int32_t* start, int32_t* sums, Lines lines) {
     constexpr int64_t b_step = 4 * panel;
     int64_t row = 0, share = (rows * 64 + inputs - 1) / inputs;
     _tile_loadd(0, start, 0);  // the same row 16 times

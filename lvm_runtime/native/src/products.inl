@@ -1,5 +1,6 @@
 // Products of integers, panel by panel, over a path's `tile`, which adds the products of up to `most_rows` rows and 64
-// columns to `start` [64], and may ask for the lines that are written next. What makes floats of the sums is the same in every path.
+// columns to `start` [64], and may ask for the lines that are written next. What makes floats of the sums is the same in
+// every path.
 
 namespace lvm {
 namespace {

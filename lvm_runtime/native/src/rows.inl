@@ -27,8 +27,8 @@ inline void each(int64_t n, Body body) {
     if (k < n) body(k, Part{n - k});
 }
 
-// exp x = 2^f / 2^n with n = round(−x log₂ e), and 2^f by a polynomial fitted on [−½, ½] with 1 at 0. The relative error is
-// 2.1e-7 at most up to |x| = 10, 1.3e-6 up to 87.
+// exp x = 2^f / 2^n with n = round(−x log₂ e), and 2^f by a polynomial fitted on [−½, ½] with 1 at 0. The relative error
+// is 2.1e-7 at most up to |x| = 10, 1.3e-6 up to 87.
 inline F exponential(F x) {
     x = smaller(larger(x, all(-87.0f)), all(88.0f));
     F n = round(x * all(-1.44269504f));
