@@ -158,8 +158,16 @@ def _workers(server: Running) -> list[int]:
     return [int(child) for child in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
 
 
+def _until_listening(server: Running, workers: int) -> None:
+    """Wait until so many workers have said, since the server began, that they listen."""
+    end = time.monotonic() + 60
+    while server.names().count("listening") < workers and time.monotonic() < end:
+        time.sleep(0.05)
+
+
 def test_a_worker_that_ends_at_once_ends_the_server(small_artifacts: Get) -> None:
     with serving(f"amn={small_artifacts('amn')}", "--workers", "2", "--drain", "0") as server:
+        _until_listening(server, 2)  # one that is told to stop before that says nothing
         os.kill(_workers(server)[0], signal.SIGKILL)
         assert server.process.wait(60) == 1
         assert {"a worker ended", "stopped"} <= set(server.names())
@@ -172,9 +180,7 @@ def test_a_worker_that_dies_is_replaced(small_artifacts: Get) -> None:
         time.sleep(5.5)
         first, second = _workers(server)
         os.kill(first, signal.SIGKILL)
-        end = time.monotonic() + 60
-        while server.names().count("listening") < 3 and time.monotonic() < end:
-            time.sleep(0.05)
+        _until_listening(server, 3)
         found = _workers(server)
         assert len(found) == 2
         assert second in found
