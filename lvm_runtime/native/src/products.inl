@@ -35,7 +35,7 @@ void run_product(const ProductCall& call) {
     const Packed& weight = *call.weight;
     alignas(64) int32_t sums[most_rows * panel];
     for (int64_t p = call.panel_start; p < call.panel_stop; ++p) {
-        const int8_t* b = weight.values.data() + p * panel * weight.inputs;
+        const int8_t* b = weight.values + p * panel * weight.inputs;
         for (int64_t row = 0; row < call.rows;) {
             int64_t rows = call.rows - row < most_rows ? call.rows - row : most_rows;
             tile(rows, call.a + row * call.a_step, call.a_step, b, weight.inputs, weight.start.data() + p * panel, sums,

@@ -22,18 +22,20 @@ bool overlap(const View& view, int64_t start, int64_t stop) {
     return false;
 }
 
-Packed pack(const Matrix& matrix, const Operation& operation, int32_t zero_shift) {
+int64_t packed_bytes(const Matrix& matrix) { return round_up(matrix.inputs, inner) * round_up(matrix.outputs, panel); }
+
+// `values`: zeros, where the integers will lie.
+Packed pack(const Matrix& matrix, const Operation& operation, int32_t zero_shift, int8_t* values) {
     int64_t inputs = matrix.inputs, outputs = matrix.outputs;
     int64_t filled = round_up(outputs, panel), depth = round_up(inputs, inner);
     Packed packed;
-    packed.inputs = depth, packed.outputs = outputs;
-    packed.values = Aligned<int8_t>(depth * filled);
+    packed.inputs = depth, packed.outputs = outputs, packed.values = values;
     packed.scale = Aligned<float>(filled), packed.start = Aligned<int32_t>(filled);
     int32_t zero = (operation.positive ? 0 : 128) - zero_shift;
     float steps = operation.positive ? 255.0f : 127.0f;
     for (int64_t n = 0; n < outputs; ++n) {
         int32_t sum = 0;
-        int8_t* column = packed.values.data() + n / panel * panel * depth + n % panel * 4;
+        int8_t* column = values + n / panel * panel * depth + n % panel * 4;
         for (int64_t k = 0; k < inputs; ++k) {
             int8_t value = matrix.values[k * outputs + n];
             column[k / 4 * 4 * panel + k % 4] = value;
@@ -60,7 +62,7 @@ class Compiler {
         note_uses();
         make_local();
         lay_out();
-        program_.plan.matrices.clear();  // the packed weights are what runs
+        pack_weights();
         return std::move(program_);
     }
 
@@ -217,8 +219,20 @@ class Compiler {
                 packed_[i]->bias == operation.bias)
                 return static_cast<int>(i);
         packed_.push_back(&operation);
-        program_.weights.push_back(pack(plan().matrices[operation.matrix], operation, path_.zero_shift));
         return static_cast<int>(packed_.size()) - 1;
+    }
+
+    void pack_weights() {
+        int64_t bytes = 0;
+        for (const Operation* operation : packed_) bytes += packed_bytes(plan().matrices[operation->matrix]);
+        program_.memory = Aligned<int8_t>(bytes);
+        int8_t* values = program_.memory.data();
+        for (const Operation* operation : packed_) {
+            const Matrix& matrix = plan().matrices[operation->matrix];
+            program_.weights.push_back(pack(matrix, *operation, path_.zero_shift, values));
+            values += packed_bytes(matrix);
+        }
+        program_.plan.matrices.clear();  // the packed weights are what runs
     }
 
     void add_product(const Operation& operation) {

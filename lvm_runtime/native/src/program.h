@@ -45,6 +45,7 @@ struct Program {
     std::vector<Slot> slots;
     std::vector<Step> steps;
     std::vector<Packed> weights;
+    Aligned<int8_t> memory;  // the integers of all weights, in one piece
     int64_t slice = 1;  // windows that run at once
     int64_t arena = 0;  // bytes
 

@@ -1,0 +1,32 @@
+#include <cstring>
+#include <new>
+
+#include "path.h"
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace lvm {
+namespace {
+
+constexpr size_t line = 64, huge_page = 2 << 20;
+
+size_t alignment(size_t bytes) { return bytes >= huge_page / 2 ? huge_page : line; }
+
+size_t whole(size_t bytes) { return (bytes + alignment(bytes) - 1) / alignment(bytes) * alignment(bytes); }
+
+}  // namespace
+
+void* allocate(size_t bytes) {
+    void* memory = ::operator new(whole(bytes), std::align_val_t(alignment(bytes)));
+#ifdef __linux__
+    // only a hint: without it, or where the system refuses, pages are small
+    if (alignment(bytes) == huge_page) madvise(memory, whole(bytes), MADV_HUGEPAGE);
+#endif
+    return std::memset(memory, 0, whole(bytes));
+}
+
+void release(void* memory, size_t bytes) { ::operator delete(memory, std::align_val_t(alignment(bytes))); }
+
+}  // namespace lvm
