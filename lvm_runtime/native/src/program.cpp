@@ -8,7 +8,7 @@ namespace {
 
 // Windows that run at once: as many as leave their values in a core's second cache, within these bounds. Each slice reads
 // all weights again, from beyond that cache those of a large model: 32 windows of a Transformer take less time than 12.
-constexpr int64_t slice_bytes = 3 << 20, least_slice = 48, most_slice = 64;
+constexpr int64_t slice_bytes = 3 << 20, least_slice = 32, most_slice = 64;
 
 // An operation of the plan, or rows of a shadow that are to be quantised.
 struct Item {
