@@ -28,6 +28,10 @@ LARGE_BATCH = 32
 """From here on every CPU has work, and one thread is not tried: in a slow second of the machine
 it looked faster, and a form ran at half its speed in the whole cell."""
 
+QUICK_BUILD = 2.0
+"""Seconds. Who is built in less is built anew between the rounds, because where the weights come to lie in memory makes
+the same session up to twice as fast."""
+
 PEER_DRIFT_LIMIT = 0.02
 """A peer may be less accurate than this project allows itself, and then its drift is shown; beyond this it
 computes something else, and its speed says nothing."""
@@ -35,15 +39,16 @@ computes something else, and its speed says nothing."""
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long a cell takes: bursts of `seconds` in `rounds` rounds, and further rounds until the ratios are settled.
+    """How long a cell takes: `builds` times, bursts of `seconds` in `rounds` rounds, and more until ratios are settled.
 
     They are when the 95 % interval of each side's ratio to the anchor is within ± `settled`, or when that has taken
-    `budget` seconds per side.
+    `budget` seconds per side and build.
     """
 
     rounds: int
     seconds: float
     budget: float = 0.0
+    builds: int = 1
     settled: float = 0.01
     max_calls: int = 200
     product_widths: tuple[int, ...] = (512, 1024)
@@ -61,7 +66,7 @@ class Effort:
 
 
 EFFORTS = {
-    "full": Effort(7, 0.04, budget=2.0),
+    "full": Effort(3, 0.04, budget=0.7, builds=3),
     "quick": Effort(3, 0.02),
     "smoke": Effort(2, 0.002, product_widths=(64,)),
 }
@@ -125,7 +130,7 @@ class Arena:
 
     def __init__(self, effort: Effort) -> None:
         self.effort = effort
-        self._runners: dict[tuple[str, str, int | None], Runner] = {}
+        self._runners: dict[tuple[str, str, int | None], tuple[Runner, float]] = {}
         self._broken: dict[tuple[str, str], str] = {}
         self._cells: dict[tuple[str, int], Cell] = {}
 
@@ -138,7 +143,7 @@ class Arena:
 
     def _measure(self, workload: Workload, batch: int, names: list[str]) -> Cell:
         contexts = workload.batch(batch)
-        ready: dict[str, tuple[Runner, int | None, float]] = {}
+        ready: dict[str, tuple[int | None, float]] = {}
         failed: dict[str, str] = {}
         for name in names:
             side, key = contender(name), (workload.architecture, name)
@@ -147,22 +152,33 @@ class Arena:
                 continue
             try:
                 runner, threads = self._at_its_best(workload, side, contexts)
-                ready[name] = (runner, threads, check(side, workload, runner, batch))
+                ready[name] = (threads, check(side, workload, runner, batch))
             except Exception as error:  # reported by the test of this contender; the others are still compared
                 failed[name] = self._broken[key] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         if not ready:
             return Cell({}, failed)
         began, spent = time.perf_counter(), seconds_elsewhere()
-        timings = self.effort.interleave(
-            {name: partial(runner, contexts) for name, (runner, *_) in ready.items()},
-            anchor=ANCHOR if ANCHOR in ready else next(iter(ready)),
-        )
+        timings = self._time(workload, batch, {name: threads for name, (threads, _) in ready.items()})
         elsewhere = (seconds_elsewhere() - spent) / (time.perf_counter() - began) / (os.cpu_count() or 1)
         measured = {
             name: Measured(contender(name), batch, threads, drift, timings[name])
-            for name, (_, threads, drift) in ready.items()
+            for name, (threads, drift) in ready.items()
         }
         return Cell(measured, failed, max(0.0, elsewhere))
+
+    def _time(self, workload: Workload, batch: int, threads: Mapping[str, int | None]) -> dict[str, Timing]:
+        """Return the timing of every contender, of all its builds; what was built anew is checked anew."""
+        contexts = workload.batch(batch)
+        rounds: dict[str, tuple[tuple[float, ...], ...]] = dict.fromkeys(threads, ())
+        for number in range(self.effort.builds):
+            sides: dict[str, Callable[[], Any]] = {}
+            for name, count in threads.items():
+                runner = self.runner(workload, contender(name), count, again=number > 0)
+                check(contender(name), workload, runner, batch)
+                sides[name] = partial(runner, contexts)
+            timings = self.effort.interleave(sides, anchor=ANCHOR if ANCHOR in sides else next(iter(sides)))
+            rounds = {name: rounds[name] + timing.rounds for name, timing in timings.items()}
+        return {name: Timing(timed) for name, timed in rounds.items()}
 
     def _at_its_best(self, workload: Workload, side: Contender, contexts: Array) -> tuple[Runner, int | None]:
         """Return the runner with the thread count that suits it, and that count."""
@@ -174,12 +190,14 @@ class Arena:
         best = fastest({threads: self.runner(workload, side, threads) for threads in counts}, contexts)
         return self.runner(workload, side, best), best
 
-    def runner(self, workload: Workload, side: Contender, threads: int | None) -> Runner:
-        """Return the contender's runner with `threads` threads, built on first use."""
+    def runner(self, workload: Workload, side: Contender, threads: int | None, again: bool = False) -> Runner:
+        """Return the contender's runner with `threads` threads, built on first use and, if that is quick, `again`."""
         key = (workload.architecture, side.name, threads)
-        if key not in self._runners:
-            self._runners[key] = side.build(workload, threads)
-        return self._runners[key]
+        if key not in self._runners or (again and self._runners[key][1] < QUICK_BUILD):
+            began = time.perf_counter()
+            runner = side.build(workload, threads)
+            self._runners[key] = (runner, time.perf_counter() - began)
+        return self._runners[key][0]
 
 
 def check(side: Contender, workload: Workload, runner: Runner, batch: int) -> float:

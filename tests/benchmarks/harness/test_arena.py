@@ -104,6 +104,30 @@ def test_a_cell_is_measured_once_and_the_anchor_is_always_in_it(workload: Worklo
     assert cell.speedup("lvm-right", ANCHOR) > 0.0
 
 
+def test_quick_sides_are_built_anew_and_slow_ones_once(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock of the arena a build of the slow side takes 3 s. All rounds of all builds are kept."""
+    built: list[str] = []
+    now = [0.0]
+
+    def building(name: str, seconds: float) -> Build:
+        def build(workload: Workload, threads: int | None) -> Runner:
+            built.append(name)
+            now[0] += seconds
+            return answering()(workload, threads)
+
+        return build
+
+    sides = [side(ANCHOR, building("quick", 0.0)), side("peer-slow", building("slow", 3.0))]
+    monkeypatch.setattr(benchmarks.harness.arena, "contender", {s.name: s for s in sides}.__getitem__)
+    monkeypatch.setattr(benchmarks.harness.arena, "usable_cpus", lambda: 1)
+    monkeypatch.setattr(benchmarks.harness.arena, "seconds_elsewhere", lambda: 0.0)
+    ticking = SimpleNamespace(perf_counter=lambda: now.__setitem__(0, now[0] + 0.001) or now[0])
+    monkeypatch.setattr(benchmarks.harness.arena, "time", ticking)
+    cell = Arena(Effort(rounds=2, seconds=0.0, builds=3)).cell(workload, 8, ["peer-slow"])
+    assert (built.count("quick"), built.count("slow")) == (3, 1)
+    assert [len(measured.timing.rounds) for measured in cell.measured.values()] == [6, 6]
+
+
 def test_one_thread_and_all_are_tried_for_small_batches_and_all_for_large_ones(
     workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
