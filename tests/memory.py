@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import re
+from pathlib import Path
 
 import psutil
 
@@ -26,3 +28,10 @@ def in_use() -> float:
     ask.restype = _Allocated
     found = ask()
     return (found.field_4 + found.field_7) / MEGABYTE
+
+
+def in_huge_pages() -> float:
+    """Return how many MB of this process lie in huge pages."""
+    found = re.search(r"AnonHugePages:\s+(\d+) kB", Path("/proc/self/smaps_rollup").read_text())
+    assert found
+    return int(found[1]) / 1024
