@@ -9,6 +9,9 @@
 #include <cpuid.h>
 #endif
 #endif
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 #if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -81,9 +84,13 @@ Cpu look() {
     Cpu found;
 #if defined(__aarch64__) && defined(__APPLE__)
     found.neon_dot = true;  // every Mac has had it since the M1
+    int has = 0;
+    size_t size = sizeof has;
+    found.i8mm = sysctlbyname("hw.optional.arm.FEAT_I8MM", &has, &size, nullptr, 0) == 0 && has;
 #elif defined(__aarch64__) && defined(__linux__)
-    constexpr unsigned long dot_product = 1ul << 20;
+    constexpr unsigned long dot_product = 1ul << 20, i8mm = 1ul << 13;
     found.neon_dot = (getauxval(AT_HWCAP) & dot_product) != 0;
+    found.i8mm = found.neon_dot && (getauxval(AT_HWCAP2) & i8mm) != 0;
 #endif
     return found;
 }

@@ -4,7 +4,7 @@
 namespace lvm {
 
 struct Cpu {
-    bool avx2 = false, avx_vnni = false, avx512_vnni = false, amx = false, neon_dot = false;
+    bool avx2 = false, avx_vnni = false, avx512_vnni = false, amx = false, neon_dot = false, i8mm = false;
 };
 
 const Cpu& cpu();

@@ -26,7 +26,10 @@ std::vector<const Path*> all_paths() {
 #if defined(__x86_64__) || defined(_M_X64)
         &path_avx512_vnni, &path_avx_vnni, &path_avx2,
 #endif
-#if defined(__aarch64__) || defined(_M_ARM64)
+#ifdef LVM_I8MM
+        &path_i8mm,
+#endif
+#ifdef LVM_NEON_DOT
         &path_neon_dot,
 #endif
         &path_plain,

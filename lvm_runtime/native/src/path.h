@@ -120,7 +120,13 @@ extern const Path path_avx2, path_avx_vnni, path_avx512_vnni;
 #if defined(__x86_64__) && defined(__linux__)  // where the system says how to ask for AMX
 extern const Path path_amx;
 #endif
-#if defined(__aarch64__) || defined(_M_ARM64)
+// compilers whose arm_neon.h has more instructions for a part of a program than for the rest
+#if defined(__aarch64__) && (defined(__clang__) ? __clang_major__ >= 16 : defined(__GNUC__))
+#define LVM_I8MM
+extern const Path path_i8mm;
+#endif
+#if defined(LVM_I8MM) || defined(__ARM_FEATURE_DOTPROD) || defined(_M_ARM64)
+#define LVM_NEON_DOT
 extern const Path path_neon_dot;
 #endif
 

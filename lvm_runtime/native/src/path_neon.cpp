@@ -1,7 +1,7 @@
 // NEON with the dot product of signed bytes: activations are moved by 128 first, which the zero point takes back.
 #include "path.h"
 
-#if defined(__aarch64__) || defined(_M_ARM64)
+#ifdef LVM_NEON_DOT
 #include "cpu.h"
 #include "target.h"
 #if defined(__linux__)
