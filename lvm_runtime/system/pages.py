@@ -70,7 +70,10 @@ def _allocated() -> list[Range]:
 
 def _without(ranges: list[Range], known: list[Range]) -> Iterator[Range]:
     """Yield the parts of `ranges` that are in none of `known`; both are sorted and do not overlap."""
+    unchanged = set(known)  # nearly all: a process may have thousands
     for start, stop in ranges:
+        if (start, stop) in unchanged:
+            continue
         for low, high in known:
             if low < stop and start < high:
                 if start < low:
