@@ -203,7 +203,7 @@ void Engine::run_product(const Step& step, Workspace& space, Team& team, bool le
     call.add = step.adds ? space.add.data() : nullptr;
     int64_t panels = (weight.outputs + panel - 1) / panel;
     bool shared = leads && panels > 1 && rows * weight.inputs * weight.outputs >= least_work;
-    int64_t parts = shared ? std::min<int64_t>(panels, 2 * threads_) : 1;
+    int64_t parts = shared ? std::min<int64_t>(panels, threads_) : 1;
     team.share(parts, shared, [&](int64_t part) {
         ProductCall mine = call;
         mine.panel_start = panels * part / parts, mine.panel_stop = panels * (part + 1) / parts;

@@ -12,7 +12,8 @@
 namespace lvm {
 
 // One of `size` threads is the caller's. Helpers sleep while there is nothing to do; one that comes late finds no part
-// left, so nobody waits for it. Who calls while the helpers are taken works alone.
+// left, so nobody waits for it. A thread takes its own parts first, the same ones of each task: weights that it reads
+// again lie in its core's cache. Who calls while the helpers are taken works alone.
 class Team {
   public:
     explicit Team(int size);
@@ -38,14 +39,20 @@ class Team {
   private:
     using Call = void (*)(void*, int64_t);
     void share_out(int64_t parts, Call call, void* context);
-    bool take(uint64_t& ticket);
-    void help();
+    int64_t work(size_t thread);
+    void help(size_t thread);
 
-    std::atomic<uint64_t> ticket_{0};  // number of the task, its parts, parts taken: 32, 16 and 16 bits
-    std::atomic<int64_t> done_{0};
-    std::atomic<Call> call_{nullptr};
-    std::atomic<void*> context_{nullptr};
-    std::atomic<bool> led_{false}, stop_{false};
+    // The parts that one thread takes first. What it reads to start lies in one line of memory, apart from what others
+    // write: a line takes 0.14 µs from core to core, a product of a lone query 1 to 20.
+    struct alignas(128) Share {
+        std::atomic<uint64_t> ticket{0};  // number of the task, end of the parts, next part: 32, 16 and 16 bits
+        std::atomic<Call> call{nullptr};
+        std::atomic<void*> context{nullptr};
+    };
+    std::vector<Share> shares_;
+    uint64_t number_ = 0;
+    alignas(128) std::atomic<int64_t> done_{0};  // parts that helpers did
+    alignas(128) std::atomic<bool> led_{false}, stop_{false};
     std::mutex leading_, sleeping_;
     std::condition_variable wake_;
     std::vector<std::thread> helpers_;
