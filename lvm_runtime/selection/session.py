@@ -24,7 +24,6 @@ from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.request import Request
 from lvm_runtime.selection.candidates import Candidate
 from lvm_runtime.selection.explanation import Running
-from lvm_runtime.system.pages import huge_pages
 
 _REMEDY = "this is not the same model here: export it again, or use another backend"
 
@@ -55,7 +54,7 @@ class Session:
         Raises BackendUnavailable or ArtifactError if it cannot be built here, VerificationFailed if its answers
         are off.
         """
-        with building(), proving(candidate.source), huge_pages():
+        with building(), proving(candidate.source):
             backend = backend_class(candidate.backend)(
                 candidate.source, device=candidate.device, threads=request.threads, precision=candidate.precision
             )

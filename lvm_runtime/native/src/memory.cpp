@@ -21,8 +21,9 @@ size_t whole(size_t bytes) { return (bytes + alignment(bytes) - 1) / alignment(b
 void* allocate(size_t bytes) {
     void* memory = ::operator new(whole(bytes), std::align_val_t(alignment(bytes)));
 #ifdef __linux__
-    // only a hint: without it, or where the system refuses, pages are small
-    if (alignment(bytes) == huge_page) madvise(memory, whole(bytes), MADV_HUGEPAGE);
+    // only hints: where the system refuses, pages are small. Pages that were used before are handed back first
+    if (alignment(bytes) == huge_page)
+        for (int advice : {MADV_DONTNEED, MADV_HUGEPAGE}) madvise(memory, whole(bytes), advice);
 #endif
     return std::memset(memory, 0, whole(bytes));
 }
