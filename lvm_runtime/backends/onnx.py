@@ -28,9 +28,10 @@ from lvm_runtime.errors import ArtifactError, BackendUnavailable, one_line
 from lvm_runtime.system.cpus import usable_cpus
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider"}
-_SPIN_MICROSECONDS = "50"
-"""On two cores two Transformers then take turns 2.5 times as fast as with the default, and a query alone takes as long;
-stopping at the end of a run (`force_spinning_stop`) costs a lone AMN query a tenth."""
+_SPIN_MICROSECONDS = "100"
+"""As long as what lies between two shared operations, `predict` and its checks included; after 50 the second thread was
+asleep by then, and waking it cost batches of 4 to 32 up to a tenth. Longer spinning costs whoever runs at the same
+moment (docs/experiments/2026-11-26-spin-100-microseconds.md)."""
 _OPTIONS = {"cuda": {"use_tf32": "0"}, "coreml": {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"}}
 
 SLICE = 64
