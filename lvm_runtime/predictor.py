@@ -170,7 +170,6 @@ class Predictor:
         """Predict after every window of a document: `[N, D]` to `[N − T + 1, D]`; nothing for fewer than T vectors.
 
         Row i is the prediction for vectors i to i + T − 1, i.e. of vector i + T, and equals `predict` of that window.
-        (In int8 a Transformer rounds a value the other way in one or two windows of a thousand: drift up to 1e-5.)
         Takes and returns the kinds that `predict` does, and raises what it raises.
 
         >>> document = np.ones((12, 384), np.float32)

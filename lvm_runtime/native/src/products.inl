@@ -6,6 +6,7 @@ namespace lvm {
 namespace {
 
 // Write a row at a time: rows lie a power of two apart, and columns first would send all of them to a few cache lines.
+// A bias is rounded on its own, not fused: a document adds what a position makes of it after the product, with equal bits.
 inline void write_rows(const ProductCall& call, int64_t row, int64_t rows, int64_t p, const int32_t* sums) {
     const Packed& weight = *call.weight;
     int64_t column = p * panel, left = weight.outputs - column, filled = round_up(weight.outputs, panel);
@@ -17,7 +18,7 @@ inline void write_rows(const ProductCall& call, int64_t row, int64_t rows, int64
             for (int j = 0; j < 4; ++j)
                 biases[j] = load(weight.bias.data() + i % weight.bias_rows * filled + column + 16 * j);
         F scale = all(call.scale[i * call.scale_step]), v[4];
-        for (int j = 0; j < 4; ++j) v[j] = fma(from_integers(sums + 16 * j) * scales[j], scale, biases[j]);
+        for (int j = 0; j < 4; ++j) v[j] = from_integers(sums + 16 * j) * scales[j] * scale + biases[j];
         float* out = call.out[i] + column;
         const float* add = call.add ? call.add[i] + column : nullptr;
         if (left >= panel) {
