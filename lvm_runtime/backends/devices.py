@@ -88,33 +88,37 @@ class _Threads:
 
 
 class _FullPrecision:
-    """Products of float32 that are computed in float32 while a run is under way, whatever torch was told for training.
+    """float32 that is computed in float32 while a run is under way, whatever torch was told for training.
 
     `torch.set_float32_matmul_precision` and what it sets for each kind of hardware count for the whole process. With
-    "medium", answers differed by 7e-3 on a CPU with bfloat16.
+    "medium", answers differed by 7e-3 on a CPU with bfloat16. cuDNN computes recurrent layers in TF32 unless told
+    otherwise; on an H200 an LSTM's answers differed by 1.4e-4.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._set_back: Callable[[], None] | None = None
+        self._set_back: dict[str, Callable[[], None]] = {}
 
-    def begin(self, torch: Any) -> None:
+    def begin(self, torch: Any, device: str) -> None:
         """Raise the precision if it is lower; another thread may have lowered it since the last run began."""
         with self._lock:
             self._inside += 1
-            self._set_back = _raise_precision(torch) or self._set_back
+            for name, raise_precision in (("products", _raise_products), ("cudnn", _raise_cudnn)):
+                if (name == "products" or device == "cuda") and (set_back := raise_precision(torch)):
+                    self._set_back[name] = set_back
 
     def end(self) -> None:
         """Set what was found once nobody runs any more."""
         with self._lock:
             self._inside -= 1
-            if not self._inside and self._set_back is not None:
-                self._set_back()
-                self._set_back = None
+            if not self._inside:
+                for set_back in self._set_back.values():
+                    set_back()
+                self._set_back.clear()
 
 
-def _raise_precision(torch: Any) -> Callable[[], None] | None:
+def _raise_products(torch: Any) -> Callable[[], None] | None:
     """Have float32 multiplied in float32; return what sets back what was found, None if it was so already."""
     try:
         found = torch.get_float32_matmul_precision()
@@ -125,14 +129,36 @@ def _raise_precision(torch: Any) -> Callable[[], None] | None:
     if not hasattr(torch.backends.mkldnn, "matmul"):  # before torch 2.9
         torch.set_float32_matmul_precision("highest")
         return partial(torch.set_float32_matmul_precision, found)
-    kinds = [(kind, kind.fp32_precision) for kind in (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)]
-    lowered = [(kind, precision) for kind, precision in kinds if precision not in ("ieee", "none")]
+    return _raise_kinds(torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)
+
+
+def _raise_cudnn(torch: Any) -> Callable[[], None] | None:
+    """Do the same for the recurrent layers of cuDNN, through the old setting where it can be read."""
+    cudnn = torch.backends.cudnn
+    try:
+        lowered = cudnn.allow_tf32
+    except RuntimeError:  # recurrent layers and convolutions were set apart
+        return _raise_kinds(cudnn.rnn)
+    if not lowered:
+        return None
+    cudnn.allow_tf32 = False
+    set_back = partial(setattr, cudnn, "allow_tf32", True)
+    if getattr(getattr(cudnn, "rnn", None), "fp32_precision", "ieee") == "tf32":  # from a setting for everything
+        set_back()
+        return _raise_kinds(cudnn.rnn, cudnn.conv)
+    return set_back
+
+
+def _raise_kinds(*kinds: Any) -> Callable[[], None] | None:
+    lowered = [(kind, found) for kind in kinds if (found := kind.fp32_precision) not in ("ieee", "none")]
     for kind, _ in lowered:
         kind.fp32_precision = "ieee"
 
     def set_back() -> None:
-        for kind, precision in lowered:
-            kind.fp32_precision = precision
+        for kind, found in lowered:
+            kind.fp32_precision = "none"  # which follows the setting for everything
+            if kind.fp32_precision != found:
+                kind.fp32_precision = found
 
     return set_back if lowered else None
 
@@ -149,17 +175,14 @@ def inference(device: str, threads: int | None) -> Iterator[None]:
     """Run torch without gradients, in full precision, and with `threads` threads for the caller's thread only.
 
     torch's number of threads and its precision are settings of the process; they are put back, so that a Predictor does
-    not slow down training beside it. Nor does the caller's autocast count. cuDNN computes recurrent layers in TF32
-    unless told otherwise.
+    not slow down training beside it. Nor does the caller's autocast count.
     """
     torch = import_torch()
-    exact = torch.backends.cudnn.flags(allow_tf32=False) if device == "cuda" else contextlib.nullcontext()
-    cast = torch.is_autocast_enabled(device)
-    plain = torch.autocast(device, enabled=False) if cast else contextlib.nullcontext()
+    plain = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
     before = None if threads is None else _THREADS.lend(threads)
-    _PRECISION.begin(torch)
+    _PRECISION.begin(torch, device)
     try:
-        with torch.inference_mode(), exact, plain:
+        with torch.inference_mode(), plain:
             yield
     finally:
         _PRECISION.end()

@@ -124,9 +124,23 @@ MISTAKES = [
     Mistake(
         "recurrent layers of torch run in TF32",
         "lvm_runtime/backends/devices.py",
-        "torch.backends.cudnn.flags(allow_tf32=False)",
-        "torch.backends.cudnn.flags()",
-        f"{_NO_FALLBACK}::test_torch_on_cuda_computes_no_recurrent_layer_in_tf32",
+        "    if not lowered:\n        return None\n    cudnn",
+        "    if lowered:\n        return None\n    cudnn",
+        f"{_NO_FALLBACK}::test_torch_on_cuda_computes_no_recurrent_layer_in_tf32[cudnn-allow_tf32-True]",
+    ),
+    Mistake(
+        "a setting for all of torch turns TF32 on again",
+        "lvm_runtime/backends/devices.py",
+        '"fp32_precision", "ieee") == "tf32":',
+        '"fp32_precision", "ieee") == "":',
+        f"{_NO_FALLBACK}::test_torch_on_cuda_computes_no_recurrent_layer_in_tf32[everything-fp32_precision-tf32]",
+    ),
+    Mistake(
+        "the gate judges a trained model in TF32",
+        "train/evaluation/gate.py",
+        "with inference(torch.device(place).type, None):",
+        "with torch.no_grad():",
+        "tests/train/evaluation/test_gate.py::test_both_devices_are_judged_at_every_batch_size",
     ),
     Mistake(
         "the precision that OpenVINO computes in is not compared",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, largest_difference, max_drift
+from lvm_runtime.backends.devices import inference
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import known_answers
 
@@ -56,7 +57,7 @@ def check_agreement(model: nn.Module, contexts: Tensor, device: str) -> list[Gat
     for place in dict.fromkeys((device, "cpu")):
         copied = copy.deepcopy(model).to(place).eval()
         for size in BATCH_SIZES:
-            with torch.no_grad():
+            with inference(torch.device(place).type, None):  # as it will be served: not in TF32
                 parts = [copied(batch.to(place)).cpu() for batch in host.split(size)]
             predictions = torch.cat(parts).double().numpy()
             worst = largest_difference(predictions, answers)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from export.forms import build_form
 from export.native.export import write_native
 from lvm_runtime import Predictor
 from lvm_runtime.backends import backend_class
-from lvm_runtime.backends.devices import inference
+from lvm_runtime.backends.devices import _PRECISION, inference
 from lvm_runtime.backends.native import NativeBackend
 from lvm_runtime.backends.onnx import PROVIDERS, OnnxBackend
 from lvm_runtime.backends.openvino import OpenVinoBackend
@@ -56,15 +57,42 @@ def test_onnxruntime_runs_the_whole_graph_on_the_device(
     assert asked["settings"].get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
 
 
-def test_torch_on_cuda_computes_no_recurrent_layer_in_tf32() -> None:
-    before = torch.backends.cudnn.allow_tf32
+def _of_recurrent_layers() -> str:
+    return str(torch.backends.cudnn.rnn.fp32_precision)
+
+
+@pytest.fixture
+def _tf32_as_it_was() -> Iterator[None]:
+    yield
+    torch.backends.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
     torch.backends.cudnn.allow_tf32 = True
-    try:
-        with inference("cuda", None):
-            assert not torch.backends.cudnn.allow_tf32
-        assert torch.backends.cudnn.allow_tf32
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has one setting")
+@pytest.mark.usefixtures("_tf32_as_it_was")
+@pytest.mark.parametrize(
+    ("place", "setting", "value"),
+    [
+        ("cudnn", "allow_tf32", True),
+        ("cudnn", "allow_tf32", False),
+        ("cudnn.conv", "fp32_precision", "ieee"),
+        ("cudnn.rnn", "fp32_precision", "ieee"),
+        ("cudnn", "fp32_precision", "tf32"),
+        ("", "fp32_precision", "tf32"),
+    ],
+    ids=lambda value: str(value) or "everything",
+)
+def test_torch_on_cuda_computes_no_recurrent_layer_in_tf32(place: str, setting: str, value: object) -> None:
+    """However torch was told; and two runs at once leave behind what they found."""
+    setattr(operator.attrgetter(place)(torch.backends) if place else torch.backends, setting, value)
+    before, enabled = _of_recurrent_layers(), torch.backends.cudnn.enabled
+    with inference("cuda", None):
+        assert _of_recurrent_layers() in ("ieee", "none")
+        _PRECISION.begin(torch, "cuda")  # as a run in another thread does, which ends after this one
+        assert torch.backends.cudnn.enabled == enabled, "a run without cuDNN takes several times as long"
+    assert _of_recurrent_layers() in ("ieee", "none")
+    _PRECISION.end()
+    assert _of_recurrent_layers() == before
 
 
 def test_openvino_that_computes_in_another_precision_is_refused(

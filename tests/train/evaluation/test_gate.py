@@ -79,13 +79,17 @@ def test_drift_and_components_are_judged_each_by_itself(wrong: type[DropsOut]) -
 
 
 def test_both_devices_are_judged_at_every_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The training device by another name, since there is none here; a fault in either place is found."""
+    """The training device by name alone, since there is none here; in the precision that serves, whatever trained."""
     monkeypatch.setattr(nn.Module, "to", lambda self, place: self)
     monkeypatch.setattr(torch.Tensor, "to", lambda self, place: self)
-    readings = check_agreement(randomised("amn"), contexts(9), "elsewhere")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    model, tf32 = randomised("amn"), []
+    model.register_forward_pre_hook(lambda module, given: tf32.append(torch.backends.cudnn.allow_tf32))
+    readings = check_agreement(model, contexts(9), "cuda")
     assert [(r.device, r.batch_size) for r in readings] == [
-        (place, size) for place in ("elsewhere", "cpu") for size in BATCH_SIZES
+        (place, size) for place in ("cuda", "cpu") for size in BATCH_SIZES
     ]
+    assert tf32[:12] == [False] * 12, "nine batches of 1, two of 7 and one of 256 on the device"
 
 
 class _Faulty(torch.autograd.Function):
