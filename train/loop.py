@@ -55,7 +55,9 @@ class Trainer:
         if options.loss == "ranking":
             self.ranking = CorpusRanking(windows, options.temperature, options.candidates, options.seed)
         self.loss: Any = torch.compile(self._loss) if options.compile else self._loss
-        self.average = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
+        self.average: nn.Module | None = None
+        if options.ema:  # the copy has to be moved to be laid out for cuDNN too
+            self.average = copy.deepcopy(self.model).requires_grad_(False).to(self.device)
         self._parameters = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(
             self._parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True

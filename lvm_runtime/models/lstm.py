@@ -10,6 +10,9 @@ B batch, T context length, D vector, H hidden.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,6 +42,20 @@ class StackedLSTM(nn.Module):
         """Return `[W_ih, W_hh, b_ih, b_hh]` of one layer; gates are stacked in the order i, f, g, o."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         return [getattr(self, f"{name}_l{layer}") for name in names]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> StackedLSTM:
+        """Move or convert the parameters, and lay each layer's out in one piece for cuDNN, as `nn.LSTM` does.
+
+        From anywhere else cuDNN copies them together in every call, and torch warns of it.
+        """
+        super()._apply(fn, recurse)
+        for layer in range(self.num_layers):
+            weights = self.layer_weights(layer)
+            one = nn.LSTM(weights[0].shape[1], self.hidden_dim, batch_first=True, device="meta")
+            for name, weight in zip(list(one._parameters), weights, strict=True):
+                setattr(one, name, weight)
+            one.flatten_parameters()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the last layer's hidden states `[B, T, H]`."""

@@ -87,10 +87,11 @@ def test_interrupt_writes_a_checkpoint_and_stops(tmp_path: Path) -> None:
     assert not (tmp_path / "amn").exists()
 
 
-def test_finished_run_can_be_extended(tmp_path: Path) -> None:
-    train(options(tmp_path / "whole"), quiet)
-    train(options(tmp_path / "steps", epochs=1), quiet)
-    train(options(tmp_path / "steps", resume=True), quiet)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_finished_run_can_be_extended(tmp_path: Path, device: str) -> None:
+    train(options(tmp_path / "whole", device=device), quiet)
+    train(options(tmp_path / "steps", device=device, epochs=1), quiet)
+    train(options(tmp_path / "steps", device=device, resume=True), quiet)
     assert weights(tmp_path / "steps") == weights(tmp_path / "whole")
 
 

@@ -15,7 +15,10 @@ from lvm_runtime.artifact.drift import max_drift
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends import BACKENDS, backend_class
 from lvm_runtime.backends.devices import inference
+from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, InvalidInput
+from lvm_runtime.predictor import Predictor
+from tests.artifacts import some_contexts
 from tests.conftest import AVAILABLE
 
 Get = Callable[[str], Path]
@@ -122,12 +125,19 @@ def test_other_sessions_of_the_process_keep_working(small_artifacts: Get) -> Non
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize(("backend", "file"), [("eager", ""), ("torchscript", "torchscript/fp32.pt")])
-def test_parity_on_cuda(small_artifacts: Get, architecture: str, backend: str, file: str) -> None:
-    path = small_artifacts(architecture)
-    probes = Artifact.load(path).read_fingerprint()
-    built = _build(path, backend, file, device="cuda")
-    np.testing.assert_allclose(built.run(probes.contexts), probes.predictions, rtol=0, atol=2e-6)
+@pytest.mark.parametrize("backend", ["eager", "torchscript", "onnx"])
+def test_parity_on_cuda(small_artifacts: Get, architecture: str, backend: str) -> None:
+    """To the known answers and, alone or among others, to itself."""
+    if backend == "onnx" and "cuda" not in OnnxBackend.devices():
+        pytest.skip("this onnxruntime has no CUDA: pip install onnxruntime-gpu")
+    contexts = some_contexts(300)
+    with Predictor(small_artifacts(architecture), backend=backend, device="cuda") as predictor:
+        probes = predictor.artifact.read_fingerprint()
+        assert predictor.explain().running.device == "cuda"
+        np.testing.assert_allclose(predictor.predict(probes.contexts), probes.predictions, rtol=0, atol=2e-6)
+        together = predictor.predict(contexts)
+        alone = np.concatenate([predictor.predict(context[None]) for context in contexts])
+    np.testing.assert_allclose(alone, together, rtol=0, atol=2e-6)
 
 
 @pytest.mark.mps
