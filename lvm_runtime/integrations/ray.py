@@ -68,7 +68,10 @@ def _run(ray: Any, parts: list[Part], arguments: tuple[Any, ...], cpus: int, gpu
     if not parts:
         return []
     items = [asdict(part) for part in parts]
-    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=len(parts))
+    free = ray.available_resources()
+    room = [free.get("CPU", 0) // cpus, *([free.get("GPU", 0) // gpus] if gpus else [])]
+    at_once = max(1, min(len(parts), *map(int, room)))  # left to itself, Ray starts them one after another
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=len(parts), initial_size=at_once)
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Worker,
         batch_size=1,

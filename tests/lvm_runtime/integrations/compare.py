@@ -1,9 +1,10 @@
-"""Time a file on clusters of one and of two nodes of one CPU, and with `lvm-runtime predict` on two threads, in turns.
+"""Time a file on clusters of one and of two nodes of one CPU, and with `lvm-runtime predict` on two CPUs, in turns.
 
     unshare --net bash -c "ip link set lo up; python tests/lvm_runtime/integrations/compare.py FILE ARTIFACT FOLDER"
 
 Ray listens on every address that there is, hence the network of its own. A cluster is up, and without workers, before
-its time is taken. Prints seconds, and what two nodes and Ray are worth.
+its time is taken. FOLDER should be in memory: two nodes have a disk each, and here they would wait for the same one.
+Prints seconds, and what two nodes and Ray are worth.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def on_a_cluster(nodes: int, source: Path, artifact: str, out: Path) -> float:
 def on_this_machine(source: Path, artifact: str, out: Path) -> float:
     """Return the seconds of `lvm-runtime predict`, start and all."""
     began = time.perf_counter()
-    command = [sys.executable, "-m", "lvm_runtime", "predict", artifact, source, out, "--threads", "2"]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "lvm_runtime", "predict", artifact, source, out]
+    cpus = set(sorted(os.sched_getaffinity(0))[:2])
+    subprocess.run(command, check=True, capture_output=True, preexec_fn=lambda: os.sched_setaffinity(0, cpus))
     seconds = time.perf_counter() - began
     out.unlink()
     return seconds
