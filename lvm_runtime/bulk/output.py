@@ -9,8 +9,10 @@ import csv
 import os
 import threading
 import zipfile
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +32,29 @@ SYNC_BYTES = 1 << 24
 """Flushed behind the writers after so many, so that the disk works beside the model, not after it."""
 
 
+RowNumbers = Callable[[int, int], NDArray[np.int64]]
+"""From predictions start to stop to their rows in the input, which `.npz` and `.parquet` carry along."""
+
+
 class Output:
     """Predictions `[rows, dim]` that are written in blocks of `block` rows, under the destination's lock.
 
     `identity` tells this run from any other: what is left of an interrupted one is taken up only if it is equal.
     """
 
-    def __init__(self, place: Destination, rows: int, dim: int, block: int, identity: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        place: Destination,
+        rows: int,
+        dim: int,
+        block: int,
+        identity: dict[str, Any],
+        row_numbers: RowNumbers = np.arange,
+    ) -> None:
         if place.path.suffix == ".parquet":
             import_pyarrow()
         self.place, self.rows, self.dim, self.block = place, rows, dim, block
+        self._row_numbers = row_numbers
         self.bad: dict[int, str] = {}
         self.done: set[int] = set()
         self._identity = identity | {"rows": rows, "dim": dim, "block": block}
@@ -49,6 +64,10 @@ class Output:
             self._offset = NpyFile.open(place.part).offset
             self._data = place.part.open("r+b", buffering=0)
             self._journal = place.progress.open("a")
+            self._table: _TableBehind | None = None
+            if place.path.suffix == ".parquet":
+                self._table = _TableBehind(place.path, NpyFile.open(place.part), row_numbers)
+        self._next, self._early = 0, set[int]()  # the first block that is not there yet, and those after it that are
         self._lock = threading.Lock()
         self._lines: list[str] = []
         self._unsynced = 0
@@ -73,36 +92,54 @@ class Output:
         with self._lock:
             self._lines.append(journal.entry(number, bad))
             self.bad |= bad
+            if self._table is not None:
+                self._early.add(number)
+                while self._next in self._early or self._next in self.done:
+                    self._early.discard(self._next)
+                    self._next += 1
+                self._table.extend(min(self._next * self.block, self.rows))
             self._unsynced += predictions.nbytes
             if self._unsynced >= SYNC_BYTES and (self._syncing is None or self._syncing.done()):
                 if self._syncing is not None:
                     self._syncing.result()
                 self._syncing = self._syncer.submit(self._sync)
 
-    def finish(self, row_numbers: NDArray[np.int64]) -> None:
-        """Turn the finished part into the output file, in one step, and write the list of bad rows beside it.
+    def finish(self) -> None:
+        """Turn the finished part into the output file, in one step, and write the list of bad rows beside it."""
+        try:
+            self._flush()
+            with writing(self.place.path):
+                self._finish()
+        except BaseException:
+            if self._table is not None:
+                self._table.discard()
+            raise
 
-        `row_numbers` are the predictions' rows in the input, which `.npz` and `.parquet` carry along.
-        """
-        self.close()
+    def _finish(self) -> None:
         path, part = self.place.path, self.place.part
-        with writing(path):
-            if self.bad:
-                with atomic.replacing(self.place.sidecar) as temporary, temporary.open("w", newline="") as file:
-                    csv.writer(file).writerows([("prediction", "reason"), *sorted(self.bad.items())])
+        if self.bad:
+            with atomic.replacing(self.place.sidecar) as temporary, temporary.open("w", newline="") as file:
+                csv.writer(file).writerows([("prediction", "reason"), *sorted(self.bad.items())])
+        else:
+            self.place.sidecar.unlink(missing_ok=True)  # of an output that is replaced
+        if path.suffix == ".npy":
+            atomic.move(part, path)
+        else:
+            if self._table is not None:
+                self._table.finish()
             else:
-                self.place.sidecar.unlink(missing_ok=True)  # of an output that is replaced
-            if path.suffix == ".npy":
-                atomic.move(part, path)
-            else:
-                write = _write_npz if path.suffix == ".npz" else _write_parquet
                 with atomic.replacing(path) as temporary:
-                    write(temporary, NpyFile.open(part), row_numbers)
-                part.unlink()
-            self.place.progress.unlink()
+                    _write_npz(temporary, NpyFile.open(part), self._row_numbers)
+            part.unlink()
+        self.place.progress.unlink()
 
     def close(self) -> None:
         """Flush what was written, enter it into the journal, and leave the files for the next run."""
+        if self._table is not None:
+            self._table.discard()
+        self._flush()
+
+    def _flush(self) -> None:
         self._syncer.shutdown()
         try:
             if self._syncing is not None:
@@ -164,23 +201,59 @@ class Output:
         return True
 
 
-def _parts(file: NpyFile, use: Callable[[int, NDArray[np.float32]], object]) -> None:
-    for start in range(0, file.shape[0], _ROWS_AT_ONCE):
-        use(start, file.read(start, min(start + _ROWS_AT_ONCE, file.shape[0])))
-
-
-def _write_npz(path: Path, file: NpyFile, row_numbers: NDArray[np.int64]) -> None:
+def _write_npz(path: Path, file: NpyFile, row_numbers: RowNumbers) -> None:
+    rows = file.shape[0]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         with archive.open("predictions.npy", "w", force_zip64=True) as member:
             write_header(member, file.shape)
-            _parts(file, lambda start, part: member.write(part.data.cast("B")))
+            for start in range(0, rows, _ROWS_AT_ONCE):
+                member.write(file.read(start, min(start + _ROWS_AT_ONCE, rows)).data.cast("B"))
         with archive.open("rows.npy", "w") as member:
-            np.lib.format.write_array(member, row_numbers)
+            np.lib.format.write_array(member, row_numbers(0, rows))
 
 
-def _write_parquet(path: Path, file: NpyFile, row_numbers: NDArray[np.int64]) -> None:
-    with PredictionTable(path, file.shape[1]) as table:
-        _parts(file, lambda start, part: table.add(row_numbers[start : start + len(part)], part))
+class _TableBehind:
+    """A Parquet output that a thread writes behind the run, from the part: one writer takes as long as several models.
+
+    It is begun anew by each run, since nothing can be added to what a killed one left.
+    """
+
+    def __init__(self, path: Path, part: NpyFile, row_numbers: RowNumbers) -> None:
+        self._path, self._part, self._row_numbers = path, part, row_numbers
+        self._thread = ThreadPoolExecutor(1, "lvm-parquet")
+        self._asked = 0
+        self._pending: deque[Future[None]] = deque()
+        self._open = ExitStack()
+        temporary = self._open.enter_context(atomic.replacing(path))
+        self._table = self._open.enter_context(PredictionTable(temporary, part.shape[1]))
+
+    def extend(self, rows: int) -> None:
+        """Have the first `rows` of the part written, in steps. Raises what a step before raised."""
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
+        while rows - self._asked >= _ROWS_AT_ONCE or rows == self._part.shape[0] > self._asked:
+            stop = min(self._asked + _ROWS_AT_ONCE, rows)
+            self._pending.append(self._thread.submit(self._add, self._asked, stop))
+            self._asked = stop
+
+    def finish(self) -> None:
+        """Write what is left, and put the file into its place."""
+        self.extend(self._part.shape[0])
+        while self._pending:
+            self._pending.popleft().result()
+        self._thread.shutdown()
+        self._open.close()
+
+    def discard(self) -> None:
+        """End the thread and remove the file."""
+        self._thread.shutdown(cancel_futures=True)
+        stopped = RuntimeError("not to take its place")
+        with suppress(OSError):  # a full disk does not take the end of the file either
+            self._open.__exit__(type(stopped), stopped, None)
+
+    def _add(self, start: int, stop: int) -> None:
+        with writing(self._path):
+            self._table.add(self._row_numbers(start, stop), self._part.read(start, stop))
 
 
 class PredictionTable:
@@ -190,7 +263,8 @@ class PredictionTable:
         self._arrow, parquet = import_pyarrow()
         lists = self._arrow.list_(self._arrow.float32(), dim)
         self._schema = self._arrow.schema([("row", self._arrow.int64()), ("prediction", lists)])
-        self._writer = parquet.ParquetWriter(path, self._schema, use_dictionary=False)  # no number comes twice
+        settings: dict[str, Any] = {"use_dictionary": False, "compression": "none"}  # no number comes twice
+        self._writer = parquet.ParquetWriter(path, self._schema, write_statistics=["row"], **settings)
 
     def add(self, rows: NDArray[np.int64], predictions: NDArray[np.float32]) -> None:
         """Append predictions `[n, D]` for `rows` `[n]`."""

@@ -115,7 +115,7 @@ def write_part(predictor: Predictor, part: Part, folder: Path, *, skip_bad: bool
     if found is not None and found["identity"] == identity and (skip_bad or not found["bad"]):
         return PartResult(part, found["predictions"], found["bad"], resumed=True)
     source = _open(predictor, part, folder)
-    rows, bad = source.rows(), dict[str, str]()
+    rows, bad = source.rows(0, len(source)), dict[str, str]()
     temporary = folder / f".{path.stem}.{uuid.uuid4().hex}.tmp"
     with writing(path):
         try:

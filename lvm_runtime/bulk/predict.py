@@ -141,7 +141,7 @@ def _predict(
     before = _states(inputs)
     corpus = open_corpus(source, context_length=length, dim=dim, scratch=place.path.parent)
     rows = Source(corpus, length)
-    output = Output(place, len(rows), dim, BLOCK, _identity(predictor, before))
+    output = Output(place, len(rows), dim, BLOCK, _identity(predictor, before), rows.rows)
     if output.bad and not skip_bad:
         output.close()
         row = min(output.bad)
@@ -162,7 +162,7 @@ def _predict(
         with suppress(LvmError):  # the first error is the one to report
             output.close()
         raise
-    output.finish(rows.rows())
+    output.finish()
     return BulkResult(len(rows), resumed, len(output.bad), corpus.remarks)
 
 
@@ -236,7 +236,7 @@ def predict_good(predictor: Predictor, block: Block, bad: NDArray[np.intp]) -> N
 
 
 def _reason(block: Block, source: Source, row: int, largest_norm: float) -> str:
-    values, first = block.values[row : row + 1], int(source.rows()[block.first + row])
+    values, first = block.values[row : row + 1], int(source.rows(block.first + row, block.first + row + 1)[0])
     if block.starts is not None:
         start = int(block.starts[row])
         values = block.values[start : start + source.context_length]

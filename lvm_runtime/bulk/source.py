@@ -36,11 +36,11 @@ class Source:
     def __len__(self) -> int:
         return len(self._values) if self.starts is None else len(self.starts)
 
-    def rows(self) -> NDArray[np.int64]:
-        """Return for each prediction its row in the file; for a corpus that of the window's last vector."""
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the rows of predictions start to stop in the file; for a corpus those of the windows' last vectors."""
         if self.starts is None:
-            return self._first_row + np.arange(len(self))
-        return self._first_row + self.starts + self.context_length - 1
+            return self._first_row + np.arange(start, stop)
+        return self._first_row + self.starts[start:stop] + self.context_length - 1
 
     def read(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         """Return what predictions start to stop need: contexts and None, or vectors and where each window begins."""

@@ -100,7 +100,7 @@ def test_block_is_in_the_journal_only_when_it_is_on_the_disk(monkeypatch: pytest
 def test_finished_output_is_on_the_disk_before_the_journal_goes(name: str, flushes: Flushes, tmp_path: Path) -> None:
     output = Output(Destination(tmp_path / name), 4, 4, 4, {"run": 1})
     output.write(0, np.zeros((4, 4), np.float32), {2: "bad"})
-    output.finish(np.arange(4))
+    output.finish()
     flushes.assert_settled(f"{name}.progress", f"{name}.bad.csv", name)
     assert sorted(path.name for path in tmp_path.iterdir()) == [name, f"{name}.bad.csv"]
 
@@ -117,7 +117,7 @@ def test_output_that_cannot_take_its_place_is_kept_for_a_second_run(
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(LvmError, match="No space left"):
-        output.finish(np.arange(4))
+        output.finish()
     again = Output(Destination(tmp_path / name), 4, 4, 4, {"run": 1})
     again.close()
     assert again.blocks() == []

@@ -40,7 +40,7 @@ def test_what_is_read_of_a_stored_npz_is_aligned_and_what_was_read_is_handed_bac
         mapped_at.add(corpus.values.ctypes.data % 4)
         values, _ = source.read(2, 9)
         assert values.flags.aligned
-        first, last = source.rows()[2] - 4, source.rows()[8] + 1
+        first, last = source.rows(2, 3)[0] - 4, source.rows(8, 9)[0] + 1
         np.testing.assert_array_equal(values, vectors[first:last])
         source.release(2, 9)
         assert released[-1][0] is corpus.values
