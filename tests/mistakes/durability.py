@@ -8,6 +8,7 @@ _ATOMIC, _FOLDER, _OUTPUT = (
     "lvm_runtime/bulk/output.py",
 )
 _TESTS = "tests/lvm_runtime/test_durability.py"
+_BEHIND = "tests/lvm_runtime/bulk/test_output.py"
 _FILE = f"{_TESTS}::test_replaced_file_is_flushed_before_and_its_folder_after"
 _WHOLE = f"{_TESTS}::test_replaced_folder_is_flushed_with_all_that_is_in_it[True]"
 _TOGETHER = f"{_TESTS}::test_files_that_belong_together_are_flushed_before_the_first_takes_its_place"
@@ -125,11 +126,25 @@ MISTAKES = [
         f"{_FINISHED}[out.npy]",
     ),
     Mistake(
-        "a finished `.npz` or `.parquet` is written in its place",
+        "a finished `.npz` is written in its place",
         _OUTPUT,
-        "                with atomic.replacing(path) as temporary:\n                    write(temporary",
-        "                if True:\n                    write(path",
-        f"{_FINISHED}[out.parquet]",
+        "                with atomic.replacing(path) as temporary:\n                    _write_npz(temporary",
+        "                if True:\n                    _write_npz(path",
+        f"{_FINISHED}[out.npz]",
+    ),
+    Mistake(
+        "a `.parquet` grows in its place",
+        _OUTPUT,
+        "temporary = self._open.enter_context(atomic.replacing(path))",
+        "temporary = path",
+        f"{_BEHIND}::test_a_run_that_is_stopped_leaves_no_table_and_the_next_one_makes_all_of_it",
+    ),
+    Mistake(
+        "a table behind the run takes blocks before those ahead of them are there",
+        _OUTPUT,
+        "self._table.extend(min(self._next * self.block, self.rows))",
+        "self._table.extend(min((number + 1) * self.block, self.rows))",
+        f"{_BEHIND}::test_blocks_are_written_behind_the_run_in_order",
     ),
     Mistake(
         "the list of bad rows is written in its place",
@@ -141,9 +156,8 @@ MISTAKES = [
     Mistake(
         "the journal goes before the output is in its place",
         _OUTPUT,
-        '            if path.suffix == ".npy":\n                atomic',
-        "            self.place.progress.write_bytes(b'')\n"
-        '            if path.suffix == ".npy":\n                atomic',
+        '        if path.suffix == ".npy":\n            atomic',
+        "        self.place.progress.write_bytes(b'')\n        if path.suffix == \".npy\":\n            atomic",
         f"{_TESTS}::test_output_that_cannot_take_its_place_is_kept_for_a_second_run[out.npy]",
     ),
     Mistake(

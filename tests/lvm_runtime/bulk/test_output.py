@@ -54,6 +54,9 @@ def test_blocks_are_written_behind_the_run_in_order(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(PredictionTable, "add", note)
     output = opened(tmp_path)
     output.write(1, BLOCKS[1], {})
+    assert output._table is not None
+    output._table._thread.submit(int).result()  # after whatever the thread was given before
+    assert added == [], "block 0 is not there yet"
     output.write(0, BLOCKS[0], {})
     assert two.wait(60), "the run is not at its end, and two blocks are there"
     assert added == [100, 104]
