@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,7 +67,7 @@ class OnnxBackend(LightBackend):
         if self.device not in present:
             raise BackendUnavailable(
                 f"backend onnx cannot run on device {device!r}: this onnxruntime has the devices "
-                f"{', '.join(present)}; for cuda: pip install onnxruntime-gpu"
+                f"{', '.join(present)}; for cuda: pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
         if self.device == "coreml":  # which may compute in fp16
             self.largest_norm = FP16_LARGEST_NORM
@@ -198,5 +199,8 @@ def _open_session(source: Path, device: str, threads: int) -> Any:
     settings.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
     if device != "cpu":
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on
+        with redirect_stdout(sys.stderr):  # where it says what it did not find
+            onnxruntime.preload_dlls()  # CUDA and cuDNN as packages, which no loader looks for
     providers = [(PROVIDERS[device], _OPTIONS.get(device, {}))]
     return onnxruntime.InferenceSession(str(source), settings, providers=providers, enable_fallback=0)

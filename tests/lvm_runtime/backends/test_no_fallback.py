@@ -40,6 +40,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS.values()))
     monkeypatch.setattr(onnxruntime, "InferenceSession", stop)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: arguments.update(preloaded=True), raising=False)
     return arguments
 
 
@@ -54,6 +55,7 @@ def test_onnxruntime_runs_the_whole_graph_on_the_device(
         OnnxBackend(small_artifacts("amn") / "onnx/fp32.onnx", device=device)
     assert asked["providers"] == [(PROVIDERS[device], options)]
     assert asked["enable_fallback"] == 0
+    assert asked.get("preloaded", False) == (device == "cuda"), "CUDA's packages lie where no loader looks"
     assert asked["settings"].get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
 
 
