@@ -61,12 +61,12 @@ class Output:
         with writing(place.part):
             if not self._resume():
                 self._begin()
-            self._offset = NpyFile.open(place.part).offset
-            self._data = place.part.open("r+b", buffering=0)
-            self._journal = place.progress.open("a")
             self._table: _TableBehind | None = None
             if place.path.suffix == ".parquet":
                 self._table = _TableBehind(place.path, NpyFile.open(place.part), row_numbers)
+            self._offset = NpyFile.open(place.part).offset
+            self._data = place.part.open("r+b", buffering=0)
+            self._journal = place.progress.open("a")
         self._next, self._early = 0, set[int]()  # the first block that is not there yet, and those after it that are
         self._lock = threading.Lock()
         self._lines: list[str] = []
@@ -223,9 +223,10 @@ class _TableBehind:
         self._thread = ThreadPoolExecutor(1, "lvm-parquet")
         self._asked = 0
         self._pending: deque[Future[None]] = deque()
-        self._open = ExitStack()
-        temporary = self._open.enter_context(atomic.replacing(path))
-        self._table = self._open.enter_context(PredictionTable(temporary, part.shape[1]))
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic.replacing(path))
+            self._table = stack.enter_context(PredictionTable(temporary, part.shape[1]))
+            self._open = stack.pop_all()
 
     def extend(self, rows: int) -> None:
         """Have the first `rows` of the part written, in steps. Raises what a step before raised."""

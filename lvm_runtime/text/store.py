@@ -14,6 +14,7 @@ import json
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +47,27 @@ class Store:
     ) -> None:
         self.path, self.dim = path, dim
         self._places: dict[bytes, int] = {}
-        heading = json.dumps({"format": _FORMAT, **made}).encode() + b"\n"
         with atomic.writing(path):
             self._file = path.open("a+b")
-            self._file.seek(0)
-            found = self._file.readline()
-            if not found.endswith(b"\n"):  # killed while the first line was being written
-                self._file.truncate(0)
-                self._file.write(heading)
-            elif not agrees(_parse(found)):
-                self._file.close()
-                raise InvalidInput(
-                    f"{path}: left by a run with another encoder; run the same command as before, or give --restart"
-                )
-            self._scan(len(found) if found.endswith(b"\n") else len(heading))
+            try:
+                self._take_over(json.dumps({"format": _FORMAT, **made}).encode() + b"\n", agrees)
+            except BaseException:
+                with suppress(OSError):  # a full disk does not take the rest of the buffer either
+                    self._file.close()
+                raise
+
+    def _take_over(self, heading: bytes, agrees: Callable[[dict[str, Any] | None], bool]) -> None:
+        """Find what a run before has left, or begin the file with `heading`."""
+        self._file.seek(0)
+        found = self._file.readline()
+        if not found.endswith(b"\n"):  # killed while the first line was being written
+            self._file.truncate(0)
+            self._file.write(heading)
+        elif not agrees(_parse(found)):
+            raise InvalidInput(
+                f"{self.path}: left by a run with another encoder; run the same command as before, or give --restart"
+            )
+        self._scan(len(found) if found.endswith(b"\n") else len(heading))
 
     def __enter__(self) -> Store:
         return self

@@ -135,7 +135,7 @@ MISTAKES = [
     Mistake(
         "a `.parquet` grows in its place",
         _OUTPUT,
-        "temporary = self._open.enter_context(atomic.replacing(path))",
+        "temporary = stack.enter_context(atomic.replacing(path))",
         "temporary = path",
         f"{_BEHIND}::test_a_run_that_is_stopped_leaves_no_table_and_the_next_one_makes_all_of_it",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -98,3 +99,14 @@ def test_a_table_that_cannot_be_written_is_an_error_and_the_predictions_are_kept
         again.write(number, BLOCKS[number], {})
     again.finish()
     assert_whole(tmp_path / "out.parquet")
+
+
+def test_a_table_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PredictionTable, "__init__", full)
+    with pytest.raises(LvmError, match=r"cannot be written \(No space left"):
+        opened(tmp_path)
+    gc.collect()  # an open file is a warning then, and a warning is an error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet.part", "out.parquet.progress"]
