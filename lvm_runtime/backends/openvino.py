@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -65,7 +64,7 @@ class OpenVinoBackend(Backend):
         computed = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if computed != hint:
             raise BackendUnavailable(f"OpenVINO was asked for {self.precision} and computes in {computed} on this CPU")
-        self._local = threading.local()
+        self._requests: list[Any] = []
 
     @classmethod
     def load_framework(cls) -> Any:
@@ -81,18 +80,32 @@ class OpenVinoBackend(Backend):
         finally:
             sys.modules.pop(_TELEMETRY, None)
 
-    def _infer(self, contexts: Array) -> Any:
-        request = getattr(self._local, "request", None)
-        if request is None:
-            request = self._local.request = self._model.create_infer_request()
-        request.infer({"context": contexts})
-        return request
-
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]`."""
-        return self._infer(contexts).get_tensor("prediction").data.copy()
+        return self._infer(contexts, "prediction")[0]
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
-        request = self._infer(contexts)
-        return request.get_tensor("prediction").data.copy(), request.get_tensor("attention").data.copy()
+        prediction, attention = self._infer(contexts, "prediction", "attention")
+        return prediction, attention
+
+    def close(self) -> None:
+        """Let go of the model and its requests."""
+        self._requests.clear()
+        self._model = None
+
+    def _infer(self, contexts: Array, *names: str) -> list[Array]:
+        """Return outputs. Calls at the same moment have a request each, which is kept for those that follow.
+
+        A request of each thread's own would end with the thread, perhaps while the interpreter exits, and OpenVINO lets
+        go of the interpreter lock to free one. A thread that asks for it back then ends the process.
+        """
+        try:
+            request = self._requests.pop()
+        except IndexError:
+            request = self._model.create_infer_request()
+        try:
+            request.infer({"context": contexts})
+            return [request.get_tensor(name).data.copy() for name in names]
+        finally:
+            self._requests.append(request)

@@ -22,6 +22,7 @@ from export.verify import Sample, verify_file
 from lvm_runtime import ArtifactError, LvmError, Predictor, VerificationFailed
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.onnx import OnnxBackend
+from lvm_runtime.backends.openvino import OpenVinoBackend
 from lvm_runtime.bulk.predict import open_with_threads
 from lvm_runtime.models import load_model
 from lvm_runtime.predictor import MOST_AT_ONCE
@@ -218,6 +219,17 @@ for _ in range(3):
     threading.Thread(target=ask, daemon=True).start()
 time.sleep(0.05)
 """
+
+
+def test_a_request_does_not_end_with_its_thread_which_could_meet_the_end_of_the_interpreter(
+    small_artifacts: Get,
+) -> None:
+    backend = OpenVinoBackend(small_artifacts("amn") / "onnx/fp32.onnx", threads=1)
+    for _ in range(3):
+        thread = threading.Thread(target=backend.run, args=(some_contexts(2),))
+        thread.start()
+        thread.join()
+    assert len(backend._requests) == 1
 
 
 @pytest.mark.parametrize("backend", ["torchscript", "eager"])
