@@ -133,7 +133,10 @@ def _raise_products(torch: Any) -> Callable[[], None] | None:
 
 
 def _raise_cudnn(torch: Any) -> Callable[[], None] | None:
-    """Do the same for the recurrent layers of cuDNN, through the old setting where it can be read."""
+    """Do the same for the recurrent layers of cuDNN, through the old setting where it can be read.
+
+    Whoever reads the old one meanwhile would get an error where only new ones were set.
+    """
     cudnn = torch.backends.cudnn
     try:
         lowered = cudnn.allow_tf32

@@ -264,8 +264,9 @@ class PredictionTable:
         self._arrow, parquet = import_pyarrow()
         lists = self._arrow.list_(self._arrow.float32(), dim)
         self._schema = self._arrow.schema([("row", self._arrow.int64()), ("prediction", lists)])
-        settings: dict[str, Any] = {"use_dictionary": False, "compression": "none"}  # no number comes twice
-        self._writer = parquet.ParquetWriter(path, self._schema, write_statistics=["row"], **settings)
+        self._writer = parquet.ParquetWriter(  # no number comes twice, and nobody looks up a smallest component
+            path, self._schema, use_dictionary=False, compression="none", write_statistics=["row"]
+        )
 
     def add(self, rows: NDArray[np.int64], predictions: NDArray[np.float32]) -> None:
         """Append predictions `[n, D]` for `rows` `[n]`."""

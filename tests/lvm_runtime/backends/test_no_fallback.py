@@ -59,28 +59,35 @@ def test_onnxruntime_runs_the_whole_graph_on_the_device(
     assert asked["settings"].get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
 
 
+EACH_KIND = hasattr(torch.backends, "fp32_precision")
+"""Whether torch has a setting for each kind of operation: from 2.9 on."""
+
+
 def _of_recurrent_layers() -> str:
-    return str(torch.backends.cudnn.rnn.fp32_precision)
+    cudnn = torch.backends.cudnn
+    return str(cudnn.rnn.fp32_precision) if EACH_KIND else "tf32" if cudnn.allow_tf32 else "none"
 
 
 @pytest.fixture
 def _tf32_as_it_was() -> Iterator[None]:
     yield
-    torch.backends.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
+    if EACH_KIND:
+        torch.backends.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
     torch.backends.cudnn.allow_tf32 = True
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has one setting")
 @pytest.mark.usefixtures("_tf32_as_it_was")
 @pytest.mark.parametrize(
     ("place", "setting", "value"),
     [
         ("cudnn", "allow_tf32", True),
         ("cudnn", "allow_tf32", False),
-        ("cudnn.conv", "fp32_precision", "ieee"),
-        ("cudnn.rnn", "fp32_precision", "ieee"),
-        ("cudnn", "fp32_precision", "tf32"),
-        ("", "fp32_precision", "tf32"),
+        *[
+            ("cudnn.conv", "fp32_precision", "ieee"),
+            ("cudnn.rnn", "fp32_precision", "ieee"),
+            ("cudnn", "fp32_precision", "tf32"),
+            ("", "fp32_precision", "tf32"),
+        ][: None if EACH_KIND else 0],
     ],
     ids=lambda value: str(value) or "everything",
 )
