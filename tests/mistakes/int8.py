@@ -165,7 +165,7 @@ MISTAKES = [
         _SENSITIVITY,
         "        y = TorchOps().normalise(y)\n",
         "",
-        f"{_PRODUCT}[linear-native]",
+        "tests/export/test_int8.py::test_estimate_is_the_drift_that_errors_cause[product]",
     ),
     Mistake(
         "what saves the least is refined first",
