@@ -2,8 +2,8 @@
 
 For random signs u and a change Δy of a prediction of norm 1, u · Δy has mean square |Δy|² = twice the drift. To first
 order, u · Δy is the sum over all products of error · gradient of u · y. So a few backward passes tell of all products
-at once, and of each of their columns, what a run for each of them would: the sum of all was within 5 % of the drift
-that four trained models had.
+at once, and of each of their columns, what a run for each of them would: the sum of all was within 10 % of the
+drift that trained models had.
 
 n contexts, K inputs and N outputs of a product, R rows of all contexts.
 """
