@@ -29,8 +29,8 @@ from .sensitivity import Error, Product, drift_of_errors
 
 TOLERATED = 6e-5
 """Mean drift up to which a form stays as it is. Random weights have up to 5.0e-5, and 8.5e-5 at worst."""
-AIM = 4.5e-5
-"""Mean drift to which it is refined otherwise: the drift of trained models is up to 2.2 times as large at worst."""
+AIM = 4e-5
+"""Mean drift to which it is refined otherwise. Trained models drift by up to 2.2 times the mean at worst."""
 MOST_MORE = 0.1
 """Share of the form's multiply-adds that refinements may add."""
 BLOCK = 128
