@@ -9,9 +9,8 @@ B batch, N vectors of a document, T context length, D vector.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor
 from ..forms.base import Form
 from ..forms.int8 import Calibration
 from ..forms.ops import Norm
+from ..forms.rounding import Rounded, Term, columns
 from .views import Buffer, View, join
 
 VERSION = 1
@@ -119,6 +119,9 @@ class PlanOps:
     def _new(self, width: int, rows: int, *, vectors: bool) -> View:
         return View(Buffer(rows * width, vectors), width, rows, width if rows > 1 else 0, 0, vectors)
 
+    def _like(self, view: View) -> View:
+        return self._new(view.width, view.rows, vectors=view.vectors)
+
     def _write(
         self,
         name: str,
@@ -152,31 +155,56 @@ class PlanOps:
             centre, label = self._calibration.centre(norm), f"{name}_bias"
             shared["centre"] = self._hold(f"{self._names[id(norm.bias)]}_centre", centre)
             constant = centre @ rounded.rest + (0 if constant is None else constant)
-        for start, part in _columns(out, x.width, rounded.diagonals):
-            stop, end = start + part.width, "" if part == out else f"_{start}"
-            addend = None if add is None else replace(add, offset=add.offset + start, width=part.width)
-            if start in rounded.diagonals:
-                held = self._hold(f"{name}_{start}_diagonal", rounded.diagonals[start])
-                scaled = self._write("mul", {"x": x}, {"y": held})
-                addend = scaled if addend is None else self.add(scaled, addend)
-            for values, scale in rounded.terms[:0:-1]:
-                weights = self._int8(f"{name}{end}_left", values[:, start:stop], scale[start:stop]) | shared
-                left = self._new(part.width, x.rows, vectors=x.vectors)
-                addend = self._product(x, left, weights, addend, positive)
-            values, scale = rounded.terms[0]
-            weights = self._int8(name + end, values[:, start:stop], scale[start:stop]) | shared
-            own = None if constant is None else constant[start:stop]
-            self._product(x, part, weights | self._bias(label + end, own), addend, positive)
+        halves = self._halves(x, shared) if rounded.halves else None
+        for start, stop in rounded.parts():
+            part, addend = out.columns(start, stop), add and add.columns(start, stop)
+            end = "" if part == out else f"_{start}"
+            addend = self._add_diagonals(x, name, rounded, start, stop, addend)
+            own = self._bias(label + end, None if constant is None else constant[start:stop])
+            if left := rounded.left_of(start, stop):
+                weights = self._int8(f"{name}{end}_left", left) | shared
+                if halves:  # the halves' weights, without it, are one in memory
+                    weights, own = weights | own, {}
+                addend = self._product(x, self._like(part), weights, addend, positive)
+            weights = self._int8(name + end, columns(rounded.term, start, stop))
+            if halves:
+                self._subtract_products(halves, part, weights, own, addend)
+            else:
+                self._product(x, part, weights | shared | own, addend, positive)
         return out
+
+    def _add_diagonals(
+        self, x: View, name: str, rounded: Rounded, start: int, stop: int, addend: View | None
+    ) -> View | None:
+        """Add to `addend` what the weight's diagonals make of `x` in the columns of a part."""
+        for first, diagonal in rounded.diagonals.items():
+            if first <= start < first + x.width:
+                held = self._hold(f"{name}_{start}_diagonal", diagonal[start - first : stop - first])
+                scaled = self._write("mul", {"x": x.columns(start - first, stop - first)}, {"y": held})
+                addend = scaled if addend is None else self.add(scaled, addend)
+        return addend
+
+    def _halves(self, x: View, shared: dict[str, str]) -> tuple[View, View]:
+        """Return the positive part of `x`, less its centre, and what it exceeds `x` by."""
+        rows = self._write("sub", {"x": x}, {"y": shared["centre"]}) if shared else x
+        positive = self._write("relu", {"x": rows})
+        return positive, self._write("sub", {"x": positive, "y": rows})
+
+    def _subtract_products(
+        self, halves: tuple[View, View], out: View, weights: dict[str, str], bias: dict[str, str], add: View | None
+    ) -> None:
+        first = self._product(halves[0], self._like(out), weights | bias, add, positive=True)
+        second = self._product(halves[1], self._like(out), weights, None, positive=True)
+        self.operations.append(Operation("sub", {"x": first, "y": second}, {"out": out}))
 
     def _product(self, x: View, out: View, weights: dict[str, str], add: View | None, positive: bool) -> View:
         inputs = {"x": x} if add is None else {"x": x, "add": add}
         self.operations.append(Operation("linear", inputs, {"out": out}, weights, {"positive": positive}))
         return out
 
-    def _int8(self, name: str, values: NDArray[np.int8], scale: NDArray[np.float32]) -> dict[str, str]:
-        self.tensors.setdefault(name, values)
-        self.tensors.setdefault(f"{name}_scale", scale)
+    def _int8(self, name: str, term: Term) -> dict[str, str]:
+        self.tensors.setdefault(name, term[0])
+        self.tensors.setdefault(f"{name}_scale", term[1])
         return {"weight": name}
 
     def _bias(self, name: str, constant: Tensor | None) -> dict[str, str]:
@@ -221,13 +249,6 @@ def build_plan(form: Form, ops: PlanOps, kind: str = "context") -> tuple[str, di
     used = {name for operation in operations for name in operation.weights.values()}
     tensors = {n: t for n, t in ops.tensors.items() if n in used or n.removesuffix("_scale") in used}
     return json.dumps(plan, separators=(",", ":")), tensors
-
-
-def _columns(out: View, width: int, diagonals: Collection[int]) -> list[tuple[int, View]]:
-    """Cut a product's result where square blocks with a diagonal begin and end; return the parts by first column."""
-    starts = sorted({0, out.width, *diagonals, *(start + width for start in diagonals)})
-    parts = out.split([stop - start for start, stop in pairwise(starts)])
-    return list(zip(starts, parts, strict=False))
 
 
 def _entry(operation: Operation, numbers: dict[Buffer, int]) -> dict[str, Any]:

@@ -55,7 +55,11 @@ class View:
         if sum(sizes) != self.width:
             raise ValueError(f"parts of {list(sizes)} do not make up a width of {self.width}")
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        return [replace(self, width=size, offset=self.offset + at) for at, size in zip(starts, sizes, strict=True)]
+        return [self.columns(at, at + size) for at, size in zip(starts, sizes, strict=True)]
+
+    def columns(self, start: int, stop: int) -> View:
+        """Return a part of the last axis."""
+        return replace(self, width=stop - start, offset=self.offset + start)
 
     def window(self, position: int) -> View:
         """Return the rows of a document's vectors from `position` on: what each window has at that position."""

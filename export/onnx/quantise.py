@@ -5,21 +5,33 @@ own: r = max|row|, row·127/r is rounded around the zero point 128, and the prod
 scale per output channel, is multiplied by r. The integers are exact, so nothing that another row holds can
 change them.
 
-Weights, centres and diagonals are those of `export.forms.int8`.
+Weights, centres, diagonals and which products are computed more finely are those of `export.forms.int8`.
 
 B batch, T context length, D vector.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..forms.base import Form
-from ..forms.int8 import STEPS, Calibration
+from ..forms.int8 import Calibration
 from ..forms.ops import Norm
+from ..forms.rounding import STEPS, Term
 from .graph import CONTRIB, GraphOps, Node
+
+
+class Rows(NamedTuple):
+    """Rows as uint8 `integers` around `zero`, and their `largest` magnitudes `[rows, 1]`, which are `steps`."""
+
+    integers: Node
+    largest: Node
+    steps: int
+    zero: int
 
 
 class Int8GraphOps(GraphOps):
@@ -31,7 +43,7 @@ class Int8GraphOps(GraphOps):
 
     def __init__(self, form: Form, contexts: NDArray[np.float32] | None = None) -> None:
         super().__init__(form)
-        self._quantised: dict[str, tuple[Node, Node]] = {}
+        self._quantised: dict[str, Rows] = {}
         self._calibration = Calibration(form, contexts)
 
     def linear(self, x: Node, weight: Tensor, bias: Node | Tensor | None = None) -> Node:
@@ -55,16 +67,22 @@ class Int8GraphOps(GraphOps):
         A row without a positive value is scaled by 255/0 to −∞ and cut to zeros as well.
         """
         hidden = self.linear(x, wide, bias)
-        largest = self.node("ReduceMax", [hidden.name, self.integers(-1)], (-1, 1), keepdims=1)
-        positive = self.node("Max", [largest.name, self.constant("nothing", np.zeros(1, np.float32))], (-1, 1))
-        rows = self._to_steps(hidden, positive, 2 * STEPS + 1, 0)
-        product = self._product(rows, positive, narrow, 2 * STEPS + 1, 0)
+        product = self._product(
+            self._positive_rows(hidden), self._terms(narrow) | self._terms_left(narrow), narrow.shape[1]
+        )
         if not self._calibration.round(narrow).diagonals:
             return product
         return self._add_diagonals(product, self.node("Relu", [hidden.name], hidden.shape), narrow)
 
     def _linear(self, x: Node, weight: Tensor) -> Node:
-        product = self._product(*self._quantise_rows(x), weight, steps=STEPS, zero=128)
+        term, left, width = self._terms(weight), self._terms_left(weight), weight.shape[1]
+        if not self._calibration.round(weight).halves:
+            product = self._product(self._quantise_rows(x), term | left, width)
+        else:
+            halves = x, self.node("Neg", [x.name], x.shape)
+            product = self.sub(*(self._product(self._positive_rows(half), term, width) for half in halves))
+            if left:
+                product = self.add(product, self._product(self._quantise_rows(x), left, width))
         return self._add_diagonals(product, x, weight)
 
     def _add_diagonals(self, result: Node, x: Node, weight: Tensor) -> Node:
@@ -72,21 +90,31 @@ class Int8GraphOps(GraphOps):
         for start, diagonal in self._calibration.round(weight).diagonals.items():
             name = self.constant(f"{self._names[id(weight)]}_{start}_diagonal", diagonal.numpy().astype(np.float32))
             part = self.node("Mul", [x.name, name], x.shape)
-            if part.shape != result.shape:
-                pads = self.integers(start, result.width - start - x.width)
-                part = self.node("Pad", [part.name, pads, self._number(0), self.integers(-1)], result.shape)
-            result = self.add(result, part)
+            result = self.add(result, self._pad(part, start, result.width))
         return result
 
-    def _quantise_rows(self, x: Node) -> tuple[Node, Node]:
-        """Return `x` as uint8 around 128 with each row scaled to ±127, and the rows' largest magnitudes `[rows, 1]`.
+    def _pad(self, part: Node, start: int, width: int) -> Node:
+        """Return `part` as columns from `start` on of a value of `width`, which is 0 in all others."""
+        if part.width == width:
+            return part
+        pads = self.integers(start, width - start - part.width)
+        return self.node("Pad", [part.name, pads, self._number(0), self.integers(-1)], (*part.shape[:-1], width))
+
+    def _positive_rows(self, x: Node) -> Rows:
+        """Return the positive part of `x` in 255 steps around 0."""
+        largest = self.node("ReduceMax", [x.name, self.integers(-1)], (-1, 1), keepdims=1)
+        positive = self.node("Max", [largest.name, self.constant("nothing", np.zeros(1, np.float32))], (-1, 1))
+        return Rows(self._to_steps(x, positive, 2 * STEPS + 1, 0), positive, 2 * STEPS + 1, 0)
+
+    def _quantise_rows(self, x: Node) -> Rows:
+        """Return `x` around 128 with each row scaled to ±127.
 
         A row of zeros becomes 0/0 and then some integer or other, which its largest magnitude of 0 multiplies away.
         """
         if x.name not in self._quantised:
             size = self.node("Abs", [x.name], x.shape)
             largest = self.node("ReduceMax", [size.name, self.integers(-1)], (*x.shape[:-1], 1), keepdims=1)
-            self._quantised[x.name] = self._to_steps(x, largest, STEPS, 128), largest
+            self._quantised[x.name] = Rows(self._to_steps(x, largest, STEPS, 128), largest, STEPS, 128)
         return self._quantised[x.name]
 
     def _to_steps(self, x: Node, largest: Node, steps: int, zero: int) -> Node:
@@ -95,19 +123,26 @@ class Int8GraphOps(GraphOps):
         inputs = [self.mul(x, factor).name, self._number(1), self._zero(zero)]
         return self.node("QuantizeLinear", inputs, x.shape)
 
-    def _product(self, integers: Node, largest: Node, weight: Tensor, steps: int, zero: int) -> Node:
-        """Return the product with a weight's int8 terms, each row scaled back by its largest magnitude."""
-        name = self._names[id(weight)]
+    def _terms(self, weight: Tensor) -> dict[str, tuple[int, Term]]:
+        return {self._names[id(weight)]: (0, self._calibration.round(weight).term)}
+
+    def _terms_left(self, weight: Tensor) -> dict[str, tuple[int, Term]]:
+        """Return by name the terms of what rounding left of a weight, with their first column."""
+        name, left = self._names[id(weight)], self._calibration.round(weight).left
+        return {f"{name}_{start}_left" if start else f"{name}_left": (start, term) for start, term in left.items()}
+
+    def _product(self, rows: Rows, terms: dict[str, tuple[int, Term]], width: int) -> Node:
+        """Return the sum of the products with the terms of a weight, each row scaled back by its largest magnitude."""
         sums = None
-        for index, (values, scales) in enumerate(self._calibration.round(weight).terms):
-            term = f"{name}_left" if index else name
-            self.constant(f"{term}_int8", values)
-            self.constant(f"{term}_scale", (scales / steps).astype(np.float32))
-            inputs = [integers.name, f"{term}_int8", self._number(1), f"{term}_scale", self._zero(zero)]
-            product = self.node("MatMulIntegerToFloat", inputs, (*integers.shape[:-1], weight.shape[1]), domain=CONTRIB)
-            sums = product if sums is None else self.add(sums, product)
+        for name, (start, (values, scales)) in terms.items():
+            self.constant(f"{name}_int8", values)
+            self.constant(f"{name}_scale", (scales / rows.steps).astype(np.float32))
+            inputs = [rows.integers.name, f"{name}_int8", self._number(1), f"{name}_scale", self._zero(rows.zero)]
+            shape = (*rows.integers.shape[:-1], len(scales))
+            part = self._pad(self.node("MatMulIntegerToFloat", inputs, shape, domain=CONTRIB), start, width)
+            sums = part if sums is None else self.add(sums, part)
         assert sums is not None
-        return self.mul(sums, largest)
+        return self.mul(sums, rows.largest)
 
     def _number(self, value: int) -> str:
         return self.constant(f"f_{value}", np.array(value, np.float32))

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 
 from export.forms import build_form
-from export.forms.int8 import quantise_weight
+from export.forms.rounding import quantise_weight
 from export.onnx.__main__ import command
 from export.onnx.export import export_onnx, export_sequence, write_graph
 from export.onnx.plain import export_plain

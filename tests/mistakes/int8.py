@@ -2,34 +2,38 @@
 
 from tests.mistakes.mistake import Mistake
 
-_INT8, _ONNX = "export/forms/int8.py", "export/onnx/quantise.py"
+_INT8, _ROUNDING, _FINER = "export/forms/int8.py", "export/forms/rounding.py", "export/forms/finer.py"
+_SENSITIVITY, _ONNX, _PLAN = "export/forms/sensitivity.py", "export/onnx/quantise.py", "export/native/plan.py"
 _WEIGHT = "tests/export/test_int8.py::test_quantised_weight_is_near_and_its_neighbours_do_not_saturate"
 _PRODUCT = "tests/export/test_int8.py::test_product_of_whole_steps_is_that_of_the_rounded_weight"
+_LEFT = "tests/export/test_int8.py::test_what_rounding_left_of_some_columns_is_added"
+_REFINED = "tests/export/test_int8.py::test_refined_products_drift_less"
+_CHOICE = "tests/export/test_int8.py::test_only_what_makes_the_drift_is_refined"
 _DIAGONAL = "tests/export/test_int8.py::test_diagonal_is_not_rounded"
 
 MISTAKES = [
     Mistake(
         "neighbouring weights that were both rounded up are not corrected",
-        _INT8,
+        _ROUNDING,
         "    second -= np.sign(second) * over\n",
         "",
         _WEIGHT,
     ),
     Mistake(
         "the scale of a channel looks at single weights, not at pairs",
-        _INT8,
+        _ROUNDING,
         "np.maximum(np.abs(weight).max(axis=0) / STEPS, pairs.max(axis=0) / PAIR_STEPS)",
         "np.abs(weight).max(axis=0) / STEPS",
         _WEIGHT,
     ),
     Mistake(
         "pairs are counted from the second row",
-        _INT8,
+        _ROUNDING,
         "np.arange(0, len(weight), 2)",
         "np.arange(1, len(weight), 2)",
         _WEIGHT,
     ),
-    Mistake("a channel of zeros has scale 0", _INT8, "    scale[scale == 0] = 1.0\n", "", _WEIGHT),
+    Mistake("a channel of zeros has scale 0", _ROUNDING, "    scale[scale == 0] = 1.0\n", "", _WEIGHT),
     Mistake(
         "a row that is negative throughout has no guard behind a ReLU",
         _ONNX,
@@ -40,8 +44,8 @@ MISTAKES = [
     Mistake(
         "the steps of a ReLU's output are those of signed numbers",
         _ONNX,
-        "self._to_steps(hidden, positive, 2 * STEPS + 1, 0)",
-        "self._to_steps(hidden, positive, 2 * STEPS, 0)",
+        "self._to_steps(x, positive, 2 * STEPS + 1, 0)",
+        "self._to_steps(x, positive, 2 * STEPS, 0)",
         f"{_PRODUCT}[relu-onnx]",
     ),
     Mistake(
@@ -53,7 +57,7 @@ MISTAKES = [
     ),
     Mistake(
         "a plan does not say that a product reads a ReLU's output",
-        "export/native/plan.py",
+        _PLAN,
         "narrow, None, positive=True)",
         "narrow, None)",
         f"{_PRODUCT}[relu-native]",
@@ -96,7 +100,7 @@ MISTAKES = [
     Mistake(
         "a diagonal is left out and not added again",
         _ONNX,
-        "            result = self.add(result, part)\n",
+        "            result = self.add(result, self._pad(part, start, result.width))\n",
         "",
         f"{_DIAGONAL}[linear-onnx]",
     ),
@@ -109,9 +113,69 @@ MISTAKES = [
     ),
     Mistake(
         "what rounding left of a last product is computed and not added",
-        "export/native/plan.py",
-        "addend = self._product(x, left, weights, addend, positive)",
-        "self._product(x, left, weights, addend, positive)",
+        _PLAN,
+        "addend = self._product(x, self._like(part), weights, addend, positive)",
+        "self._product(x, self._like(part), weights, addend, positive)",
         "tests/export/test_int8.py::test_weights_that_pass_on_what_they_get_do_not_drift[lstm-native]",
     ),
+    Mistake(
+        "what rounding left of some columns is added to the first ones",
+        _ONNX,
+        "self.integers(start, width - start - part.width)",
+        "self.integers(0, width - part.width)",
+        f"{_LEFT}[8-linear-onnx]",
+    ),
+    Mistake(
+        "what rounding left of some columns is sought among all",
+        _ROUNDING,
+        "return columns(term, start - at, stop - at)",
+        "return columns(term, start, stop)",
+        f"{_LEFT}[8-linear-native]",
+    ),
+    Mistake(
+        "the rows' negative halves are added and not taken off",
+        _PLAN,
+        'Operation("sub", {"x": first, "y": second}',
+        'Operation("add", {"x": first, "y": second}',
+        f"{_REFINED}[amn-native]",
+    ),
+    Mistake(
+        "rows are halved with their centre on",
+        _PLAN,
+        'rows = self._write("sub", {"x": x}, {"y": shared["centre"]}) if shared else x',
+        "rows = x",
+        f"{_REFINED}[amn-native]",
+    ),
+    Mistake(
+        "a bias is added with each of the terms",
+        _PLAN,
+        "weights, own = weights | own, {}",
+        "weights = weights | own",
+        f"{_REFINED}[gru-native]",
+    ),
+    Mistake(
+        "the products that share a weight are taken to err by chance",
+        _SENSITIVITY,
+        "moved[key] = moved.get(key, 0) + blocks",
+        "moved[key] = (moved.get(key, torch.zeros(())).square() + blocks.square()).sqrt()",
+        "tests/export/test_int8.py::test_estimate_is_the_drift_that_errors_cause[lstm]",
+    ),
+    Mistake(
+        "drift is estimated on predictions that have a length",
+        _SENSITIVITY,
+        "        y = TorchOps().normalise(y)\n",
+        "",
+        "tests/export/test_int8.py::test_estimate_is_the_drift_that_errors_cause[product]",
+    ),
+    Mistake(
+        "what saves the least is refined first",
+        _FINER,
+        "key=lambda r: -r.worth",
+        "key=lambda r: r.worth",
+        _CHOICE,
+    ),
+    Mistake(
+        "a form that drifts little is refined", _FINER, "    if total <= TOLERATED:\n        return\n", "", _CHOICE
+    ),
+    Mistake("refinements cost what they like", _FINER, "or refinement.cost > budget", "", _CHOICE),
 ]

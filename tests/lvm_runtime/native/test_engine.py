@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export.forms import build_form
+from export.forms import build_form, finer
 from export.native.export import write_native
 from export.native.files import FILES
 from export.randomise import randomise
@@ -201,6 +201,28 @@ def test_weights_cut_into_columns_give_the_same_bits(kind: str, tmp_path: Path) 
         for threads in (1, 2):
             case.engine(path, threads).run(given, found)
             np.testing.assert_array_equal(found, expected, f"{path} {threads}")
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_refined_products_give_the_same_bits(
+    architecture: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, number in {"TOLERATED": 0, "AIM": 0, "MOST_MORE": 0.8, "BLOCK": 32, "LEAST_WORTH": -1}.items():
+        monkeypatch.setattr(finer, name, number)
+    case = Case(architecture, tmp_path, kind)
+    assert b"_left" in case.content
+    given = case.contexts if kind == "context" else case.contexts.reshape(-1, case.dim)
+    fewer = 4 * (kind == "sequence")  # predictions than vectors
+    expected = np.empty((len(given) - fewer, case.dim), np.float32)
+    case.engine("plain").run(given, expected)
+    assert max_drift(expected[:: 5 if fewer else 1], case.answers()[0]) <= 2e-4
+    for path in _engine.paths():
+        for threads, start, stop in ((1, 0, None), (2, 0, None), (1, 5, 6 + fewer)):
+            part = given[start:stop]
+            found = np.empty((len(part) - fewer, case.dim), np.float32)
+            case.engine(path, threads).run(part, found)
+            np.testing.assert_array_equal(found, expected[start : start + len(found)], f"{path} {threads} {start}")
 
 
 @pytest.mark.parametrize("length", [1, 4, *(pytest.param(t, marks=pytest.mark.soak) for t in (2, 3, 5, 6, 7, 8))])
