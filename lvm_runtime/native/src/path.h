@@ -1,4 +1,4 @@
-// What a CPU path is: the two functions that compute, in the instructions of one kind of CPU.
+// What a CPU path is: the functions that compute, in the instructions of one kind of CPU.
 #pragma once
 
 #include <math.h>  // what follows a target pragma calls C functions only, see target.h
