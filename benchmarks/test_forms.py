@@ -30,7 +30,7 @@ from lvm_runtime.selection.timing import Timing, median_interval, speedup, speed
 BATCHES = (1, 8, 32, 128, 1024)
 DYNAMIC = "dynamic-int8"
 THREADS = 1
-SIDES = ("plain-fp32", "form-fp32", "form-int8", "native-int8", DYNAMIC)
+SIDES = ("plain-fp32", "form-fp32", "native-fp32", "form-int8", "native-int8", DYNAMIC)
 
 MINIMUM = {  # times the plain side's speed: fp32 at batch ≥ 32, int8 at batch ≥ 32, int8 at batch 1
     "amn": (1.4, 3.0, 1.5),
@@ -56,7 +56,7 @@ def target(table: dict[str, tuple[float, float, float]], architecture: str, side
     fp32, int8, int8_alone = table[architecture]
     if side == "form-int8" and batch == 1:
         return int8_alone
-    return None if batch < 32 or side == "plain-fp32" else {"form-fp32": fp32, "form-int8": int8}[side]
+    return None if batch < 32 or side == "plain-fp32" else int8 if side == "form-int8" else fp32
 
 
 def native_target(architecture: str, batch: int) -> tuple[float | None, float | None]:

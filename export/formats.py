@@ -48,8 +48,8 @@ def exports(
         from .native.export import export_native
         from .native.files import FILES
 
-        for kind, path in FILES.items():
-            yield path, partial(export_native, source, samples, kind)
+        for (kind, precision), path in FILES.items():
+            yield path, partial(export_native, source, samples, kind, precision)
     if "mlx" in formats:
         from .mlx.export import export_mlx
         from .mlx.files import FILES as MLX_FILES

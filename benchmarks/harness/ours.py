@@ -47,6 +47,7 @@ def _ours(backend: str, precision: str, device: str, missing: Callable[[], str |
 OURS = (
     _ours("onnx", "fp32", "cpu", needs("onnxruntime", "onnx", "onnxscript")),
     _ours("onnx", "int8", "cpu", needs("onnxruntime", "onnx", "onnxscript")),
+    _ours("native", "fp32", "cpu", needs("lvm_runtime.native._engine", "safetensors")),
     _ours("native", "int8", "cpu", needs("lvm_runtime.native._engine", "safetensors")),
     _ours("openvino", "fp32", "cpu", needs("openvino", "onnx", "onnxscript")),
     _ours("openvino", "bf16", "cpu", bf16_in_openvino),

@@ -46,13 +46,13 @@ def _onnx_sequence(source: Source, samples: Sequence[Sample], precision: str) ->
 def _native(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
     from export.native.export import export_native
 
-    return export_native(source, samples)
+    return export_native(source, samples, "context", precision)
 
 
 def _native_sequence(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
     from export.native.export import export_native
 
-    return export_native(source, samples, "sequence")
+    return export_native(source, samples, "sequence", precision)
 
 
 def _torchscript(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:

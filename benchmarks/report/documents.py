@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report.results import Run
+from benchmarks.report.results import Row, Run
 from benchmarks.report.suites import suite_rows
 from benchmarks.report.tables import (
     EXPLANATION,
@@ -63,15 +63,23 @@ def readme_section(run: Run) -> str:
 
 def _comparison(run: Run) -> str:
     shown = forms_of(run, README_BATCHES)
-    fp32, int8 = (span([r.over_anchor for r in shown if r.precision == p and r.over_anchor]) for p in FORMS)
-    native = {r.backend == "native" for r in shown if r.precision == "int8"}
-    engine = {True: "the native engine", False: "onnxruntime"}
-    runs_on = engine[native.pop()] if len(native) == 1 else "the faster of the native engine and onnxruntime"
+    fp32, int8 = ([row for row in shown if row.precision == precision] for precision in FORMS)
     return (
-        f"Ours in fp32 is {fp32} times as fast as plain onnxruntime (the same model, exported as it is, in fp32), and "
-        f"in int8, which runs on {runs_on}, {int8} times. {faster_peers(run, README_BATCHES)} "
-        "[All results](docs/results.md)"
+        f"Ours in fp32, which runs on {_engine(fp32)}, is {_over_anchor(fp32)} times as fast as plain onnxruntime (the "
+        f"same model, exported as it is, in fp32), and in int8, which runs on {_engine(int8)}, {_over_anchor(int8)} "
+        f"times. {faster_peers(run, README_BATCHES)} [All results](docs/results.md)"
     )
+
+
+def _engine(rows: Sequence[Row]) -> str:
+    native = {row.backend == "native" for row in rows}
+    if len(native) > 1:
+        return "the faster of the native engine and onnxruntime"
+    return "the native engine" if True in native else "onnxruntime"
+
+
+def _over_anchor(rows: Sequence[Row]) -> str:
+    return span([row.over_anchor for row in rows if row.over_anchor])
 
 
 def write_readme(path: Path, run: Run) -> None:

@@ -12,7 +12,7 @@ from lvm_runtime.commands.tables import markdown
 from lvm_runtime.system import machine
 
 BATCHES = (1, 32, 128)
-FORMS = {"fp32": ("lvm-onnx-fp32",), "int8": ("lvm-native-int8", "lvm-onnx-int8")}
+FORMS = {"fp32": ("lvm-native-fp32", "lvm-onnx-fp32"), "int8": ("lvm-native-int8", "lvm-onnx-int8")}
 """Ours by precision; tables show the fastest of each cell."""
 _PEERS = {
     ANCHOR: "plain onnxruntime",

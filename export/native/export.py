@@ -1,7 +1,7 @@
 """Export to the native engine: `python -m export.native --model amn`.
 
-Writes the deployment form as a plan with int8 weights, one safetensors file for contexts of any batch size and one for
-whole documents (drift ≤ 1e-3, independent of batch-mates to the bit).
+Writes the deployment form as a plan, one safetensors file for contexts of any batch size and one for whole documents,
+with int8 weights (drift ≤ 1e-3) or fp32 ones (≤ 1e-6). Answers do not depend on batch-mates, to the bit.
 
 B batch, N vectors of a document, T context length, D vector.
 """
@@ -25,8 +25,10 @@ from .files import FILES
 from .plan import PlanOps, build_plan
 
 
-def export_native(source: Source, samples: Sequence[Sample], kind: str = "context") -> Artifact:
-    """Write the form `kind` ("context" or "sequence"), verify the file and add it to the artifact.
+def export_native(
+    source: Source, samples: Sequence[Sample], kind: str = "context", precision: str = "int8"
+) -> Artifact:
+    """Write the form `kind` ("context" or "sequence") in "int8" or "fp32", verify the file and add it to the artifact.
 
     Raises VerificationFailed, and keeps nothing, if it drifts too far or lets batch-mates change an answer.
 
@@ -37,7 +39,7 @@ def export_native(source: Source, samples: Sequence[Sample], kind: str = "contex
     >>> artifact.find("native")[0].precision
     'int8'
     """
-    return export_plan(source, samples, kind, path=FILES[kind], format="native", precision="int8")
+    return export_plan(source, samples, kind, path=FILES[kind, precision], format="native", precision=precision)
 
 
 def export_plan(

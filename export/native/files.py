@@ -1,3 +1,9 @@
 """Where the native forms lie in an artifact."""
 
-FILES = {"context": "native/int8.safetensors", "sequence": "native/sequence-int8.safetensors"}
+FILES = {
+    ("context", "fp32"): "native/fp32.safetensors",
+    ("context", "int8"): "native/int8.safetensors",
+    ("sequence", "fp32"): "native/sequence-fp32.safetensors",
+    ("sequence", "int8"): "native/sequence-int8.safetensors",
+}
+"""The file of a form's kind in a precision."""

@@ -1,4 +1,4 @@
-"""The native engine: int8 on the CPU, with numpy and this package's own extension alone.
+"""The native engine: int8 and fp32 on the CPU, with numpy and this package's own extension alone.
 
 The engine has threads of its own. They share out the windows of a large batch and the columns of a small one's
 products, sleep when there is nothing to do, and hold no interpreter lock. A child process runs on one thread.

@@ -2,7 +2,7 @@
 
 What is asked for by name is used or is an error. What is left open goes to the fastest form that was measured here:
 
-1. One light form fits (the usual case: fp32 over onnxruntime): it is opened, nothing is timed.
+1. One light form fits: it is opened, nothing is timed.
 2. Several light forms fit: they are timed once per machine, a few hundredths of a second each, and the result is kept.
 3. Heavy frameworks (torch, OpenVINO, coremltools) are not loaded just to find out. They join once they were measured
    by tuning, or when no light form fits (torch.compile only in the first case: building it takes too long).

@@ -37,20 +37,20 @@ def make_source(architecture: str, folder: Path, dim: int = 96) -> Source:
     return Source(save_model(model, folder / architecture), model)
 
 
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize(("kind", "precision"), FILES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_plan_names_exactly_what_it_uses(architecture: str, kind: str, tmp_path: Path) -> None:
+def test_plan_names_exactly_what_it_uses(architecture: str, kind: str, precision: str, tmp_path: Path) -> None:
     form = build_form(make_source(architecture, tmp_path).model)
-    text, tensors = build_plan(form, PlanOps(form), kind)
+    text, tensors = build_plan(form, PlanOps(form, precision=precision), kind)
     plan = json.loads(text)
     named = {name for operation in plan["operations"] for name in operation["weights"].values()}
     scales = {
         f"{operation['weights']['weight']}_scale" for operation in plan["operations"] if operation["op"] == "linear"
     }
-    assert named | scales == set(tensors)
+    assert (named | scales if precision == "int8" else named) == set(tensors)
     views = [v for operation in plan["operations"] for v in operation.values() if isinstance(v, list)]
     assert {view[0] for view in views} == set(range(len(plan["buffers"])))
-    assert plan["form"] == kind
+    assert (plan["form"], plan["precision"]) == (kind, precision)
     assert {buffer["per"] for buffer in plan["buffers"]} == ({"window"} if kind == "context" else {"window", "vector"})
     assert ("attention" in plan["outputs"]) == (architecture == "amn")
 
@@ -96,35 +96,39 @@ def test_windows_of_a_document_overlap_in_place() -> None:
         join([vectors.window(1), vectors.window(0)])
 
 
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize(("kind", "precision"), FILES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_export_is_verified_and_listed(architecture: str, kind: str, tmp_path: Path) -> None:
+def test_export_is_verified_and_listed(architecture: str, kind: str, precision: str, tmp_path: Path) -> None:
     pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
     source = make_source(architecture, tmp_path)
-    artifact = export_native(source, make_samples(source), kind)
-    (compiled,) = artifact.find("native", precision="int8", form=kind)
-    assert compiled.file.path == FILES[kind]
-    assert 0 < compiled.drift <= DRIFT_LIMITS["int8"]
+    artifact = export_native(source, make_samples(source), kind, precision)
+    (compiled,) = artifact.find("native", precision=precision, form=kind)
+    assert compiled.file.path == FILES[kind, precision]
+    assert 0 <= compiled.drift <= DRIFT_LIMITS[precision]
+    assert (compiled.drift > 1e-7) == (precision == "int8")
     assert compiled.details["batch_change"] == 0
     artifact.check()
 
 
-@pytest.mark.parametrize("kind", FILES)
-def test_wrong_export_leaves_no_file(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "precision"), FILES)
+def test_wrong_export_leaves_no_file(kind: str, precision: str, tmp_path: Path) -> None:
     pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
     source = make_source("gru", tmp_path)
     other = Source(source.artifact, randomise(make_source("gru", tmp_path / "other").model, seed=9))
     with pytest.raises(VerificationFailed, match="largest drift"):
-        export_native(other, make_samples(source), kind)
+        export_native(other, make_samples(source), kind, precision)
     assert not (source.artifact.path / "native").exists()
 
 
-def test_command_writes_both_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_what_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
     source = make_source("amn", tmp_path)
-    assert command(["--model", str(source.artifact.path)]) == 0
-    assert {path.name for path in (source.artifact.path / "native").iterdir()} == {
-        "int8.safetensors",
-        "sequence-int8.safetensors",
-    }
-    assert capsys.readouterr().out.count("drift") == 2
+    model = ["--model", str(source.artifact.path)]
+    for arguments, files in (
+        (["--precision", "fp32", "--no-sequence"], {FILES["context", "fp32"]}),
+        (["--precision", "int8"], {FILES["context", "fp32"], FILES["context", "int8"], FILES["sequence", "int8"]}),
+        ([], set(FILES.values())),
+    ):
+        assert command(model + arguments) == 0
+        assert {f"native/{path.name}" for path in (source.artifact.path / "native").iterdir()} == files
+    assert capsys.readouterr().out.count("drift") == 1 + 2 + 4

@@ -24,6 +24,7 @@ import psutil
 import pytest
 
 from export.native.export import export_native
+from export.native.files import FILES
 from export.source import Source
 from export.verify import make_samples
 from lvm_runtime import LvmError, Predictor
@@ -38,7 +39,7 @@ SIZES = (1, 1, 1, 2, 5, 8, 31, 64, 65, 200, MOST_AT_ONCE + 1)
 SECONDS = float(os.environ.get("LVM_SOAK_SECONDS", 600))
 
 
-FORMS = ["onnx fp32", "onnx int8", "native int8"]
+FORMS = ["onnx fp32", "onnx int8", "native fp32", "native int8"]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = add_onnx(made, model, "onnx/int8.onnx", precision="int8", drift=5e-4)
     made = add_torchscript(add_onnx(made, model, "onnx/sequence-fp32.onnx", kind="sequence"), model)
     if NativeBackend.missing() is None:
-        for kind in ("context", "sequence"):
+        for kind, precision in FILES:
             source = Source(Artifact.load(made.path), model)
-            export_native(source, make_samples(source), kind)
+            export_native(source, make_samples(source), kind, precision)
     return made.path
 
 

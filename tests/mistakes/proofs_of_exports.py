@@ -24,7 +24,7 @@ MISTAKES = [
         "export/native/export.py",
         'report = verify(runner, samples, name=f"{format} sequence {precision}", precision=precision)',
         "from ..verify import Report\n\n                report = Report(0.0, 0.0, 0.0, 0.0, 0)",
-        "tests/export/test_native.py::test_wrong_export_leaves_no_file[sequence]",
+        "tests/export/test_native.py::test_wrong_export_leaves_no_file[sequence-int8]",
     ),
     Mistake(
         "`--data` is not handed on",

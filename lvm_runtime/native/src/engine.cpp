@@ -48,10 +48,12 @@ const Path& find_path(const std::string& name) {
 
 struct Engine::Workspace {
     Aligned<uint8_t> arena;
+    Aligned<float> packed;  // rows of a product of floats
     std::vector<float*> bases, out;
-    std::vector<const float*> add;
+    std::vector<const float*> in, add;
 
-    explicit Workspace(const Program& program) : arena(program.arena), bases(program.slots.size()) {
+    explicit Workspace(const Program& program)
+        : arena(program.arena), packed(float_rows * program.widest), bases(program.slots.size()) {
         for (size_t i = 0; i < bases.size(); ++i)
             if (program.slots[i].offset >= 0) bases[i] = reinterpret_cast<float*>(arena.data() + program.slots[i].offset);
     }
@@ -180,35 +182,52 @@ std::vector<std::pair<std::string, double>> Engine::profile(const float* input, 
 }
 
 void Engine::run_product(const Step& step, Workspace& space, Team& team, bool leads, int64_t windows) {
-    const Shadow& shadow = program_.shadows[step.shadow];
     const Packed& weight = program_.weights[step.weight];
     int64_t rows = windows * step.rows;
-    space.out.resize(static_cast<size_t>(rows));
-    space.add.resize(static_cast<size_t>(rows));
-    for (int64_t b = 0, i = 0; b < windows; ++b)
-        for (int64_t r = 0; r < step.rows; ++r, ++i) {
-            space.out[i] = space.bases[step.out.slot] + b * step.out.outer + step.out.offset + r * step.out.step;
-            if (step.adds)
-                space.add[i] = space.bases[step.add.slot] + b * step.add.outer + step.add.offset + r * step.add.step;
-        }
-    int64_t apart = step.rows == shadow.source.rows ? 1 : shadow.source.rows;
-    ProductCall call;
-    call.weight = &weight;
-    call.a = reinterpret_cast<const uint8_t*>(space.bases[shadow.bytes_slot]) + step.first_row * shadow.width;
-    call.a_step = apart * shadow.width;
-    call.scale = space.bases[shadow.scale_slot] + step.first_row;
-    call.scale_step = apart;
-    call.rows = rows;
-    call.out = space.out.data();
-    call.add = step.adds ? space.add.data() : nullptr;
-    int64_t panels = (weight.outputs + panel - 1) / panel;
-    bool shared = leads && panels > 1 && rows * weight.inputs * weight.outputs >= least_work;
-    int64_t parts = shared ? std::min<int64_t>(panels, threads_) : 1;
-    team.share(parts, shared, [&](int64_t part) {
-        ProductCall mine = call;
-        mine.panel_start = panels * part / parts, mine.panel_stop = panels * (part + 1) / parts;
-        path_->product(mine);
-    });
+    auto find_rows = [&](const Ref& ref, auto& found) {
+        found.resize(static_cast<size_t>(rows));
+        for (int64_t b = 0, i = 0; b < windows; ++b)
+            for (int64_t r = 0; r < step.rows; ++r, ++i)
+                found[i] = space.bases[ref.slot] + b * ref.outer + ref.offset + r * ref.step;
+    };
+    find_rows(step.out, space.out);
+    if (step.adds) find_rows(step.add, space.add);
+    bool shared = leads && rows * weight.inputs * weight.outputs >= least_work;
+    auto share = [&](auto call, int64_t panels, int64_t together, void (*run)(const decltype(call)&)) {
+        int64_t units = (panels + together - 1) / together, parts = shared ? std::min<int64_t>(units, threads_) : 1;
+        team.share(parts, parts > 1, [&](int64_t part) {
+            auto mine = call;
+            mine.panel_start = units * part / parts * together;
+            mine.panel_stop = std::min(panels, units * (part + 1) / parts * together);
+            run(mine);
+        });
+    };
+    if (step.shadow >= 0) {
+        const Shadow& shadow = program_.shadows[step.shadow];
+        int64_t apart = step.rows == shadow.source.rows ? 1 : shadow.source.rows;
+        ProductCall call;
+        call.weight = &weight;
+        call.a = reinterpret_cast<const uint8_t*>(space.bases[shadow.bytes_slot]) + step.first_row * shadow.width;
+        call.a_step = apart * shadow.width;
+        call.scale = space.bases[shadow.scale_slot] + step.first_row;
+        call.scale_step = apart;
+        call.rows = rows;
+        call.out = space.out.data();
+        call.add = step.adds ? space.add.data() : nullptr;
+        return share(call, (weight.outputs + panel - 1) / panel, 1, path_->product);
+    }
+    find_rows(step.in, space.in);
+    for (int64_t row = 0; row < rows; row += float_rows) {
+        FloatCall call;
+        call.weight = &weight;
+        call.first = row;
+        call.rows = std::min(float_rows, rows - row);
+        call.a = call.rows > 1 ? space.packed.data() : space.in[row];
+        if (call.rows > 1) path_->pack(space.in.data() + row, call.rows, weight.inputs, space.packed.data());
+        call.out = space.out.data() + row;
+        call.add = step.adds ? space.add.data() + row : nullptr;
+        share(call, (weight.outputs + float_panel - 1) / float_panel, 4, path_->float_product);
+    }
 }
 
 }  // namespace lvm

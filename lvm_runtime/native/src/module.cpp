@@ -209,7 +209,7 @@ PyMethodDef functions[] = {
     {"paths", paths, METH_NOARGS, "Return the names of the CPU paths that run here, the fastest first."},
     {nullptr, nullptr, 0, nullptr}};
 
-PyModuleDef module = {PyModuleDef_HEAD_INIT, "_engine", "Plans in int8 on the CPU.", -1, functions, nullptr, nullptr, nullptr, nullptr};
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_engine", "Plans on the CPU, in int8 and fp32.", -1, functions, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace
 

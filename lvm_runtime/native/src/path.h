@@ -1,4 +1,4 @@
-// What a CPU path is: the two functions that compute, in the instructions of one kind of CPU.
+// What a CPU path is: the functions that compute, in the instructions of one kind of CPU.
 #pragma once
 
 #include <math.h>  // what follows a target pragma calls C functions only, see target.h
@@ -13,7 +13,20 @@ namespace lvm {
 
 constexpr int64_t panel = 64;      // columns of a weight that lie together
 constexpr int64_t inner = 64;      // the rows of a weight are filled up to a multiple of this with zeros
+constexpr int64_t float_panel = 32;  // columns of a weight in floats that lie together
+constexpr int64_t float_rows = 112;   // rows that are packed at once
 constexpr int64_t row_block = 32;  // a shadow holds this many rows more than it is read for: tiles may read beyond
+
+// Ask for a line of memory before it is read, or written.
+#if defined(__GNUC__)
+inline void ask_for(const void* p) { __builtin_prefetch(p); }
+inline void ask_for_later(const void* p) { __builtin_prefetch(p, 0, 2); }
+inline void ask_to_write(const void* p) { __builtin_prefetch(p, 1); }
+#else
+inline void ask_for(const void*) {}
+inline void ask_for_later(const void*) {}
+inline void ask_to_write(const void*) {}
+#endif
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -39,10 +52,12 @@ class Aligned {
     std::unique_ptr<void, Release> store_;
 };
 
-// A weight [K][N] as products read it: panels of 64 columns, in each four rows of all its columns at a time.
+// A weight [K][N] as products read it: panels of 64 columns, in each four rows of all its columns at a time; in floats
+// panels of 32 columns, row by row.
 struct Packed {
-    int64_t inputs = 0, outputs = 0;  // K filled up to a multiple of `inner`, N as it is
+    int64_t inputs = 0, outputs = 0;  // K filled up to a multiple of `inner` (in floats as it is), N as it is
     const int8_t* values = nullptr;   // [N / 64][K / 4][64][4], in the program's memory
+    const float* floats = nullptr;    // or [N / 32][K][32], there too
     Aligned<float> scale;             // [N filled up], the steps of an activation divided in
     Aligned<int32_t> start;           // [N filled up], what takes the activations' zero point back out of each sum
     Aligned<float> bias;              // [rows of a window, or 1][N filled up]
@@ -60,6 +75,16 @@ struct ProductCall {
     int64_t panel_start, panel_stop;
     float* const* out;
     const float* const* add;  // or nullptr: what is added to each row
+};
+
+// The same in floats: `a` is what `pack` made of the rows, or the row itself if it is one.
+struct FloatCall {
+    const Packed* weight;
+    const float* a;
+    int64_t first, rows;  // `first`: the number of the first row, which tells its bias
+    int64_t panel_start, panel_stop;
+    float* const* out;
+    const float* const* add;
 };
 
 // Where floats of a tile's sums will be written.
@@ -109,6 +134,8 @@ struct Path {
     int32_t zero_shift;  // what the path takes off every activation before it multiplies
     int64_t row_step;    // slices of a multiple of this many windows fill its tiles
     void (*product)(const ProductCall&);
+    void (*pack)(const float* const* rows, int64_t count, int64_t width, float* packed);
+    void (*float_product)(const FloatCall&);
     void (*rows)(const RowCall&);
     int64_t (*spin)(int64_t rounds);  // multiply-adds done in registers alone: what products cannot be faster than
 };

@@ -73,6 +73,7 @@ inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b
 
 #include "products.inl"
 #include "rows.inl"
+#include "floats.inl"
 
 namespace lvm {
 namespace {
@@ -112,7 +113,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_amx = {"amx", "AMX int8", [] { return cpu().amx; }, 0, 32, run_product_in_tiles, run_rows, spin_in_tiles};
+const Path path_amx = {"amx", "AMX int8", [] { return cpu().amx; }, 0, 32, run_product_in_tiles, pack_rows, run_float_product, run_rows, spin_in_tiles};
 
 }  // namespace lvm
 #endif

@@ -23,12 +23,13 @@ inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b
 
 #include "products.inl"
 #include "rows.inl"
+#include "floats.inl"
 LVM_TARGET_END
 
 namespace lvm {
 
 const Path path_avx512_vnni = {"avx512-vnni", "AVX-512 VNNI", [] { return cpu().avx512_vnni; },
-                               0, 6, run_product, run_rows, spin_avx512};
+                               0, 6, run_product, pack_rows, run_float_product, run_rows, spin_avx512};
 
 }  // namespace lvm
 #endif

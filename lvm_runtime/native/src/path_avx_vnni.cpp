@@ -29,11 +29,12 @@ inline __m256i multiply_add(__m256i sums, __m256i a, __m256i b) {
 
 #include "products.inl"
 #include "rows.inl"
+#include "floats.inl"
 LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_avx_vnni = {"avx-vnni", "AVX-VNNI", [] { return cpu().avx_vnni; }, 0, 6, run_product, run_rows, spin_avx2};
+const Path path_avx_vnni = {"avx-vnni", "AVX-VNNI", [] { return cpu().avx_vnni; }, 0, 6, run_product, pack_rows, run_float_product, run_rows, spin_avx2};
 
 }  // namespace lvm
 #endif

@@ -73,13 +73,14 @@ int64_t spin_neon(int64_t rounds) {
 
 #include "products.inl"
 #include "rows.inl"
+#include "floats.inl"
 #if defined(__linux__)
 LVM_TARGET_END
 #endif
 
 namespace lvm {
 
-const Path path_neon_dot = {"neon-dot", "NEON dot product", [] { return cpu().neon_dot; }, 128, 6, run_product, run_rows, spin_neon};
+const Path path_neon_dot = {"neon-dot", "NEON dot product", [] { return cpu().neon_dot; }, 128, 6, run_product, pack_rows, run_float_product, run_rows, spin_neon};
 
 }  // namespace lvm
 #endif

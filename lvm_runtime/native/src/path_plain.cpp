@@ -1,5 +1,6 @@
 // Plain C++: any CPU, and the reference for the other paths.
 #include "path.h"
+#include "target.h"
 #include "simd_plain.h"
 
 namespace lvm {
@@ -39,9 +40,10 @@ int64_t spin_plain(int64_t rounds) {
 
 #include "products.inl"
 #include "rows.inl"
+#include "floats.inl"
 
 namespace lvm {
 
-const Path path_plain = {"plain", "plain C++", [] { return true; }, 0, 4, run_product, run_rows, spin_plain};
+const Path path_plain = {"plain", "plain C++", [] { return true; }, 0, 4, run_product, pack_rows, run_float_product, run_rows, spin_plain};
 
 }  // namespace lvm

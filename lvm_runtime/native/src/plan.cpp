@@ -45,7 +45,7 @@ class Reader {
         plan_.architecture = json_.at("architecture").string("architecture");
         for (char c : plan_.architecture) require(c > ' ' && c <= '~', "architecture is not a word in ASCII");
         plan_.precision = json_.at("precision").string("precision");
-        require(plan_.precision == "int8", "precision is " + plan_.precision + ", expected int8");
+        require(plan_.precision == "int8" || plan_.in_floats(), "precision is " + plan_.precision + ", expected int8 or fp32");
         const std::string& form = json_.at("form").string("form");
         require(form == "context" || form == "sequence", "form is " + form + ", expected context or sequence");
         plan_.sequence = form == "sequence";
@@ -191,13 +191,21 @@ class Reader {
         return found->second;
     }
 
+    static void require_finite(const std::string& name, const Tensor& tensor) {
+        for (int64_t i = 0; i < tensor.count; ++i) {
+            float value;
+            std::memcpy(&value, tensor.data + 4 * i, 4);
+            if (!std::isfinite(value)) throw FileError("the weight " + name + " holds NaN or infinity");
+        }
+    }
+
     std::vector<float> floats(const std::string& name, int64_t count, int64_t other = -1) const {
         const Tensor& found = weight(name);
         require(!found.bytes && (found.count == count || found.count == other),
                 "the weight " + name + " holds " + std::to_string(found.count) + ", expected " + std::to_string(count) + " floats");
+        require_finite(name, found);
         std::vector<float> values(static_cast<size_t>(found.count));
         std::memcpy(values.data(), found.data, values.size() * 4);
-        for (float value : values) require(std::isfinite(value), "the weight " + name + " holds NaN or infinity");
         return values;
     }
 
@@ -242,9 +250,16 @@ int Reader::matrix(const std::string& name) {
     auto [known, fresh] = matrices_.emplace(name, static_cast<int>(plan_.matrices.size()));
     if (!fresh) return known->second;
     const Tensor& found = weight(name);
-    require(found.bytes && found.shape.size() == 2, "the weight " + name + " is not a matrix of signed bytes");
+    bool right = found.bytes != plan_.in_floats() && found.shape.size() == 2;
+    require(right, "the weight " + name + " is not a matrix of " + (plan_.in_floats() ? "floats" : "signed bytes"));
     Matrix matrix;
     matrix.inputs = found.shape[0], matrix.outputs = found.shape[1];
+    if (plan_.in_floats()) {
+        require_finite(name, found);
+        matrix.floats = found.data;
+        plan_.matrices.push_back(std::move(matrix));
+        return known->second;
+    }
     const int8_t* values = reinterpret_cast<const int8_t*>(found.data);
     matrix.values.assign(values, values + found.count);
     for (int64_t i = 0; i + matrix.outputs < found.count; ++i)
@@ -266,7 +281,10 @@ void Reader::read_linear(const Json& entry, Operation& operation, bool per_vecto
     const Matrix& found = plan_.matrices[operation.matrix];
     require(found.inputs == x.width && found.outputs == out.width, "the weight " + name + " is not of the shape of the product");
     if (const Json* bias = weights.find("bias")) operation.bias = floats(bias->string("bias"), out.width, out.width * out.rows);
-    if (const Json* centre = weights.find("centre")) operation.centre = floats(centre->string("centre"), x.width);
+    if (const Json* centre = weights.find("centre")) {
+        require(!plan_.in_floats(), "a product of floats has no centre");
+        operation.centre = floats(centre->string("centre"), x.width);
+    }
     if (entry.find("add")) {
         operation.in[1] = input(entry, "add", per_vector);
         require(operation.in[1].rows == out.rows && operation.in[1].width == out.width, "add does not fit the result");

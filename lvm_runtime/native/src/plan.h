@@ -41,11 +41,12 @@ struct Operation {
     float eps = 0;
 };
 
-// A weight [inputs][outputs] with a scale for each output.
+// A weight [inputs][outputs]: integers with a scale for each output, or float32 as the file's bytes have them.
 struct Matrix {
     int64_t inputs = 0, outputs = 0;
     std::vector<int8_t> values;
     std::vector<float> scale;
+    const uint8_t* floats = nullptr;
 };
 
 struct Plan {
@@ -57,11 +58,13 @@ struct Plan {
     std::vector<Operation> operations;
     std::vector<Matrix> matrices;
 
+    bool in_floats() const { return precision == "fp32"; }
+
     // Whether the operation runs once per vector of a document.
     bool per_vector(const Operation& operation) const { return buffers[operation.out[0].buffer].vectors; }
 };
 
-// Read the bytes of a native file. Throws FileError for anything that is not a plan of this version.
+// Read the bytes of a native file, which matrices of floats point into. Throws FileError for anything that is not a plan of this version.
 Plan read_plan(const uint8_t* bytes, size_t size);
 
 }  // namespace lvm

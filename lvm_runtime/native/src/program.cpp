@@ -1,6 +1,7 @@
 #include "program.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 
 namespace lvm {
@@ -22,14 +23,16 @@ bool overlap(const View& view, int64_t start, int64_t stop) {
     return false;
 }
 
-int64_t packed_bytes(const Matrix& matrix) { return round_up(matrix.inputs, inner) * round_up(matrix.outputs, panel); }
+int64_t packed_bytes(const Matrix& matrix) {
+    if (matrix.floats) return round_up(matrix.inputs * round_up(matrix.outputs, float_panel) * 4, 64);
+    return round_up(matrix.inputs, inner) * round_up(matrix.outputs, panel);
+}
 
 // `values`: zeros, where the integers will lie.
-Packed pack(const Matrix& matrix, const Operation& operation, int32_t zero_shift, int8_t* values) {
+void pack_integers(Packed& packed, const Matrix& matrix, const Operation& operation, int32_t zero_shift, int8_t* values) {
     int64_t inputs = matrix.inputs, outputs = matrix.outputs;
     int64_t filled = round_up(outputs, panel), depth = round_up(inputs, inner);
-    Packed packed;
-    packed.inputs = depth, packed.outputs = outputs, packed.values = values;
+    packed.inputs = depth, packed.values = values;
     packed.scale = Aligned<float>(filled), packed.start = Aligned<int32_t>(filled);
     int32_t zero = (operation.positive ? 0 : 128) - zero_shift;
     float steps = operation.positive ? 255.0f : 127.0f;
@@ -44,6 +47,24 @@ Packed pack(const Matrix& matrix, const Operation& operation, int32_t zero_shift
         packed.scale[n] = matrix.scale[n] / steps;
         packed.start[n] = -zero * sum;
     }
+}
+
+void pack_floats(Packed& packed, const Matrix& matrix, float* floats) {
+    packed.inputs = matrix.inputs, packed.floats = floats;
+    for (int64_t n = 0; n < matrix.outputs; n += float_panel)
+        for (int64_t k = 0; k < matrix.inputs; ++k)
+            std::memcpy(floats + (n * matrix.inputs + k * float_panel), matrix.floats + (k * matrix.outputs + n) * 4,
+                        static_cast<size_t>(std::min(float_panel, matrix.outputs - n)) * 4);
+}
+
+// `memory`: zeros, where the weight will lie.
+Packed pack(const Matrix& matrix, const Operation& operation, int32_t zero_shift, int8_t* memory) {
+    Packed packed;
+    int64_t outputs = packed.outputs = matrix.outputs, filled = round_up(outputs, panel);
+    if (matrix.floats)
+        pack_floats(packed, matrix, reinterpret_cast<float*>(memory)), filled = round_up(outputs, float_panel);
+    else
+        pack_integers(packed, matrix, operation, zero_shift, memory);
     packed.bias_rows = std::max<int64_t>(1, static_cast<int64_t>(operation.bias.size()) / outputs);
     packed.bias = Aligned<float>(packed.bias_rows * filled);
     for (size_t i = 0; i < operation.bias.size(); ++i)
@@ -57,7 +78,7 @@ class Compiler {
 
     Program compile() {
         for (const Buffer& buffer : plan().buffers) program_.slots.push_back({buffer.size * 4, 0, buffer.vectors});
-        add_shadows();
+        if (!plan().in_floats()) add_shadows();
         for (const Item& item : order()) item.shadow < 0 ? add_operation(item.operation) : add_quantise(item);
         note_uses();
         make_local();
@@ -240,6 +261,10 @@ class Compiler {
         step.product = true, step.per_vector = plan().per_vector(operation);
         step.rows = operation.out[0].rows;
         step.shadow = find_shadow(operation, step.first_row);
+        if (step.shadow < 0) {
+            step.in = refer(operation.in[0]);
+            program_.widest = std::max(program_.widest, operation.in[0].width);
+        }
         step.weight = weight(operation);
         step.out = refer(operation.out[0]);
         if ((step.adds = operation.in[1].exists())) step.add = refer(operation.in[1]);
@@ -249,8 +274,13 @@ class Compiler {
     template <class Use>
     void each_slot(Step& step, Use use) {
         if (step.product) {
-            const Shadow& shadow = program_.shadows[step.shadow];
-            use(shadow.bytes_slot, nullptr), use(shadow.scale_slot, nullptr), use(step.out.slot, &step.out);
+            if (step.shadow < 0) {
+                use(step.in.slot, &step.in);
+            } else {
+                const Shadow& shadow = program_.shadows[step.shadow];
+                use(shadow.bytes_slot, nullptr), use(shadow.scale_slot, nullptr);
+            }
+            use(step.out.slot, &step.out);
             if (step.adds) use(step.add.slot, &step.add);
             return;
         }

@@ -33,9 +33,9 @@ struct Step {
     bool product = false, per_vector = false;
     int64_t rows = 1;
     std::vector<RowOp> ops;  // unless it is a product
-    int weight = -1, shadow = -1;
-    int64_t first_row = 0;  // of the shadow's rows
-    Ref out, add;
+    int weight = -1, shadow = -1;  // no shadow where products are in floats: they read `in`
+    int64_t first_row = 0;         // of the shadow's rows
+    Ref in, out, add;
     bool adds = false;
 };
 
@@ -45,7 +45,8 @@ struct Program {
     std::vector<Slot> slots;
     std::vector<Step> steps;
     std::vector<Packed> weights;
-    Aligned<int8_t> memory;  // the integers of all weights, in one piece
+    Aligned<int8_t> memory;  // all weights, in one piece
+    int64_t widest = 0;      // row that a product of floats reads
     int64_t slice = 1;  // windows that run at once
     int64_t arena = 0;  // bytes
 

@@ -9,6 +9,9 @@
 namespace lvm {
 namespace {
 
+// A tile of floats: 24 sums, four weights and a value: 29 of 32 registers.
+constexpr int64_t tile_rows = 6, tile_vectors = 1, lone_vectors = 4;
+
 struct F {
     float32x4_t v[4];
 };
@@ -58,6 +61,14 @@ inline void store_bytes(uint8_t* p, F a, int32_t zero) {
     for (int i = 0; i < 4; ++i) words[i] = vqmovun_s32(vaddq_s32(vcvtnq_s32_f32(a.v[i]), vdupq_n_s32(zero)));
     vst1_u8(p, vqmovn_u16(vcombine_u16(words[0], words[1])));
     vst1_u8(p + 8, vqmovn_u16(vcombine_u16(words[2], words[3])));
+}
+inline void transpose(const float* const* rows, int64_t k, float* out, int64_t step) {
+    float32x4x2_t ab = vtrnq_f32(vld1q_f32(rows[0] + k), vld1q_f32(rows[1] + k));
+    float32x4x2_t cd = vtrnq_f32(vld1q_f32(rows[2] + k), vld1q_f32(rows[3] + k));
+    for (int i = 0; i < 2; ++i) {
+        vst1q_f32(out + i * step, vcombine_f32(vget_low_f32(ab.val[i]), vget_low_f32(cd.val[i])));
+        vst1q_f32(out + (i + 2) * step, vcombine_f32(vget_high_f32(ab.val[i]), vget_high_f32(cd.val[i])));
+    }
 }
 
 #undef LVM_EACH

@@ -8,6 +8,8 @@
 namespace lvm {
 namespace {
 
+constexpr int64_t tile_rows = 4, tile_vectors = 1, lone_vectors = 2;
+
 struct F {
     float v[16];
 };
@@ -49,6 +51,10 @@ inline float largest(F a) {
 }
 inline void store_bytes(uint8_t* p, F a, int32_t zero) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(static_cast<int32_t>(std::nearbyint(a.v[i])) + zero);
+}
+inline void transpose(const float* const* rows, int64_t k, float* out, int64_t step) {
+    for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < 4; ++j) out[i * step + j] = rows[j][k + i];
 }
 
 }  // namespace

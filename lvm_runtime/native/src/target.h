@@ -14,3 +14,12 @@
 #define LVM_TARGET(features)
 #define LVM_TARGET_END
 #endif
+
+// A loop whose turns are known and few: an array that it runs over can lie in registers.
+#if defined(__clang__)
+#define LVM_UNROLL LVM_PRAGMA(unroll)
+#elif defined(__GNUC__)
+#define LVM_UNROLL LVM_PRAGMA(GCC unroll 16)
+#else
+#define LVM_UNROLL
+#endif

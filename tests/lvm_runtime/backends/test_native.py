@@ -31,7 +31,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     config = make_config("amn", dim=64, hidden_dim=96, attention_dim=32, bottleneck_dim=48)
     model = build_model(config, seed=0).eval()
     source = Source(save_model(model, tmp_path_factory.mktemp("native") / "amn"), model)
-    for kind in FILES:
+    for kind in ("context", "sequence"):
         export_native(source, make_samples(source), kind)
     return Artifact.load(source.artifact.path)
 
@@ -39,7 +39,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def test_predictor_serves_it(artifact: Artifact) -> None:
     contexts = some_contexts(9, 64)
     with Predictor(artifact.path, max_drift=1e-3, threads=1) as predictor:
-        fastest = NativeBackend(artifact.path / FILES["context"]).instructions
+        fastest = NativeBackend(artifact.path / FILES["context", "int8"]).instructions
         assert f"native int8 on cpu ({fastest})" in str(predictor.explain())
         predictions, attention = predictor.predict(contexts, return_attention=True)
         assert attention.shape == (9, 5)
@@ -50,7 +50,9 @@ def test_predictor_serves_it(artifact: Artifact) -> None:
 
 def test_sequence_file_gives_the_windows_answers(artifact: Artifact) -> None:
     contexts = some_contexts(6, 64)
-    context, sequence = (NativeBackend(artifact.path / file, threads=1) for file in FILES.values())
+    context, sequence = (
+        NativeBackend(artifact.path / FILES[kind, "int8"], threads=1) for kind in ("context", "sequence")
+    )
     predictions = sequence.run(np.ascontiguousarray(contexts.reshape(-1, 64)))
     assert predictions.shape == (26, 64)
     np.testing.assert_array_equal(predictions[::5], context.run(contexts))
@@ -61,14 +63,14 @@ def test_sequence_file_gives_the_windows_answers(artifact: Artifact) -> None:
 
 def test_instructions_can_be_chosen(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     contexts = some_contexts(5, 64)
-    expected = NativeBackend(artifact.path / FILES["context"]).run(contexts)
+    expected = NativeBackend(artifact.path / FILES["context", "int8"]).run(contexts)
     monkeypatch.setenv(PATH_VARIABLE, "plain")
-    plain = NativeBackend(artifact.path / FILES["context"])
+    plain = NativeBackend(artifact.path / FILES["context", "int8"])
     assert plain.instructions == "plain C++"
     np.testing.assert_array_equal(plain.run(contexts), expected)
     monkeypatch.setenv(PATH_VARIABLE, "mmx")
     with pytest.raises(BackendUnavailable, match=r"mmx is not one of this machine's: .*plain"):
-        NativeBackend(artifact.path / FILES["context"])
+        NativeBackend(artifact.path / FILES["context", "int8"])
 
 
 def test_serving_loads_numpy_and_the_extension_alone(artifact: Artifact) -> None:
@@ -86,7 +88,7 @@ print([name for name in ("onnxruntime", "torch", "safetensors", "openvino") if n
 
 
 def test_what_it_cannot_do_is_an_error(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = artifact.path / FILES["context"]
+    file = artifact.path / FILES["context", "int8"]
     with pytest.raises(BackendUnavailable, match="cuda"):
         NativeBackend(file, device="cuda")
     with pytest.raises(ArtifactError, match="says that it is int8"):

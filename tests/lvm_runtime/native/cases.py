@@ -38,17 +38,18 @@ def main(folder: Path) -> None:
         model = randomise(build_model(make_config(architecture, dim=96, **sizes), seed=0))
         if architecture == "lstm":
             pass_on(model)
-        for kind in FILES:
-            path = folder / f"{architecture}-{kind}"
-            write_native(build_form(model), path, kind)
+        for kind, precision in FILES:
+            path = folder / f"{architecture}-{precision}-{kind}"
+            write_native(build_form(model), path, kind, precision=precision)
             predictions = np.empty((9 if kind == "context" else 41, 96), np.float32)
             _engine.Engine(path.read_bytes()).run(contexts, predictions)
             path.with_name(f"{path.name}.contexts").write_bytes(contexts.tobytes())
             path.with_name(f"{path.name}.predictions").write_bytes(predictions.tobytes())
         small = {name: 12 if name == "hidden_dim" else size for name, size in sizes.items()}
         model = randomise(build_model(make_config(architecture, dim=16, **small), seed=0))
-        for kind in FILES:  # to be changed byte by byte
-            write_native(build_form(model), folder / f"small-{architecture}-{kind}", kind)
+        for kind, precision in FILES:  # to be changed byte by byte
+            path = folder / f"small-{architecture}-{precision}-{kind}"
+            write_native(build_form(model), path, kind, precision=precision)
 
 
 if __name__ == "__main__":
