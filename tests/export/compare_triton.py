@@ -1,4 +1,7 @@
-"""The speed of our server beside Triton's, in turns in one run: `LVM_TRITON=VENV python compare_triton.py ARTIFACT`.
+"""The speed of our server beside Triton's, in turns in one run.
+
+`LVM_TRITON=VENV python tests/export/compare_triton.py ARTIFACT BACKEND`. Both run the artifact through BACKEND: each
+would choose by its own measurements, and the answers of two backends differ in their last bits.
 
 Each request carries one context. The client is asyncio on plain sockets and grpc.aio, which costs little and both the
 same. Prints requests per second and the median and 99th percentile of the latency in ms, each the median of the
@@ -79,17 +82,21 @@ async def _gather(ask: Any, clients: int) -> list[float]:
 
 def main() -> None:
     """Run."""
-    artifact = Artifact.load(Path(sys.argv[1]))
+    artifact, backend = Artifact.load(Path(sys.argv[1])), sys.argv[2]
     config = artifact.config
     contexts = np.random.default_rng(0).standard_normal((1, config.context_length, config.dim)).astype(np.float32)
-    with Predictor(artifact.path, threads=1) as predictor:
+    with Predictor(artifact.path, backend=backend, threads=1) as predictor:
         known = predictor.predict(contexts).tobytes()
     with tempfile.TemporaryDirectory() as folder:
-        (python, *_) = write_repository(artifact, Path(folder) / "all", name="amn", max_delay_ms=0)
+        options = {"backend": backend}
+        (python, *_) = write_repository(artifact, Path(folder) / "all", name="amn", options=options)
         repository = Path(folder) / "python"
         repository.mkdir()
         python.rename(repository / "amn")
-        with serving(f"amn={artifact.path}", "--threads", "1") as ours, triton(repository) as theirs:
+        with (
+            serving(f"amn={artifact.path}", "--backend", backend, "--threads", "1") as ours,
+            triton(repository) as theirs,
+        ):
             for side, way in (("http", over_http), ("grpc", over_grpc)):
                 for clients in (1, 32):
                     found: dict[str, list[Any]] = {"ours": [], "triton": []}
