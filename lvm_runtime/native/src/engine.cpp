@@ -11,8 +11,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Below this many windows for each thread, threads share out the columns of each product and not the windows.
-constexpr int64_t least_windows = 4;
+// Below this many windows for each thread, threads share out the columns of each product and not the windows. Weights in
+// floats take four times as long to read, so it is longer better to read them once.
+constexpr int64_t least_windows = 4, least_windows_in_floats = 16;
 // Multiply-adds of a product that are worth sharing out.
 constexpr int64_t least_work = 100000;
 
@@ -131,7 +132,7 @@ void Engine::run(const float* input, int64_t windows, float* prediction, float* 
     const Plan& plan = program_.plan;
     int64_t step = plan.dim * (plan.sequence ? 1 : plan.length);
     bool leads = threads_ > 1 && here.team.lead();
-    bool by_rows = leads && windows >= least_windows * threads_;
+    bool by_rows = leads && windows >= (plan.in_floats() ? least_windows_in_floats : least_windows) * threads_;
     int64_t slices = (windows + program_.slice - 1) / program_.slice;
     if (by_rows) slices = round_up(slices, threads_);
     constexpr int64_t most = 60000;  // parts of one task
