@@ -12,7 +12,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // Below this many windows for each thread, threads share out the columns of each product and not the windows. Weights in
-// floats take four times as long to read, so it is longer better to read them once.
+// floats take four times as long to read, so up to more windows they are better read once.
 constexpr int64_t least_windows = 4, least_windows_in_floats = 16;
 // Multiply-adds of a product that are worth sharing out.
 constexpr int64_t least_work = 100000;

@@ -64,7 +64,8 @@ struct Plan {
     bool per_vector(const Operation& operation) const { return buffers[operation.out[0].buffer].vectors; }
 };
 
-// Read the bytes of a native file, which matrices of floats point into. Throws FileError for anything that is not a plan of this version.
+// Read the bytes of a native file, which matrices of floats point into. Throws FileError for anything that is not a plan
+// of this version.
 Plan read_plan(const uint8_t* bytes, size_t size);
 
 }  // namespace lvm
