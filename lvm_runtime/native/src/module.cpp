@@ -149,7 +149,8 @@ PyObject* engine_about(PyObject* self, void*) {
     return Py_BuildValue("{s:s,s:s,s:s,s:L,s:L,s:s,s:s,s:i,s:O}", "architecture", plan.architecture.c_str(), "form",
                          plan.sequence ? "sequence" : "context", "precision", plan.precision.c_str(), "context_length",
                          static_cast<long long>(plan.length), "dim", static_cast<long long>(plan.dim), "path",
-                         engine.path().name, "instructions", engine.path().what, "threads", engine.threads(),
+                         engine.path().name, "instructions",
+                         plan.in_floats() ? engine.path().what_floats : engine.path().what, "threads", engine.threads(),
                          "has_attention", plan.attention >= 0 ? Py_True : Py_False);
 }
 

@@ -130,6 +130,7 @@ struct RowCall {
 struct Path {
     const char* name;
     const char* what;
+    const char* what_floats;  // the instructions of a plan in fp32
     bool (*available)();
     int32_t zero_shift;  // what the path takes off every activation before it multiplies
     int64_t row_step;    // slices of a multiple of this many windows fill its tiles

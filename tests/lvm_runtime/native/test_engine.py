@@ -5,78 +5,26 @@ B batch, T context length, D vector.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from export.forms import build_form, finer
 from export.native.export import write_native
-from export.native.files import FILES
-from export.randomise import randomise
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.drift import max_drift
-from lvm_runtime.artifact.fingerprint import random_contexts
-from lvm_runtime.models import build_model, known_answers
 from tests.lvm_runtime.native.cases import pass_on
+from tests.lvm_runtime.native.sample import DRIFT, Case
 from tests.memory import in_use
 
 _engine = pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
-
-ODD = {
-    "lstm": {"hidden_dim": 40},
-    "gru": {"hidden_dim": 72, "num_layers": 2},
-    "transformer": {"hidden_dim": 60, "num_heads": 3, "ffn_dim": 100, "num_layers": 2},
-    "amn": {"hidden_dim": 90, "attention_dim": 33, "bottleneck_dim": 50},
-}
-"""Widths that are no multiple of 64, and mostly none of 16."""
-
-DRIFT = {"int8": 4e-4, "fp32": 1e-12}
-"""Limits; narrow widths average fewer roundings in int8, and in fp32 1 − cosine is the square of what rounding adds."""
-
-
-class Case:
-    """A native file of random weights with contexts `[B, T, D]` and the training form's answers."""
-
-    def __init__(
-        self,
-        architecture: str,
-        folder: Path,
-        kind: str = "context",
-        rows: int = 40,
-        precision: str = "int8",
-        **sizes: Any,
-    ) -> None:
-        config = make_config(architecture, **({"dim": 96} | ODD[architecture] | sizes))
-        self.model = randomise(build_model(config, seed=0), seed=2)
-        self.length, self.dim = config.context_length, config.dim
-        path = folder / f"{architecture}.safetensors"
-        write_native(build_form(self.model), path, kind, precision=precision)
-        self.content = path.read_bytes()
-        self.contexts = random_contexts(rows, self.length, self.dim)
-
-    def answers(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        return known_answers(self.model, self.contexts)
-
-    def engine(self, path: str = "", threads: int = 1) -> Any:
-        return _engine.Engine(self.content, path, threads)
-
-    def run(self, engine: Any, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        contexts = self.contexts[start:stop]
-        prediction = np.full((len(contexts), self.dim), np.nan, np.float32)
-        engine.run(contexts, prediction)
-        return prediction
 
 
 @pytest.mark.parametrize("length", [1, 2, *(pytest.param(t, marks=pytest.mark.soak) for t in (3, 4, 6, 7)), 5, 8])
@@ -170,6 +118,7 @@ def test_every_path_gives_the_same_bits(architecture: str, precision: str, tmp_p
     for path in _engine.paths():
         engine = case.engine(path)
         assert engine.about["path"] == path
+        assert ("int8" in engine.about["instructions"]) == (path == "amx" and precision == "int8")
         np.testing.assert_array_equal(case.run(engine), expected, err_msg=path)
         np.testing.assert_array_equal(case.run(engine, 5, 6), expected[5:6], err_msg=path)
 
@@ -345,92 +294,3 @@ def test_wrong_arrays_are_errors(tmp_path: Path) -> None:
         engine.run(case.contexts, prediction)
     with pytest.raises(ValueError, match="plain"):
         case.engine("no such path")
-
-
-def _with_plan(content: bytes, plan: str) -> bytes:
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    header["__metadata__"]["plan"] = plan
-    written = json.dumps(header).encode()
-    return len(written).to_bytes(8, "little") + written + content[8 + size :]
-
-
-def _plan(content: bytes) -> str:
-    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["plan"]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
-    folder = tmp_path_factory.mktemp("small")
-    return [Case(a, folder, kind, rows=2, precision=p, dim=16) for a in ARCHITECTURES for kind, p in FILES]
-
-
-def _load_and_run(case: Case, content: bytes) -> None:
-    """Build the engine and, if it takes the file, run it: neither may crash."""
-    try:
-        engine = _engine.Engine(content)
-    except _engine.FileError:
-        return
-    about = engine.about
-    length, dim = about["context_length"], about["dim"]
-    rows = 3 * length if about["form"] == "context" else length + 2
-    engine.run(np.ones((rows, dim), np.float32), np.empty((3, dim), np.float32))
-
-
-@settings(max_examples=400, deadline=None)
-@given(data=st.data())
-def test_changed_numbers_in_a_plan_never_crash(small: list[Case], data: st.DataObject) -> None:
-    case = data.draw(st.sampled_from(small))
-    plan = json.loads(_plan(case.content))
-    place: Any = plan
-    while True:
-        key = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
-        if not isinstance(place[key], dict | list) or not place[key]:
-            break
-        place = place[key]
-    numbers = st.integers(-3, 200) | st.sampled_from([2**31, 2**40, -(2**63), 1 << 20, 0.5, 1e300, None, True, "x", []])
-    place[key] = data.draw(numbers)
-    _load_and_run(case, _with_plan(case.content, json.dumps(plan)))
-
-
-@settings(max_examples=200, deadline=None)
-@given(data=st.data())
-def test_changed_bytes_in_a_header_never_crash(small: list[Case], data: st.DataObject) -> None:
-    case = data.draw(st.sampled_from(small))
-    content = bytearray(case.content)
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, 8 + int.from_bytes(case.content[:8], "little") - 1))] = data.draw(
-            st.integers(0, 255)
-        )
-    stop = data.draw(st.none() | st.integers(0, len(content)))
-    _load_and_run(case, bytes(content[:stop]))
-
-
-def test_malformed_plans_say_what_is_wrong(small: list[Case]) -> None:
-    floats, content = (case.content for case in small[:2])
-    plan = json.loads(_plan(content))
-
-    def problem(**changes: Any) -> str:
-        with pytest.raises(_engine.FileError) as caught:
-            _engine.Engine(_with_plan(content, json.dumps(plan | changes)))
-        return str(caught.value)
-
-    assert "version is 2" in problem(version=2)
-    assert "fp64" in problem(precision="fp64")
-    assert "first buffer" in problem(dim=17)
-    assert "operation 0: there is no operation pow" in problem(operations=[plan["operations"][0] | {"op": "pow"}])
-    assert "nothing writes the prediction" in problem(operations=plan["operations"][:-1])
-    assert "before it is written" in problem(operations=plan["operations"][1:])
-    assert "not valid JSON" in _message(b"\x02\0\0\0\0\0\0\0{]")
-    assert "too short" in _message(b"")
-    assert "is not a matrix of floats" in problem(precision="fp32")
-    assert "is not a matrix of signed bytes" in _message(_with_plan(floats, _plan(floats).replace("fp32", "int8")))
-    centred = _plan(floats).replace('"weights":{"weight"', '"weights":{"centre":"x","weight"')
-    assert "has no centre" in _message(_with_plan(floats, centred))
-    assert "NaN or infinity" in _message(floats[:-4] + b"\0\0\xc0\x7f")
-
-
-def _message(content: bytes) -> str:
-    with pytest.raises(_engine.FileError) as caught:
-        _engine.Engine(content)
-    return str(caught.value)
