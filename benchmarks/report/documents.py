@@ -66,8 +66,8 @@ def _comparison(run: Run) -> str:
     fp32, int8 = ([row for row in shown if row.precision == precision] for precision in FORMS)
     return (
         f"Ours in fp32 runs on {_engine(fp32)} and is {_over_anchor(fp32)} times as fast as plain onnxruntime (the "
-        f"same model, exported as it is, in fp32). In int8 it runs on {_engine(int8)} and is {_over_anchor(int8)} times "
-        f"as fast. {faster_peers(run, README_BATCHES)} [All results](docs/results.md)"
+        f"same model, exported as it is, in fp32). In int8 it runs on {_engine(int8)} and is {_over_anchor(int8)} "
+        f"times as fast. {faster_peers(run, README_BATCHES)} [All results](docs/results.md)"
     )
 
 
