@@ -87,11 +87,26 @@ struct FloatCall {
     const float* const* add;
 };
 
-// Where floats of a tile's sums will be written.
-struct Lines {
-    float* const* rows;
+// What a tile asks for while it is multiplied, lest the next ones wait: the lines that its results will take, what is
+// added to them, and its share of the next panel of weights.
+struct Ahead {
+    float* const* out;
+    const float* const* add;  // or nullptr
     int64_t column;
+    const int8_t* next;
+    int64_t lines;
 };
+
+// Lines are asked for one at a time, since many together would hold up a tile's loads: one in each step k with
+// k & line_mask = 0 of `inputs`, in steps of four.
+inline int64_t power_of_two(int64_t most) {
+    int64_t found = 1;
+    for (; found <= most / 2; found *= 2) {}
+    return found;
+}
+inline int64_t line_mask(const Ahead& ahead, int64_t inputs) {
+    return ahead.lines ? 4 * power_of_two(inputs / 4 / ahead.lines) - 1 : -1;
+}
 
 enum class RowKind {
     relu, sigmoid, tanh, gelu, add, sub, mul, add_weight, mul_weight, sub_weight, layer_norm, normalise, mean, mixture,

@@ -23,8 +23,10 @@ struct alignas(64) TileSizes {
 // results come from beyond the first cache: some are asked for in each step, while tiles are multiplied.
 template <bool two>
 inline void columns(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs,
-                    const int32_t* start, int32_t* sums, Lines lines) {
+                    const int32_t* start, int32_t* sums, const Ahead& ahead, int64_t c) {
     constexpr int64_t b_step = 4 * panel;
+    int64_t column = ahead.column + c, lines = ahead.lines * 32 / inputs;  // in each step
+    const int8_t* next = ahead.next + c / 32 * lines * inputs;
     int64_t row = 0, share = (rows * 64 + inputs - 1) / inputs;
     _tile_loadd(0, start, 0);  // the same row 16 times
     _tile_loadd(1, start + 16, 0);
@@ -34,9 +36,10 @@ inline void columns(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t
     }
     for (int64_t k = 0; k < inputs; k += 64, b += 16 * b_step) {
         for (int64_t stop = row + share < rows ? row + share : rows; row < stop; ++row) {
-            __builtin_prefetch(lines.rows[row] + lines.column, 1);
-            __builtin_prefetch(lines.rows[row] + lines.column + 16, 1);
+            __builtin_prefetch(ahead.out[row] + column, 1);
+            __builtin_prefetch(ahead.out[row] + column + 16, 1);
         }
+        for (int64_t i = 0; i < lines; ++i, next += 64) ask_for_later(next);
         _tile_loadd(4, a + k, a_step);
         _tile_loadd(6, b, b_step);
         _tile_dpbusd(0, 4, 6);
@@ -57,15 +60,10 @@ inline void columns(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t
 }
 
 inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
-                 int32_t* sums, Lines lines) {
-    if (rows < fewest_rows) {
-        for (int64_t row = 0; row < rows; row += 6)
-            tile_avx512(rows - row < 6 ? rows - row : 6, a + row * a_step, a_step, b, inputs, start, sums + row * panel);
-        return;
-    }
+                 int32_t* sums, const Ahead& ahead) {
+    if (rows <= 6) return tile_avx512(rows, a, a_step, b, inputs, start, sums, ahead);
     auto run = rows > 16 ? columns<true> : columns<false>;
-    for (int64_t c = 0; c < panel; c += 32)
-        run(rows, a, a_step, b + 4 * c, inputs, start + c, sums + c, {lines.rows, lines.column + c});
+    for (int64_t c = 0; c < panel; c += 32) run(rows, a, a_step, b + 4 * c, inputs, start + c, sums + c, ahead, c);
 }
 
 }  // namespace
@@ -79,7 +77,7 @@ namespace lvm {
 namespace {
 
 void run_product_in_tiles(const ProductCall& call) {
-    if (call.rows < fewest_rows) return run_product(call);
+    if (call.rows < fewest_rows) return run_tiles(call, 6);
     static const TileSizes sizes;
     _tile_loadconfig(&sizes);
     run_product(call);

@@ -14,8 +14,8 @@ namespace {
 constexpr int64_t most_rows = 6;
 
 inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
-                 int32_t* sums, Lines) {
-    tile_avx512(rows, a, a_step, b, inputs, start, sums);
+                 int32_t* sums, const Ahead& ahead) {
+    tile_avx512(rows, a, a_step, b, inputs, start, sums, ahead);
 }
 
 }  // namespace

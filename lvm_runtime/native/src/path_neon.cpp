@@ -41,7 +41,7 @@ inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
 }
 
 inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
-                 int32_t* sums, Lines) {
+                 int32_t* sums, const Ahead&) {
     switch (rows) {
         case 1: return tile_of<1>(a, a_step, b, inputs, start, sums);
         case 2: return tile_of<2>(a, a_step, b, inputs, start, sums);

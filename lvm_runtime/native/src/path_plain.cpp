@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t most_rows = 4;
 
 void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
-          int32_t* sums, Lines = {}) {
+          int32_t* sums, const Ahead& = {}) {
     for (int64_t i = 0; i < rows * panel; ++i) sums[i] = start[i % panel];
     for (int64_t k = 0; k < inputs; k += 4, b += 4 * panel)
         for (int64_t r = 0; r < rows; ++r) {

@@ -1,6 +1,5 @@
 // Products of integers, panel by panel, over a path's `tile`, which adds the products of up to `most_rows` rows and 64
-// columns to `start` [64], and may ask for the lines that are written next. What makes floats of the sums is the same in
-// every path.
+// columns to `start` [64], and may ask for memory ahead. What makes floats of the sums is the same in every path.
 
 namespace lvm {
 namespace {
@@ -32,20 +31,25 @@ inline void write_rows(const ProductCall& call, int64_t row, int64_t rows, int64
     }
 }
 
-void run_product(const ProductCall& call) {
+// In tiles of at most `most` rows.
+void run_tiles(const ProductCall& call, int64_t most) {
     const Packed& weight = *call.weight;
+    int64_t inputs = weight.inputs, tiles = (call.rows + most - 1) / most;
+    int64_t lines = tiles > 1 ? (inputs + tiles - 1) / tiles : 0;  // a panel is as many as the weight has inputs
     alignas(64) int32_t sums[most_rows * panel];
     for (int64_t p = call.panel_start; p < call.panel_stop; ++p) {
-        const int8_t* b = weight.values + p * panel * weight.inputs;
-        for (int64_t row = 0; row < call.rows;) {
-            int64_t rows = call.rows - row < most_rows ? call.rows - row : most_rows;
-            tile(rows, call.a + row * call.a_step, call.a_step, b, weight.inputs, weight.start.data() + p * panel, sums,
-                 {call.out + row, p * panel});
+        const int8_t* b = weight.values + p * panel * inputs;
+        const int8_t* next = b + panel * inputs;
+        for (int64_t row = 0; row < call.rows; row += most, next += 64 * lines) {
+            int64_t rows = call.rows - row < most ? call.rows - row : most;
+            tile(rows, call.a + row * call.a_step, call.a_step, b, inputs, weight.start.data() + p * panel, sums,
+                 {call.out + row, call.add ? call.add + row : nullptr, p * panel, next, lines});
             write_rows(call, row, rows, p, sums);
-            row += rows;
         }
     }
 }
+
+void run_product(const ProductCall& call) { run_tiles(call, most_rows); }
 
 }  // namespace
 }  // namespace lvm

@@ -1,13 +1,17 @@
 // Tiles of R rows and 64 columns, 32 columns at a time, over `multiply_add` of a path with 256-bit registers.
 
 template <int R>
-inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* out) {
+inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* out,
+                    const Ahead& ahead) {
+    int64_t next_mask = line_mask(ahead, 2 * inputs);
+    const int8_t* next = ahead.next;
     for (int half = 0; half < 2; ++half) {
         __m256i sums[R][4];
         for (int j = 0; j < 4; ++j)
             for (int r = 0; r < R; ++r) sums[r][j] = eight(start + half * 32 + 8 * j);
         const int8_t* columns = b + half * 128;
         for (int64_t k = 0; k < inputs; k += 4, columns += 4 * panel) {
+            if (!(k & next_mask)) ask_for_later(next), next += 64;
             __m256i x[R];
             for (int r = 0; r < R; ++r) {
                 int32_t four;
@@ -26,11 +30,11 @@ inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
 }
 
 inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
-                 int32_t* sums, Lines) {
+                 int32_t* sums, const Ahead& ahead) {
     switch (rows) {
-        case 1: return tile_of<1>(a, a_step, b, inputs, start, sums);
-        case 2: return tile_of<2>(a, a_step, b, inputs, start, sums);
-        default: return tile_of<3>(a, a_step, b, inputs, start, sums);
+        case 1: return tile_of<1>(a, a_step, b, inputs, start, sums, ahead);
+        case 2: return tile_of<2>(a, a_step, b, inputs, start, sums, ahead);
+        default: return tile_of<3>(a, a_step, b, inputs, start, sums, ahead);
     }
 }
 

@@ -25,17 +25,26 @@ inline __m512i four_bytes(const uint8_t* p) {
 }
 
 // Bytes of weights to ask for before they are needed: a panel fills the nearest cache, so they come from the second.
-constexpr int64_t ahead = 4096, far_ahead = 8192;
+constexpr int64_t near_bytes = 4096, far_bytes = 8192;
 
 template <int R>
-inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* out) {
+inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* out,
+                    Ahead ahead) {
     __m512i sums[R][4];
+    int64_t next_mask = line_mask(ahead, inputs);
+    int64_t row_mask = power_of_two(inputs / 8) - 1, row = 0;
     for (int r = 0; r < R; ++r)
         for (int j = 0; j < 4; ++j) sums[r][j] = _mm512_load_si512(start + 16 * j);
     for (int64_t k = 0; k < inputs; k += 4, b += 4 * panel) {
+        if (!(k & next_mask)) ask_for_later(ahead.next), ahead.next += 64;
+        if (!(k & row_mask) && row < R) {
+            for (int j = 0; j < 4; ++j) ask_to_write(ahead.out[row] + ahead.column + 16 * j);
+            for (int j = 0; ahead.add && j < 4; ++j) ask_for(ahead.add[row] + ahead.column + 16 * j);
+            ++row;
+        }
         __m512i weight[4];
         for (int j = 0; j < 4; ++j) weight[j] = _mm512_load_si512(b + 64 * j);
-        for (int j = 0; j < 4; ++j) _mm_prefetch(reinterpret_cast<const char*>(b + ahead + 64 * j), _MM_HINT_T0);
+        for (int j = 0; j < 4; ++j) _mm_prefetch(reinterpret_cast<const char*>(b + near_bytes + 64 * j), _MM_HINT_T0);
         for (int r = 0; r < R; ++r) {
             __m512i x = four_bytes(a + r * a_step + k);
             for (int j = 0; j < 4; ++j) sums[r][j] = multiply_add(sums[r][j], x, weight[j]);
@@ -47,14 +56,14 @@ inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
 
 // One row waits for its weights: two sets of sums hide the time that a dot product takes.
 template <>
-inline void tile_of<1>(const uint8_t* a, int64_t, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* out) {
+inline void tile_of<1>(const uint8_t* a, int64_t, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* out, Ahead) {
     __m512i even[4], odd[4];
     for (int j = 0; j < 4; ++j) even[j] = _mm512_load_si512(start + 16 * j), odd[j] = _mm512_setzero_si512();
     for (int64_t k = 0; k < inputs; k += 8, b += 8 * panel) {
         __m512i x = four_bytes(a + k), y = four_bytes(a + k + 4);
         for (int j = 0; j < 4; ++j) {
-            _mm_prefetch(reinterpret_cast<const char*>(b + far_ahead + 64 * j), _MM_HINT_T0);
-            _mm_prefetch(reinterpret_cast<const char*>(b + far_ahead + 4 * panel + 64 * j), _MM_HINT_T0);
+            _mm_prefetch(reinterpret_cast<const char*>(b + far_bytes + 64 * j), _MM_HINT_T0);
+            _mm_prefetch(reinterpret_cast<const char*>(b + far_bytes + 4 * panel + 64 * j), _MM_HINT_T0);
             even[j] = multiply_add(even[j], x, _mm512_load_si512(b + 64 * j));
             odd[j] = multiply_add(odd[j], y, _mm512_load_si512(b + 4 * panel + 64 * j));
         }
@@ -63,14 +72,14 @@ inline void tile_of<1>(const uint8_t* a, int64_t, const int8_t* b, int64_t input
 }
 
 inline void tile_avx512(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs,
-                        const int32_t* start, int32_t* sums) {
+                        const int32_t* start, int32_t* sums, const Ahead& ahead) {
     switch (rows) {
-        case 1: return tile_of<1>(a, a_step, b, inputs, start, sums);
-        case 2: return tile_of<2>(a, a_step, b, inputs, start, sums);
-        case 3: return tile_of<3>(a, a_step, b, inputs, start, sums);
-        case 4: return tile_of<4>(a, a_step, b, inputs, start, sums);
-        case 5: return tile_of<5>(a, a_step, b, inputs, start, sums);
-        default: return tile_of<6>(a, a_step, b, inputs, start, sums);
+        case 1: return tile_of<1>(a, a_step, b, inputs, start, sums, ahead);
+        case 2: return tile_of<2>(a, a_step, b, inputs, start, sums, ahead);
+        case 3: return tile_of<3>(a, a_step, b, inputs, start, sums, ahead);
+        case 4: return tile_of<4>(a, a_step, b, inputs, start, sums, ahead);
+        case 5: return tile_of<5>(a, a_step, b, inputs, start, sums, ahead);
+        default: return tile_of<6>(a, a_step, b, inputs, start, sums, ahead);
     }
 }
 
