@@ -1,5 +1,5 @@
-// Row operations over the sixteen floats F of a simd_*.h, the same in every path. Reductions add lane i to lane i of the
-// vectors before, then halves of the sixteen: the order is fixed, so all paths round alike.
+// Row operations over the sixteen floats F of a simd_*.h, the same in every path. Reductions add lane i to lane i of every
+// fourth vector, then the four, then halves of the sixteen: the order is fixed, so all paths round alike.
 
 namespace lvm {
 namespace {
@@ -25,6 +25,27 @@ inline void each(int64_t n, Body body) {
     int64_t k = 0;
     for (; k + 16 <= n; k += 16) body(k, Whole{});
     if (k < n) body(k, Part{n - k});
+}
+
+// Joins what `step` makes of each vector, in four chains: in one, each vector would wait for the one before.
+template <class Step, class Join>
+inline F reduce(int64_t n, Step step, Join join) {
+    F a = all(0.0f), b = a, c = a, d = a;
+    int64_t k = 0;
+    for (; k + 64 <= n; k += 64) {
+        a = step(a, k, Whole{});
+        b = step(b, k + 16, Whole{});
+        c = step(c, k + 32, Whole{});
+        d = step(d, k + 48, Whole{});
+    }
+    for (; k + 16 <= n; k += 16) a = step(a, k, Whole{});
+    if (k < n) b = step(b, k, Part{n - k});
+    return join(join(a, b), join(c, d));
+}
+
+template <class Step>
+inline float total(int64_t n, Step step) {
+    return sum(reduce(n, step, [](F x, F y) { return x + y; }));
 }
 
 // exp x = 2^f / 2^n with n = round(−x log₂ e), and 2^f by a polynomial fitted on [−½, ½] with 1 at 0. The relative error
@@ -65,20 +86,17 @@ inline F gaussian(F x) {
 inline float root(float x) { return sqrtf(x); }
 
 inline float dot(const float* x, const float* y, int64_t n) {
-    F s = all(0.0f);
-    each(n, [&](int64_t k, auto lanes) { s = fma(get(x + k, lanes), get(y + k, lanes), s); });
-    return sum(s);
+    return total(n, [&](F s, int64_t k, auto lanes) { return fma(get(x + k, lanes), get(y + k, lanes), s); });
 }
 
 inline void layer_norm(const RowOp& op, const float* x, float* out) {
-    F s = all(0.0f), squares = all(0.0f);
-    each(op.width, [&](int64_t k, auto lanes) { s = s + get(x + k, lanes); });
-    F mean = all(sum(s) / static_cast<float>(op.width));
-    each(op.width, [&](int64_t k, auto lanes) {
+    float width = static_cast<float>(op.width);
+    F mean = all(total(op.width, [&](F s, int64_t k, auto lanes) { return s + get(x + k, lanes); }) / width);
+    float squares = total(op.width, [&](F s, int64_t k, auto lanes) {
         F d = only(get(x + k, lanes) - mean, lanes);
-        squares = fma(d, d, squares);
+        return fma(d, d, s);
     });
-    F factor = all(1.0f / root(sum(squares) / static_cast<float>(op.width) + op.eps));
+    F factor = all(1.0f / root(squares / width + op.eps));
     each(op.width, [&](int64_t k, auto lanes) {
         F y = (get(x + k, lanes) - mean) * factor;
         put(out + k, fma(y, get(op.weight + k, lanes), get(op.bias + k, lanes)), lanes);
@@ -147,12 +165,11 @@ inline void attention(const RowOp& op, const float* query, const float* key, con
 // Scale a row to ±127 around 128, or its positive part to 255, and note the scale that takes it back.
 template <class Get>
 inline void quantise_by(const RowOp& op, uint8_t* bytes, float* scale, Get value) {
-    F most = all(0.0f);
-    if (op.positive)
-        each(op.width, [&](int64_t k, auto lanes) { most = larger(most, value(k, lanes)); });
-    else
-        each(op.width, [&](int64_t k, auto lanes) { most = larger(most, size(value(k, lanes))); });
-    float top = largest(most), steps = op.positive ? 255.0f : 127.0f;
+    float top = largest(reduce(
+        op.width,
+        [&](F most, int64_t k, auto lanes) { return larger(most, op.positive ? value(k, lanes) : size(value(k, lanes))); },
+        [](F x, F y) { return larger(x, y); }));
+    float steps = op.positive ? 255.0f : 127.0f;
     int32_t middle = op.positive ? 0 : 128;
     *scale = top;
     F factor = all(top > 1e-35f ? steps / top : 0.0f);  // a row of zeros, or of nearly nothing, is a row of zeros
