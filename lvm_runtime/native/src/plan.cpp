@@ -1,5 +1,6 @@
 #include "plan.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -260,12 +261,13 @@ int Reader::matrix(const std::string& name) {
         plan_.matrices.push_back(std::move(matrix));
         return known->second;
     }
-    const int8_t* values = reinterpret_cast<const int8_t*>(found.data);
-    matrix.values.assign(values, values + found.count);
-    for (int64_t i = 0; i + matrix.outputs < found.count; ++i)
-        if (i / matrix.outputs % 2 == 0)
-            require(std::abs(values[i] + values[i + matrix.outputs]) <= 128,
-                    "the weight " + name + " has neighbours that add up to more than 128");
+    matrix.values = reinterpret_cast<const int8_t*>(found.data);
+    int most = 0;
+    for (int64_t k = 0; k + 1 < matrix.inputs; k += 2) {
+        const int8_t *row = matrix.values + k * matrix.outputs, *next = row + matrix.outputs;
+        for (int64_t n = 0; n < matrix.outputs; ++n) most = std::max(most, std::abs(row[n] + next[n]));
+    }
+    require(most <= 128, "the weight " + name + " has neighbours that add up to more than 128");
     matrix.scale = floats(name + "_scale", matrix.outputs);
     plan_.matrices.push_back(std::move(matrix));
     return known->second;

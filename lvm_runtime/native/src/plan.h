@@ -41,10 +41,10 @@ struct Operation {
     float eps = 0;
 };
 
-// A weight [inputs][outputs]: integers with a scale for each output, or float32 as the file's bytes have them.
+// A weight [inputs][outputs] in the file: integers with a scale for each output, or float32.
 struct Matrix {
     int64_t inputs = 0, outputs = 0;
-    std::vector<int8_t> values;
+    const int8_t* values = nullptr;
     std::vector<float> scale;
     const uint8_t* floats = nullptr;
 };

@@ -36,16 +36,18 @@ void pack_integers(Packed& packed, const Matrix& matrix, const Operation& operat
     packed.scale = Aligned<float>(filled), packed.start = Aligned<int32_t>(filled);
     int32_t zero = (operation.positive ? 0 : 128) - zero_shift;
     float steps = operation.positive ? 255.0f : 127.0f;
-    for (int64_t n = 0; n < outputs; ++n) {
-        int32_t sum = 0;
-        int8_t* column = values + n / panel * panel * depth + n % panel * 4;
-        for (int64_t k = 0; k < inputs; ++k) {
-            int8_t value = matrix.values[k * outputs + n];
-            column[k / 4 * 4 * panel + k % 4] = value;
-            sum += value;
+    for (int64_t first = 0; first < outputs; first += panel) {
+        int64_t columns = std::min(panel, outputs - first);
+        int32_t sums[panel] = {};
+        for (int64_t k = 0; k < inputs; ++k) {  // row by row: a column's values lie far apart
+            const int8_t* row = matrix.values + k * outputs + first;
+            int8_t* out = values + first * depth + k / 4 * 4 * panel + k % 4;
+            for (int64_t n = 0; n < columns; ++n) out[4 * n] = row[n], sums[n] += row[n];
         }
-        packed.scale[n] = matrix.scale[n] / steps;
-        packed.start[n] = -zero * sum;
+        for (int64_t n = 0; n < columns; ++n) {
+            packed.scale[first + n] = matrix.scale[first + n] / steps;
+            packed.start[first + n] = -zero * sums[n];
+        }
     }
 }
 
