@@ -97,13 +97,14 @@ struct Ahead {
     int64_t lines;
 };
 
-// Lines are asked for one at a time, since many together would hold up a tile's loads: one in each step k with
-// k & line_mask = 0 of `inputs`, in steps of four.
+// The largest one up to `most`.
 inline int64_t power_of_two(int64_t most) {
     int64_t found = 1;
     for (; found <= most / 2; found *= 2) {}
     return found;
 }
+// Of the steps k = 0, 4, … below `inputs`, those with k & mask = 0 ask for one line of the next panel each: many lines at
+// once would hold up the loads of the tile.
 inline int64_t line_mask(const Ahead& ahead, int64_t inputs) {
     return ahead.lines ? 4 * power_of_two(inputs / 4 / ahead.lines) - 1 : -1;
 }

@@ -11,7 +11,7 @@ LVM_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-
 namespace lvm {
 namespace {
 
-constexpr int64_t most_rows = 32, fewest_rows = 13;
+constexpr int64_t most_rows = 32, fewest_rows = 13, most_rows_avx512 = 6;
 
 struct alignas(64) TileSizes {
     uint8_t palette = 1, start = 0, unused[14] = {};
@@ -19,8 +19,8 @@ struct alignas(64) TileSizes {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// Sums of 16 or 32 rows and 32 columns in tiles 0 to 3, rows in 4 and 5, weights in 6 and 7. The lines that take the
-// results come from beyond the first cache: some are asked for in each step, while tiles are multiplied.
+// Sums of 16 or 32 rows and the 32 columns from `c` on in tiles 0 to 3, rows in 4 and 5, weights in 6 and 7. Some of the
+// lines that take the results, and of the next panel, are asked for in each step, while tiles are multiplied.
 template <bool two>
 inline void columns(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs,
                     const int32_t* start, int32_t* sums, const Ahead& ahead, int64_t c) {
@@ -61,7 +61,7 @@ inline void columns(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t
 
 inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
                  int32_t* sums, const Ahead& ahead) {
-    if (rows <= 6) return tile_avx512(rows, a, a_step, b, inputs, start, sums, ahead);
+    if (rows <= most_rows_avx512) return tile_avx512(rows, a, a_step, b, inputs, start, sums, ahead);
     auto run = rows > 16 ? columns<true> : columns<false>;
     for (int64_t c = 0; c < panel; c += 32) run(rows, a, a_step, b + 4 * c, inputs, start + c, sums + c, ahead, c);
 }
@@ -77,7 +77,7 @@ namespace lvm {
 namespace {
 
 void run_product_in_tiles(const ProductCall& call) {
-    if (call.rows < fewest_rows) return run_tiles(call, 6);
+    if (call.rows < fewest_rows) return run_tiles(call, most_rows_avx512);
     static const TileSizes sizes;
     _tile_loadconfig(&sizes);
     run_product(call);

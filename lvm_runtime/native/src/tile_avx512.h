@@ -32,7 +32,7 @@ inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
                     Ahead ahead) {
     __m512i sums[R][4];
     int64_t next_mask = line_mask(ahead, inputs);
-    int64_t row_mask = power_of_two(inputs / 8) - 1, row = 0;
+    int64_t row_mask = power_of_two(inputs / 8) - 1, row = 0;  // eight steps or more, each for one of the R rows
     for (int r = 0; r < R; ++r)
         for (int j = 0; j < 4; ++j) sums[r][j] = _mm512_load_si512(start + 16 * j);
     for (int64_t k = 0; k < inputs; k += 4, b += 4 * panel) {

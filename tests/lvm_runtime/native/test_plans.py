@@ -100,6 +100,26 @@ def test_malformed_plans_say_what_is_wrong(small: list[Case]) -> None:
     assert "NaN or infinity" in _message(floats[:-4] + b"\0\0\xc0\x7f")
 
 
+def _with_weights(content: bytes, rows: tuple[int, int], value: int) -> bytes:
+    """The file with `value` in the last column of two rows of each int8 weight; negative rows count from the end."""
+    size = int.from_bytes(content[:8], "little")
+    changed = bytearray(content)
+    for name, tensor in json.loads(content[8 : 8 + size]).items():
+        if name != "__metadata__" and tensor["dtype"] == "I8":
+            start, stop = (8 + size + offset for offset in tensor["data_offsets"])
+            weight = np.frombuffer(changed, np.int8)[start:stop].reshape(tensor["shape"])
+            weight[list(rows), -1] = value
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("value", [65, -65])
+def test_neighbouring_weights_that_could_saturate_are_refused(small: list[Case], value: int) -> None:
+    content = small[1].content
+    assert "neighbours that add up to more than 128" in _message(_with_weights(content, (0, 1), value))
+    assert "neighbours that add up to more than 128" in _message(_with_weights(content, (-2, -1), value))
+    _engine.Engine(_with_weights(content, (0, 1), value - np.sign(value)))
+
+
 def _message(content: bytes) -> str:
     with pytest.raises(_engine.FileError) as caught:
         _engine.Engine(content)
