@@ -48,23 +48,29 @@ inline float total(int64_t n, Step step) {
     return sum(reduce(n, step, [](F x, F y) { return x + y; }));
 }
 
-// exp x = 2^f / 2^n with n = round(−x log₂ e), and 2^f by a polynomial fitted on [−½, ½] with 1 at 0. The relative error
-// is 2.1e-7 at most up to |x| = 10, 1.3e-6 up to 87.
-inline F exponential(F x) {
-    x = smaller(larger(x, all(-87.0f)), all(88.0f));
-    F n = round(x * all(-1.44269504f));
-    F f = fma(x, all(1.44269504f), n);
+// 1.5 · 2^23: floats near it are whole numbers, so adding it rounds, and leaves the number in the lowest bits.
+constexpr float whole = 12582912.0f;
+
+// exp(scale · x) for a scale of ±1 or −2 and a product from −87 to 88: 2^f / 2^n with n = round(−scale · x log₂ e), and 2^f
+// by a polynomial fitted on [−½, ½] with 1 at 0. The relative error is 2.1e-7 at most up to |scale · x| = 10, 1.3e-6 up
+// to 87.
+inline F exponential(F x, float scale) {
+    constexpr float log2_e = 1.44269504f;
+    F shifted = fma(x, all(scale * -log2_e), all(whole));
+    F f = fma(x, all(scale * log2_e), shifted - all(whole));
     F p = fma(all(1.32647273e-3f), f, all(9.67151299e-3f));
     p = fma(p, f, all(5.55073358e-2f));
     p = fma(p, f, all(2.40222424e-1f));
     p = fma(p, f, all(6.93147004e-1f));
-    return over_power_of_two(fma(p, f, all(1.0f)), n);
+    return over_power_of_two(fma(p, f, all(1.0f)), shifted);
 }
 
-inline F logistic(F x) { return all(1.0f) / (all(1.0f) + exponential(all(0.0f) - x)); }
+inline F logistic(F x) {
+    return all(1.0f) / (all(1.0f) + exponential(smaller(larger(x, all(-88.0f)), all(87.0f)), -1.0f));
+}
 
 inline F tangent(F x) {
-    F e = exponential(size(x) * all(-2.0f));
+    F e = exponential(smaller(size(x), all(43.0f)), -2.0f);
     return with_sign((all(1.0f) - e) / (all(1.0f) + e), x);
 }
 
@@ -78,7 +84,7 @@ inline F gaussian(F x) {
     p = fma(p, z, all(1.02923959e-1f));
     p = fma(p, z, all(6.36596859e-1f));
     p = fma(p, z, all(1.1283803f));
-    F e = with_sign(all(1.0f) - exponential(all(0.0f) - z * p), x);
+    F e = with_sign(all(1.0f) - exponential(z * p, -1.0f), x);
     F half = x * all(0.5f);
     return fma(half, e, half);
 }
@@ -115,7 +121,7 @@ inline void softmax(float* scores, int64_t n) {
     for (int64_t t = 1; t < n; ++t) most = larger(most, all(scores[t]));
     F s = all(0.0f);
     each(n, [&](int64_t k, auto lanes) {
-        F e = only(exponential(get(scores + k, lanes) - most), lanes);
+        F e = only(exponential(larger(get(scores + k, lanes) - most, all(-87.0f)), 1.0f), lanes);
         put(scores + k, e, lanes);
         s = s + e;
     });
@@ -123,42 +129,85 @@ inline void softmax(float* scores, int64_t n) {
     each(n, [&](int64_t k, auto lanes) { put(scores + k, get(scores + k, lanes) * factor, lanes); });
 }
 
-// The sum of `keys` rows of x, `step` apart, under `weights`.
-inline void mix(const float* weights, const float* x, int64_t step, int64_t keys, float* out, int64_t width) {
-    each(width, [&](int64_t k, auto lanes) {
-        F s = all(weights[0]) * get(x + k, lanes);
-        for (int64_t t = 1; t < keys; ++t) s = fma(all(weights[t]), get(x + t * step + k, lanes), s);
-        put(out + k, s, lanes);
-    });
+// The sum of `keys` rows of x, `step` apart, under `weights`, `apart` apart: four vectors of columns at a time, lest a
+// weight be loaded for each.
+template <int vectors, class Lanes>
+inline void mix_columns(const float* weights, int64_t apart, const float* x, int64_t step, int64_t keys, float* out, Lanes lanes) {
+    F sums[vectors], weight = all(weights[0]);
+    LVM_UNROLL for (int j = 0; j < vectors; ++j) sums[j] = weight * get(x + 16 * j, lanes);
+    for (int64_t t = 1; t < keys; ++t) {
+        weight = all(weights[t * apart]), x += step;
+        LVM_UNROLL for (int j = 0; j < vectors; ++j) sums[j] = fma(weight, get(x + 16 * j, lanes), sums[j]);
+    }
+    LVM_UNROLL for (int j = 0; j < vectors; ++j) put(out + 16 * j, sums[j], lanes);
+}
+
+inline void mix(const float* weights, int64_t apart, const float* x, int64_t step, int64_t keys, float* out, int64_t width) {
+    int64_t k = 0;
+    for (; k + 64 <= width; k += 64) mix_columns<4>(weights, apart, x + k, step, keys, out + k, Whole{});
+    for (; k + 16 <= width; k += 16) mix_columns<1>(weights, apart, x + k, step, keys, out + k, Whole{});
+    if (k < width) mix_columns<1>(weights, apart, x + k, step, keys, out + k, Part{width - k});
 }
 
 inline void mean(const RowOp& op, const float* x, float* out) {
-    if (op.weight) return mix(op.weight, x, op.in[0].step, op.keys, out, op.width);
-    F share = all(1.0f / static_cast<float>(op.keys));
-    each(op.width, [&](int64_t k, auto lanes) {
-        F s = get(x + k, lanes);
-        for (int64_t t = 1; t < op.keys; ++t) s = s + get(x + t * op.in[0].step + k, lanes);
-        put(out + k, s * share, lanes);
+    float shares[64];
+    for (int64_t t = 0; t < op.keys; ++t) shares[t] = 1.0f / static_cast<float>(op.keys);
+    mix(op.weight ? op.weight : shares, 1, x, op.in[0].step, op.keys, out, op.width);
+}
+
+// Scores, `apart` apart: the dot products of a query with up to `most` keys, `step` apart, each in a chain of its own.
+template <int most>
+inline void score(const float* query, const float* key, int64_t step, int64_t keys, int64_t width, float* scores, int64_t apart) {
+    if constexpr (most > 1)
+        if (keys < most) return score<most - 1>(query, key, step, keys, width, scores, apart);
+    F sums[most];
+    LVM_UNROLL for (int t = 0; t < most; ++t) sums[t] = all(0.0f);
+    each(width, [&](int64_t k, auto lanes) {
+        F q = get(query + k, lanes);
+        LVM_UNROLL for (int t = 0; t < most; ++t) sums[t] = fma(q, get(key + t * step + k, lanes), sums[t]);
     });
+    LVM_UNROLL for (int t = 0; t < most; ++t) scores[t * apart] = sum(sums[t]);
+}
+
+inline void score_all(const float* query, const float* key, int64_t step, int64_t keys, int64_t width, float* scores, int64_t apart) {
+    for (int64_t t = 0; t < keys; t += 8) score<8>(query, key + t * step, step, keys - t, width, scores + t * apart, apart);
 }
 
 inline void mixture(const RowOp& op, const float* query, const float* x, float* out, float* weights) {
-    for (int64_t t = 0; t < op.keys; ++t) weights[t] = dot(query, x + t * op.in[1].step, op.width) + (op.bias ? op.bias[t] : 0.0f);
+    score_all(query, x, op.in[1].step, op.keys, op.width, weights, 1);
+    for (int64_t t = 0; op.bias && t < op.keys; ++t) weights[t] += op.bias[t];
     softmax(weights, op.keys);
-    mix(weights, x, op.in[1].step, op.keys, out, op.width);
+    mix(weights, 1, x, op.in[1].step, op.keys, out, op.width);
 }
 
+// Sixteen pairs of a query and a head at a time, so that a softmax is over lanes that do not meet.
 inline void attention(const RowOp& op, const float* query, const float* key, const float* value, float* out) {
-    float weights[64];  // as many as a context may be long
-    int64_t d = op.width / op.heads;
-    for (int64_t s = 0; s < op.queries; ++s) {
-        int64_t keys = op.causal ? s + 1 : op.keys;
-        for (int64_t head = 0; head < op.heads; ++head) {
-            const float* q = query + s * op.in[0].step + head * d;
-            for (int64_t t = 0; t < keys; ++t) weights[t] = dot(q, key + t * op.in[1].step + head * d, d);
-            softmax(weights, keys);
-            mix(weights, value + head * d, op.in[2].step, keys, out + s * op.out[0].step + head * d, d);
+    float weights[64][16];  // of as many keys as a context may be long
+    int64_t d = op.width / op.heads, pairs = op.queries * op.heads;
+    for (int64_t first = 0; first < pairs; first += 16) {
+        auto each_pair = [&](auto body) {
+            int64_t stop = first + 16 < pairs ? first + 16 : pairs, s = first / op.heads, head = first % op.heads;
+            for (int64_t pair = first; pair < stop; ++pair) {
+                body(s, head * d, op.causal ? s + 1 : op.keys, weights[0] + pair - first);
+                if (++head == op.heads) head = 0, ++s;
+            }
+        };
+        for (int64_t t = 0; t < op.keys; ++t) store(weights[t], all(-INFINITY));
+        each_pair([&](int64_t s, int64_t column, int64_t keys, float* scores) {
+            score_all(query + s * op.in[0].step + column, key + column, op.in[1].step, keys, d, scores, 16);
+        });
+        F most = load(weights[0]), total = all(0.0f);
+        for (int64_t t = 1; t < op.keys; ++t) most = larger(most, load(weights[t]));
+        for (int64_t t = 0; t < op.keys; ++t) {
+            F e = exponential(larger(load(weights[t]) - most, all(-87.0f)), 1.0f);
+            store(weights[t], e);
+            total = total + e;
         }
+        F factor = all(1.0f) / total;
+        for (int64_t t = 0; t < op.keys; ++t) store(weights[t], load(weights[t]) * factor);
+        each_pair([&](int64_t s, int64_t column, int64_t keys, const float* shares) {
+            mix(shares, 16, value + column, op.in[2].step, keys, out + s * op.out[0].step + column, d);
+        });
     }
 }
 
@@ -170,15 +219,15 @@ inline void quantise_by(const RowOp& op, uint8_t* bytes, float* scale, Get value
         [&](F most, int64_t k, auto lanes) { return larger(most, op.positive ? value(k, lanes) : size(value(k, lanes))); },
         [](F x, F y) { return larger(x, y); }));
     float steps = op.positive ? 255.0f : 127.0f;
-    int32_t middle = op.positive ? 0 : 128;
     *scale = top;
     F factor = all(top > 1e-35f ? steps / top : 0.0f);  // a row of zeros, or of nearly nothing, is a row of zeros
-    F least = all(op.positive ? 0.0f : -127.0f), limit = all(steps);
+    F middle = all(op.positive ? whole : whole + 128.0f);
     int64_t filled = (op.width + 15) / 16 * 16;
     each(op.width, [&](int64_t k, auto lanes) {
-        store_bytes(bytes + k, smaller(larger(value(k, lanes) * factor, least), limit), middle);
+        F v = op.positive ? larger(value(k, lanes), all(0.0f)) : value(k, lanes);
+        store_bytes(bytes + k, fma(v, factor, middle));
     });
-    for (int64_t k = filled; k < op.bytes_width; k += 16) store_bytes(bytes + k, all(0.0f), middle);
+    for (int64_t k = filled; k < op.bytes_width; k += 16) store_bytes(bytes + k, middle);
 }
 
 inline void quantise(const RowOp& op, const float* x, uint8_t* bytes, float* scale) {

@@ -43,9 +43,8 @@ inline F size(F x) {
     __m256 sign = _mm256_set1_ps(-0.0f);
     return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
 }
-inline F round(F x) { return {_mm256_round_ps(x.a, 8), _mm256_round_ps(x.b, 8)}; }  // 8: to nearest, quietly
 inline __m256 over_power_of_eight(__m256 a, __m256 n) {
-    __m256i shifted = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(n), 23);
     return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(a), shifted));
 }
 inline F over_power_of_two(F x, F n) { return {over_power_of_eight(x.a, n.a), over_power_of_eight(x.b, n.b)}; }
@@ -65,9 +64,9 @@ inline float largest(F x) {
     t = _mm_max_ps(t, _mm_movehl_ps(t, t));
     return _mm_cvtss_f32(_mm_max_ss(t, _mm_shuffle_ps(t, t, 1)));
 }
-inline void store_bytes(uint8_t* p, F x, int32_t zero) {
-    __m256i z = _mm256_set1_epi32(zero);
-    __m256i a = _mm256_add_epi32(_mm256_cvtps_epi32(x.a), z), b = _mm256_add_epi32(_mm256_cvtps_epi32(x.b), z);
+inline void store_bytes(uint8_t* p, F x) {
+    __m256i byte = _mm256_set1_epi32(255);
+    __m256i a = _mm256_and_si256(_mm256_castps_si256(x.a), byte), b = _mm256_and_si256(_mm256_castps_si256(x.b), byte);
     __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
     __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);

@@ -32,10 +32,9 @@ inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F larger(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F smaller(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F size(F a) { return {_mm512_abs_ps(a.v)}; }
-inline F round(F a) { return {_mm512_roundscale_ps(a.v, 0)}; }
-// a / 2^n for a whole number n, where neither overflows nor is less than 2^−126.
+// a / 2^n for a whole number n, given as n + 1.5 · 2^23, where neither overflows nor is less than 2^−126.
 inline F over_power_of_two(F a, F n) {
-    __m512i shifted = _mm512_slli_epi32(_mm512_cvtps_epi32(n.v), 23);
+    __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(n.v), 23);
     return {_mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(a.v), shifted))};
 }
 // `a` ≥ 0 with the sign of `b`.
@@ -56,10 +55,9 @@ inline float largest(F a) {
     t = _mm_max_ps(t, _mm_movehl_ps(t, t));
     return _mm_cvtss_f32(_mm_max_ss(t, _mm_shuffle_ps(t, t, 1)));
 }
-// Round to whole numbers, add `zero` and store as bytes.
-inline void store_bytes(uint8_t* p, F a, int32_t zero) {
-    __m512i n = _mm512_add_epi32(_mm512_cvtps_epi32(a.v), _mm512_set1_epi32(zero));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(n));
+// The lowest byte of each float's bits.
+inline void store_bytes(uint8_t* p, F a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_castps_si512(a.v)));
 }
 
 }  // namespace

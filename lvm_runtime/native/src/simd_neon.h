@@ -45,9 +45,8 @@ inline F fma(F a, F b, F c) { LVM_EACH(vfmaq_f32(c.v[i], a.v[i], b.v[i])); }
 inline F larger(F a, F b) { LVM_EACH(vmaxq_f32(a.v[i], b.v[i])); }
 inline F smaller(F a, F b) { LVM_EACH(vminq_f32(a.v[i], b.v[i])); }
 inline F size(F a) { LVM_EACH(vabsq_f32(a.v[i])); }
-inline F round(F a) { LVM_EACH(vrndnq_f32(a.v[i])); }
 inline F over_power_of_two(F a, F n) {
-    LVM_EACH(vreinterpretq_f32_s32(vsubq_s32(vreinterpretq_s32_f32(a.v[i]), vshlq_n_s32(vcvtnq_s32_f32(n.v[i]), 23))));
+    LVM_EACH(vreinterpretq_f32_s32(vsubq_s32(vreinterpretq_s32_f32(a.v[i]), vshlq_n_s32(vreinterpretq_s32_f32(n.v[i]), 23))));
 }
 inline F with_sign(F a, F b) { LVM_EACH(vbslq_f32(vdupq_n_u32(0x80000000u), b.v[i], a.v[i])); }
 inline float sum(F a) {
@@ -56,11 +55,11 @@ inline float sum(F a) {
     return vget_lane_f32(t, 0) + vget_lane_f32(t, 1);
 }
 inline float largest(F a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[1]), vmaxq_f32(a.v[2], a.v[3]))); }
-inline void store_bytes(uint8_t* p, F a, int32_t zero) {
+inline void store_bytes(uint8_t* p, F a) {
     uint16x4_t words[4];
-    for (int i = 0; i < 4; ++i) words[i] = vqmovun_s32(vaddq_s32(vcvtnq_s32_f32(a.v[i]), vdupq_n_s32(zero)));
-    vst1_u8(p, vqmovn_u16(vcombine_u16(words[0], words[1])));
-    vst1_u8(p + 8, vqmovn_u16(vcombine_u16(words[2], words[3])));
+    for (int i = 0; i < 4; ++i) words[i] = vmovn_u32(vreinterpretq_u32_f32(a.v[i]));
+    vst1_u8(p, vmovn_u16(vcombine_u16(words[0], words[1])));
+    vst1_u8(p + 8, vmovn_u16(vcombine_u16(words[2], words[3])));
 }
 inline void transpose(const float* const* rows, int64_t k, float* out, int64_t step) {
     float32x4x2_t ab = vtrnq_f32(vld1q_f32(rows[0] + k), vld1q_f32(rows[1] + k));

@@ -35,9 +35,8 @@ inline F fma(F a, F b, F c) { return make([&](int i) { return std::fma(a.v[i], b
 inline F larger(F a, F b) { return make([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
 inline F smaller(F a, F b) { return make([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
 inline F size(F a) { return make([&](int i) { return std::fabs(a.v[i]); }); }
-inline F round(F a) { return make([&](int i) { return std::nearbyint(a.v[i]); }); }
 inline F over_power_of_two(F a, F n) {
-    return make([&](int i) { return std::ldexp(a.v[i], -static_cast<int>(n.v[i])); });
+    return make([&](int i) { return std::ldexp(a.v[i], -static_cast<int>(n.v[i] - 12582912.0f)); });
 }
 inline F with_sign(F a, F b) { return make([&](int i) { return std::copysign(a.v[i], b.v[i]); }); }
 inline float sum(F a) {
@@ -49,8 +48,10 @@ inline float largest(F a) {
     for (int i = 1; i < 16; ++i) a.v[0] = a.v[i] > a.v[0] ? a.v[i] : a.v[0];
     return a.v[0];
 }
-inline void store_bytes(uint8_t* p, F a, int32_t zero) {
-    for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(static_cast<int32_t>(std::nearbyint(a.v[i])) + zero);
+inline void store_bytes(uint8_t* p, F a) {
+    uint32_t bits[16];
+    std::memcpy(bits, a.v, sizeof bits);
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(bits[i]);
 }
 inline void transpose(const float* const* rows, int64_t k, float* out, int64_t step) {
     for (int i = 0; i < 4; ++i)

@@ -27,7 +27,7 @@ from tests.memory import in_use
 _engine = pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
 
 
-@pytest.mark.parametrize("length", [1, 2, *(pytest.param(t, marks=pytest.mark.soak) for t in (3, 4, 6, 7)), 5, 8])
+@pytest.mark.parametrize("length", [1, 2, *(pytest.param(t, marks=pytest.mark.soak) for t in (3, 4, 6, 7)), 5, 8, 11])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("precision", DRIFT)
 def test_answers_are_the_training_forms(precision: str, architecture: str, length: int, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_refined_products_give_the_same_bits(
             np.testing.assert_array_equal(found, expected[start : start + len(found)], f"{path} {threads} {start}")
 
 
-@pytest.mark.parametrize("length", [1, 4, *(pytest.param(t, marks=pytest.mark.soak) for t in (2, 3, 5, 6, 7, 8))])
+@pytest.mark.parametrize("length", [1, 4, 11, *(pytest.param(t, marks=pytest.mark.soak) for t in (2, 3, 5, 6, 7, 8))])
 @pytest.mark.parametrize("precision", DRIFT)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_sequence_form_gives_the_windows_bits(architecture: str, precision: str, length: int, tmp_path: Path) -> None:
