@@ -36,10 +36,6 @@ def _output_bias(attention: Any) -> Tensor:
     return out.bias + out.weight @ attention.in_proj_bias.chunk(3)[2]
 
 
-def _pairs(values: list[Value]) -> list[tuple[Value, ...]]:
-    return list(zip(values[::2], values[1::2], strict=True))
-
-
 class TransformerForm(Form):
     """74 M instead of 86.6 M multiply-adds at D=768, T=5."""
 
@@ -52,8 +48,9 @@ class TransformerForm(Form):
         entry = model.pos_encoder.pe[0, : self.length] + model.input_proj.bias  # [T, H]
         memory = [_keys_and_values(layers[0].self_attn)] + [_keys_and_values(x.multihead_attn) for x in layers]
         self.keep("entry_weight", model.input_proj.weight.T)
-        self.keep("memory_weight", torch.cat(memory, dim=1))  # [H, (1+L)·2H]
-        self.keep("memory_bias", (entry @ self.memory_weight).reshape(1, -1))  # [1, T·(1+L)·2H]
+        for index, weight in enumerate(memory):  # the first layer's own, then the cross-attentions'
+            self.keep(f"memory{index}_weight", weight)  # [H, 2H]
+            self.keep(f"memory{index}_bias", (entry @ weight).reshape(1, -1))  # [1, T·2H]
         for index, layer in enumerate(layers):
             self._keep_self(index, layer.self_attn)
             self._keep_rest(index, layer)
@@ -93,20 +90,20 @@ class TransformerForm(Form):
 
     def widths(self) -> tuple[int, ...]:
         """The projected input, the first layer's queries, and all keys and values that depend on the input alone."""
-        return (self.hidden, self.hidden, 2 * (1 + self.layers) * self.hidden)
+        return (self.hidden, self.hidden) + (2 * self.hidden,) * (1 + self.layers)
 
     def project(self, ops: Ops, vectors: Value) -> list[Value]:
         """Return projections of single vectors, before biases and positions."""
         x = ops.linear(vectors, self.entry_weight)
-        return [x, ops.linear(x, self.query0_weight), ops.linear(x, self.memory_weight)]
+        names = ["query0", *(f"memory{index}" for index in range(1 + self.layers))]
+        return [x, *(ops.linear(x, getattr(self, f"{name}_weight")) for name in names)]
 
     def combine(self, ops: Ops, windows: list[Window]) -> tuple[Value, ...]:
         """Return the prediction `[B, D]`."""
-        hidden, parts = self.hidden, 2 * (1 + self.layers)
+        hidden = self.hidden
         x = ops.reshape(ops.add(windows[0].flat(), self.entry_bias), -1, hidden)  # [B·T, H]
         first_query = ops.reshape(ops.add(windows[1].flat(), self.query0_bias), -1, hidden)
-        memory = ops.reshape(ops.add(windows[2].flat(), self.memory_bias), -1, parts * hidden)
-        own, *cross = _pairs(ops.split(memory, [hidden] * parts))  # keys, values [B·T, H]
+        own = self._memory(ops, 0, windows[2])  # keys and values [B·T, H]
         for index in range(self.layers):
             if index:
                 own = tuple(ops.split(ops.linear(x, getattr(self, f"own{index}_weight")), [hidden] * 2))
@@ -118,7 +115,8 @@ class TransformerForm(Form):
                 out = ops.add(out, getattr(self, f"out{index}_bias"))
             x = ops.layer_norm(ops.add(x, out), self.norm(f"norm{index}_0"))
             query = self._linear(ops, f"cross_query{index}", x)
-            out = self._attend(ops, index, query, cross[index], getattr(self, f"cross_out{index}_weight"))
+            cross = self._memory(ops, 1 + index, windows[3 + index])
+            out = self._attend(ops, index, query, cross, getattr(self, f"cross_out{index}_weight"))
             x = ops.layer_norm(ops.add(x, out), self.norm(f"norm{index}_1"))
             wide, bias = getattr(self, f"wide{index}_weight"), getattr(self, f"wide{index}_bias")
             inner = ops.feed_forward(x, wide, bias, getattr(self, f"narrow{index}_weight"))
@@ -127,6 +125,11 @@ class TransformerForm(Form):
                 x = ops.layer_norm(x, self.norm(f"norm{index}_2"))
         x = ops.gelu(ops.norm_linear(x, self.norm(f"norm{self.layers - 1}_2"), self.head_weight, self.head_bias))
         return (ops.normalise(ops.norm_linear(x, self.norm("head_norm"), self.output_weight, self.output_bias)),)
+
+    def _memory(self, ops: Ops, index: int, window: Window) -> tuple[Value, ...]:
+        """Return keys and values `[B·T, H]` that depend on the input alone."""
+        both = ops.add(window.flat(), getattr(self, f"memory{index}_bias"))
+        return tuple(ops.split(ops.reshape(both, -1, 2 * self.hidden), [self.hidden] * 2))
 
     def _attend(self, ops: Ops, index: int, query: Value, memory: tuple[Value, ...], out: Tensor) -> Value:
         """Return an attention block's output `[rows, H]`, without its bias."""

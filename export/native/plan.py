@@ -230,7 +230,7 @@ def build_plan(form: Form, ops: PlanOps, kind: str = "context") -> tuple[str, di
     else:
         source = Buffer(dim, vectors=True)
         results = form.sequence(ops, View(source, dim, vectors=True))
-    operations = fold_sums(needed(ops.operations, results), ops.tensors)
+    operations = late(fold_sums(needed(ops.operations, results), ops.tensors))
     numbers: dict[Buffer, int] = {source: 0}
     for operation in operations:
         for view in (*operation.inputs.values(), *operation.outputs.values()):
@@ -271,6 +271,24 @@ def needed(operations: Sequence[Operation], results: Sequence[View]) -> list[Ope
             kept.append(operation)
             wanted |= {view.buffer.root()[0] for view in operation.inputs.values()}
     return kept[::-1]
+
+
+def late(operations: Sequence[Operation]) -> list[Operation]:
+    """Move each product to just before the row operations that first read it, so that what it makes is still near.
+
+    Operations on rows that follow each other run together, and stay so.
+    """
+    places: list[float] = []
+    for index, operation in enumerate(operations):
+        row = operation.name != "linear"
+        places.append(places[-1] if row and index and operations[index - 1].name != "linear" else index)
+    for index, operation in enumerate(operations):
+        if operation.name == "linear":
+            made = {operation.outputs["out"].buffer.root()[0]}
+            later = range(index + 1, len(operations))
+            readers = (i for i in later if made & {v.buffer.root()[0] for v in operations[i].inputs.values()})
+            places[index] = places[next(readers, index)] - 0.5
+    return [operation for _, operation in sorted(zip(places, operations, strict=True), key=lambda pair: pair[0])]
 
 
 def fold_sums(operations: Sequence[Operation], tensors: dict[str, NDArray[Any]]) -> list[Operation]:

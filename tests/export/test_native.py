@@ -55,6 +55,19 @@ def test_plan_names_exactly_what_it_uses(architecture: str, kind: str, precision
     assert ("attention" in plan["outputs"]) == (architecture == "amn")
 
 
+@pytest.mark.parametrize("kind", ["context", "sequence"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_products_are_made_where_they_are_read(architecture: str, kind: str, tmp_path: Path) -> None:
+    form = build_form(make_source(architecture, tmp_path).model)
+    operations = json.loads(build_plan(form, PlanOps(form), kind)[0])["operations"]
+    for index, operation in enumerate(operations):
+        if operation["op"] == "linear":
+            made, later = operation["out"][0], operations[index + 1 :]
+            reads = [made in [v[0] for role, v in o.items() if isinstance(v, list) and role != "out"] for o in later]
+            between = [o["op"] == "linear" for o in later[: reads.index(True)]] if any(reads) else []
+            assert between == sorted(between, reverse=True), f"products and rows lie between {operation} and its reader"
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_int8_weights_have_neighbours_that_do_not_saturate(architecture: str, tmp_path: Path) -> None:
     form = build_form(make_source(architecture, tmp_path).model)
