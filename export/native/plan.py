@@ -278,7 +278,7 @@ def late(operations: Sequence[Operation]) -> list[Operation]:
 
     Operations on rows that follow each other run together, and stay so.
     """
-    places: list[float] = []
+    places: list[float] = []  # of a row operation: where those that it runs with begin
     for index, operation in enumerate(operations):
         row = operation.name != "linear"
         places.append(places[-1] if row and index and operations[index - 1].name != "linear" else index)

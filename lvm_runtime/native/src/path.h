@@ -15,6 +15,8 @@ constexpr int64_t panel = 64;      // columns of a weight that lie together
 constexpr int64_t inner = 64;      // the rows of a weight are filled up to a multiple of this with zeros
 constexpr int64_t float_panel = 32;  // columns of a weight in floats that lie together
 constexpr int64_t float_rows = 112;   // rows that are packed at once
+// 1.5 · 2^23: floats near it are whole numbers, so adding it rounds, and leaves the number in the lowest bits.
+constexpr float rounder = 12582912.0f;
 constexpr int64_t row_block = 32;  // a shadow holds this many rows more than it is read for: tiles may read beyond
 
 // Ask for a line of memory before it is read, or written.

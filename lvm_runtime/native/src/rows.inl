@@ -48,16 +48,13 @@ inline float total(int64_t n, Step step) {
     return sum(reduce(n, step, [](F x, F y) { return x + y; }));
 }
 
-// 1.5 · 2^23: floats near it are whole numbers, so adding it rounds, and leaves the number in the lowest bits.
-constexpr float whole = 12582912.0f;
-
 // exp(scale · x) for a scale of ±1 or −2 and a product from −87 to 88: 2^f / 2^n with n = round(−scale · x log₂ e), and 2^f
 // by a polynomial fitted on [−½, ½] with 1 at 0. The relative error is 2.1e-7 at most up to |scale · x| = 10, 1.3e-6 up
 // to 87.
 inline F exponential(F x, float scale) {
     constexpr float log2_e = 1.44269504f;
-    F shifted = fma(x, all(scale * -log2_e), all(whole));
-    F f = fma(x, all(scale * log2_e), shifted - all(whole));
+    F shifted = fma(x, all(scale * -log2_e), all(rounder));
+    F f = fma(x, all(scale * log2_e), shifted - all(rounder));
     F p = fma(all(1.32647273e-3f), f, all(9.67151299e-3f));
     p = fma(p, f, all(5.55073358e-2f));
     p = fma(p, f, all(2.40222424e-1f));
@@ -196,14 +193,14 @@ inline void attention(const RowOp& op, const float* query, const float* key, con
         each_pair([&](int64_t s, int64_t column, int64_t keys, float* scores) {
             score_all(query + s * op.in[0].step + column, key + column, op.in[1].step, keys, d, scores, 16);
         });
-        F most = load(weights[0]), total = all(0.0f);
+        F most = load(weights[0]), added = all(0.0f);
         for (int64_t t = 1; t < op.keys; ++t) most = larger(most, load(weights[t]));
         for (int64_t t = 0; t < op.keys; ++t) {
             F e = exponential(larger(load(weights[t]) - most, all(-87.0f)), 1.0f);
             store(weights[t], e);
-            total = total + e;
+            added = added + e;
         }
-        F factor = all(1.0f) / total;
+        F factor = all(1.0f) / added;
         for (int64_t t = 0; t < op.keys; ++t) store(weights[t], load(weights[t]) * factor);
         each_pair([&](int64_t s, int64_t column, int64_t keys, const float* shares) {
             mix(shares, 16, value + column, op.in[2].step, keys, out + s * op.out[0].step + column, d);
@@ -221,7 +218,7 @@ inline void quantise_by(const RowOp& op, uint8_t* bytes, float* scale, Get value
     float steps = op.positive ? 255.0f : 127.0f;
     *scale = top;
     F factor = all(top > 1e-35f ? steps / top : 0.0f);  // a row of zeros, or of nearly nothing, is a row of zeros
-    F middle = all(op.positive ? whole : whole + 128.0f);
+    F middle = all(op.positive ? rounder : rounder + 128.0f);  // no value is beyond the top, so none rounds to more than `steps`
     int64_t filled = (op.width + 15) / 16 * 16;
     each(op.width, [&](int64_t k, auto lanes) {
         F v = op.positive ? larger(value(k, lanes), all(0.0f)) : value(k, lanes);

@@ -32,7 +32,7 @@ inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F larger(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F smaller(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F size(F a) { return {_mm512_abs_ps(a.v)}; }
-// a / 2^n for a whole number n, given as n + 1.5 · 2^23, where neither overflows nor is less than 2^−126.
+// a / 2^n for a whole number n, given as `rounder` + n, where neither overflows nor is less than 2^−126.
 inline F over_power_of_two(F a, F n) {
     __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(n.v), 23);
     return {_mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(a.v), shifted))};

@@ -36,7 +36,7 @@ inline F larger(F a, F b) { return make([&](int i) { return a.v[i] > b.v[i] ? a.
 inline F smaller(F a, F b) { return make([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
 inline F size(F a) { return make([&](int i) { return std::fabs(a.v[i]); }); }
 inline F over_power_of_two(F a, F n) {
-    return make([&](int i) { return std::ldexp(a.v[i], -static_cast<int>(n.v[i] - 12582912.0f)); });
+    return make([&](int i) { return std::ldexp(a.v[i], -static_cast<int>(n.v[i] - rounder)); });
 }
 inline F with_sign(F a, F b) { return make([&](int i) { return std::copysign(a.v[i], b.v[i]); }); }
 inline float sum(F a) {
