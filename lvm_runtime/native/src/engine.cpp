@@ -47,14 +47,22 @@ const Path& find_path(const std::string& name) {
     throw std::invalid_argument("CPU path " + name + " is not one of this machine's: " + here);
 }
 
-struct Engine::Workspace {
-    Aligned<uint8_t> arena;
-    Aligned<float> packed;  // rows of a product of floats
-    std::vector<float*> bases, out;
+// What a thread needs for a product: where its rows lie, and rows of floats as they are multiplied.
+struct Engine::Scratch {
+    Aligned<float> packed;
+    std::vector<float*> out;
     std::vector<const float*> in, add;
 
+    explicit Scratch(int64_t widest) : packed(float_rows * widest) {}
+};
+
+struct Engine::Workspace {
+    Aligned<uint8_t> arena;
+    std::vector<float*> bases;
+    Scratch scratch, aside;  // `aside`: of a product that a second thread runs
+
     explicit Workspace(const Program& program)
-        : arena(program.arena), packed(float_rows * program.widest), bases(program.slots.size()) {
+        : arena(program.arena), bases(program.slots.size()), scratch(program.widest), aside(program.widest_aside) {
         for (size_t i = 0; i < bases.size(); ++i)
             if (program.slots[i].offset >= 0) bases[i] = reinterpret_cast<float*>(arena.data() + program.slots[i].offset);
     }
@@ -155,13 +163,18 @@ void Engine::run_slice(Workspace& space, Team& team, bool leads, const float* in
     space.bases[plan.prediction] = prediction;
     float* kept = plan.attention >= 0 ? space.bases[plan.attention] : nullptr;
     if (attention && plan.attention >= 0) space.bases[plan.attention] = attention;
-    for (const Step& step : program_.steps) {
-        int64_t count = windows + (step.per_vector ? plan.length - 1 : 0);
+    const std::vector<Step>& steps = program_.steps;
+    for (size_t i = 0; i < steps.size(); ++i) {
+        size_t aside = steps[i].aside;
+        if (aside && leads && threads_ == 2 && windows * steps[aside].work >= least_work) {
+            team.share(2, true, [&](int64_t part) {
+                if (part) return run_step(steps[aside], space, space.aside, team, false, windows);
+                for (; i < aside; ++i) run_step(steps[i], space, space.scratch, team, false, windows);
+            });
+            continue;
+        }
         auto began = seconds ? Clock::now() : Clock::time_point();
-        if (step.product)
-            run_product(step, space, team, leads, count);
-        else
-            path_->rows({step.ops.data(), static_cast<int64_t>(step.ops.size()), space.bases.data(), count, step.rows});
+        run_step(steps[i], space, space.scratch, team, leads, windows);
         if (seconds) *seconds++ += std::chrono::duration<double>(Clock::now() - began).count();
     }
     if (plan.attention >= 0) space.bases[plan.attention] = kept;
@@ -182,7 +195,13 @@ std::vector<std::pair<std::string, double>> Engine::profile(const float* input, 
     return found;
 }
 
-void Engine::run_product(const Step& step, Workspace& space, Team& team, bool leads, int64_t windows) {
+void Engine::run_step(const Step& step, Workspace& space, Scratch& scratch, Team& team, bool leads, int64_t windows) {
+    int64_t count = windows + (step.per_vector ? program_.plan.length - 1 : 0);
+    if (step.product) return run_product(step, space, scratch, team, leads, count);
+    path_->rows({step.ops.data(), static_cast<int64_t>(step.ops.size()), space.bases.data(), count, step.rows});
+}
+
+void Engine::run_product(const Step& step, Workspace& space, Scratch& scratch, Team& team, bool leads, int64_t windows) {
     const Packed& weight = program_.weights[step.weight];
     int64_t rows = windows * step.rows;
     auto find_rows = [&](const Ref& ref, auto& found) {
@@ -191,9 +210,9 @@ void Engine::run_product(const Step& step, Workspace& space, Team& team, bool le
             for (int64_t r = 0; r < step.rows; ++r, ++i)
                 found[i] = space.bases[ref.slot] + b * ref.outer + ref.offset + r * ref.step;
     };
-    find_rows(step.out, space.out);
-    if (step.adds) find_rows(step.add, space.add);
-    bool shared = leads && rows * weight.inputs * weight.outputs >= least_work;
+    find_rows(step.out, scratch.out);
+    if (step.adds) find_rows(step.add, scratch.add);
+    bool shared = leads && windows * step.work >= least_work;
     auto share = [&](auto call, int64_t panels, int64_t together, void (*run)(const decltype(call)&)) {
         int64_t units = (panels + together - 1) / together, parts = shared ? std::min<int64_t>(units, threads_) : 1;
         team.share(parts, parts > 1, [&](int64_t part) {
@@ -213,20 +232,20 @@ void Engine::run_product(const Step& step, Workspace& space, Team& team, bool le
         call.scale = space.bases[shadow.scale_slot] + step.first_row;
         call.scale_step = apart;
         call.rows = rows;
-        call.out = space.out.data();
-        call.add = step.adds ? space.add.data() : nullptr;
+        call.out = scratch.out.data();
+        call.add = step.adds ? scratch.add.data() : nullptr;
         return share(call, (weight.outputs + panel - 1) / panel, 1, path_->product);
     }
-    find_rows(step.in, space.in);
+    find_rows(step.in, scratch.in);
     for (int64_t row = 0; row < rows; row += float_rows) {
         FloatCall call;
         call.weight = &weight;
         call.first = row;
         call.rows = std::min(float_rows, rows - row);
-        call.a = call.rows > 1 ? space.packed.data() : space.in[row];
-        if (call.rows > 1) path_->pack(space.in.data() + row, call.rows, weight.inputs, space.packed.data());
-        call.out = space.out.data() + row;
-        call.add = step.adds ? space.add.data() + row : nullptr;
+        call.a = call.rows > 1 ? scratch.packed.data() : scratch.in[row];
+        if (call.rows > 1) path_->pack(scratch.in.data() + row, call.rows, weight.inputs, scratch.packed.data());
+        call.out = scratch.out.data() + row;
+        call.add = step.adds ? scratch.add.data() + row : nullptr;
         share(call, (weight.outputs + float_panel - 1) / float_panel, 4, path_->float_product);
     }
 }

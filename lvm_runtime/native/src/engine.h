@@ -27,13 +27,15 @@ class Engine {
     std::vector<std::pair<std::string, double>> profile(const float* input, int64_t windows, float* prediction);
 
   private:
+    struct Scratch;
     struct Workspace;
     struct Process;
     class Lease;
     Process& process();
     void run_slice(Workspace& space, Team& team, bool leads, const float* input, int64_t windows, float* prediction,
                    float* attention, double* seconds = nullptr);
-    void run_product(const Step& step, Workspace& space, Team& team, bool leads, int64_t windows);
+    void run_step(const Step& step, Workspace& space, Scratch& scratch, Team& team, bool leads, int64_t windows);
+    void run_product(const Step& step, Workspace& space, Scratch& scratch, Team& team, bool leads, int64_t windows);
 
     const Path* path_;
     int threads_;

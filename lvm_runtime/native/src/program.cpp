@@ -83,6 +83,7 @@ class Compiler {
         if (!plan().in_floats()) add_shadows();
         for (const Item& item : order()) item.shadow < 0 ? add_operation(item.operation) : add_quantise(item);
         note_uses();
+        set_aside();
         make_local();
         lay_out();
         pack_weights();
@@ -262,6 +263,7 @@ class Compiler {
         Step step;
         step.product = true, step.per_vector = plan().per_vector(operation);
         step.rows = operation.out[0].rows;
+        step.work = step.rows * operation.in[0].width * operation.out[0].width;
         step.shadow = find_shadow(operation, step.first_row);
         if (step.shadow < 0) {
             step.in = refer(operation.in[0]);
@@ -303,6 +305,37 @@ class Compiler {
                 found.last = static_cast<int>(i);
             });
         program_.slots[0].first = program_.slots[plan().prediction].first = -1;
+    }
+
+    // Whether `later`, a product, must wait for `step`.
+    bool needs(Step& later, Step& step) {
+        bool found = false;
+        each_slot(step, [&](int slot, Ref*) { found |= slot == later.out.slot; });
+        each_slot(later, [&](int slot, Ref*) {
+            if (step.product) found |= slot == step.out.slot;
+            for (const RowOp& op : step.ops) {
+                if (op.kind == RowKind::quantise) found |= slot == op.bytes_slot || slot == op.scale_slot;
+                for (const Ref& ref : op.out) found |= ref.outer && slot == ref.slot;
+            }
+        });
+        return found;
+    }
+
+    // Find products that one thread may run while another runs the steps before them, if both have about as much to do:
+    // they wait for each other once, and not at every product.
+    void set_aside() {
+        std::vector<Step>& steps = program_.steps;
+        for (size_t later = 0; later < steps.size(); ++later) {
+            if (!steps[later].product) continue;
+            size_t ready = later;
+            int64_t before = 0, own = steps[later].work;
+            for (; ready > 0 && !needs(steps[later], steps[ready - 1]); --ready) before += steps[ready - 1].work;
+            if (4 * own < 3 * before || 4 * before < 3 * own) continue;
+            steps[ready].aside = later;
+            if (steps[later].shadow < 0) program_.widest_aside = program_.widest;
+            Slot& out = program_.slots[steps[later].out.slot];
+            out.first = std::min(out.first, static_cast<int>(ready));
+        }
     }
 
     // What lives within one step of row operations needs one row's memory, which stays in the nearest cache.

@@ -37,6 +37,8 @@ struct Step {
     int64_t first_row = 0;         // of the shadow's rows
     Ref in, out, add;
     bool adds = false;
+    int64_t work = 0;  // multiply-adds of a product, for one window
+    size_t aside = 0;  // a later product that one thread may run while another runs this step and those between
 };
 
 struct Program {
@@ -46,7 +48,7 @@ struct Program {
     std::vector<Step> steps;
     std::vector<Packed> weights;
     Aligned<int8_t> memory;  // all weights, in one piece
-    int64_t widest = 0;      // row that a product of floats reads
+    int64_t widest = 0, widest_aside = 0;  // row that a product of floats reads, or one that is set aside
     int64_t slice = 1;  // windows that run at once
     int64_t arena = 0;  // bytes
 

@@ -136,6 +136,24 @@ def test_batch_and_threads_change_no_bit(architecture: str, precision: str, path
             np.testing.assert_array_equal(case.run(engine, start, stop), expected[start:stop], f"{threads} {stop}")
 
 
+@pytest.mark.parametrize("kind", ["context", "sequence"])
+@pytest.mark.parametrize("precision", DRIFT)
+def test_a_product_beside_the_steps_before_it_changes_no_bit(precision: str, kind: str, tmp_path: Path) -> None:
+    """Of two threads, one runs the AMN's product over the mean, the other its query, its keys and its mixture."""
+    case = Case("amn", tmp_path, kind, rows=28, precision=precision, dim=400, hidden_dim=270, attention_dim=140)
+    given = case.contexts if kind == "context" else case.contexts.reshape(-1, case.dim)
+    more = case.length - 1 if kind == "sequence" else 0  # vectors than predictions
+    expected = np.empty((len(given) - more, case.dim), np.float32)
+    case.engine("plain").run(given, expected)
+    for path in _engine.paths():
+        engine = case.engine(path, 2)
+        for size in range(1, 8):
+            for start in range(0, 28 - size, size):
+                found = np.empty((size, case.dim), np.float32)
+                engine.run(given[start : start + size + more], found)
+                np.testing.assert_array_equal(found, expected[start : start + size], f"{path} {size}")
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("length", range(1, 9))
 @pytest.mark.parametrize("precision", DRIFT)
