@@ -132,6 +132,7 @@ class Predictor:
             and contexts.shape[1:] == self._shape
             and 0 < len(contexts) <= MOST_AT_ONCE
             and contexts.flags.c_contiguous
+            and contexts.flags.aligned
             and out is None
             and not return_attention
             and is_usable(contexts, self.largest_norm)

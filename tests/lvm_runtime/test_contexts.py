@@ -47,6 +47,8 @@ KINDS: dict[str, Any] = {
     "Fortran order": np.asfortranarray(X),
     "strided": np.repeat(X, 2, axis=0)[::2],
     "read-only": np.frombuffer(X.tobytes(), np.float32).reshape(X.shape),
+    "at any byte": np.frombuffer(b"_" + X.tobytes(), np.float32, offset=1).reshape(X.shape),
+    "float64 at any byte": np.frombuffer(b"_" + X.astype(np.float64).tobytes(), offset=1).reshape(X.shape),
     "lists": X.tolist(),
     "tuples": tuple(map(tuple, X.tolist())),
     "tensor": torch.from_numpy(X),
@@ -64,6 +66,7 @@ def test_every_kind_becomes_the_same_float32(value: Any) -> None:
     rows = contexts.rows(0, 3)
     assert rows.dtype == np.float32
     assert rows.flags.c_contiguous
+    assert rows.flags.aligned
     np.testing.assert_allclose(rows, X, rtol=0, atol=1e-7)
 
 
