@@ -212,4 +212,9 @@ def _from_sequence(value: Any, name: str) -> NDArray[Any]:
     if array is None:
         raise InvalidInput(f"{name}: got masked arrays, whose masks would be lost; fill them, or leave such rows out")
     # whole numbers in a list are numbers, in an array they are a sign of the wrong array
-    return array.astype(np.float64) if array.dtype.kind in "iu" else array
+    return array.astype(np.float64) if array.dtype.kind in "iu" and not _holds_arrays(value) else array
+
+
+def _holds_arrays(value: Any) -> bool:
+    """Say whether an array or a tensor is in nested lists."""
+    return any(map(_holds_arrays, value)) if isinstance(value, list | tuple) else getattr(value, "ndim", 0) > 0

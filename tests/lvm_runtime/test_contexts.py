@@ -143,6 +143,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "tensors of bfloat16 in a list": ([torch.zeros(16).bfloat16()] * 5, "cannot be read as an array .*BFloat16"),
     "tensors with gradients in a list": ([torch.zeros(16).requires_grad_()] * 5, "cannot be read as an array .*grad"),
     "a list that holds itself": (ENDLESS, "cannot be read as an array .*recursion"),
+    "arrays of integers in a list": ([np.ones((5, 16), np.int8)] * 2, "dtype int8"),
+    "tensors of integers in lists": ([[torch.ones(16, dtype=torch.int32)] * 5], "dtype int32"),
     "uneven lists": ([[1.0, 2.0], [1.0]], "unequal lengths"),
 }
 
