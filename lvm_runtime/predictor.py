@@ -312,14 +312,14 @@ class Predictor:
         return {
             "artifact": self.artifact.path,
             "request": self.request,
-            "weights": self.artifact.manifest.weights.sha256,
+            "model": self.artifact.manifest.model,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._load(state["artifact"], state["request"])
-        if self.artifact.manifest.weights.sha256 != state["weights"]:
+        if self.artifact.manifest.model != state["model"]:
             self.close()
-            raise ArtifactError(f"{self.artifact.path}: its weights changed since this Predictor was pickled")
+            raise ArtifactError(f"{self.artifact.path}: its config or weights changed since this Predictor was pickled")
 
     def __repr__(self) -> str:
         running = "closed" if self._session is None else self._session.describe()

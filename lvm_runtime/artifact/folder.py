@@ -209,8 +209,10 @@ class Artifact:
         entry = CompiledFile(file, format, precision, drift, form, batch_sizes, details or {})
         with atomic.locked(self.path):
             manifest = _read_manifest(self.path)  # another process may have added to it since we loaded
-            if manifest.weights.sha256 != self.manifest.weights.sha256:
-                raise ArtifactError(f"{self.path}: its weights changed while {relative} was being made; export again")
+            if manifest.model != self.manifest.model:
+                raise ArtifactError(
+                    f"{self.path}: its config or weights changed while {relative} was being made; export again"
+                )
             others = tuple(c for c in manifest.compiled if c.file.path != relative)
             listed = replace(manifest, compiled=(*others, entry))
             data = listed.to_json()  # before anything is changed: it may be more than a manifest can hold

@@ -36,7 +36,8 @@ class NpzFile:
         except _DAMAGE as error:
             self._file.close()
             raise InvalidInput(f"{path}: not a whole .npz file ({error})") from error
-        if self._archive.infolist() and min(info.header_offset for info in self._archive.infolist()):
+        places = [part.header_offset for part in self._archive.infolist()]
+        if places and min(places) > 0:
             self._file.close()
             raise InvalidInput(f"{path}: its first array is not at its beginning; expected one .npz, and not several")
         self.keys = [name.removesuffix(".npy") for name in self._archive.namelist()]

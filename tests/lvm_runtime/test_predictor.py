@@ -22,7 +22,7 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models import known_answers, load_model, save_model
 from lvm_runtime.predictor import MOST_AT_ONCE
-from tests.artifacts import add_onnx, randomised, some_contexts
+from tests.artifacts import add_onnx, randomised, some_contexts, with_other_heads
 from tests.fuzzing import quick_settings
 
 Get = Callable[[str], Path]
@@ -184,6 +184,15 @@ def test_a_pickle_of_other_weights_is_refused(tmp_path: Path) -> None:
     data = pickle.dumps(Predictor(tmp_path / "amn", backend="eager"))
     save_model(randomised("amn", seed=1), tmp_path / "amn")
     with pytest.raises(ArtifactError, match="weights changed"):
+        pickle.loads(data)
+
+
+def test_a_pickle_of_equal_weights_with_other_heads_is_refused(tmp_path: Path) -> None:
+    model = randomised("transformer")
+    save_model(model, tmp_path / "t")
+    data = pickle.dumps(Predictor(tmp_path / "t", backend="eager"))
+    save_model(with_other_heads(model), tmp_path / "t")
+    with pytest.raises(ArtifactError, match="config or weights changed"):
         pickle.loads(data)
 
 
