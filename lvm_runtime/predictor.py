@@ -94,6 +94,9 @@ class Predictor:
             self.config = self.artifact.config
             self._shape = (self.config.context_length, self.config.dim)
             session, self._refused = open_session(self.artifact, request)
+            if not self.artifact.is_there():  # what was opened may be the model that took its place
+                session.close()
+                raise ArtifactError(f"{path}: another model took its place while it was opened; open it again")
         self._session: Session | None = session
         self._sequences = SequenceRunner(self.artifact, session)
         self.largest_norm = session.backend.largest_norm

@@ -128,6 +128,14 @@ class Artifact:
         check_strays(self.path, [file.path for file in self.manifest.files], MANIFEST)
         check_header(self.path / self.manifest.weights.path, self.config)
 
+    def is_there(self) -> bool:
+        """Say whether the folder still holds this model; forms may have come or gone.
+
+        >>> Artifact.load("artifacts/amn").is_there()
+        True
+        """
+        return _read_manifest(self.path).model == self.manifest.model
+
     def read_fingerprint(self) -> Fingerprint:
         """Read the probes and their known answers; ArtifactError if they are not for this model's sizes.
 
