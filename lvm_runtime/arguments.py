@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lvm_runtime.errors import InvalidInput
 
 def whole_number(value: Any, name: str, *, least: int = 1, most: int | None = None) -> int:
     """Return `value`, an integer of Python or numpy within the bounds, as an int."""
-    integer = not isinstance(value, bool) and hasattr(value, "__index__") and getattr(value, "ndim", 0) == 0
+    integer = isinstance(value, Integral) and not isinstance(value, bool)  # an array of 2.7 has `__index__` too
     if not integer or not least <= int(value) or (most is not None and int(value) > most):
         bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
         raise InvalidInput(f"{name} is {value!r}, expected a whole number {bounds}")
@@ -21,7 +22,7 @@ def whole_number(value: Any, name: str, *, least: int = 1, most: int | None = No
 
 def finite_number(value: Any, name: str, *, example: str) -> float:
     """Return `value`, a finite number of 0 or more, as a float."""
-    number = not isinstance(value, bool) and hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0
+    number = isinstance(value, Real) and not isinstance(value, bool)
     try:
         if number and math.isfinite(value) and value >= 0:
             return float(value)

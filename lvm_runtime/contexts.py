@@ -86,13 +86,15 @@ def as_float_array(value: Any, name: str) -> tuple[NDArray[Any], Callable[[Array
 
 
 def usable_float32(array: NDArray[Any], largest_norm: float, *, first_row: int = 0, copy: bool = False) -> Array:
-    """Return `array` `[b, …, D]` as contiguous float32 after checking that every vector is finite and not too long.
+    """Return `array` `[b, …, D]` as contiguous, aligned float32 if every vector is finite and not too long.
 
     `first_row` is added to the row number in the error; with `copy` the result never shares memory with `array`.
     Raises InvalidInput for NaN, infinity, and a norm over `largest_norm`.
     """
     with np.errstate(all="ignore"):  # the caller may have turned what is checked below into errors
         result: Array = np.array(array, np.float32, order="C") if copy else np.ascontiguousarray(array, np.float32)
+    if not result.flags.aligned:  # a view of bytes, such as those of a request
+        result = result.copy()
     if not is_usable(result, largest_norm):
         raise InvalidInput(describe_bad_row(array, result, first_row, largest_norm))
     return result
@@ -210,4 +212,9 @@ def _from_sequence(value: Any, name: str) -> NDArray[Any]:
     if array is None:
         raise InvalidInput(f"{name}: got masked arrays, whose masks would be lost; fill them, or leave such rows out")
     # whole numbers in a list are numbers, in an array they are a sign of the wrong array
-    return array.astype(np.float64) if array.dtype.kind in "iu" else array
+    return array.astype(np.float64) if array.dtype.kind in "iu" and not _holds_arrays(value) else array
+
+
+def _holds_arrays(value: Any) -> bool:
+    """Say whether an array or a tensor is in nested lists."""
+    return any(map(_holds_arrays, value)) if isinstance(value, list | tuple) else getattr(value, "ndim", 0) > 0

@@ -94,6 +94,9 @@ class Predictor:
             self.config = self.artifact.config
             self._shape = (self.config.context_length, self.config.dim)
             session, self._refused = open_session(self.artifact, request)
+            if not self.artifact.is_there():  # what was opened may be the model that took its place
+                session.close()
+                raise ArtifactError(f"{path}: another model took its place while it was opened; open it again")
         self._session: Session | None = session
         self._sequences = SequenceRunner(self.artifact, session)
         self.largest_norm = session.backend.largest_norm
@@ -132,6 +135,7 @@ class Predictor:
             and contexts.shape[1:] == self._shape
             and 0 < len(contexts) <= MOST_AT_ONCE
             and contexts.flags.c_contiguous
+            and contexts.flags.aligned
             and out is None
             and not return_attention
             and is_usable(contexts, self.largest_norm)
@@ -311,14 +315,14 @@ class Predictor:
         return {
             "artifact": self.artifact.path,
             "request": self.request,
-            "weights": self.artifact.manifest.weights.sha256,
+            "model": self.artifact.manifest.model,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._load(state["artifact"], state["request"])
-        if self.artifact.manifest.weights.sha256 != state["weights"]:
+        if self.artifact.manifest.model != state["model"]:
             self.close()
-            raise ArtifactError(f"{self.artifact.path}: its weights changed since this Predictor was pickled")
+            raise ArtifactError(f"{self.artifact.path}: its config or weights changed since this Predictor was pickled")
 
     def __repr__(self) -> str:
         running = "closed" if self._session is None else self._session.describe()

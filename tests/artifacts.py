@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def randomised(architecture: str, *, seed: int = 0, **sizes: Any) -> nn.Module:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return model.eval()
+
+
+def with_other_heads(model: nn.Module) -> nn.Module:
+    """Return a Transformer with the weights of `model` and twice its heads: another model, whose weights are equal."""
+    config: Any = model.config
+    other = build_model(replace(config, num_heads=2 * config.num_heads))
+    other.load_state_dict(model.state_dict())
+    return other.eval()
 
 
 def add_onnx(

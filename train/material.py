@@ -14,7 +14,7 @@ from .data.corpus import check_corpus, load_corpus
 from .data.synthetic import SyntheticProcess
 from .data.windows import Split, VectorStore, split_windows
 from .evaluation.baselines import LINEAR_AVERAGE, Baselines, fit_baselines
-from .evaluation.diagnosis import Diagnosis, diagnose, document_ids
+from .evaluation.diagnosis import Diagnosis, copied, diagnose, document_ids
 from .evaluation.metrics import bootstrap
 from .evaluation.retrieval import Scores, score
 from .options import TrainOptions
@@ -100,6 +100,11 @@ def prepare(options: TrainOptions, device: str, say: Say, earlier: Material | No
     diagnosis = diagnose(corpus, store, options.context_length)
     for line in diagnosis.lines():
         say(line)
+    for name, held in (("validation", split.validation), ("test", split.test)):
+        share = copied(corpus.values, split.train, held) if diagnosis.duplicates and len(held) else 0.0
+        if share:
+            say(f"  WARNING: {share:.1%} of the {name} windows are copies of training windows, which flatters whoever "
+                "remembers them; keep one of each document")  # fmt: skip
     baselines = fit_baselines(split.train, seed=options.seed)
     scores = score(baselines.predictors, split.validation, options.queries)
     for name, reached in scores.items():

@@ -128,6 +128,14 @@ class Artifact:
         check_strays(self.path, [file.path for file in self.manifest.files], MANIFEST)
         check_header(self.path / self.manifest.weights.path, self.config)
 
+    def is_there(self) -> bool:
+        """Say whether the folder still holds this model; forms may have come or gone.
+
+        >>> Artifact.load("artifacts/amn").is_there()
+        True
+        """
+        return _read_manifest(self.path).model == self.manifest.model
+
     def read_fingerprint(self) -> Fingerprint:
         """Read the probes and their known answers; ArtifactError if they are not for this model's sizes.
 
@@ -209,8 +217,10 @@ class Artifact:
         entry = CompiledFile(file, format, precision, drift, form, batch_sizes, details or {})
         with atomic.locked(self.path):
             manifest = _read_manifest(self.path)  # another process may have added to it since we loaded
-            if manifest.weights.sha256 != self.manifest.weights.sha256:
-                raise ArtifactError(f"{self.path}: its weights changed while {relative} was being made; export again")
+            if manifest.model != self.manifest.model:
+                raise ArtifactError(
+                    f"{self.path}: its config or weights changed while {relative} was being made; export again"
+                )
             others = tuple(c for c in manifest.compiled if c.file.path != relative)
             listed = replace(manifest, compiled=(*others, entry))
             data = listed.to_json()  # before anything is changed: it may be more than a manifest can hold

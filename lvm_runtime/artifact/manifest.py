@@ -98,6 +98,15 @@ class Manifest:
         """Every file and package of the artifact but the manifest."""
         return (self.weights, self.fingerprint, *(c.file for c in self.compiled))
 
+    @property
+    def model(self) -> str:
+        """What tells this model from any other: the hash of its weights and of its config.
+
+        Weights alone do not say how many heads read them, nor how many vectors a context has.
+        """
+        about = {"architecture": self.config.architecture, "weights": self.weights.sha256, **self.config.to_dict()}
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
     def to_json(self) -> bytes:
         """Serialise; `schema` and `architecture` come first, so that a reader can stop there, the digest last."""
         body = asdict(self)

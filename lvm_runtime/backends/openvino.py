@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lvm_runtime.artifact.files import open_plain
 from lvm_runtime.backends.base import Array, Backend, file_precision
 from lvm_runtime.backends.onnx_file import refuse_external_data
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
@@ -21,6 +23,19 @@ def has_bf16() -> bool:
     """Say whether OpenVINO has bfloat16 arithmetic for this CPU; asked for it all the same, it computes in fp32."""
     openvino = OpenVinoBackend.load_framework()
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _refuse_weak_mask(source: Path) -> None:
+    """Raise ArtifactError for a causal attention that does not say what to add to the score of a barred position.
+
+    OpenVINO then adds -10,000, and from a norm of some hundred on a vector sees those after it. Older exports said
+    nothing: onnxruntime, for which they were made, leaves barred positions out.
+    """
+    with open_plain(source) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(b"unidirectional") >= 0 and data.find(b"mask_filter_value") < 0:
+            raise ArtifactError(
+                f"{source}: its causal attention does not bar long vectors in OpenVINO; export it again"
+            )
 
 
 class OpenVinoBackend(Backend):
@@ -42,6 +57,7 @@ class OpenVinoBackend(Backend):
         if device not in ("auto", "cpu"):
             raise BackendUnavailable(f"backend openvino runs on the cpu here, and device {device!r} was asked for")
         refuse_external_data(source)
+        _refuse_weak_mask(source)
         core = openvino.Core()
         self.precision = self.arithmetic(precision)
         if self.precision == "bf16" and not has_bf16():

@@ -176,7 +176,7 @@ def _open(predictor: Predictor, part: Part, folder: Path) -> Source:
 def _identity(predictor: Predictor, part: Part) -> dict[str, Any]:
     running, manifest = predictor.explain().running, predictor.artifact.manifest
     return asdict(part) | {
-        "weights": manifest.weights.sha256,
+        "weights": manifest.model,
         "form": f"{running.backend} {running.precision} {running.file}",
         "files": [c.file.sha256 for c in manifest.compiled if c.file.path == running.file or c.form == "sequence"],
     }

@@ -260,7 +260,7 @@ def _identity(predictor: Predictor, inputs: list[list[Any]]) -> dict[str, Any]:
     hashes = {c.file.path: c.file.sha256 for c in compiled}
     return {
         "input": inputs,
-        "weights": predictor.artifact.manifest.weights.sha256,
+        "weights": predictor.artifact.manifest.model,
         "model": [str(running), hashes.get(running.file)],
         "sequence": [c.file.sha256 for c in compiled if c.form == "sequence"],
     }

@@ -63,11 +63,11 @@ class NpyFile:
         return self.dtype.itemsize * math.prod(self.shape)
 
     def check_size(self, size: int) -> None:
-        """Raise InvalidInput if a file of `size` bytes ends before the array does."""
-        if size < self.offset + self.nbytes:
-            raise InvalidInput(
-                f"{self.path}: {size} bytes, expected {self.offset + self.nbytes}; the file is truncated"
-            )
+        """Raise InvalidInput if a file of `size` bytes ends before the array does, or goes on after it."""
+        whole = self.offset + self.nbytes
+        if size != whole:
+            problem = "the file is truncated" if size < whole else "what follows the array would not be read"
+            raise InvalidInput(f"{self.path}: {size} bytes, expected {whole}; {problem}")
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows start to stop in memory."""

@@ -36,6 +36,10 @@ class NpzFile:
         except _DAMAGE as error:
             self._file.close()
             raise InvalidInput(f"{path}: not a whole .npz file ({error})") from error
+        places = [part.header_offset for part in self._archive.infolist()]
+        if places and min(places) > 0:
+            self._file.close()
+            raise InvalidInput(f"{path}: its first array is not at its beginning; expected one .npz, and not several")
         self.keys = [name.removesuffix(".npy") for name in self._archive.namelist()]
 
     def __enter__(self) -> NpzFile:
@@ -66,8 +70,9 @@ class NpzFile:
                 if array.dtype.hasobject:
                     return self._objects(key, trust_pickle)
                 size = info.file_size - array.offset
-                if size < array.nbytes:
-                    raise InvalidInput(f"{self.path}: {key} is truncated: {size} bytes, expected {array.nbytes}")
+                if size != array.nbytes:
+                    problem = "is truncated" if size < array.nbytes else "goes on after its array"
+                    raise InvalidInput(f"{self.path}: {key} {problem}: {size} bytes, expected {array.nbytes}")
                 if info.compress_type == zipfile.ZIP_STORED:
                     return self._in_place(info, array)
                 blocks = self._blocks(member, key, array.nbytes)

@@ -42,9 +42,10 @@ class Search:
     def ranks(self, predictions: Mapping[str, Tensor]) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Return, for unit predictions `[q, D]`, each target's rank `[q]` (1 is best) and the share that is farther.
 
-        Ties count as better. The share `[q]` is the contrastive accuracy of Large Concept Models (arXiv 2412.08821,
-        section 2.4.1), with the corpus in the place of the batch: of the vectors other than the target and the two
-        beside it, those that are farther from the prediction; on unit vectors the order by cosine is that by distance.
+        Ties count as better, and so do all vectors for a prediction that is not finite. The share `[q]` is the
+        contrastive accuracy of Large Concept Models (arXiv 2412.08821, section 2.4.1), with the corpus in the place of
+        the batch: of the vectors other than the target and the two beside it, those that are farther from the
+        prediction; on unit vectors the order by cosine is that by distance.
         Their published code leaves out the target's whole document instead.
         """
         own = self.starts + self.length
@@ -54,15 +55,15 @@ class Search:
         for _, candidates in self._blocks():
             for name, found in predictions.items():
                 for part in torch.arange(len(own), device=own.device).split(QUERIES):
-                    counts[name][part] += (found[part] @ candidates.T >= limits[name][part]).sum(dim=1)
+                    counts[name][part] += _as_near(found[part] @ candidates.T, limits[name][part]).sum(dim=1)
         context = F.normalize(self.read(self._context_rows()), dim=2)  # [q, T, D]
         following = F.normalize(self.read((own + 1).clamp(max=self.end - 1)), dim=1)
         has_following = own + 1 < self.end
         others = self.end - self.begin - 2 - has_following.long()
 
         def finish(name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-            near = torch.einsum("btd,bd->bt", context, predictions[name]) >= limits[name]  # [q, T]
-            near_after = ((following * predictions[name]).sum(dim=1, keepdim=True) >= limits[name])[:, 0]
+            near = _as_near(torch.einsum("btd,bd->bt", context, predictions[name]), limits[name])  # [q, T]
+            near_after = _as_near((following * predictions[name]).sum(dim=1, keepdim=True), limits[name])[:, 0]
             nearer = counts[name] - 1 - near[:, -1].long() - (near_after & has_following).long()
             rank = (counts[name] - near.sum(dim=1)).clamp(min=1)
             return _host(rank), 1 - _host(nearer.clamp(min=0)) / np.maximum(_host(others), 1)
@@ -95,6 +96,11 @@ class Search:
         for first in range(self.begin, self.end, CANDIDATE_BLOCK):
             rows = torch.arange(first, min(first + CANDIDATE_BLOCK, self.end), device=self.starts.device)
             yield first, F.normalize(self.read(rows), dim=1)
+
+
+def _as_near(cosines: Tensor, limits: Tensor) -> Tensor:
+    """Say which of `cosines` `[q, n]` reach `limits` `[q, 1]`; one that is NaN does, or it would make a rank of 1."""
+    return ~(cosines < limits)
 
 
 def _host(values: Tensor) -> NDArray[np.int64]:

@@ -82,17 +82,18 @@ class Index:
         """Index the vectors of the file `corpus` and write the index to the folder `out`, CORPUS.index if it is None.
 
         `kind` is "exact", "ann" (approximate, from the extra `search`) or "auto", which is exact up to 50,000 vectors.
-        Raises InvalidInput for a corpus without vectors and for a vector that is not finite, BackendUnavailable
-        without the extra.
+        Raises InvalidInput for a corpus without vectors, for a vector that is not finite, and for a corpus that
+        another program changes meanwhile, BackendUnavailable without the extra.
 
         >>> Index.build("corpus.npz", kind="exact").record.vectors
         120
         """
         source = file_name(corpus, "corpus")
-        opened = _open_vectors(source)
-        count = len(opened.values)
         if kind not in ("auto", *KINDS):
             raise InvalidInput(f"kind is {kind!r}, expected auto, {' or '.join(KINDS)}")
+        before = [FileRecord.of(file) for file in _files_of(source)]
+        opened = _open_vectors(source)
+        count = len(opened.values)
         if kind == "auto":
             kind = EXACT if count <= LARGEST_EXACT else ANN
         path = folder_of(source) if out is None else file_name(out, "out")
@@ -104,7 +105,9 @@ class Index:
             if kind == ANN:
                 build_ann(opened.values, temporary / FILE)
             files = [FileRecord.of(temporary / FILE)] if kind == ANN else []
-            record = Record(kind, count, opened.dim, [FileRecord.of(file) for file in _files_of(source)], files)
+            record = Record(kind, count, opened.dim, before, files)
+            if any(not file.matches(source.with_name(file.name)) for file in before):
+                raise InvalidInput(f"{source}: another program changed it while it was indexed; make the index again")
             where = {"folder": str(source.parent.absolute())}
             (temporary / MANIFEST).write_text(json.dumps(asdict(record) | where, indent=1), encoding="utf-8")
         return cls(path, record, opened)

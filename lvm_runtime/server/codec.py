@@ -113,8 +113,9 @@ def decompress(body: bytes, encoding: str, most: int) -> bytes:
         raise InvalidInput(f"the body is no {encoding} ({error})") from error
     if len(plain) > most:
         raise Refused(Failure.LARGE, f"the body has more than {most} bytes unpacked; send fewer contexts")
-    if not unpack.eof:
-        raise InvalidInput(f"the {encoding} body is cut off")
+    if not unpack.eof or unpack.unused_data:
+        problem = "goes on after its end" if unpack.eof else "is cut off"
+        raise InvalidInput(f"the {encoding} body {problem}")
     return plain
 
 

@@ -20,7 +20,10 @@ SUFFIXES = tuple(READERS)
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the files that `paths` mean, each once: themselves, and for a folder every text file below it, by name.
+    """Return the files that `paths` mean: themselves, and for a folder every text file below it, by name.
+
+    Each file is there once, whatever paths and links lead to it: as two documents its text could be trained on and
+    validated on.
 
     Files and folders whose names begin with a dot are not looked at. Raises InvalidInput for a path that is not there
     and for a folder without a text file.
@@ -36,7 +39,10 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
             files.append(path)
         else:
             raise InvalidInput(f"{path}: no such file; expected a file that ends in {', '.join(SUFFIXES)}, or a folder")
-    return list(dict.fromkeys(files))
+    unique: dict[str, Path] = {}
+    for file in files:
+        unique.setdefault(os.path.realpath(file), file)
+    return list(unique.values())
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lvm_runtime import Artifact, InvalidInput, Predictor, predict_file
 from lvm_runtime.corpus.corpus import BUNDLED
@@ -38,6 +39,12 @@ WRONG: dict[str, Callable[[Predictor], Any]] = {
     "vectors": lambda p: p.predict_sequence(7),
     "masked vectors": lambda p: p.predict_sequence(np.ma.masked_invalid(some_contexts(1)[0])),
     "steps": lambda p: p.rollout(some_contexts(1), True),
+    "steps, a fraction in an array": lambda p: p.rollout(some_contexts(1), np.array(2.7)),  # type: ignore[arg-type]
+    "steps, a fraction in a tensor": lambda p: p.rollout(some_contexts(1), torch.tensor(2.7)),  # type: ignore[arg-type]
+    "steps, text in an array": lambda p: p.rollout(some_contexts(1), np.array("3")),  # type: ignore[arg-type]
+    "max_drift, complex": lambda p: Predictor(p.artifact.path, max_drift=np.complex128(1e-3 + 5j)),  # type: ignore[arg-type]
+    "max_drift, true": lambda p: Predictor(p.artifact.path, max_drift=np.True_),  # type: ignore[arg-type]
+    "max_drift, text in an array": lambda p: Predictor(p.artifact.path, max_drift=np.array("1")),  # type: ignore[arg-type]
     "steps, beyond arrays": lambda p: p.rollout(some_contexts(1), 2**62),
     "stream": lambda p: p.stream(5),  # type: ignore[arg-type]
     "batch_size": lambda p: p.stream([], batch_size="4"),  # type: ignore[arg-type]

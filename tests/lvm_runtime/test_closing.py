@@ -131,7 +131,7 @@ def _tuned(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _unpickled(path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
     predictor = Predictor(path, backend="onnx")
-    state = predictor.__getstate__() | {"weights": "others"}
+    state = predictor.__getstate__() | {"model": "others"}
     with pytest.raises(ArtifactError, match="weights changed"):
         Predictor.__new__(Predictor).__setstate__(state)
     return predictor

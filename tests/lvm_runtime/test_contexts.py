@@ -47,6 +47,8 @@ KINDS: dict[str, Any] = {
     "Fortran order": np.asfortranarray(X),
     "strided": np.repeat(X, 2, axis=0)[::2],
     "read-only": np.frombuffer(X.tobytes(), np.float32).reshape(X.shape),
+    "at any byte": np.frombuffer(b"_" + X.tobytes(), np.float32, offset=1).reshape(X.shape),
+    "float64 at any byte": np.frombuffer(b"_" + X.astype(np.float64).tobytes(), offset=1).reshape(X.shape),
     "lists": X.tolist(),
     "tuples": tuple(map(tuple, X.tolist())),
     "tensor": torch.from_numpy(X),
@@ -64,6 +66,7 @@ def test_every_kind_becomes_the_same_float32(value: Any) -> None:
     rows = contexts.rows(0, 3)
     assert rows.dtype == np.float32
     assert rows.flags.c_contiguous
+    assert rows.flags.aligned
     np.testing.assert_allclose(rows, X, rtol=0, atol=1e-7)
 
 
@@ -140,6 +143,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "tensors of bfloat16 in a list": ([torch.zeros(16).bfloat16()] * 5, "cannot be read as an array .*BFloat16"),
     "tensors with gradients in a list": ([torch.zeros(16).requires_grad_()] * 5, "cannot be read as an array .*grad"),
     "a list that holds itself": (ENDLESS, "cannot be read as an array .*recursion"),
+    "arrays of integers in a list": ([np.ones((5, 16), np.int8)] * 2, "dtype int8"),
+    "tensors of integers in lists": ([[torch.ones(16, dtype=torch.int32)] * 5], "dtype int32"),
     "uneven lists": ([[1.0, 2.0], [1.0]], "unequal lengths"),
 }
 

@@ -13,7 +13,7 @@ from lvm_runtime import InvalidInput, Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.bulk.predict import predict_file
-from lvm_runtime.models import load_model
+from lvm_runtime.models import known_answers, load_model
 from lvm_runtime.predictor import MOST_AT_ONCE
 from tests.artifacts import add_onnx, some_contexts
 from tests.conftest import AVAILABLE
@@ -62,6 +62,21 @@ def test_up_to_the_bound_every_row_has_norm_1(with_int8: Get, architecture: str,
             found = predictor.predict(tiny)
             assert np.isfinite(found).all()
             assert (np.linalg.norm(found.astype(np.float64), axis=1) <= 1 + 1e-2).all()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("backend", [backend for backend, precision in FORMS if precision == "fp32"])
+def test_up_to_the_bound_answers_are_those_of_the_training_form(
+    small_artifacts: Get, architecture: str, backend: str
+) -> None:
+    """A mask that is added to scores may be too small for large ones, and the answers then have norm 1 all the same."""
+    model = load_model(Artifact.load(small_artifacts(architecture)))
+    contexts = some_contexts(32)
+    contexts /= np.linalg.norm(contexts, axis=2, keepdims=True)
+    with Predictor(small_artifacts(architecture), backend=backend, precision="fp32", threads=1) as predictor:
+        for norm in (1e2, 1e3, 1e4, 1e5, 0.999 * predictor.largest_norm):
+            long = contexts * np.float32(norm)
+            np.testing.assert_allclose(predictor.predict(long), known_answers(model, long)[0], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("norm", [1.000001e6, 1e20, 1e37])

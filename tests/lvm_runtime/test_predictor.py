@@ -22,7 +22,7 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models import known_answers, load_model, save_model
 from lvm_runtime.predictor import MOST_AT_ONCE
-from tests.artifacts import add_onnx, randomised, some_contexts
+from tests.artifacts import add_onnx, randomised, some_contexts, with_other_heads
 from tests.fuzzing import quick_settings
 
 Get = Callable[[str], Path]
@@ -185,6 +185,38 @@ def test_a_pickle_of_other_weights_is_refused(tmp_path: Path) -> None:
     save_model(randomised("amn", seed=1), tmp_path / "amn")
     with pytest.raises(ArtifactError, match="weights changed"):
         pickle.loads(data)
+
+
+def test_a_pickle_of_equal_weights_with_other_heads_is_refused(tmp_path: Path) -> None:
+    model = randomised("transformer")
+    save_model(model, tmp_path / "t")
+    data = pickle.dumps(Predictor(tmp_path / "t", backend="eager"))
+    save_model(with_other_heads(model), tmp_path / "t")
+    with pytest.raises(ArtifactError, match="config or weights changed"):
+        pickle.loads(data)
+
+
+@pytest.mark.parametrize("other", ["weights", "nothing"])
+def test_an_artifact_that_is_replaced_while_it_is_opened_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """The manifest of the old model would stand for the answers of the new one, in a bulk run that goes on say."""
+    save_model(randomised("amn"), tmp_path / "amn")
+    check = Artifact.check
+
+    def then_replaced(artifact: Artifact) -> None:
+        check(artifact)
+        if artifact.path.is_absolute() and not replaced:
+            replaced.append(save_model(randomised("amn", seed=int(other == "weights")), artifact.path))
+
+    replaced: list[Artifact] = []
+    monkeypatch.setattr(Artifact, "check", then_replaced)
+    if other == "nothing":
+        Predictor(tmp_path / "amn", backend="eager").close()
+    else:
+        with pytest.raises(ArtifactError, match="another model took its place while it was opened"):
+            Predictor(tmp_path / "amn", backend="eager")
+    assert replaced
 
 
 def test_a_closed_predictor_says_so(small_artifacts: Get) -> None:

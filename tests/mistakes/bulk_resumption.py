@@ -37,7 +37,7 @@ MISTAKES = [
     Mistake(
         "the weights are left out",
         _PREDICT,
-        '        "weights": predictor.artifact.manifest.weights.sha256,\n',
+        '        "weights": predictor.artifact.manifest.model,\n',
         "",
         f"{_MODEL}[weights]",
     ),
@@ -93,7 +93,7 @@ MISTAKES = [
     Mistake(
         "parts of other weights are kept",
         _PARTS,
-        '        "weights": manifest.weights.sha256,\n',
+        '        "weights": manifest.model,\n',
         "",
         "tests/lvm_runtime/bulk/test_resumption.py::test_parts_of_other_weights_are_made_again",
     ),

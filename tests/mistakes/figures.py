@@ -165,8 +165,8 @@ MISTAKES = [
     Mistake(
         "a model beats a baseline though its interval has zero in it",
         _EVALUATE,
-        'word = "beats" if found.value.low > 0',
-        'word = "beats" if found.value.value > 0',
+        'word = "beats" if found.value.high > found.value.low > 0',
+        'word = "beats" if found.value.high > found.value.value > 0',
         f"{_TEST_RETRIEVAL}::test_a_model_beats_a_baseline_where_the_whole_interval_does[from zero]",
     ),
     Mistake(

@@ -222,7 +222,7 @@ MISTAKES = [
     Mistake(
         "a Predictor that was pickled takes other weights",
         "lvm_runtime/predictor.py",
-        'if self.artifact.manifest.weights.sha256 != state["weights"]:',
+        'if self.artifact.manifest.model != state["model"]:',
         'if state["weights"] is None:',
         "tests/lvm_runtime/test_predictor.py::test_a_pickle_of_other_weights_is_refused",
     ),

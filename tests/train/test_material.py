@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,3 +88,28 @@ def test_the_size_of_the_synthetic_corpus_counts() -> None:
     assert {m.corpus.dim for m in materials} == {8}
     assert {len(m.split.train) + len(m.split.validation) for m in materials} == {80}
     assert materials[0].digest != materials[1].digest
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["documents", "shuffled windows"])
+def test_copies_of_training_windows_among_held_out_ones_are_told(ids: bool, tmp_path: Path) -> None:
+    """Half of the validation documents are copies, or windows that say not where they come from lie in any order."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((20, 12, 6)).astype(np.float32)
+    vectors[19] = vectors[0]
+    if ids:
+        np.savez(tmp_path / "c.npz", vectors=vectors.reshape(-1, 6), doc_ids=np.arange(240) // 12)
+    else:
+        windows = np.stack([document[start : start + 6] for document in vectors[:19] for start in range(7)])
+        windows = windows[rng.permutation(len(windows))]
+        np.savez(tmp_path / "c.npz", contexts=windows[:, :5], targets=windows[:, 5])
+    said: list[str] = []
+    options = TrainOptions(model="amn", data=str(tmp_path / "c.npz"), device="cpu")
+    prepare(options, "cpu", said.append)
+    (warning,) = [line for line in said if "copies of training windows" in line]
+    assert 30 < float(warning.split("WARNING: ")[1].split("%")[0]) <= (50 if ids else 100)
+    if ids:
+        vectors[19] += 1e-3
+        np.savez(tmp_path / "c.npz", vectors=vectors.reshape(-1, 6), doc_ids=np.arange(240) // 12)
+        said.clear()
+        prepare(options, "cpu", said.append)
+        assert not any("copies of training windows" in line for line in said)

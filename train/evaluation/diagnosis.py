@@ -149,8 +149,27 @@ def _by_position(windows: WindowSet) -> tuple[float, ...]:
     return tuple(torch.cat(parts).double().mean(dim=0).tolist())
 
 
+def copied(vectors: NDArray[Any], train: WindowSet, held: WindowSet) -> float:
+    """Return the share of the windows `held` all of whose T + 1 vectors are in training windows too, to the bit."""
+    hashes = _hashes(vectors)
+    starts, held_starts = (windows.starts.cpu().numpy() for windows in (train, held))
+    trained = np.zeros(len(hashes), bool)
+    for step in range(train.context_length + 1):
+        trained[starts + step] = True
+    known = np.isin(hashes, hashes[trained])
+    whole = np.ones(len(held), bool)
+    for step in range(train.context_length + 1):
+        whole &= known[held_starts + step]
+    return float(whole.mean())
+
+
 def _duplicates(vectors: NDArray[Any]) -> float:
-    """Return the share of rows that occurred before, told by a 64-bit hash of their bytes; 8 bytes a row in memory."""
+    """Return the share of rows that occurred before."""
+    return 1 - len(np.unique(_hashes(vectors))) / max(len(vectors), 1)
+
+
+def _hashes(vectors: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of the bytes of each row `[N]`."""
     words = -(-vectors.shape[1] * vectors.dtype.itemsize // 8)
     factors = np.random.default_rng(0).integers(1, 2**63, size=words, dtype=np.uint64) | np.uint64(1)
     hashes = np.empty(len(vectors), np.uint64)
@@ -161,4 +180,4 @@ def _duplicates(vectors: NDArray[Any]) -> float:
         mixed = padded.view(np.uint64)
         mixed ^= mixed >> np.uint64(29)  # floats that are powers of two have zeros in their low bits
         hashes[begin : begin + _BLOCK] = (mixed * factors).sum(axis=1, dtype=np.uint64)
-    return 1 - len(np.unique(hashes)) / max(len(hashes), 1)
+    return hashes

@@ -18,7 +18,7 @@ from lvm_runtime.artifact.folder import _ATTEMPTS, Artifact, resolve
 from lvm_runtime.errors import ArtifactError, InvalidInput, WriteFailed
 from lvm_runtime.models import save_model
 from lvm_runtime.system import atomic
-from tests.artifacts import edit_manifest, randomised
+from tests.artifacts import edit_manifest, randomised, with_other_heads
 
 FILES = ("manifest.json", "model.safetensors", "fingerprint.npz", "onnx/fp32.onnx", "torchscript/fp32.pt")
 
@@ -166,6 +166,16 @@ def test_exporting_into_retrained_weights_is_refused(copy: Path) -> None:
         temporary.write_bytes(b"model of the old weights")
         with pytest.raises(ArtifactError, match="weights changed"):
             artifact.commit(temporary, "onnx/int8.onnx", format="onnx", precision="int8", drift=0.0)
+
+
+def test_exporting_into_equal_weights_with_other_heads_is_refused(tmp_path: Path) -> None:
+    model = randomised("transformer")
+    artifact = save_model(model, tmp_path / "t")
+    save_model(with_other_heads(model), tmp_path / "t")
+    with artifact.adding("onnx/fp32.onnx") as temporary:
+        temporary.write_bytes(b"model of the other heads")
+        with pytest.raises(ArtifactError, match="config or weights changed"):
+            artifact.commit(temporary, "onnx/fp32.onnx", format="onnx", precision="fp32", drift=0.0)
 
 
 @pytest.mark.parametrize("other", ["commits", "begins"])

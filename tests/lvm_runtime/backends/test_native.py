@@ -48,6 +48,17 @@ def test_predictor_serves_it(artifact: Artifact) -> None:
         np.testing.assert_array_equal(predictor.predict_sequence(document)[::5], predictions)
 
 
+@pytest.mark.parametrize("batch", [1, 9])
+def test_contexts_may_lie_at_any_byte(artifact: Artifact, batch: int) -> None:
+    """As those of a request do, behind a head of any length; the engine reads whole words only."""
+    contexts = some_contexts(batch, 64)
+    unaligned = np.frombuffer(b"_" + contexts.tobytes(), np.float32, offset=1).reshape(contexts.shape)
+    with Predictor(artifact.path, backend="native", threads=1) as predictor:
+        np.testing.assert_array_equal(predictor.predict(unaligned), predictor.predict(contexts))
+        documents = unaligned.reshape(-1, 64), contexts.reshape(-1, 64)
+        np.testing.assert_array_equal(*map(predictor.predict_sequence, documents))
+
+
 def test_sequence_file_gives_the_windows_answers(artifact: Artifact) -> None:
     contexts = some_contexts(6, 64)
     context, sequence = (

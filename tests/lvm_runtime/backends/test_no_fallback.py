@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import onnxruntime
 import openvino
 import pytest
@@ -116,6 +117,18 @@ def test_openvino_that_computes_in_another_precision_is_refused(
     monkeypatch.setattr(openvino.Core, "compile_model", lambda *arguments: compiled)
     with pytest.raises(BackendUnavailable, match="was asked for bf16 and computes in f32"):
         OpenVinoBackend(file, precision="bf16")
+
+
+def test_openvino_refuses_a_causal_attention_that_it_would_bar_weakly(small_artifacts: Get, tmp_path: Path) -> None:
+    """As exports were until they said what to add to the score of a barred position."""
+    model = onnx.load(small_artifacts("transformer") / "onnx/fp32.onnx")
+    for node in model.graph.node:
+        kept = [attribute for attribute in node.attribute if attribute.name != "mask_filter_value"]
+        node.ClearField("attribute")
+        node.attribute.extend(kept)
+    onnx.save(model, tmp_path / "old.onnx")
+    with pytest.raises(ArtifactError, match=r"old\.onnx: its causal attention .*; export it again"):
+        backend_class("openvino")(tmp_path / "old.onnx")
 
 
 def test_native_file_of_another_precision_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lvm_runtime.bulk.output import Output
 from lvm_runtime.bulk.parts import plan, write_part
 from lvm_runtime.bulk.predict import predict_file
 from lvm_runtime.models import save_model
-from tests.artifacts import add_onnx, randomised, some_contexts
+from tests.artifacts import add_onnx, randomised, some_contexts, with_other_heads
 from tests.lvm_runtime.bulk.test_bulk import _interrupted, _save
 
 Get = Callable[[str], Path]
@@ -116,6 +116,15 @@ def test_parts_of_other_weights_are_made_again(tmp_path: Path) -> None:
     (part,) = plan([_save(tmp_path / "in.npy", contexts=some_contexts(9))])
     for seed in (0, 1):
         with Predictor(save_model(randomised("amn", seed=seed), tmp_path / "amn").path, backend="eager") as predictor:
+            assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
+
+
+def test_parts_of_equal_weights_with_other_heads_are_made_again(tmp_path: Path) -> None:
+    """As when a checkpoint is imported again because the number of its heads was wrong."""
+    (part,) = plan([_save(tmp_path / "in.npy", contexts=some_contexts(9))])
+    model = randomised("transformer")
+    for each in (model, with_other_heads(model)):
+        with Predictor(save_model(each, tmp_path / "t").path, backend="eager") as predictor:
             assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
 
 

@@ -193,6 +193,20 @@ def test_every_truncation_and_garbage_is_one_error(tmp_path: Path, name: str) ->
     _refuse(path, "bad")
 
 
+def test_files_that_were_joined_are_refused_and_not_read_in_part(tmp_path: Path) -> None:
+    """As `cat a.npy b.npy` joins them, and several `np.save` into one open file; numpy reads one of them."""
+    array, archive = tmp_path / "a.npy", tmp_path / "a.npz"
+    np.save(array, VECTORS)
+    np.savez(archive, vectors=VECTORS)
+    array.write_bytes(array.read_bytes() * 2)
+    _refuse(array, "4096 bytes, expected 2048; what follows the array would not be read")
+    archive.write_bytes(archive.read_bytes() * 2)
+    _refuse(archive, "expected one .npz, and not several")
+    with zipfile.ZipFile(archive, "w") as parts:
+        parts.writestr("vectors.npy", array.read_bytes())
+    _refuse(archive, "vectors goes on after its array: 3968 bytes, expected 1920")
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_flipped_bits_are_found_or_harmless_but_never_another_error(tmp_path: Path, suffix: str) -> None:
     path, rng = tmp_path / f"bad{suffix}", np.random.default_rng(1)

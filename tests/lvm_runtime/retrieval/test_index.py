@@ -15,6 +15,7 @@ import pytest
 
 from lvm_runtime.errors import InvalidInput, WriteFailed
 from lvm_runtime.retrieval import Index
+from lvm_runtime.retrieval import index as index_module
 from lvm_runtime.retrieval.ann import FILE
 from lvm_runtime.retrieval.index import ANN, EXACT, MANIFEST
 from lvm_runtime.retrieval.record import FileRecord
@@ -77,6 +78,25 @@ def _touch(path: Path) -> None:
     path.unlink()
     path.write_bytes(data)
     os.utime(path, (1, 1))
+
+
+@pytest.mark.parametrize("kind", [EXACT, ANN])
+def test_a_corpus_that_changes_while_it_is_indexed_is_an_error(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index of the vectors from before would be taken for that of the file that took their place."""
+    np.save(tmp_path / "c.npy", vectors(300))
+    np.save(tmp_path / "other.npy", vectors(300, seed=1))
+    check = index_module._check_values
+
+    def replaced(corpus: Any) -> None:
+        check(corpus)
+        (tmp_path / "other.npy").replace(tmp_path / "c.npy")
+
+    monkeypatch.setattr(index_module, "_check_values", replaced)
+    with pytest.raises(InvalidInput, match="another program changed it while it was indexed"):
+        Index.build(tmp_path / "c.npy", kind)
+    assert not (tmp_path / "c.npy.index").exists()
 
 
 def test_a_corpus_that_changed_is_noticed_and_one_that_was_copied_is_not(tmp_path: Path) -> None:

@@ -22,6 +22,16 @@ def test_a_folder_is_walked_and_what_is_not_there_is_named(tmp_path: Path) -> No
         find_files([tmp_path / "absent.txt"])
 
 
+def test_a_file_of_several_names_is_one_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/1.txt").write_text("text")
+    (tmp_path / "a/2.txt").symlink_to("1.txt")
+    (tmp_path / "b").symlink_to("a")
+    names = ["a/../a/1.txt", "a", "b", "b/1.txt", str(tmp_path / "a/1.txt")]
+    assert find_files([Path(name) for name in names]) == [Path("a/../a/1.txt")]
+
+
 @pytest.mark.parametrize(("name", "content"), [("a.pdf", b"x"), ("a.txt", b"\xff\xfe\x00")], ids=["suffix", "bytes"])
 def test_unreadable_files_are_errors(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)

@@ -103,6 +103,13 @@ def test_a_perfect_predictor_is_always_first(split: Split) -> None:
     }  # fmt: skip
 
 
+def test_a_prediction_that_is_not_finite_finds_nothing(split: Split) -> None:
+    """No comparison with NaN holds, so that nothing would rank before the target."""
+    found = rank_rows({"": lambda contexts: F.normalize(contexts[:, -1] * torch.inf, dim=1)}, split.validation)[""]
+    assert (found.rank == len(split.validation.store) - 5).all()
+    assert not found.farther.any()
+
+
 def test_baselines(split: Split) -> None:
     baselines = fit_baselines(split.train)
     assert list(baselines.predictors) == [
@@ -188,8 +195,11 @@ def test_what_is_said_of_a_model_beside_its_baselines(split: Split) -> None:
         (-0.1, 0.3, "not clear of zero", False),
         (-0.3, 0.0, "not clear of zero", False),
         (-0.3, -0.1, "BELOW zero", False),
+        (0.2, 0.2, "of ONE document", False),
+        (-0.2, -0.2, "of ONE document", False),
+        (0.0, 0.0, "not clear of zero", False),
     ],
-    ids=["above", "from zero", "across", "to zero", "below"],
+    ids=["above", "from zero", "across", "to zero", "below", "one above", "one below", "no difference"],
 )
 def test_a_model_beats_a_baseline_where_the_whole_interval_does(
     low: float, high: float, word: str, beats: bool
