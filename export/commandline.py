@@ -11,11 +11,15 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.drift import OVERLAP_LIMIT
 from lvm_runtime.artifact.folder import MANIFEST, Artifact
 from lvm_runtime.commands import console
+from lvm_runtime.coreml.package import import_coremltools
 from lvm_runtime.system import atomic, extras
 
 if TYPE_CHECKING:
     from .source import Source
     from .verify import Sample
+
+
+COREML = "coremltools"
 
 
 def make_parser(description: str, prog: str | None = None, epilog: str = "") -> argparse.ArgumentParser:
@@ -70,7 +74,9 @@ def open_arguments(arguments: argparse.Namespace, *libraries: str) -> tuple[Sour
 
     Raises BackendUnavailable, before anything is computed, if one of `libraries` is missing.
     """
-    extras.require("export", "exporting", "torch", "safetensors", *libraries)
+    extras.require("export", "exporting", "torch", "safetensors", *(name for name in libraries if name != COREML))
+    if COREML in libraries:
+        import_coremltools()
     from .source import open_source
     from .verify import make_samples
 

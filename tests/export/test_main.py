@@ -31,6 +31,16 @@ def test_a_format_can_be_chosen(folder: Path, capsys: pytest.CaptureFixture[str]
     assert f"{folder}/torchscript/fp32.pt: " in capsys.readouterr().out
 
 
+def test_ctrl_c_while_coremltools_is_imported_ends_the_export(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("export.commandline.import_coremltools", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command(["--model", str(folder), "--format", "coreml"])
+    assert made(folder) == set()
+
+
 def test_a_refused_form_is_named_and_the_others_are_made(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
