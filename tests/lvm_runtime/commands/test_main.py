@@ -116,6 +116,13 @@ def test_a_mistake_is_one_line_and_a_status(
     assert message in errors[0]
 
 
+@pytest.mark.parametrize("command", [[], ["frob"], ["info"], ["info", "amn", "--frob"], ["train"]], ids=str)
+def test_a_command_line_that_is_not_understood_ends_with_another_status(command: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(command)
+    assert exit_.value.code == 2
+
+
 @pytest.mark.parametrize("command", [[], ["info"], ["tune"], ["predict"], ["doctor"]], ids=str)
 def test_help_teaches(command: list[str], capsys: Capture) -> None:
     with pytest.raises(SystemExit) as exit_:
