@@ -18,9 +18,10 @@ Add compiled forms to an artifact: TorchScript, ONNX, native, MLX, Core ML and C
 A form that fails its verification is not kept and does not keep the others from being made; the command then ends
 with an error that names it."""
 EPILOG = """
-Each format has a command of its own with more options, and there are tools for Core ML packages:
+Each format has a command of its own with more options, and there are tools for Triton and for Core ML packages:
 
   lvm-runtime export torchscript | onnx | native | mlx | coreml | coreai --help
+  lvm-runtime export triton                   a model repository for NVIDIA Triton
   lvm-runtime export ane-lint PACKAGE         what would keep a package off the Neural Engine
   lvm-runtime export mil-reference PACKAGE    what a package answers, computed on any machine
   lvm-runtime export mac-report               on a Mac: placement, latency and accuracy of this device"""

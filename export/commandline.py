@@ -11,11 +11,17 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.drift import OVERLAP_LIMIT
 from lvm_runtime.artifact.folder import MANIFEST, Artifact
 from lvm_runtime.commands import console
+from lvm_runtime.coreml.package import import_coremltools
+from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import atomic, extras
 
 if TYPE_CHECKING:
     from .source import Source
     from .verify import Sample
+
+
+COREML = "coremltools"
+UNTRAINED_DIM = 768
 
 
 def make_parser(description: str, prog: str | None = None, epilog: str = "") -> argparse.ArgumentParser:
@@ -37,7 +43,7 @@ def make_parser(description: str, prog: str | None = None, epilog: str = "") -> 
         action="store_true",
         help="export random weights, to try things out; the artifact goes to artifacts/NAME-untrained",
     )
-    parser.add_argument("--dim", type=int, default=768, help="vector size D of --untrained weights (default: 768)")
+    parser.add_argument("--dim", type=int, help=f"vector size D of --untrained weights (default: {UNTRAINED_DIM})")
     parser.add_argument(
         "--data",
         type=Path,
@@ -68,13 +74,19 @@ def batch_sizes(text: str) -> tuple[int, ...]:
 def open_arguments(arguments: argparse.Namespace, *libraries: str) -> tuple[Source, tuple[Sample, ...]]:
     """Open the artifact that the parsed options mean, and compute the answers that its exports must give.
 
-    Raises BackendUnavailable, before anything is computed, if one of `libraries` is missing.
+    Raises BackendUnavailable, before anything is computed, if one of `libraries` is missing, InvalidInput for a vector
+    size of weights that are trained.
     """
-    extras.require("export", "exporting", "torch", "safetensors", *libraries)
+    if arguments.dim is not None and not arguments.untrained:
+        raise InvalidInput(f"--dim {arguments.dim} is for --untrained weights; trained ones have a vector size already")
+    extras.require("export", "exporting", "torch", "safetensors", *(name for name in libraries if name != COREML))
+    if COREML in libraries:
+        import_coremltools()
     from .source import open_source
     from .verify import make_samples
 
-    source = open_source(arguments.model, untrained=arguments.untrained, dim=arguments.dim)
+    dim = UNTRAINED_DIM if arguments.dim is None else arguments.dim
+    source = open_source(arguments.model, untrained=arguments.untrained, dim=dim)
     atomic.require_writable(source.artifact.path / MANIFEST)
     print(f"{source.artifact.path}: computing the known answers in float64", file=sys.stderr)
     return source, make_samples(source, arguments.data, min_overlap=arguments.min_overlap)

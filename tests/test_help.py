@@ -21,13 +21,19 @@ MODULES = sorted(
     if '__name__ == "__main__"' in file.read_text() and "commands" not in file.parts
 )
 HIDE = """
-import runpy, sys
+import argparse, runpy, sys
 HIDDEN, *LINES = sys.argv[1:]
 class Hidden:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in HIDDEN.split(","):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hidden())
+show = argparse.ArgumentParser.print_help
+def checked(self, file=None):
+    bare = [a.dest for a in self._actions if not a.help and not isinstance(a, argparse._SubParsersAction)]
+    print("without help:", self.prog, *([] if self.description else ["description"]), *bare)
+    show(self, file)
+argparse.ArgumentParser.print_help = checked
 for line in LINES:
     sys.argv = line.split()
     try:
@@ -61,6 +67,8 @@ def test_every_help_answers_with_what_was_typed() -> None:
         assert f"{line} --help: 0" in done.stderr, done.stderr
         assert f"usage: python -m {line} [-h]" in done.stdout
     assert "\nLVM_" not in done.stdout
+    without = re.findall(r"^without help: python -m (.*)$", done.stdout, re.MULTILINE)
+    assert without == [*MODULES, *front]  # and nothing after any name: all is explained
 
 
 @pytest.mark.parametrize(

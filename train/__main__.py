@@ -38,7 +38,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         epilog=EXAMPLES + ACCEPTED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("--model", required=True, choices=ARCHITECTURES)
+    result.add_argument("--model", required=True, choices=ARCHITECTURES, help="the architecture")
     result.add_argument("--out", type=Path, help="the artifact's folder (default artifacts/MODEL)")
     add_shared_arguments(result)
     return result

@@ -21,7 +21,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     )
     parser.add_argument("--out", type=Path, default=Path("artifacts"), help="folder of the artifacts")
     parser.add_argument("--report", type=Path, help="folder of the comparison (default OUT/comparison)")
-    parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
+    parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES, help="default: all")
     add_shared_arguments(parser)
     arguments = parser.parse_args(argv)
     # every config is checked before the first model spends its time

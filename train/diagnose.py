@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from lvm_runtime.arguments import whole_number
 from lvm_runtime.commands import console
 from lvm_runtime.system import extras
 
@@ -23,6 +24,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     parser.add_argument("--context-length", type=int, default=5, help="vectors in a context (default 5)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args(argv)
+    whole_number(options.context_length, "context_length")
     extras.require("train", "the diagnosis of a corpus", "torch")
     from .data.windows import VectorStore
     from .evaluation.diagnosis import diagnose

@@ -156,7 +156,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     parser.add_argument("--out", type=Path, required=True, help="the artifact's folder, such as artifacts/amn")
     parser.add_argument("--data", help="the corpus to check the stored val_cosine on")
     parser.add_argument("--validation", type=float, default=0.1, help="share of documents validated on (default 0.1)")
-    parser.add_argument("--split", choices=("last", "random"), default="last")
+    parser.add_argument("--split", choices=("last", "random"), default="last", help="which documents (default last)")
     parser.add_argument("--seed", type=int, default=0, help="of a random split")
     options = parser.parse_args(argv)
     extras.require("train", "importing a checkpoint", "torch", "safetensors")

@@ -149,6 +149,9 @@ class TrainOptions:
 
     def config(self, dim: int) -> ModelConfig:
         """Return the model's config for vectors of size `dim`. Raises InvalidInput for unknown sizes."""
+        for name, way in (("dim", "the size of the data's vectors"), ("context_length", "set by --context-length")):
+            if name in self.sizes:
+                raise InvalidInput(f"{name} is {self.sizes[name]!r} among the sizes, but it is {way}; leave it out")
         return make_config(self.model, dim=dim, context_length=self.context_length, **self.sizes)
 
     @property

@@ -20,7 +20,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         "notes, each with the operation, why, and what to do. Exits with 1 if there are errors.",
         epilog="example: %(prog)s artifacts/amn/coreml/fp16.mlpackage",
     )
-    parser.add_argument("package", metavar="PACKAGE", type=Path)
+    parser.add_argument("package", metavar="PACKAGE", type=Path, help="an .mlpackage")
     package = parser.parse_args(argv).package
     findings = lint_package(package)
     console.show(report(package, findings))

@@ -25,7 +25,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     parser = argparse.ArgumentParser(prog=prog or console.program(), description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--out", type=Path, default=Path("mac-report.md"), help="default: mac-report.md")
     parser.add_argument("--dim", type=int, default=768, help="vector size D (default: 768)")
-    parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
+    parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES), help="default: all")
     arguments = parser.parse_args(argv)
     require_macos("the Mac report", least=15)
     atomic.require_writable(arguments.out)

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from lvm_runtime.arguments import finite_number, whole_number
 from lvm_runtime.artifact.config import ModelConfig
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import InvalidInput
+from lvm_runtime.request import Request
 from lvm_runtime.system import atomic
 
 MODEL = Path(__file__).with_name("model.py")
+KINDS = {"backend": str, "precision": str, "max_drift": float, "threads": int}
+"""What `MODEL` makes of the text of an option."""
 
 
 def write_repository(
@@ -35,6 +39,7 @@ def write_repository(
     an ONNX form in full precision the second model is left out. A model that is there is replaced in one step.
     """
     whole_number(instances, "instances")
+    _check(options or {})
     batching = _batching(whole_number(max_batch, "max_batch"), finite_number(max_delay_ms, "max_delay_ms", example="2"))
     name = name or artifact.config.architecture
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
@@ -57,6 +62,17 @@ def write_repository(
             text = _config(f"{name}_onnx", "onnxruntime", artifact.config, batching)
             (folder / "config.pbtxt").write_text(text + group)
     return folders
+
+
+def _check(options: dict[str, str]) -> None:
+    """Refuse what a Predictor would refuse when Triton loads it."""
+    values: dict[str, Any] = {}
+    for name, text in options.items():
+        try:
+            values[name] = KINDS[name](text)
+        except ValueError as error:
+            raise InvalidInput(f"{name} is {text!r}, expected a number") from error
+    Request(**values)
 
 
 def _config(name: str, backend: str, config: ModelConfig, batching: str) -> str:

@@ -274,6 +274,8 @@ def resolve(name: str | Path) -> Path:
         if (path / MANIFEST).is_file():
             return path
         raise ArtifactError(f"no artifact at {path}; make one with: lvm-runtime train --model {name} --out {path}")
+    if path.is_file():
+        raise ArtifactError(f"{path} is a file; expected an artifact folder or one of {', '.join(ARCHITECTURES)}")
     problem = f"has no {MANIFEST}" if path.exists() else "does not exist"
     raise ArtifactError(
         f"{path} {problem}; expected an artifact folder or one of {', '.join(ARCHITECTURES)}; "

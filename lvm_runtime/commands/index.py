@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = f"CORPUS holds vectors.\n\n{ACCEPTED}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("corpus", metavar="CORPUS", type=Path)
+    parser.add_argument("corpus", metavar="CORPUS", type=Path, help="a .npy, .npz or .parquet file of vectors")
     parser.add_argument("--out", type=Path, help="the folder to write (default: CORPUS.index)")
     parser.add_argument("--kind", default="auto", choices=("auto", *KINDS), help="default: by the number of vectors")
 

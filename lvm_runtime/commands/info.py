@@ -10,11 +10,14 @@ from lvm_runtime.commands.choice import add_artifact
 from lvm_runtime.commands.console import fields, short, show
 from lvm_runtime.commands.tables import aligned
 
+DESCRIPTION = """Check every file of an artifact against its recorded size and SHA-256, and show what it holds: its
+sizes, where it comes from, and its compiled forms with their drift and with what a search with them finds."""
 SEARCH_COLUMNS = ("finds the same", "MRR")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Set up the command's parser."""
+    parser.description = DESCRIPTION
     add_artifact(parser)
 
 
@@ -29,7 +32,7 @@ def describe_artifact(artifact: Artifact) -> str:
     sizes = fields(config.to_dict().items())
     lines = [f"{artifact.path}: {config.architecture} ({sizes})", f"made {manifest.created}"]
     for section, values in manifest.provenance.items():
-        lines.append(f"{section}: {fields(values.items()) if isinstance(values, dict) else short(values)}")
+        lines.append(f"{section}: {_free(values)[1:-1] if isinstance(values, dict) else _free(values)}")
     searched = any("search" in c.details for c in manifest.compiled)
     header = ("file", "format", "precision", "form", "batch", "size", "drift", *SEARCH_COLUMNS[: 2 * searched])
     size = _megabytes(manifest.weights.bytes)
@@ -41,6 +44,17 @@ def describe_artifact(artifact: Artifact) -> str:
         rows.append((c.file.path, c.format, c.precision, c.form, batch, size, f"{c.drift:.1e}", *finds))
     lines += ["", aligned(header, rows), "", "every file has its recorded size and SHA-256"]
     return "\n".join(lines)
+
+
+def _free(value: Any, depth: int = 2) -> str:
+    """Return a free value as text, numbers to four digits, with … for dicts that lie deeper than `depth`."""
+    if isinstance(value, dict):
+        if value and not depth:
+            return "{…}"
+        return f"{{{', '.join(f'{name} {_free(one, depth - 1)}' for name, one in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(_free(one, depth) for one in value)}]"
+    return short(value)
 
 
 def _search(found: Any) -> tuple[str, str]:

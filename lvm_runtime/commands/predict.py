@@ -24,10 +24,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"INPUT is a corpus.\n\n{ACCEPTED}\n\n{OUTPUT}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_artifact(parser)
-    parser.add_argument("input", metavar="INPUT", type=Path)
-    parser.add_argument("output", metavar="OUTPUT", type=Path)
+    parser.add_argument("input", metavar="INPUT", type=Path, help="a .npy, .npz or .parquet file")
+    parser.add_argument("output", metavar="OUTPUT", type=Path, help="the .npy, .npz or .parquet file to write")
     parser.add_argument(
-        "--skip-bad", action="store_true", help="list rows with NaN or infinity in OUTPUT.bad.csv and go on"
+        "--skip-bad",
+        action="store_true",
+        help="list what has a NaN, an infinity or a vector of a norm over 1e6 in OUTPUT.bad.csv and go on",
     )
     parser.add_argument("--restart", action="store_true", help="drop what an interrupted run left")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import platform
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from threading import current_thread, main_thread
 from typing import Any
 
 from lvm_runtime.coreml import cache as coreml_cache
@@ -65,9 +68,26 @@ def import_coremltools() -> Any:
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns about versions of libraries that are not used here
     try:
-        return extras.require("coreml", "Core ML", "coremltools")
+        with _interrupt_kept():
+            return extras.require("coreml", "Core ML", "coremltools")
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _interrupt_kept() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end if Ctrl-C came: coremltools drops every exception while it is imported."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or current_thread() is not main_thread():
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            raise KeyboardInterrupt
 
 
 def read_package(path: Path) -> Package:

@@ -86,6 +86,8 @@ def read_file(
         return _read_npz(path, trust_pickle, scratch)
     if path.suffix == ".parquet":
         return _read_parquet(path, context_length, dim, scratch, rows)
+    if os.path.isdir(path):
+        raise InvalidInput(f"{path}: is a folder, expected a file that ends in {', '.join(SUFFIXES)}")
     raise InvalidInput(f"{path}: unknown kind of file {path.suffix!r}; expected {', '.join(SUFFIXES)}")
 
 

@@ -74,10 +74,11 @@ def embed(
                 for file in files:
                     work.take(file, bar.update)
             before.forget()  # Windows replaces no file that is mapped
-            if not work.documents:
-                raise InvalidInput(f"no text in {', '.join(map(str, files))}; {'; '.join(work.left_out)}")
-            write_corpus(out, work.parts, encoder.dim, work.names, encoder.describe() | settings)
+            if work.documents:
+                write_corpus(out, work.parts, encoder.dim, work.names, encoder.describe() | settings)
         place.discard()
+    if not work.documents:
+        raise InvalidInput(f"no text in {', '.join(map(str, files))}; {'; '.join(work.left_out)}")
     total = sum(work.counts)
     return EmbedResult(total, work.known, len(work.documents), encoder.dim, work.left_out)
 

@@ -60,7 +60,9 @@ def read_text(path: Path) -> str:
         raise InvalidInput(f"{path}: suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
         raise InvalidInput(f"{path}: cannot be read as UTF-8 text ({error})") from error
     return text_of(text, path.suffix)
 

@@ -47,6 +47,13 @@ def test_blocks_are_found_and_keep_their_line() -> None:
     assert README.read_text(encoding="utf-8").splitlines()[line] == code.splitlines()[0] == "import numpy as np"
 
 
+def test_every_variable_of_the_environment_is_listed() -> None:
+    files = [file for name in ("lvm_runtime", "train", "export") for file in (ROOT / name).rglob("*.py")]
+    read = {name for file in files for name in re.findall(r"\bLVM_[A-Z_]+\b", file.read_text(encoding="utf-8"))}
+    rows = re.findall(r"^\| `(LVM_[A-Z_]+)` \|", (DOCS / "commands.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(read) == rows
+
+
 def test_the_readme_is_short_and_its_table_has_sixteen_figures_at_most() -> None:
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 130

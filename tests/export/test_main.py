@@ -11,7 +11,7 @@ from export.randomise import randomise
 from export.verify import DRIFT_LIMITS
 from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.errors import InvalidInput, VerificationFailed
 from lvm_runtime.models import build_model, save_model
 
 
@@ -29,6 +29,22 @@ def test_a_format_can_be_chosen(folder: Path, capsys: pytest.CaptureFixture[str]
     assert command(["--model", str(folder), "--format", "torchscript"]) == 0
     assert made(folder) == {"torchscript/fp32.pt"}
     assert f"{folder}/torchscript/fp32.pt: " in capsys.readouterr().out
+
+
+def test_a_vector_size_is_for_untrained_weights(folder: Path) -> None:
+    with pytest.raises(InvalidInput, match="--dim 64 is for --untrained weights"):
+        command(["--model", str(folder), "--dim", "64", "--format", "torchscript"])
+    assert made(folder) == set()
+
+
+def test_ctrl_c_while_coremltools_is_imported_ends_the_export(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("export.commandline.import_coremltools", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command(["--model", str(folder), "--format", "coreml"])
+    assert made(folder) == set()
 
 
 def test_a_refused_form_is_named_and_the_others_are_made(

@@ -48,6 +48,24 @@ def test_a_repository_is_what_the_definition_says(small_artifacts: Get, tmp_path
         write_repository(artifact, tmp_path, name='a"b')
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("backend", "tvm"), "unknown backend 'tvm'"),
+        (("precision", "int4"), "precision is 'int4'"),
+        (("max_drift", "little"), "max_drift is 'little', expected a number"),
+        (("threads", "0"), "threads is 0"),
+    ],
+    ids=["backend", "precision", "max_drift", "threads"],
+)
+def test_what_a_predictor_would_refuse_is_not_written(
+    small_artifacts: Get, tmp_path: Path, option: tuple[str, str], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        write_repository(Artifact.load(small_artifacts("amn")), tmp_path / "triton", options=dict([option]))
+    assert not (tmp_path / "triton").exists()
+
+
 @pytest.mark.soak
 @pytest.mark.skipif(
     "LVM_TRITON" not in os.environ, reason="LVM_TRITON names a virtual environment with nvidia-pytriton"

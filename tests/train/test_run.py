@@ -152,8 +152,10 @@ def test_disagreeing_model_leaves_no_artifact(tmp_path: Path, monkeypatch: pytes
         ({"loss": "mae"}, "one of mse, infonce"),
         ({"test": 0.95}, "test is 0.95"),
         ({"sizes": {"depth": 3}}, "unknown config key 'depth'"),
+        ({"sizes": {"dim": 5}}, "dim is 5 among the sizes, but it is the size of the data's vectors"),
+        ({"sizes": {"context_length": 3}}, "context_length is 3 .* set by --context-length; leave it out"),
     ],
-    ids=["epochs", "rate", "loss", "test share", "size"],
+    ids=["epochs", "rate", "loss", "test share", "size", "dim", "context length"],
 )
 def test_bad_options_say_what_was_expected(tmp_path: Path, values: dict, message: str) -> None:
     with pytest.raises(LvmError, match=message):

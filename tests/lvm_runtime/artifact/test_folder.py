@@ -289,6 +289,12 @@ def test_a_missing_artifact_names_the_command_that_makes_one(
         resolve(name)
 
 
+def test_a_file_is_told_from_a_folder_without_an_artifact(copy: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"manifest\.json is a file; expected an artifact") as raised:
+        resolve(copy / "manifest.json")
+    assert "--out" not in str(raised.value)  # training cannot write there
+
+
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b"], ids=["long", "NUL"])
 def test_an_impossible_name_is_an_error(name: str) -> None:
     with pytest.raises(ArtifactError, match="expected an artifact folder"):

@@ -6,6 +6,7 @@ import errno
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,6 +167,23 @@ def test_core_ml_gives_the_known_answers(source: Source, device: str) -> None:
 def test_placement_is_reported_on_a_mac(source: Source, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["placement", str(package_of(source)), "--device", "cpu"]) == 0
     assert "batch1: " in capsys.readouterr().out
+
+
+def test_ctrl_c_is_not_lost_while_coremltools_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """coremltools probes for a dozen libraries, each in a `try` that excepts everything."""
+    source = "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept:\n    pass\nwhole = True\n"
+    (tmp_path / "coremltools.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "coremltools", None)
+    del sys.modules["coremltools"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            package_module.import_coremltools()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert package_module.import_coremltools().whole
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_package_says_its_functions(source: Source, tmp_path: Path) -> None:

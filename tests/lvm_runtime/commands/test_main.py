@@ -11,8 +11,10 @@ import onnxruntime
 import pytest
 import torch
 
+from lvm_runtime.artifact.config import make_config
 from lvm_runtime.backends.registry import BACKENDS
 from lvm_runtime.commands.main import main
+from lvm_runtime.models import build_model, save_model
 from tests.artifacts import some_contexts
 
 Get = Callable[[str], Path]
@@ -24,6 +26,16 @@ def test_info_shows_every_file_and_its_drift(small_artifacts: Get, capsys: Captu
     shown = capsys.readouterr().out
     for word in ("amn (dim 16, context_length 5", "onnx/fp32.onnx", "1.0e-12", "model.safetensors", "SHA-256"):
         assert word in shown
+
+
+def test_info_rounds_what_training_recorded_and_leaves_out_what_lies_deep(tmp_path: Path, capsys: Capture) -> None:
+    recorded = {"gain": {"value": 0.123456789, "parts": [0.987654321], "by": {"low": 1}, "of": {}}, "epochs": 4}
+    model = build_model(make_config("amn", dim=16, attention_dim=8, hidden_dim=8, bottleneck_dim=8))
+    save_model(model, tmp_path / "amn", provenance={"data": None, "metrics": recorded, "notes": "{x}"})
+    assert main(["info", str(tmp_path / "amn")]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "metrics: gain {value 0.1235, parts [0.9877], by {…}, of {}}, epochs 4" in shown
+    assert {"data: None", "notes: {x}"} <= set(shown)
 
 
 def test_doctor_says_of_every_backend_whether_it_works(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +114,13 @@ def test_a_mistake_is_one_line_and_a_status(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(errors) == 1
     assert message in errors[0]
+
+
+@pytest.mark.parametrize("command", [[], ["frob"], ["info"], ["info", "amn", "--frob"], ["train"]], ids=str)
+def test_a_command_line_that_is_not_understood_ends_with_another_status(command: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(command)
+    assert exit_.value.code == 2
 
 
 @pytest.mark.parametrize("command", [[], ["info"], ["tune"], ["predict"], ["doctor"]], ids=str)

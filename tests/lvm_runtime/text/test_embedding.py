@@ -150,7 +150,7 @@ def test_what_cannot_be_embedded_is_refused(texts: Path, tmp_path: Path) -> None
     np.savez(tmp_path / "mine.npz", vectors=np.ones((2, 3)))
     with pytest.raises(InvalidInput, match="was not made by embed"):
         run(texts, tmp_path / "mine.npz")
-    assert not (tmp_path / "c.npz").exists()
+    assert not list(tmp_path.glob("c.npz*"))  # a part left here would refuse another encoder
 
 
 def test_a_file_that_goes_away_is_named_and_an_encoder_that_fails_is_one_line(

@@ -39,6 +39,11 @@ def test_unreadable_files_are_errors(tmp_path: Path, name: str, content: bytes) 
         read_text(tmp_path / name)
 
 
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"absent\.txt: cannot be read \(No such file or directory\)$"):
+        read_text(tmp_path / "absent.txt")
+
+
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.TXT").write_bytes("\ufeffOne.".encode())
     assert read_text(tmp_path / "a.TXT") == "One."

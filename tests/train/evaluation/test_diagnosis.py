@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from lvm_runtime.corpus.corpus import Corpus, of_documents
+from lvm_runtime.errors import InvalidInput
 from train.data.corpus import load_corpus
 from train.data.windows import VectorStore
+from train.diagnose import command
 from train.evaluation.diagnosis import Diagnosis, diagnose
 
 
@@ -56,11 +58,17 @@ def test_duplicates_and_short_documents_are_counted(dtype: type) -> None:
     assert any("too short" in warning for warning in found.warnings())
 
 
+@pytest.mark.parametrize("length", ["0", "-1"])
+def test_a_context_without_vectors_is_refused(length: str) -> None:
+    with pytest.raises(InvalidInput, match=f"context_length is {length}, expected a whole number of 1 or more"):
+        command(["bundled", "--context-length", length])
+
+
 def test_command_prints_the_figures_as_json(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((60, 8)).astype(np.float32)
     np.savez(tmp_path / "noise.npz", vectors=vectors, doc_ids=np.repeat(np.arange(6), 10))
-    command = [sys.executable, "-m", "train.diagnose", str(tmp_path / "noise.npz"), "--json"]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    line = [sys.executable, "-m", "train.diagnose", str(tmp_path / "noise.npz"), "--json"]
+    found = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
     assert found["documents"] == 6
     assert any("hardly more alike" in line for line in found["warnings"])
