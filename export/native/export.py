@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from lvm_runtime.artifact.folder import Artifact
 
 from ..forms import Form, build_form
+from ..norms import largest_norm
 from ..source import Source
 from ..verify import Sample, SequenceRunner, verify, verify_file
 from .files import FILES
@@ -55,7 +56,9 @@ def export_plan(
         write_native(build_form(source.model), temporary, kind, contexts, precision=precision)
         if kind == "context":
             report = verify_file(temporary, samples, format=format, precision=precision)
+            norm = largest_norm(temporary, source, samples, format=format, precision=precision)
         else:
+            norm = None  # that of the context form, whose answers it gives
             with closing(SequenceRunner(temporary, artifact.config.context_length, format=format)) as runner:
                 report = verify(runner, samples, name=f"{format} sequence {precision}", precision=precision)
         return artifact.commit(
@@ -65,6 +68,7 @@ def export_plan(
             precision=precision,
             drift=report.worst_drift,
             form=kind,
+            largest_norm=norm,
             details=report.details(),
         )
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lvm_runtime.artifact.folder import Artifact
 
 from ..forms import Form, build_form
+from ..norms import largest_norm
 from ..source import Source
 from ..verify import Sample, SequenceRunner, verify, verify_file
 from .files import SEQUENCE_FILE, context_file
@@ -39,12 +40,14 @@ def export_onnx(source: Source, samples: Sequence[Sample], precision: str = "fp3
     with artifact.adding(relative) as temporary:
         write_graph(build_form(source.model), temporary, precision, contexts=artifact.read_fingerprint().real)
         report = verify_file(temporary, samples, format="onnx", precision=precision)
+        norm = largest_norm(temporary, source, samples, format="onnx", precision=precision)
         return artifact.commit(
             temporary,
             relative,
             format="onnx",
             precision=precision,
             drift=report.worst_drift,
+            largest_norm=norm,
             details=report.details() | {"onnx": onnx.__version__},
         )
 

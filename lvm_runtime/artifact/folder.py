@@ -206,6 +206,7 @@ class Artifact:
         drift: float,
         form: str = "context",
         batch_sizes: tuple[int, ...] | None = None,
+        largest_norm: float | None = None,
         details: dict[str, Any] | None = None,
     ) -> Artifact:
         """Move a verified compiled form from `temporary` to `relative` and list it; a listed one there is replaced.
@@ -214,7 +215,7 @@ class Artifact:
         """
         self._check_place(relative)
         file = replace(describe(temporary.parent, temporary.name), path=relative)
-        entry = CompiledFile(file, format, precision, drift, form, batch_sizes, details or {})
+        entry = CompiledFile(file, format, precision, drift, form, batch_sizes, largest_norm, details or {})
         with atomic.locked(self.path):
             manifest = _read_manifest(self.path)  # another process may have added to it since we loaded
             if manifest.model != self.manifest.model:

@@ -46,8 +46,9 @@ class CompiledFile:
     """One compiled form.
 
     `form` is "context" (`[B, T, D]` to `[B, D]`) or "sequence" (`[N, D]` to `[N−T+1, D]`); `batch_sizes` are the
-    only ones it takes, or None for any; `drift` is the largest row drift measured when it was made (1 − cosine);
-    `details` holds what its maker wants to remember, as JSON values.
+    only ones it takes, or None for any; `drift` is the largest row drift measured when it was made (1 − cosine), and
+    `largest_norm` the largest norm of vectors up to which it was measured to stay within its precision's limit, or None
+    where the backend alone says; `details` holds what its maker wants to remember, as JSON values.
     """
 
     file: StoredFile
@@ -56,6 +57,7 @@ class CompiledFile:
     drift: float
     form: str = "context"
     batch_sizes: tuple[int, ...] | None = None
+    largest_norm: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,8 +69,10 @@ class CompiledFile:
         ):
             if value not in known:
                 raise InvalidInput(f"{what}: {name} is {value!r}, expected one of {known}")
-        if isinstance(self.drift, bool) or not isinstance(self.drift, int | float) or not 0 <= self.drift < math.inf:
+        if not _is_number(self.drift):
             raise InvalidInput(f"{what}: drift is {self.drift!r}, expected a number from 0")
+        if self.largest_norm is not None and not _is_number(self.largest_norm):
+            raise InvalidInput(f"{what}: largest_norm is {self.largest_norm!r}, expected a number from 0, or null")
         if not isinstance(self.details, dict):
             raise InvalidInput(f"{what}: details is {type(self.details).__name__}, expected an object")
         sizes = self.batch_sizes
@@ -76,6 +80,10 @@ class CompiledFile:
             raise InvalidInput(f"{what}: {len(sizes)} batch_sizes, expected 1 to {MOST_BATCH_SIZES}, or null")
         if wrong := [s for s in sizes or () if type(s) is not int or not 1 <= s <= LARGEST_BATCH]:
             raise InvalidInput(f"{what}: batch_sizes has {wrong[0]!r}, expected whole numbers 1 to {LARGEST_BATCH}")
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import numpy as np
 
 from lvm_runtime.artifact.files import read_plain
 from lvm_runtime.artifact.limits import LARGEST_FILE
-from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, Backend, file_precision
+from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, Backend, file_precision
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.system import extras
 from lvm_runtime.system.imports import load
@@ -79,7 +79,7 @@ class CoreAIBackend(Backend):
             raise
         self.batch_sizes = tuple(sorted(filter(None, self._functions))) or None
         if self._type == "float16":
-            self.largest_norm = FP16_LARGEST_NORM
+            self.largest_norm = REDUCED_LARGEST_NORM
 
     @classmethod
     def missing(cls) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, Backend, file_precision
+from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, Backend, file_precision
 from lvm_runtime.coreml.package import (
     MULTIFUNCTION_MACOS,
     SMALLEST_MACOS,
@@ -39,7 +39,7 @@ class CoreMLBackend(Backend):
     framework: ClassVar[str] = "coremltools"
     install: ClassVar[str] = extras.pip_command("coreml")
     system: ClassVar[str | None] = "Darwin"
-    largest_norm = FP16_LARGEST_NORM
+    largest_norm = REDUCED_LARGEST_NORM
 
     def __init__(
         self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None

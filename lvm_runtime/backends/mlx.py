@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, Backend
+from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, Backend
 from lvm_runtime.backends.plan_file import Operation, Plan, View, read_plan
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.system import extras
@@ -53,8 +53,8 @@ class MlxBackend(Backend):
         if threads is not None:
             raise BackendUnavailable(f"backend mlx chooses its threads itself, and {threads} were asked for")
         self.precision = self.arithmetic(precision)
-        if self.precision == "fp16":
-            self.largest_norm = FP16_LARGEST_NORM
+        if self.precision != "fp32":
+            self.largest_norm = REDUCED_LARGEST_NORM
         try:
             tensors, metadata = mx.load(str(source), format="safetensors", return_metadata=True)
             mx.eval(*tensors.values())  # here: what is read later would be read by this thread only

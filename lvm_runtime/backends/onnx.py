@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lvm_runtime.backends.base import FP16_LARGEST_NORM, Array, LightBackend
+from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, LightBackend
 from lvm_runtime.backends.helpers import HelperThreads
 from lvm_runtime.backends.onnx_file import refuse_external_data
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, one_line
@@ -70,7 +70,7 @@ class OnnxBackend(LightBackend):
                 f"{', '.join(present)}; for cuda: pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
         if self.device == "coreml":  # which may compute in fp16
-            self.largest_norm = FP16_LARGEST_NORM
+            self.largest_norm = REDUCED_LARGEST_NORM
         self.threads = threads or usable_cpus()
         refuse_external_data(source)
         self._single = None  # the session of one thread; equal shares suit equal cores, which Apple's are not

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lvm_runtime.artifact.files import open_plain
-from lvm_runtime.backends.base import Array, Backend, file_precision
+from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, Backend, file_precision
 from lvm_runtime.backends.onnx_file import refuse_external_data
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.system import extras
@@ -60,8 +60,10 @@ class OpenVinoBackend(Backend):
         _refuse_weak_mask(source)
         core = openvino.Core()
         self.precision = self.arithmetic(precision)
-        if self.precision == "bf16" and not has_bf16():
-            raise BackendUnavailable("OpenVINO finds no bfloat16 arithmetic in this CPU")
+        if self.precision == "bf16":
+            self.largest_norm = REDUCED_LARGEST_NORM
+            if not has_bf16():
+                raise BackendUnavailable("OpenVINO finds no bfloat16 arithmetic in this CPU")
         self.device = "cpu"
         self.threads = threads or usable_cpus()
         hint = _HINTS[self.precision]

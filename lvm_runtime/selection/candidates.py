@@ -19,7 +19,7 @@ SMALLEST_REDUCED_DRIFT = 2e-6
 """Below this no reduced arithmetic is worth trying: bfloat16 and int8 were never measured under 6e-6."""
 
 
-_File = tuple[Path, str, str, float, tuple[int, ...] | None]
+_File = tuple[Path, str, str, float, tuple[int, ...] | None, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Candidate:
     """One way to run the model: a backend on a device with one of the artifact's files (or its weights) as `source`.
 
     `file` is the path inside the artifact; `drift` is what the manifest says was measured when the file was made, and
-    None for arithmetic that only the runtime adds.
+    None for arithmetic that only the runtime adds; so is `largest_norm`, and None where the backend alone says.
     """
 
     backend: str
@@ -37,6 +37,7 @@ class Candidate:
     file: str
     drift: float | None
     batch_sizes: tuple[int, ...] | None = None
+    largest_norm: float | None = None
 
     @property
     def identity(self) -> tuple[str, str, str, str]:
@@ -114,18 +115,18 @@ def _forms(artifact: Artifact, backend: str, request: Request) -> list[Candidate
         devices = cls.devices()
     if cls.format is None:
         weights = artifact.manifest.weights.path
-        files: list[_File] = [(artifact.path, weights, "fp32", 0.0, None)]
+        files: list[_File] = [(artifact.path, weights, "fp32", 0.0, None, None)]
     else:
         found = artifact.find(cls.format)
-        files = [(artifact.file(c), c.file.path, c.precision, c.drift, c.batch_sizes) for c in found]
+        files = [(artifact.file(c), c.file.path, c.precision, c.drift, c.batch_sizes, c.largest_norm) for c in found]
     forms = []
-    for (source, file, made_in, drift, sizes), device in itertools.product(files, devices):
+    for (source, file, made_in, drift, sizes, norm), device in itertools.product(files, devices):
         if cls.precisions is None:
-            forms.append(Candidate(backend, device, made_in, source, file, drift, sizes))
+            forms.append(Candidate(backend, device, made_in, source, file, drift, sizes, norm))
         elif made_in == "fp32":
             for precision in cls.precisions:
                 known = drift if precision == "fp32" else None
-                forms.append(Candidate(backend, device, precision, source, file, known, sizes))
+                forms.append(Candidate(backend, device, precision, source, file, known, sizes, norm))
     return forms
 
 

@@ -18,7 +18,7 @@ from lvm_runtime.artifact.drift import (
     require,
 )
 from lvm_runtime.artifact.fingerprint import Fingerprint
-from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, Backend
 from lvm_runtime.backends.guard import Guard, building, proving
 from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.request import Request
@@ -60,6 +60,11 @@ class Session:
             )
             if backend.batch_sizes is None:
                 backend.batch_sizes = candidate.batch_sizes
+            measured = candidate.largest_norm
+            if measured is None and backend.precision == "int8":
+                measured = REDUCED_LARGEST_NORM
+            if measured is not None:
+                backend.largest_norm = min(backend.largest_norm, measured)
             try:
                 session = cls(candidate, backend, fingerprint, request.drift_limit(backend.precision))
             except BaseException:

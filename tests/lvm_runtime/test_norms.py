@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.forms import build_form
+from export.onnx.export import write_graph
 from lvm_runtime import InvalidInput, Predictor
-from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends import backend_class
 from lvm_runtime.bulk.predict import predict_file
-from lvm_runtime.models import known_answers, load_model
+from lvm_runtime.models import build_model, known_answers, load_model
 from lvm_runtime.predictor import MOST_AT_ONCE
-from tests.artifacts import add_onnx, some_contexts
+from tests.artifacts import add_onnx, edit_manifest, some_contexts
 from tests.conftest import AVAILABLE
 
 Get = Callable[[str], Path]
@@ -77,6 +81,43 @@ def test_up_to_the_bound_answers_are_those_of_the_training_form(
         for norm in (1e2, 1e3, 1e4, 1e5, 0.999 * predictor.largest_norm):
             long = contexts * np.float32(norm)
             np.testing.assert_allclose(predictor.predict(long), known_answers(model, long)[0], rtol=0, atol=1e-3)
+
+
+def test_up_to_the_bound_bf16_is_the_same_model(tmp_path: Path) -> None:
+    """At the width of a small encoder. Of the architectures, the Transformer's attention suffers most."""
+    if not AVAILABLE["bf16"]():
+        pytest.skip("this CPU has no bf16")
+    model = build_model(make_config("transformer", dim=384), seed=0).eval()
+    write_graph(build_form(model), tmp_path / "fp32.onnx", "fp32")
+    backend = backend_class("openvino")(tmp_path / "fp32.onnx", precision="bf16", threads=1)
+    contexts = some_contexts(16, 384)
+    contexts /= np.linalg.norm(contexts, axis=2, keepdims=True)
+
+    def drift_at(norm: float) -> float:
+        long = contexts * np.float32(norm)
+        return max_drift(backend.run(long), known_answers(model, long)[0])
+
+    assert drift_at(backend.largest_norm) <= DRIFT_LIMITS["bf16"]
+    assert drift_at(1e4) > 10 * DRIFT_LIMITS["bf16"]  # so a bound is needed
+    backend.close()
+
+
+def test_a_form_serves_vectors_up_to_the_norm_that_was_measured(with_int8: Get, tmp_path: Path) -> None:
+    """int8 drifts more with longer vectors; a form that says nothing of them has the bound of fp16."""
+    shutil.copytree(with_int8("transformer"), tmp_path / "t")
+    with Predictor(tmp_path / "t", precision="int8", backend="onnx") as predictor:
+        assert predictor.largest_norm == 200
+    edit_manifest(tmp_path / "t", lambda manifest: [c.update(largest_norm=3.0) for c in manifest["compiled"]])
+    contexts = some_contexts(4)
+    contexts *= 2.99 / np.linalg.norm(contexts, axis=2, keepdims=True)
+    with Predictor(tmp_path / "t", precision="int8", backend="onnx") as predictor:
+        assert predictor.largest_norm == 3
+        predictor.predict(contexts)
+        contexts[2, 3] *= 2
+        with pytest.raises(InvalidInput, match=r"row 2, position 3 has norm 5\.98; expected at most 3"):
+            predictor.predict(contexts)
+        with pytest.raises(InvalidInput, match="expected at most 3"):
+            predictor.predict_sequence(contexts.reshape(-1, 16))
 
 
 @pytest.mark.parametrize("norm", [1.000001e6, 1e20, 1e37])

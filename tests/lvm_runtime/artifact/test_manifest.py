@@ -53,6 +53,7 @@ _compiled = st.builds(
     st.floats(0, 1e300) | st.integers(0, 1),
     st.sampled_from(FORMS),
     st.none() | st.lists(st.integers(1, LARGEST_BATCH), min_size=1, max_size=3).map(tuple),
+    st.none() | st.floats(0, 1e300),
     _objects,
 )
 
@@ -142,6 +143,9 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda m: m["compiled"][0].update(file="a"),
         "compiled: file: expected an object, got str",
     ),
+    "negative norm": (lambda m: m["compiled"][0].update(largest_norm=-1), "largest_norm is -1"),
+    "norm of NaN": (lambda m: m["compiled"][0].update(largest_norm=float("nan")), "largest_norm is nan"),
+    "norm in words": (lambda m: m["compiled"][0].update(largest_norm="long"), "largest_norm is 'long'"),
     "drift in words": (lambda m: m["compiled"][0].update(drift="small"), "drift is 'small'"),
     "bytes below 0": (lambda m: m["weights"].update(bytes=-1), "weights: bytes is -1"),
     "bytes of true": (lambda m: m["weights"].update(bytes=True), "weights: bytes is True"),

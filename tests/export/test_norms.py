@@ -1,0 +1,61 @@
+"""Up to which norm an int8 form is measured to be the same model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.native.export import export_native
+from export.norms import ROUNDING
+from export.onnx.export import export_onnx
+from export.randomise import randomise
+from export.source import Source, open_source
+from export.verify import make_samples
+from lvm_runtime import Predictor
+from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
+from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.base import Backend
+from lvm_runtime.models import build_model, known_answers, save_model
+
+pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
+
+
+@pytest.fixture(params=[("transformer", 64), ("amn", 384)], ids=["transformer", "amn"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
+    architecture, dim = request.param
+    save_model(randomise(build_model(make_config(architecture, dim=dim), seed=0), seed=2).eval(), tmp_path / "artifact")
+    return open_source(str(tmp_path / "artifact"))
+
+
+@pytest.mark.parametrize("format", ["native", "onnx"])
+def test_int8_records_the_norm_up_to_which_it_stays_within_its_limit(source: Source, format: str) -> None:
+    samples = make_samples(source)
+    artifact = export_native(source, samples) if format == "native" else export_onnx(source, samples, "int8")
+    (form,) = Artifact.load(artifact.path).manifest.compiled
+    assert form.largest_norm is not None
+    contexts = samples[-1].contexts[:32]
+    contexts = contexts / np.linalg.norm(contexts, axis=2).max()
+    with Predictor(artifact.path, backend=format, precision="int8") as predictor:
+        assert predictor.largest_norm == form.largest_norm
+
+    def drift_at(norm: float) -> float:
+        long = (contexts * norm).astype(np.float32)
+        with Predictor(artifact.path, backend=format, precision="int8") as predictor:
+            predictor.largest_norm = norm * 2  # to try what it refuses
+            found = predictor.predict(long)
+        return max_drift(found, known_answers(source.model, long)[0])
+
+    bound = form.largest_norm / (1 + ROUNDING)
+    assert drift_at(bound) <= DRIFT_LIMITS["int8"]
+    if source.artifact.config.architecture == "amn":
+        assert 2 * bound > Backend.largest_norm
+    else:
+        assert drift_at(2 * bound) > DRIFT_LIMITS["int8"]
+
+
+def test_full_precision_records_none(source: Source) -> None:
+    artifact = export_native(source, make_samples(source), precision="fp32")
+    assert [form.largest_norm for form in artifact.manifest.compiled] == [None]
