@@ -52,7 +52,7 @@ def add_encoder(
         f"(default: {shown})",
     )
     where = ("auto", "mps", "cuda", "cpu")
-    parser.add_argument(device, dest="encoder_device", default="auto", choices=where, help="where it runs")
+    parser.add_argument(device, dest="encoder_device", choices=where, help="where it runs (default: auto)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     files = find_files(options.files)
     require_kind(options.out)  # before the encoder is loaded, which takes seconds
     atomic.require_writable(options.out)
-    encoder = Encoder(options.encoder, options.encoder_device)
+    encoder = Encoder(options.encoder, options.encoder_device or "auto")
     try:
         result = embed(
             files, options.out, encoder, tokens=options.tokens, overlap=options.overlap, restart=options.restart

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
-from lvm_runtime.commands.console import show
+from lvm_runtime.commands.console import refuse_given, show
 from lvm_runtime.commands.embed import add_encoder
 from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.corpus.documents import run_begins
@@ -45,6 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Search and print what was found."""
+    if options.vectors is not None:
+        refuse_given(options, ("encoder", "encoder-device"), "is for a text; --vectors are not encoded")
     index = Index.open(options.index)
     with Predictor.from_request(options.artifact, request_from(options)) as predictor:
         length = predictor.config.context_length
@@ -97,7 +99,7 @@ def _context_of_text(options: argparse.Namespace, index: Index, length: int) -> 
         source, text = "stdin", _read_stdin()
     else:
         source, text = options.document, read_text(Path(options.document))
-    encoder = Encoder(str(name), options.encoder_device)
+    encoder = Encoder(str(name), options.encoder_device or "auto")
     if made and not encoder.agrees(made):
         raise InvalidInput(
             f"encoder {name} gives other vectors than the one that made {index.corpus.name}: {made.get('encoder')}; "

@@ -103,9 +103,36 @@ WRONG = {
     "an output without a name": (["train", "--model", "amn", "--out", "."], "out is '.'"),
     "threads": (["tune", "ARTIFACT", "--threads", "0"], "threads is 0"),
 }
+WITHOUT_EFFECT = {
+    "a ray worker's CPUs": (["predict", "ARTIFACT", "in.npy", "out.npy", "--cpus", "2"], "--cpus is for the workers"),
+    "its GPUs": (["predict", "ARTIFACT", "in.npy", "out.npy", "--gpus", "0"], "--gpus is for the workers of --ray"),
+    "an encoder": (["next", "ARTIFACT", "--index", "i", "--vectors", "v.npy", "--encoder", "e"], "--encoder is for a"),
+    "its device": (
+        ["next", "ARTIFACT", "--index", "i", "--vectors", "v.npy", "--encoder-device", "cpu"],
+        "--encoder-device is for a text",
+    ),
+    "a corpus's size": (["train", "--model", "amn", "--windows", "300"], "--windows is for --data synthetic"),
+    "its dim": (["train", "--model", "amn", "--data", "c.npz", "--dim", "16"], "--dim is for --data synthetic"),
+    "a temperature": (["train", "--model", "amn", "--temperature", "0.1"], "--temperature is for --loss ranking"),
+    "candidates": (["train", "--model", "amn", "--loss", "infonce", "--candidates", "9"], "--candidates is for --loss"),
+    "a checkpoint's documents": (
+        ["import-checkpoint", "absent.pt", "--out", "x", "--validation", "0.2"],
+        "--validation is for the documents of --data",
+    ),
+    "a seed": (["import-checkpoint", "absent.pt", "--out", "x", "--data", "c.npz", "--seed", "1"], "--seed is for"),
+    "an overlap": (["export", "onnx", "--model", "ARTIFACT", "--min-overlap", "0.5"], "--min-overlap is for a search"),
+    "a limit": (["export", "coreml", "--model", "ARTIFACT", "--max-drift", "1e-5"], "--max-drift is for a package"),
+    "batch sizes": (
+        ["export", "coreai", "--model", "ARTIFACT", "--precision", "fp32", "--batch-sizes", "1,8"],
+        "--batch-sizes is for --shapes static",
+    ),
+    "an evaluation": (["export", "mil-reference", "p.mlpackage", "--output", "o.npz"], "--output is for what is"),
+}
 
 
-@pytest.mark.parametrize(("command", "message"), WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize(
+    ("command", "message"), [*WRONG.values(), *WITHOUT_EFFECT.values()], ids=[*WRONG, *WITHOUT_EFFECT]
+)
 def test_a_mistake_is_one_line_and_a_status(
     small_artifacts: Get, capsys: Capture, command: list[str], message: str
 ) -> None:
