@@ -88,6 +88,7 @@ WRONG = {
     "no artifact": (["info", "nowhere"], "nowhere does not exist"),
     "no input": (["predict", "ARTIFACT", "absent.npy", "out.npy"], "absent.npy: no such file"),
     "backend": (["predict", "ARTIFACT", "in.npy", "out.npy", "--backend", "tvm"], "unknown backend 'tvm'"),
+    "device": (["explain", "ARTIFACT", "--device", "foo"], "unknown device 'foo'; expected auto or one of cpu, cuda,"),
     "a file for an artifact": (["info", "ARTIFACT/manifest.json"], "expected an artifact folder"),
     "control characters": (["info", "no\x1b[2Jwhere"], "no\\x1b[2Jwhere does not exist"),
     "a folder for an input": (["predict", "ARTIFACT", "ARTIFACT", "out.npy"], "amn"),
