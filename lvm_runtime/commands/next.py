@@ -17,7 +17,7 @@ from lvm_runtime.commands.console import refuse_given, show
 from lvm_runtime.commands.embed import add_encoder
 from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.corpus.documents import run_begins
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.retrieval.index import Index
 from lvm_runtime.retrieval.next import Found, last_chunk_finds, next_chunks
@@ -77,7 +77,8 @@ def _contexts_of(path: Path, length: int, dim: int) -> NDArray[Any]:
     if len(values) - begin < length:
         where = " in the last document" if begin else ""
         raise InvalidInput(
-            f"{path}: {len(values) - begin} vectors{where}, expected at least the {length} that the model reads"
+            f"{path}: {counted(len(values) - begin, 'vector')}{where}, expected at least the {length} that the model "
+            "reads"
         )
     return values[-length:][None]
 
@@ -109,8 +110,8 @@ def _context_of_text(options: argparse.Namespace, index: Index, length: int) -> 
     chunks = encoder.cut(text, tokens, made.get("overlap", 0))
     if len(chunks) < length:
         raise InvalidInput(
-            f"{source}: {len(chunks)} chunks of {tokens} tokens, and the model reads {length}; give a longer text, or "
-            "train on a corpus of smaller chunks (embed --tokens)"
+            f"{source}: {counted(len(chunks), 'chunk')} of {tokens} tokens, and the model reads {length}; give a "
+            "longer text, or train on a corpus of smaller chunks (embed --tokens)"
         )
     return encoder.encode(chunks[-length:])[None]
 

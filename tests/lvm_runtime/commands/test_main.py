@@ -69,6 +69,15 @@ def test_predict_writes_the_file(small_artifacts: Get, tmp_path: Path, capsys: C
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
+def test_one_of_a_kind_is_in_the_singular(small_artifacts: Get, tmp_path: Path, capsys: Capture) -> None:
+    np.save(tmp_path / "in.npy", some_contexts(1))
+    assert main(["predict", str(small_artifacts("amn")), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]) == 0
+    assert capsys.readouterr().out.endswith(": 1 prediction\n")
+    np.save(tmp_path / "one.npy", some_contexts(1)[0, :1])
+    assert main(["index", str(tmp_path / "one.npy")]) == 0
+    assert ": 1 vector, D=16" in capsys.readouterr().out
+
+
 def test_an_interrupted_prediction_says_how_to_go_on(
     small_artifacts: Get, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
