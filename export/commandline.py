@@ -55,7 +55,6 @@ def make_parser(description: str, prog: str | None = None, epilog: str = "") -> 
     parser.add_argument(
         "--min-overlap",
         type=float,
-        default=OVERLAP_LIMIT,
         metavar="X",
         help="smallest share of the first 10 that the trained model finds in --data and a form must find too "
         f"(default: {OVERLAP_LIMIT:g})",
@@ -75,10 +74,12 @@ def open_arguments(arguments: argparse.Namespace, *libraries: str) -> tuple[Sour
     """Open the artifact that the parsed options mean, and compute the answers that its exports must give.
 
     Raises BackendUnavailable, before anything is computed, if one of `libraries` is missing, InvalidInput for a vector
-    size of weights that are trained.
+    size of weights that are trained and for an overlap without a corpus to search.
     """
     if arguments.dim is not None and not arguments.untrained:
         raise InvalidInput(f"--dim {arguments.dim} is for --untrained weights; trained ones have a vector size already")
+    if arguments.data is None:
+        console.refuse_given(arguments, ("min-overlap",), "is for a search in --data; without it nothing is searched")
     extras.require("export", "exporting", "torch", "safetensors", *(name for name in libraries if name != COREML))
     if COREML in libraries:
         import_coremltools()
@@ -86,10 +87,11 @@ def open_arguments(arguments: argparse.Namespace, *libraries: str) -> tuple[Sour
     from .verify import make_samples
 
     dim = UNTRAINED_DIM if arguments.dim is None else arguments.dim
+    overlap = OVERLAP_LIMIT if arguments.min_overlap is None else arguments.min_overlap
     source = open_source(arguments.model, untrained=arguments.untrained, dim=dim)
     atomic.require_writable(source.artifact.path / MANIFEST)
     print(f"{source.artifact.path}: computing the known answers in float64", file=sys.stderr)
-    return source, make_samples(source, arguments.data, min_overlap=arguments.min_overlap)
+    return source, make_samples(source, arguments.data, min_overlap=overlap)
 
 
 def report_line(artifact: Artifact, relative: str) -> str:

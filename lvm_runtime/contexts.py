@@ -199,6 +199,26 @@ def _holds_masks(value: Any) -> bool:
     return bool(value) and not isinstance(value[0], float | int) and any(map(_holds_masks, value))
 
 
+def holds_booleans(value: Any, array: NDArray[Any]) -> bool:
+    """Say whether a boolean is in the nested lists `value`, which numpy made numbers: `array`.
+
+    It became a 0 or a 1, so that lists without either, nearly all that there are, are not gone through; nor are lists
+    of arrays, which have a dtype each.
+    """
+    first = value
+    while isinstance(first, list | tuple) and first:
+        first = first[0]
+    if getattr(first, "ndim", 0) or array.dtype.kind not in "iuf":
+        return False
+    return bool(((array == 0) | (array == 1)).any()) and _has_boolean(value)
+
+
+def _has_boolean(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return not set(map(type, value)) <= {float, int} and any(map(_has_boolean, value))
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+
+
 def _from_sequence(value: Any, name: str) -> NDArray[Any]:
     try:
         masks = _holds_masks(value)
@@ -211,6 +231,8 @@ def _from_sequence(value: Any, name: str) -> NDArray[Any]:
         raise InvalidInput(f"{name}: these lists cannot be read as an array ({one_line(error, 200)})") from error
     if array is None:
         raise InvalidInput(f"{name}: got masked arrays, whose masks would be lost; fill them, or leave such rows out")
+    if holds_booleans(value, array):
+        raise InvalidInput(f"{name}: got True or False among the numbers; expected numbers only")
     # whole numbers in a list are numbers, in an array they are a sign of the wrong array
     return array.astype(np.float64) if array.dtype.kind in "iu" and not _holds_arrays(value) else array
 

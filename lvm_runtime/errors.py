@@ -73,3 +73,12 @@ def one_line(error: BaseException, most: int | None = None) -> str:
     ('cannot load the file', 'KeyError')
     """
     return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a number with what it counts: `one`, or `many`, which is `one` with an s unless given.
+
+    >>> counted(1, "row"), counted(1200, "row"), counted(0, "row is", "rows are")
+    ('1 row', '1,200 rows', '0 rows are')
+    """
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"

@@ -11,6 +11,8 @@ from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system.cpus import most_threads
 
 AUTO = "auto"
+DEVICES = ("cpu", "cuda", "mps", "gpu", "ane", "all", "coreml")
+"""What some backend calls a device; `all` leaves the choice to Apple's frameworks, `coreml` is onnxruntime's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class Request:
     typical_batch: int | None = None
 
     def __post_init__(self) -> None:
-        text(self.device, "device", example="cpu")
+        if text(self.device, "device", example="cpu") not in (AUTO, *DEVICES):
+            raise InvalidInput(f"unknown device {self.device!r}; expected auto or one of {', '.join(DEVICES)}")
         if text(self.backend, "backend", example="auto") != AUTO:
             backend_class(self.backend)
         if self.precision is not None and self.precision not in PRECISIONS:

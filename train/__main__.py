@@ -99,13 +99,23 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
 
 
 def options_from(arguments: argparse.Namespace, **fixed: Any) -> TrainOptions:
-    """Build the options: the recipe's, then what the command line says, then `fixed`."""
+    """Build the options: the recipe's, then what the command line says, then `fixed`.
+
+    Raises InvalidInput for what would have no effect with the others.
+    """
     model = fixed.get("model") or arguments.model
     names = {f.name for f in fields(TrainOptions)}
     given = {k: v for k, v in vars(arguments).items() if k in names and v is not None and v is not False}
     named = NAMED_RECIPES.get(arguments.recipe, {}).get(model, {})
     sizes = dict(named.get("sizes", {})) | dict(_size(text) for text in arguments.set)
-    return TrainOptions(**(named | given | fixed | {"sizes": sizes}))
+    options = TrainOptions(**(named | given | fixed | {"sizes": sizes}))
+    if options.data != "synthetic":
+        console.refuse_given(arguments, ("windows", "dim"), "is for --data synthetic; a corpus has its own")
+    if options.loss == "mse":
+        console.refuse_given(arguments, ("temperature",), "is for --loss ranking and infonce")
+    if options.loss != "ranking":
+        console.refuse_given(arguments, ("candidates",), "is for --loss ranking")
+    return options
 
 
 def _size(text: str) -> tuple[str, float]:

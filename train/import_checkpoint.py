@@ -155,19 +155,18 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     parser.add_argument("checkpoint", type=Path, help="a torch.save file, such as best_model.pt")
     parser.add_argument("--out", type=Path, required=True, help="the artifact's folder, such as artifacts/amn")
     parser.add_argument("--data", help="the corpus to check the stored val_cosine on")
-    parser.add_argument("--validation", type=float, default=0.1, help="share of documents validated on (default 0.1)")
-    parser.add_argument("--split", choices=("last", "random"), default="last", help="which documents (default last)")
-    parser.add_argument("--seed", type=int, default=0, help="of a random split")
+    parser.add_argument("--validation", type=float, help="share of documents validated on (default 0.1)")
+    parser.add_argument("--split", choices=("last", "random"), help="which documents (default last)")
+    parser.add_argument("--seed", type=int, help="of a random split (default 0)")
     options = parser.parse_args(argv)
+    if options.data is None:
+        console.refuse_given(options, ("validation", "split", "seed"), "is for the documents of --data; give that too")
+    if options.split != "random":
+        console.refuse_given(options, ("seed",), "is for --split random")
+    given = {name: getattr(options, name) for name in ("validation", "split", "seed")}
+    corpus = {name: value for name, value in given.items() if value is not None}
     extras.require("train", "importing a checkpoint", "torch", "safetensors")
-    artifact, cosine = import_checkpoint(
-        options.checkpoint,
-        options.out,
-        options.data,
-        validation=options.validation,
-        split=options.split,
-        seed=options.seed,
-    )
+    artifact, cosine = import_checkpoint(options.checkpoint, options.out, options.data, **corpus)
     checked = "not checked against data" if cosine is None else f"validation cosine {cosine:.4f}, as stored"
     console.show(f"{artifact.path}: {artifact.config.architecture}, {checked}")
     if prefix := artifact.manifest.provenance["training"]["prefix_removed"]:

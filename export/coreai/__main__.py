@@ -33,7 +33,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         "size, 1x1 convolutions, for the Neural Engine (default: both, dynamic in fp32 and static in fp16)",
     )
     add("--precision", choices=PRECISIONS, help="the Neural Engine takes fp16 only")
-    add("--batch-sizes", type=batch_sizes, default=BATCH_SIZES, metavar="N,N,…", help="of static (default: 1,8,32,128)")
+    add("--batch-sizes", type=batch_sizes, metavar="N,N,…", help="of static (default: 1,8,32,128)")
     add("--compress", choices=COMPRESSIONS, default="none", help="smaller weights, by coreai-opt (extra coreai-opt)")
     add(
         "--stock",
@@ -44,7 +44,10 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     arguments = parser.parse_args(argv)
     if arguments.stock and arguments.compress != "none":
         raise InvalidInput("--stock is a baseline without --compress; leave one of the two out")
-    wanted = chosen(arguments.shapes, arguments.precision, arguments.batch_sizes, arguments.compress)
+    sizes = arguments.batch_sizes or BATCH_SIZES
+    wanted = chosen(arguments.shapes, arguments.precision, sizes, arguments.compress)
+    if all(options.shapes == "dynamic" for options in wanted):
+        console.refuse_given(arguments, ("batch-sizes",), "is for --shapes static; dynamic takes any")
     CoreAIBackend.require()
     source, samples = open_arguments(arguments)
     if arguments.stock:

@@ -53,7 +53,6 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add(
         "--max-drift",
         type=float,
-        default=default.max_drift,
         metavar="X",
         help="largest drift (1 - cosine) at which a compressed package is kept "
         f"(default: {default.max_drift:g}, the most that the runtime accepts)",
@@ -72,7 +71,10 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and export."""
     arguments = build_parser(prog).parse_args(argv)
-    chosen = {name: getattr(arguments, name) for name in CoreMLOptions.__slots__}
+    if arguments.compress == "none":
+        console.refuse_given(arguments, ("max-drift",), "is for a package with --compress; others have fixed limits")
+    given = {name: getattr(arguments, name) for name in CoreMLOptions.__slots__}
+    chosen = {name: value for name, value in given.items() if value is not None}
     options = CoreMLOptions(**chosen)
     if arguments.stock and options.compress != "none":
         raise InvalidInput("--stock is a baseline without --compress; leave one of the two out")

@@ -45,7 +45,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         metavar="FILE",
         help=".npy for one input, or .npz with one array for each (default: only list the operations)",
     )
-    parser.add_argument("--mode", choices=MODES, default="exact", help="default: exact")
+    parser.add_argument("--mode", choices=MODES, help="default: exact")
     parser.add_argument("--function", metavar="NAME", help="of a multifunction package (default: the one that fits)")
     parser.add_argument("--output", type=Path, metavar="NPZ", help="write every output there, by name")
     return parser
@@ -54,6 +54,9 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line, evaluate and print."""
     arguments = build_parser(prog).parse_args(argv)
+    if arguments.input is None:
+        console.refuse_given(arguments, ("mode", "function", "output"), "is for what is evaluated; give --input too")
+    mode = arguments.mode or "exact"
     program = load_program(arguments.package)
     for name in sorted(program.functions):
         counts = Counter(op.op_type for op in operations(program, name) if op.op_type != "const")
@@ -62,9 +65,9 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     if arguments.input is None:
         return 0
     arrays = read_arrays(arguments.input)
-    evaluate, inputs = fitting(program, arrays, arguments.mode, arguments.function)
+    evaluate, inputs = fitting(program, arrays, mode, arguments.function)
     outputs = evaluate(inputs)
-    console.show(f"function {evaluate.name}, {arguments.mode} arithmetic")
+    console.show(f"function {evaluate.name}, {mode} arithmetic")
     for name, values in outputs.items():
         console.show(describe(name, values))
     if arguments.output is not None:

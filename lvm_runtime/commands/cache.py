@@ -7,6 +7,7 @@ import sys
 
 from lvm_runtime.commands.console import show
 from lvm_runtime.coreml import cache as coreml_cache
+from lvm_runtime.errors import counted
 from lvm_runtime.selection import measurements
 
 DESCRIPTION = """List what is kept in the user's cache folder ($LVM_CACHE, or lvm_runtime in the system's folder for
@@ -24,7 +25,8 @@ def run(options: argparse.Namespace) -> None:
     if options.clear:
         compiled, files = coreml_cache.clear(), measurements.clear()
         size = sum(entry.bytes for entry in compiled) / 1e6
-        print(f"removed {len(compiled)} compiled models, {size:.1f} MB, {len(files)} measurements", file=sys.stderr)
+        models, kept = counted(len(compiled), "compiled model"), counted(len(files), "measurement")
+        print(f"removed {models}, {size:.1f} MB, {kept}", file=sys.stderr)
     show(describe_cache())
 
 
@@ -33,10 +35,9 @@ def describe_cache() -> str:
     entries = coreml_cache.list_entries()
     lines = [f"{entry.bytes / 1e6:8.1f} MB  {entry.created}  {entry.source}" for entry in entries]
     total = sum(entry.bytes for entry in entries) / 1e6
-    lines.append(
-        f"{coreml_cache.folder() or 'no cache folder'}: {len(entries)} compiled Core ML models, {total:.1f} MB"
-    )
+    models = counted(len(entries), "compiled Core ML model")
+    lines.append(f"{coreml_cache.folder() or 'no cache folder'}: {models}, {total:.1f} MB")
     kept = measurements.list_kept()
     lines += [f"  {file.parent.name}/{file.name}  {line}" for file, line in kept]
-    lines.append(f"{measurements.folder() or 'no cache folder'}: {len(kept)} files of measured speeds")
+    lines.append(f"{measurements.folder() or 'no cache folder'}: {counted(len(kept), 'file')} of measured speeds")
     return "\n".join(lines)

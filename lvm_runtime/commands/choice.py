@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lvm_runtime.backends.registry import BACKENDS
-from lvm_runtime.request import AUTO, Request
+from lvm_runtime.request import AUTO, DEVICES, Request
 
 
 def add_artifact(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_choice(parser: argparse.ArgumentParser, max_drift: float | None = None) 
     """Add the options of a Request; `max_drift` is the default of `--max-drift`."""
     add = parser.add_argument_group("which form runs").add_argument
     add("--backend", default=AUTO, help=f"auto, or one of {', '.join(BACKENDS)} (default: auto)")
-    add("--device", default=AUTO, help="auto, cpu, cuda, mps, gpu or ane, as the backend has it (default: auto)")
+    add("--device", default=AUTO, help=f"auto, or one of {', '.join(DEVICES)}, as the backend has it (default: auto)")
     add("--precision", help="fp32, fp16, bf16 or int8 (default: any within --max-drift)")
     shown = "1e-6, full precision" if max_drift is None else f"{max_drift:g}"
     add("--max-drift", type=float, default=max_drift, help=f"largest 1 - cosine to the model's answers ({shown})")

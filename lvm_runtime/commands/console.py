@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime.errors import LvmError
+from lvm_runtime.errors import InvalidInput, LvmError
 
 
 def run(main: Callable[[], int | None]) -> int:
@@ -40,6 +41,18 @@ def run(main: Callable[[], int | None]) -> int:
 def _fail(message: str) -> int:
     print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 1
+
+
+def refuse_given(options: argparse.Namespace, names: Iterable[str], reason: str) -> None:
+    """Raise InvalidInput if one of the options `names`, whose default is None, was given: it would have no effect.
+
+    >>> refuse_given(argparse.Namespace(cpus=2), ["cpus"], "is for --ray")
+    Traceback (most recent call last):
+    lvm_runtime.errors.InvalidInput: --cpus is for --ray
+    """
+    for name in names:
+        if getattr(options, name.replace("-", "_")) is not None:
+            raise InvalidInput(f"--{name} {reason}")
 
 
 def printable(text: str) -> str:

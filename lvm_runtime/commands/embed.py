@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lvm_runtime.commands.console import printable, show
 from lvm_runtime.corpus.write import require_kind
+from lvm_runtime.errors import counted
 from lvm_runtime.system import atomic, extras
 from lvm_runtime.text.embedding import embed
 from lvm_runtime.text.encoder import DEFAULT_ENCODER, Encoder
@@ -52,7 +53,7 @@ def add_encoder(
         f"(default: {shown})",
     )
     where = ("auto", "mps", "cuda", "cpu")
-    parser.add_argument(device, dest="encoder_device", default="auto", choices=where, help="where it runs")
+    parser.add_argument(device, dest="encoder_device", choices=where, help="where it runs (default: auto)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     files = find_files(options.files)
     require_kind(options.out)  # before the encoder is loaded, which takes seconds
     atomic.require_writable(options.out)
-    encoder = Encoder(options.encoder, options.encoder_device)
+    encoder = Encoder(options.encoder, options.encoder_device or "auto")
     try:
         result = embed(
             files, options.out, encoder, tokens=options.tokens, overlap=options.overlap, restart=options.restart
@@ -72,4 +73,5 @@ def run(options: argparse.Namespace) -> None:
     for line in result.left_out:
         print(printable(line), file=sys.stderr)
     known = f", {result.known:,} of them encoded before" if result.known else ""
-    show(f"{options.out}: {result.vectors:,} vectors of {result.documents:,} documents, D={result.dim}{known}")
+    made = f"{counted(result.vectors, 'vector')} of {counted(result.documents, 'document')}"
+    show(f"{options.out}: {made}, D={result.dim}{known}")

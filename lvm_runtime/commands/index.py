@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lvm_runtime.commands.console import show
 from lvm_runtime.corpus.formats import ACCEPTED
+from lvm_runtime.errors import counted
 from lvm_runtime.retrieval.index import EXACT, KINDS, LARGEST_EXACT, Index
 
 DESCRIPTION = f"""Write an index of the vectors of CORPUS to the folder CORPUS.index. Up to {LARGEST_EXACT:,} vectors a
@@ -28,4 +29,4 @@ def run(options: argparse.Namespace) -> None:
     index = Index.build(options.corpus, options.kind, options.out)
     what = "every vector is compared" if index.record.kind == EXACT else "approximate"
     size = sum(file.bytes for file in index.record.files) / 1e6
-    show(f"{index.path}: {index.record.vectors:,} vectors, D={index.record.dim}, {what}, {size:,.1f} MB")
+    show(f"{index.path}: {counted(index.record.vectors, 'vector')}, D={index.record.dim}, {what}, {size:,.1f} MB")

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
-from lvm_runtime.commands.console import show
+from lvm_runtime.commands.console import refuse_given, show
 from lvm_runtime.commands.embed import add_encoder
 from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.corpus.documents import run_begins
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.retrieval.index import Index
 from lvm_runtime.retrieval.next import Found, last_chunk_finds, next_chunks
@@ -45,6 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Search and print what was found."""
+    if options.vectors is not None:
+        refuse_given(options, ("encoder", "encoder-device"), "is for a text; --vectors are not encoded")
     index = Index.open(options.index)
     with Predictor.from_request(options.artifact, request_from(options)) as predictor:
         length = predictor.config.context_length
@@ -75,7 +77,8 @@ def _contexts_of(path: Path, length: int, dim: int) -> NDArray[Any]:
     if len(values) - begin < length:
         where = " in the last document" if begin else ""
         raise InvalidInput(
-            f"{path}: {len(values) - begin} vectors{where}, expected at least the {length} that the model reads"
+            f"{path}: {counted(len(values) - begin, 'vector')}{where}, expected at least the {length} that the model "
+            "reads"
         )
     return values[-length:][None]
 
@@ -97,7 +100,7 @@ def _context_of_text(options: argparse.Namespace, index: Index, length: int) -> 
         source, text = "stdin", _read_stdin()
     else:
         source, text = options.document, read_text(Path(options.document))
-    encoder = Encoder(str(name), options.encoder_device)
+    encoder = Encoder(str(name), options.encoder_device or "auto")
     if made and not encoder.agrees(made):
         raise InvalidInput(
             f"encoder {name} gives other vectors than the one that made {index.corpus.name}: {made.get('encoder')}; "
@@ -107,8 +110,8 @@ def _context_of_text(options: argparse.Namespace, index: Index, length: int) -> 
     chunks = encoder.cut(text, tokens, made.get("overlap", 0))
     if len(chunks) < length:
         raise InvalidInput(
-            f"{source}: {len(chunks)} chunks of {tokens} tokens, and the model reads {length}; give a longer text, or "
-            "train on a corpus of smaller chunks (embed --tokens)"
+            f"{source}: {counted(len(chunks), 'chunk')} of {tokens} tokens, and the model reads {length}; give a "
+            "longer text, or train on a corpus of smaller chunks (embed --tokens)"
         )
     return encoder.encode(chunks[-length:])[None]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lvm_runtime.bulk.predict import BulkResult, open_for_bulk, predict_file, workers_for
 from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
-from lvm_runtime.commands.console import printable, show
+from lvm_runtime.commands.console import printable, refuse_given, show
 from lvm_runtime.corpus.formats import ACCEPTED
+from lvm_runtime.errors import counted
 
 DESCRIPTION = """Predict the next vector for every context of INPUT, or for every window of its documents. Memory stays
 flat. An interrupted run goes on where it was when the same command is given again."""
@@ -40,21 +41,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="on the Ray cluster at ADDRESS, or one of this machine: INPUT is a file or a folder, OUTPUT a folder",
     )
-    parser.add_argument("--cpus", type=int, default=1, metavar="N", help="with --ray: CPUs of a worker (default: 1)")
-    parser.add_argument("--gpus", type=float, default=0, metavar="N", help="with --ray: GPUs of a worker (default: 0)")
+    parser.add_argument("--cpus", type=int, metavar="N", help="with --ray: CPUs of a worker (default: 1)")
+    parser.add_argument("--gpus", type=float, metavar="N", help="with --ray: GPUs of a worker (default: 0)")
     add_choice(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Predict the file and print how many predictions were written."""
+    if options.ray is None:
+        refuse_given(options, ("cpus", "gpus"), "is for the workers of --ray; give --threads for this machine")
     result = _predict_here(options) if options.ray is None else _predict_on_ray(options)
     taken_over = f", {result.resumed:,} of them by an interrupted run before" if result.resumed else ""
-    show(f"{options.output}: {result.predictions:,} predictions{taken_over}")
+    show(f"{options.output}: {counted(result.predictions, 'prediction')}{taken_over}")
     for remark in result.remarks:
         print(printable(remark), file=sys.stderr)
     if result.bad:
         listed = f"{options.output}.bad.csv" if options.ray is None else options.output / "bad.csv"
-        print(printable(f"{listed}: {result.bad:,} rows that could not be predicted"), file=sys.stderr)
+        print(printable(f"{listed}: {counted(result.bad, 'row')} that could not be predicted"), file=sys.stderr)
 
 
 def _predict_on_ray(options: argparse.Namespace) -> BulkResult:
@@ -64,8 +67,8 @@ def _predict_on_ray(options: argparse.Namespace) -> BulkResult:
         options.output,
         request=request_from(options),
         address=options.ray or None,
-        cpus=options.cpus,
-        gpus=options.gpus,
+        cpus=1 if options.cpus is None else options.cpus,
+        gpus=0 if options.gpus is None else options.gpus,
         skip_bad=options.skip_bad,
         overwrite=options.overwrite or options.restart,
     )
@@ -75,7 +78,7 @@ def _predict_on_ray(options: argparse.Namespace) -> BulkResult:
 def _predict_here(options: argparse.Namespace) -> BulkResult:
     with open_for_bulk(options.artifact, request_from(options)) as predictor:
         print(printable(str(predictor.explain().running)), file=sys.stderr)
-        print(f"{workers_for(predictor)} runs at a time", file=sys.stderr)
+        print(f"{counted(workers_for(predictor), 'run')} at a time", file=sys.stderr)
         try:
             return predict_file(
                 predictor,

@@ -17,7 +17,7 @@ import numpy as np
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.contexts import Array
-from lvm_runtime.errors import LvmError
+from lvm_runtime.errors import LvmError, counted
 from lvm_runtime.request import Request
 from lvm_runtime.selection import measurements
 from lvm_runtime.selection.candidates import Candidate, Refusal, list_candidates
@@ -81,7 +81,7 @@ def measure(
     try:
         times = []
         for batch in BATCHES if sessions else ():
-            report(f"timing {len(sessions)} forms at batch {batch}")
+            report(f"timing {counted(len(sessions), 'form')} at batch {batch}")
             times.append(time_together(list(sessions.values()), _batch_of(fingerprint, batch), seconds))
     finally:
         for session in sessions.values():

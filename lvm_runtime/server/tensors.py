@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.contexts import holds_booleans
 from lvm_runtime.errors import InvalidInput
 
 DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2"), "FP64": np.dtype("<f8")}
@@ -42,7 +43,7 @@ def from_numbers(name: str, datatype: Any, shape: Any, data: Any) -> NDArray[Any
         array = np.asarray(data)
     except ValueError as error:
         raise InvalidInput(f"{name}: data are lists of unequal lengths; expected {sizes}") from error
-    if array.dtype.kind not in "iuf" and array.size:
+    if (array.dtype.kind not in "iuf" and array.size) or holds_booleans(data, array):
         raise InvalidInput(f"{name}: data hold something else than numbers")
     if array.size != math.prod(sizes) or (array.ndim > 1 and array.shape != tuple(sizes)):
         raise InvalidInput(f"{name}: data of shape {list(array.shape)}, expected {sizes}, flat or nested")

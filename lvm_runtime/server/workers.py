@@ -6,6 +6,7 @@ backend does not live through a fork, each process loads its own.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -107,8 +108,8 @@ def _survives_forks(predictor: Any) -> bool:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=_family(host), backlog=2048)
-    except OSError as error:
-        raise LvmError(f"port {port} of {host} cannot be used for HTTP ({error.strerror}); choose another") from error
+    except (OSError, UnicodeError) as error:
+        raise _unusable(host, port, "HTTP", error) from error
 
 
 def _reserve(host: str, port: int) -> socket.socket:
@@ -118,8 +119,21 @@ def _reserve(host: str, port: int) -> socket.socket:
     try:
         holder.bind((host, port))
     except OSError as error:
-        raise LvmError(f"port {port} of {host} cannot be used for gRPC ({error.strerror}); choose another") from error
+        raise _unusable(host, port, "gRPC", error) from error
     return holder
+
+
+def _unusable(host: str, port: int, what: str, error: OSError | UnicodeError) -> LvmError:
+    """Return the error for an address that cannot be bound, which says whether the host or the port is at fault."""
+    code = getattr(error, "errno", None)
+    try:
+        socket.getaddrinfo(host or None, port, _family(host))
+    except (OSError, UnicodeError) as unknown:
+        error, code = unknown, errno.EADDRNOTAVAIL
+    reason = getattr(error, "strerror", None) or error
+    if code in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return LvmError(f"host {host!r} cannot be listened on ({reason}); expected an address of this machine")
+    return LvmError(f"port {port} of {host} cannot be used for {what} ({reason}); choose another")
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -248,8 +248,8 @@ WRONG: dict[str, tuple[dict[str, Any], type[LvmError], str]] = {
     "threads": ({"threads": 0}, InvalidInput, "threads is 0, expected a whole number from 1 to"),
     "max_drift": ({"max_drift": -1.0}, InvalidInput, "max_drift is -1.0"),
     "typical_batch": ({"typical_batch": 1.5}, InvalidInput, "typical_batch is 1.5"),
-    "device": ({"backend": "onnx", "device": "npu"}, BackendUnavailable, "cannot run on device 'npu'.*has the devices"),
-    "torch device": ({"backend": "eager", "device": "npu"}, BackendUnavailable, "device 'npu' is not available"),
+    "device": ({"backend": "onnx", "device": "gpu"}, BackendUnavailable, "cannot run on device 'gpu'.*has the devices"),
+    "torch device": ({"backend": "eager", "device": "gpu"}, BackendUnavailable, "device 'gpu' is not available"),
     "no form": (
         {"precision": "int8"},
         ArtifactError,

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from lvm_runtime.request import Request
+from lvm_runtime.backends import coreai, onnx
+from lvm_runtime.coreml import package
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.request import DEVICES, Request
 
 
 @pytest.mark.parametrize(
@@ -25,3 +28,10 @@ from lvm_runtime.request import Request
 )
 def test_drift_limit_is_that_of_the_precision_or_less(asked: dict[str, Any], precision: str, limit: float) -> None:
     assert Request(**asked).drift_limit(precision) == limit
+
+
+def test_a_device_that_no_backend_has_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInput, match="unknown device 'cuda:0'; expected auto or one of cpu, cuda, mps"):
+        Request(device="cuda:0")
+    assert {*onnx.PROVIDERS, *coreai.UNITS, *package.UNITS, "mps"} == {*DEVICES}
+    assert [Request(device=device).device for device in ("auto", *DEVICES)] == ["auto", *DEVICES]

@@ -163,7 +163,7 @@ MISTAKES = [
         "return report",
         "tests/export/test_search.py::test_neighbours_out_of_order_are_refused_where_the_drift_passes",
     ),
-    Mistake("`--min-overlap` is not handed on", _LINE, ", min_overlap=arguments.min_overlap)", ")", _GIVEN),
+    Mistake("`--min-overlap` is not handed on", _LINE, ", min_overlap=overlap)", ")", _GIVEN),
     Mistake(
         "the inputs of the form's proof are of the usual size only",
         _PROVE,

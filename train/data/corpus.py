@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lvm_runtime.corpus.corpus import BUNDLED, Corpus, joined, of_documents, open_corpus
 from lvm_runtime.corpus.documents import run_begins
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 
 from .synthetic import SyntheticProcess
 
@@ -37,19 +37,18 @@ class CorpusReport:
 
     def lines(self, context_length: int) -> list[str]:
         """Return one line for the totals and one per thing that a reader should know."""
-        found = [f"{self.rows:,} vectors in {self.documents:,} documents"]
+        found = [f"{counted(self.rows, 'vector')} in {counted(self.documents, 'document')}"]
         if self.zero_rows:
-            found.append(f"warning: {self.zero_rows:,} rows are zero; windows that touch them are left out")
+            rows = counted(self.zero_rows, "row is", "rows are")
+            found.append(f"warning: {rows} zero; windows that touch a zero row are left out")
         if self.rows_off_unit:
+            rows = counted(self.rows_off_unit, "row is", "rows are")
             found.append(
-                f"warning: {self.rows_off_unit:,} rows are not of length 1 (±{UNIT_NORM_TOLERANCE}); "
-                "--normalize divides each by its length"
+                f"warning: {rows} not of length 1 (±{UNIT_NORM_TOLERANCE}); --normalize divides each by its length"
             )
         if self.short_documents:
-            found.append(
-                f"note: {self.short_documents:,} documents have fewer than {context_length + 1} vectors "
-                "and give no window"
-            )
+            documents = counted(self.short_documents, "document has", "documents have")
+            found.append(f"note: {documents} fewer than {context_length + 1} vectors, too few for a window")
         return found
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from lvm_runtime.commands import console
 from lvm_runtime.corpus.corpus import open_corpus
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.system import atomic
 
 
@@ -36,7 +36,8 @@ def cut(source: Path, out: Path, budget: int, seed: int) -> str:
     buffer = io.BytesIO()
     np.savez(buffer, vectors=corpus.values[rows], doc_ids=ids[rows])
     atomic.write_bytes(out, buffer.getvalue())
-    return f"{out}: {len(rows):,} vectors of {len(kept):,} documents, {len(buffer.getvalue()):,} bytes"
+    kept_rows = f"{counted(len(rows), 'vector')} of {counted(len(kept), 'document')}"
+    return f"{out}: {kept_rows}, {len(buffer.getvalue()):,} bytes"
 
 
 def command(argv: Sequence[str] | None = None) -> int:

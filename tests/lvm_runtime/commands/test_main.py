@@ -69,6 +69,15 @@ def test_predict_writes_the_file(small_artifacts: Get, tmp_path: Path, capsys: C
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
+def test_one_of_a_kind_is_in_the_singular(small_artifacts: Get, tmp_path: Path, capsys: Capture) -> None:
+    np.save(tmp_path / "in.npy", some_contexts(1))
+    assert main(["predict", str(small_artifacts("amn")), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]) == 0
+    assert capsys.readouterr().out.endswith(": 1 prediction\n")
+    np.save(tmp_path / "one.npy", some_contexts(1)[0, :1])
+    assert main(["index", str(tmp_path / "one.npy")]) == 0
+    assert ": 1 vector, D=16" in capsys.readouterr().out
+
+
 def test_an_interrupted_prediction_says_how_to_go_on(
     small_artifacts: Get, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +97,7 @@ WRONG = {
     "no artifact": (["info", "nowhere"], "nowhere does not exist"),
     "no input": (["predict", "ARTIFACT", "absent.npy", "out.npy"], "absent.npy: no such file"),
     "backend": (["predict", "ARTIFACT", "in.npy", "out.npy", "--backend", "tvm"], "unknown backend 'tvm'"),
+    "device": (["explain", "ARTIFACT", "--device", "foo"], "unknown device 'foo'; expected auto or one of cpu, cuda,"),
     "a file for an artifact": (["info", "ARTIFACT/manifest.json"], "expected an artifact folder"),
     "control characters": (["info", "no\x1b[2Jwhere"], "no\\x1b[2Jwhere does not exist"),
     "a folder for an input": (["predict", "ARTIFACT", "ARTIFACT", "out.npy"], "amn"),
@@ -103,9 +113,36 @@ WRONG = {
     "an output without a name": (["train", "--model", "amn", "--out", "."], "out is '.'"),
     "threads": (["tune", "ARTIFACT", "--threads", "0"], "threads is 0"),
 }
+WITHOUT_EFFECT = {
+    "a ray worker's CPUs": (["predict", "ARTIFACT", "in.npy", "out.npy", "--cpus", "2"], "--cpus is for the workers"),
+    "its GPUs": (["predict", "ARTIFACT", "in.npy", "out.npy", "--gpus", "0"], "--gpus is for the workers of --ray"),
+    "an encoder": (["next", "ARTIFACT", "--index", "i", "--vectors", "v.npy", "--encoder", "e"], "--encoder is for a"),
+    "its device": (
+        ["next", "ARTIFACT", "--index", "i", "--vectors", "v.npy", "--encoder-device", "cpu"],
+        "--encoder-device is for a text",
+    ),
+    "a corpus's size": (["train", "--model", "amn", "--windows", "300"], "--windows is for --data synthetic"),
+    "its dim": (["train", "--model", "amn", "--data", "c.npz", "--dim", "16"], "--dim is for --data synthetic"),
+    "a temperature": (["train", "--model", "amn", "--temperature", "0.1"], "--temperature is for --loss ranking"),
+    "candidates": (["train", "--model", "amn", "--loss", "infonce", "--candidates", "9"], "--candidates is for --loss"),
+    "a checkpoint's documents": (
+        ["import-checkpoint", "absent.pt", "--out", "x", "--validation", "0.2"],
+        "--validation is for the documents of --data",
+    ),
+    "a seed": (["import-checkpoint", "absent.pt", "--out", "x", "--data", "c.npz", "--seed", "1"], "--seed is for"),
+    "an overlap": (["export", "onnx", "--model", "ARTIFACT", "--min-overlap", "0.5"], "--min-overlap is for a search"),
+    "a limit": (["export", "coreml", "--model", "ARTIFACT", "--max-drift", "1e-5"], "--max-drift is for a package"),
+    "batch sizes": (
+        ["export", "coreai", "--model", "ARTIFACT", "--precision", "fp32", "--batch-sizes", "1,8"],
+        "--batch-sizes is for --shapes static",
+    ),
+    "an evaluation": (["export", "mil-reference", "p.mlpackage", "--output", "o.npz"], "--output is for what is"),
+}
 
 
-@pytest.mark.parametrize(("command", "message"), WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize(
+    ("command", "message"), [*WRONG.values(), *WITHOUT_EFFECT.values()], ids=[*WRONG, *WITHOUT_EFFECT]
+)
 def test_a_mistake_is_one_line_and_a_status(
     small_artifacts: Get, capsys: Capture, command: list[str], message: str
 ) -> None:

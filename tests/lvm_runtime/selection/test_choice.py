@@ -29,8 +29,8 @@ Get = Callable[[str], Path]
 
 
 def test_a_device_that_no_form_has_is_an_error_with_the_reasons(int8: Path) -> None:
-    with pytest.raises(BackendUnavailable, match=r"no form of it can serve .*onnx fp32.*'tpu'.*onnx int8"):
-        Predictor(int8, device="tpu", max_drift=1e-3)
+    with pytest.raises(BackendUnavailable, match=r"no form of it can serve .*onnx fp32.*'gpu'.*onnx int8"):
+        Predictor(int8, device="gpu", max_drift=1e-3)
 
 
 NOTHING: dict[str, tuple[Request, bool, str]] = {

@@ -157,7 +157,7 @@ def test_each_form_is_loaded_timed_and_closed_and_what_it_cannot_do_is_kept(
         np.testing.assert_array_equal(contexts, np.resize(probes, (batch, *probes.shape[1:])))
         assert contexts.flags.c_contiguous
     forms_told = [f"loading onnx {p} on cpu (onnx/{p}.onnx)" for p in ("fp32", "int8")]
-    assert told == [*forms_told, *(f"timing 1 forms at batch {batch}" for batch in (1, 8, 128))]
+    assert told == [*forms_told, *(f"timing 1 form at batch {batch}" for batch in (1, 8, 128))]
     assert {m.identity: m for m in measurements.load(artifact, 3)} == {m.identity: m for m in found}
 
 

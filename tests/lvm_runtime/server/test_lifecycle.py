@@ -25,10 +25,12 @@ import tritonclient.http
 
 from lvm_runtime import Predictor, Request
 from lvm_runtime.commands.main import main
+from lvm_runtime.errors import LvmError
 from lvm_runtime.server.failures import Refused
 from lvm_runtime.server.metrics import Metrics
 from lvm_runtime.server.models import Models
 from lvm_runtime.server.options import ModelSpec, ServerOptions
+from lvm_runtime.server.workers import serve
 from lvm_runtime.system import atomic
 from tests.artifacts import some_contexts
 from tests.lvm_runtime.server.serving import Running, serving
@@ -200,6 +202,20 @@ def test_a_token_that_no_header_can_hold_is_one_line(token: bytes, tmp_path: Pat
     assert (
         capsys.readouterr().err == "error: the token is empty or holds what a header cannot; expected printable ASCII\n"
     )
+
+
+@pytest.mark.parametrize(
+    "host", ["no-such-host.invalid", "300.0.0.1", "192.0.2.1", "a" * 64], ids=lambda host: host[:20]
+)
+def test_a_host_that_is_not_this_machine_is_at_fault_and_not_the_port(host: str) -> None:
+    with pytest.raises(LvmError, match=rf"host '{host}' cannot be listened on \(.*\); expected an address of this"):
+        serve([], Request(), ServerOptions(host=host, http_port=0))
+
+
+def test_a_port_in_use_is_at_fault_and_not_the_host() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(LvmError) as refused:
+        serve([], Request(), ServerOptions(http_port=taken.getsockname()[1]))
+    assert re.match(r"port \d+ of 127\.0\.0\.1 cannot be used for HTTP \(.*\); choose another", str(refused.value))
 
 
 def test_tls_and_token(small_artifacts: Get, tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ def request(**changes: Any) -> bytes:
         (request(shape=[1, -5, 16]), 400, "expected a list of whole numbers"),
         (request(data=[0.5] * 79), 400, "data of shape [79], expected [1, 5, 16], flat or nested"),
         (request(data=["a"] * 80), 400, "something else than numbers"),
+        (request(data=[0.5] * 79 + [True]), 400, "something else than numbers"),
+        (request(data=[[[0.5] * 16] * 4 + [[2] * 15 + [False]]]), 400, "something else than numbers"),
         (request(data=None), 400, "neither data nor a binary_data_size"),
         (
             request(shape=[2, 5, 16], data=[0.5] * 100 + [1e39] + [0.5] * 59),

@@ -222,7 +222,7 @@ def test_what_cannot_be_asked_is_one_line(texts: Path, place: Path, capsys: pyte
     for name in ("c.npz", "other.npz", "bare.npz"):
         assert main(["index", name]) == 0
     for arguments, message in (
-        (["--index", "c.npz", "--document", "short.txt"], "short.txt: 1 chunks of 30 tokens, and the model reads 5"),
+        (["--index", "c.npz", "--document", "short.txt"], "short.txt: 1 chunk of 30 tokens, and the model reads 5"),
         (["--index", "other.npz", "--document", "long.txt"], "gives other vectors than the one that made other.npz"),
         (["--index", "bare.npz", "--document", "long.txt"], "does not say which encoder made it; give --encoder"),
         (["--index", "none.npz", "--document", "long.txt"], "none.npz.index: no index"),

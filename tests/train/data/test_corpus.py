@@ -10,7 +10,7 @@ import pytest
 
 from lvm_runtime.corpus.corpus import BUNDLED, Corpus, of_documents
 from lvm_runtime.errors import InvalidInput
-from train.data.corpus import check_corpus, load_corpus
+from train.data.corpus import CorpusReport, check_corpus, load_corpus
 
 
 def make(lengths: list[int], dim: int = 8, seed: int = 0) -> Corpus:
@@ -47,6 +47,19 @@ def test_report_counts_what_is_odd() -> None:
     assert (report.zero_rows, report.rows_off_unit, report.short_documents) == (1, 1, 1)
     assert np.flatnonzero(~usable).tolist() == [2]
     assert len(report.lines(5)) == 4
+
+
+def test_report_counts_one_in_the_singular() -> None:
+    one, two = (CorpusReport(count, count, count, count, count).lines(5) for count in (1, 2))
+    assert [line.split(";")[0] for line in one] == [
+        "1 vector in 1 document",
+        "warning: 1 row is zero",
+        "warning: 1 row is not of length 1 (±0.01)",
+        "note: 1 document has fewer than 6 vectors, too few for a window",
+    ]
+    assert two[0] == "2 vectors in 2 documents"
+    assert "2 rows are zero" in two[1]
+    assert "2 documents have fewer" in two[3]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "inf"])
