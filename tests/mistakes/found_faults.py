@@ -27,6 +27,27 @@ MISTAKES = [
         "tests/lvm_runtime/test_norms.py::test_vectors_that_are_too_long_are_refused_with_their_row",
     ),
     Mistake(
+        "a form serves vectors beyond the norm that was measured",
+        "lvm_runtime/selection/session.py",
+        "backend.largest_norm = min(backend.largest_norm, measured)",
+        "pass",
+        "tests/lvm_runtime/test_norms.py::test_a_form_serves_vectors_up_to_the_norm_that_was_measured",
+    ),
+    Mistake(
+        "the norm of int8 is not bounded by its drift",
+        "export/norms.py",
+        "> DRIFT_LIMITS[precision]:",
+        "> 1:",
+        "tests/export/test_norms.py::test_int8_records_the_norm_up_to_which_it_stays_within_its_limit[transformer-native]",
+    ),
+    Mistake(
+        "bf16 takes vectors as long as fp32",
+        "lvm_runtime/backends/openvino.py",
+        "self.largest_norm = REDUCED_LARGEST_NORM",
+        "pass",
+        "tests/lvm_runtime/test_norms.py::test_up_to_the_bound_bf16_is_the_same_model",
+    ),
+    Mistake(
         "`out` may lie on the input",
         "lvm_runtime/predictor.py",
         "if overlap(out, source):",
