@@ -78,7 +78,7 @@ class CoreAIBackend(Backend):
             self._loop.close()
             raise
         self.batch_sizes = tuple(sorted(filter(None, self._functions))) or None
-        if self._type == "float16":
+        if self._type == "float16" or self.batch_sizes:  # static forms add a mask that is small enough for fp16
             self.largest_norm = REDUCED_LARGEST_NORM
 
     @classmethod

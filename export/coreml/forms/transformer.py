@@ -22,7 +22,10 @@ from lvm_runtime.models.transformer import Transformer
 from .layers import ChannelNorm, flat, pointwise, pointwise_of, to_channels, unit
 
 BARRED = -3e4
-"""Added to the score of a barred position: its exponential is zero in every precision; infinity can become NaN."""
+"""Added to the score of a barred position: its exponential is zero in every precision; infinity can become NaN.
+
+Scores of vectors of a norm over 500 can be larger; the backends of such forms take 200 at most, in fp32 too.
+"""
 
 
 class Projections:

@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("coreai_torch", reason="coreai-torch is not installed; it comes with the extra coreai")
 
 from export.coreai.export import export_coreai
-from export.coreai.options import USUAL, chosen
+from export.coreai.options import USUAL, CoreAIOptions, chosen
 from export.source import Source
 from export.verify import make_samples
 from lvm_runtime import Predictor
@@ -57,6 +57,21 @@ def test_it_serves_by_name_only_and_says_that_it_is_the_reference_runtime(source
     with Predictor(source.artifact.path, max_drift=1e-4) as predictor:
         refused = {str(refusal) for refusal in predictor.explain().refused}
     assert len([text for text in refused if text.startswith("coreai") and "ask for it by name" in text]) == 2
+
+
+def test_only_dynamic_shapes_in_fp32_take_long_vectors(source: Source, tmp_path: Path) -> None:
+    """The Transformer's static form adds to the scores of barred positions what those of long vectors exceed."""
+    copy = Source(save_model(source.model, tmp_path / "amn"), source.model)
+    options = CoreAIOptions(shapes="static", precision="fp32", batch_sizes=(1,))
+    export_coreai(copy, make_samples(copy), options)
+    for file, bound in (
+        (asset(source, "dynamic"), 1e6),
+        (asset(source, "static"), 200),
+        (tmp_path / "amn" / options.path, 200),
+    ):
+        backend = CoreAIBackend(file)
+        assert backend.largest_norm == bound, file
+        backend.close()
 
 
 def test_one_backend_serves_threads_and_event_loops_at_once(source: Source) -> None:
