@@ -68,14 +68,18 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
-    """Parse the command line and export."""
-    arguments = build_parser(prog).parse_args(argv)
+def options_from(arguments: argparse.Namespace) -> CoreMLOptions:
+    """Return the options that a parsed command line means."""
     if arguments.compress == "none":
         console.refuse_given(arguments, ("max-drift",), "is for a package with --compress; others have fixed limits")
     given = {name: getattr(arguments, name) for name in CoreMLOptions.__slots__}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    options = CoreMLOptions(**chosen)
+    return CoreMLOptions(**{name: value for name, value in given.items() if value is not None})
+
+
+def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Parse the command line and export."""
+    arguments = build_parser(prog).parse_args(argv)
+    options = options_from(arguments)
     if arguments.stock and options.compress != "none":
         raise InvalidInput("--stock is a baseline without --compress; leave one of the two out")
     source, samples = open_arguments(arguments, "coremltools")

@@ -60,10 +60,10 @@ class OpenVinoBackend(Backend):
         _refuse_weak_mask(source)
         core = openvino.Core()
         self.precision = self.arithmetic(precision)
+        if self.precision == "bf16" and not has_bf16():
+            raise BackendUnavailable("OpenVINO finds no bfloat16 arithmetic in this CPU")
         if self.precision == "bf16":
             self.largest_norm = REDUCED_LARGEST_NORM
-            if not has_bf16():
-                raise BackendUnavailable("OpenVINO finds no bfloat16 arithmetic in this CPU")
         self.device = "cpu"
         self.threads = threads or usable_cpus()
         hint = _HINTS[self.precision]

@@ -16,7 +16,7 @@ from torch import nn
 
 import export.coreml.export as export_module
 from export.ane_lint import Level, lint_package
-from export.coreml.__main__ import build_parser
+from export.coreml.__main__ import build_parser, options_from
 from export.coreml.compress import compressed
 from export.coreml.convert import convert, quiet, save_functions, write_package
 from export.coreml.export import export_coreml
@@ -288,7 +288,7 @@ def test_bad_option_says_what_is_expected(case: str) -> None:
 
 def test_command_line_offers_every_option() -> None:
     arguments = build_parser().parse_args(["--model", "amn", "--batch-sizes", "8,1", "--compress", "palette8"])
-    options = CoreMLOptions(**{name: getattr(arguments, name) for name in CoreMLOptions.__slots__})
+    options = options_from(arguments)
     assert options.batch_sizes == (1, 8)
     assert options.name == "fp16-palette8"
     assert CoreMLOptions().name == "fp16"

@@ -338,7 +338,7 @@ def test_cache_command_lists_and_clears(
     assert main(["cache"]) == 0
     printed = capsys.readouterr().out
     assert str(package) in printed
-    assert "1 compiled Core ML models" in printed
+    assert "1 compiled Core ML model," in printed
     assert main(["cache", "--clear"]) == 0
     assert not compiled.exists()
     assert "0 compiled Core ML models" in capsys.readouterr().out
