@@ -38,7 +38,7 @@ def largest_norm(path: Path, source: Source, samples: Sequence[Sample], *, forma
     longest = float(np.linalg.norm(contexts.astype(np.float64), axis=2).max())
     scale = 1.0
     with closing(backend_class(format)(path, device="cpu", threads=1, precision=precision)) as backend:
-        while longest * scale * 2 <= Backend.largest_norm:
+        while 0 < longest * scale * 2 <= Backend.largest_norm:
             longer = contexts[:CONTEXTS] * np.float32(scale * 2)
             if max_drift(backend.run(longer), known_answers(source.model, longer)[0]) > DRIFT_LIMITS[precision]:
                 break

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from export.native.export import export_native
-from export.norms import ROUNDING
+from export.norms import ROUNDING, largest_norm
 from export.onnx.export import export_onnx
 from export.randomise import randomise
 from export.source import Source, open_source
-from export.verify import make_samples
+from export.verify import Sample, make_samples
 from lvm_runtime import Predictor
 from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
@@ -54,6 +54,13 @@ def test_int8_records_the_norm_up_to_which_it_stays_within_its_limit(source: Sou
         assert 2 * bound > Backend.largest_norm
     else:
         assert drift_at(2 * bound) > DRIFT_LIMITS["int8"]
+
+
+def test_zeros_are_no_longer_when_they_are_doubled(source: Source) -> None:
+    (form,) = export_native(source, make_samples(source)).manifest.compiled
+    zeros = Sample.of("zeros", source.model, np.zeros((2, 5, source.artifact.config.dim), np.float32))
+    path = source.artifact.path / form.file.path
+    assert largest_norm(path, source, [zeros], format="native", precision="int8") == 0
 
 
 def test_full_precision_records_none(source: Source) -> None:
