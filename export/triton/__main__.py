@@ -9,11 +9,10 @@ from pathlib import Path
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.commands import console
 
-from .repository import write_repository
+from .repository import KINDS, write_repository
 
 DESCRIPTION = """Write a model repository for NVIDIA Triton: the artifact behind the Python backend, which needs
 lvm_runtime in Triton's Python, and its ONNX file behind the ONNX backend."""
-OPTIONS = ("backend", "precision", "max_drift", "threads")
 
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
@@ -26,7 +25,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     add("--max-batch", type=int, default=64, metavar="N", help="contexts of a batch (default: %(default)s)")
     add("--max-delay-ms", type=float, default=0.0, metavar="MS", help="wait for a fuller batch (default: none)")
     add("--instances", type=int, default=1, metavar="N", help="processes, each with a Predictor (default: 1)")
-    for name in OPTIONS:
+    for name in KINDS:
         add(f"--{name.replace('_', '-')}", help=f"the Predictor's {name}")
     chosen = parser.parse_args(argv)
     folders = write_repository(
@@ -36,7 +35,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         max_batch=chosen.max_batch,
         max_delay_ms=chosen.max_delay_ms,
         instances=chosen.instances,
-        options={name: value for name in OPTIONS if (value := getattr(chosen, name)) is not None},
+        options={name: value for name in KINDS if (value := getattr(chosen, name)) is not None},
     )
     for folder in folders:
         console.show(folder)

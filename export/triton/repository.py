@@ -19,7 +19,7 @@ from lvm_runtime.system import atomic
 
 MODEL = Path(__file__).with_name("model.py")
 KINDS = {"backend": str, "precision": str, "max_drift": float, "threads": int}
-"""What `MODEL` makes of the text of an option."""
+"""What `MODEL`, which Triton's Python alone can import, makes of the text of an option."""
 
 
 def write_repository(
@@ -68,6 +68,8 @@ def _check(options: dict[str, str]) -> None:
     """Refuse what a Predictor would refuse when Triton loads it."""
     values: dict[str, Any] = {}
     for name, text in options.items():
+        if name not in KINDS:
+            raise InvalidInput(f"unknown option {name!r}, expected {', '.join(KINDS)}")
         try:
             values[name] = KINDS[name](text)
         except ValueError as error:

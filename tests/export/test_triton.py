@@ -13,7 +13,7 @@ import tritonclient.grpc
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from export.triton.repository import write_repository
+from export.triton.repository import KINDS, MODEL, write_repository
 from lvm_runtime import Artifact, InvalidInput, Predictor
 from tests.artifacts import some_contexts
 from tests.export.triton_server import triton
@@ -48,6 +48,11 @@ def test_a_repository_is_what_the_definition_says(small_artifacts: Get, tmp_path
         write_repository(artifact, tmp_path, name='a"b')
 
 
+def test_options_are_checked_as_the_model_will_read_them() -> None:
+    kinds = ", ".join(f'"{name}": {kind.__name__}' for name, kind in KINDS.items())
+    assert f"KINDS = {{{kinds}}}\n" in MODEL.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -55,8 +60,9 @@ def test_a_repository_is_what_the_definition_says(small_artifacts: Get, tmp_path
         (("precision", "int4"), "precision is 'int4'"),
         (("max_drift", "little"), "max_drift is 'little', expected a number"),
         (("threads", "0"), "threads is 0"),
+        (("device", "cpu"), "unknown option 'device'"),
     ],
-    ids=["backend", "precision", "max_drift", "threads"],
+    ids=["backend", "precision", "max_drift", "threads", "unknown"],
 )
 def test_what_a_predictor_would_refuse_is_not_written(
     small_artifacts: Get, tmp_path: Path, option: tuple[str, str], message: str
