@@ -100,8 +100,8 @@ def prepare(options: TrainOptions, device: str, say: Say, earlier: Material | No
     diagnosis = diagnose(corpus, store, options.context_length)
     for line in diagnosis.lines():
         say(line)
-    for name, held in (("validation", split.validation), ("test", split.test)):
-        share = copied(corpus.values, split.train, held) if diagnosis.duplicates and len(held) else 0.0
+    shares = copied(corpus.values, split.train, split.validation, split.test) if diagnosis.duplicates else []
+    for name, share in zip(("validation", "test"), shares, strict=False):
         if share:
             say(f"  WARNING: {share:.1%} of the {name} windows are copies of training windows, which flatters whoever "
                 "remembers them; keep one of each document")  # fmt: skip

@@ -149,18 +149,15 @@ def _by_position(windows: WindowSet) -> tuple[float, ...]:
     return tuple(torch.cat(parts).double().mean(dim=0).tolist())
 
 
-def copied(vectors: NDArray[Any], train: WindowSet, held: WindowSet) -> float:
-    """Return the share of the windows `held` all of whose T + 1 vectors are in training windows too, to the bit."""
+def copied(vectors: NDArray[Any], train: WindowSet, *held: WindowSet) -> list[float]:
+    """Return for each of `held` the share of windows all of whose T + 1 vectors are in training windows, to the bit."""
     hashes = _hashes(vectors)
-    starts, held_starts = (windows.starts.cpu().numpy() for windows in (train, held))
+    steps = np.arange(train.context_length + 1)
     trained = np.zeros(len(hashes), bool)
-    for step in range(train.context_length + 1):
-        trained[starts + step] = True
+    trained[train.starts.cpu().numpy()[:, None] + steps] = True
     known = np.isin(hashes, hashes[trained])
-    whole = np.ones(len(held), bool)
-    for step in range(train.context_length + 1):
-        whole &= known[held_starts + step]
-    return float(whole.mean())
+    starts = [windows.starts.cpu().numpy()[:, None] for windows in held]
+    return [float(known[begins + steps].all(axis=1).mean()) if len(begins) else 0.0 for begins in starts]
 
 
 def _duplicates(vectors: NDArray[Any]) -> float:
