@@ -45,6 +45,14 @@ class Contexts:
     def __len__(self) -> int:
         return len(self.array)
 
+    def float32(self, start: int, stop: int) -> Array:
+        """Return rows start to stop as `rows` does, whatever they hold."""
+        return to_float32(self.array[start:stop])
+
+    def refuse(self, start: int, rows: Array) -> None:
+        """Raise InvalidInput with the first bad one of `rows`, which `float32` returned from `start` on, if one is."""
+        refuse(self.array[start : start + len(rows)], rows, self._largest_norm, start)
+
     def rows(self, start: int, stop: int) -> Array:
         """Return rows start to stop as contiguous float32 `[b, T, D]`; InvalidInput names the first bad row."""
         return usable_float32(self.array[start:stop], self._largest_norm, first_row=start)
@@ -91,13 +99,22 @@ def usable_float32(array: NDArray[Any], largest_norm: float, *, first_row: int =
     `first_row` is added to the row number in the error; with `copy` the result never shares memory with `array`.
     Raises InvalidInput for NaN, infinity, and a norm over `largest_norm`.
     """
-    with np.errstate(all="ignore"):  # the caller may have turned what is checked below into errors
-        result: Array = np.array(array, np.float32, order="C") if copy else np.ascontiguousarray(array, np.float32)
-    if not result.flags.aligned:  # a view of bytes, such as those of a request
-        result = result.copy()
-    if not is_usable(result, largest_norm):
-        raise InvalidInput(describe_bad_row(array, result, first_row, largest_norm))
+    result = to_float32(array, copy=copy)
+    refuse(array, result, largest_norm, first_row)
     return result
+
+
+def to_float32(array: NDArray[Any], *, copy: bool = False) -> Array:
+    """Return `array` as contiguous, aligned float32, whatever it holds; with `copy` never as a view of it."""
+    with np.errstate(all="ignore"):  # the caller may have turned overflows into errors
+        result: Array = np.array(array, np.float32, order="C") if copy else np.ascontiguousarray(array, np.float32)
+    return result if result.flags.aligned else result.copy()  # not so: a view of bytes, such as those of a request
+
+
+def refuse(array: NDArray[Any], converted: Array, largest_norm: float, first_row: int) -> None:
+    """Raise InvalidInput with the first bad row of `array` `[b, …, D]`, which is `converted` in float32, if one is."""
+    if not is_usable(converted, largest_norm):
+        raise InvalidInput(describe_bad_row(array, converted, first_row, largest_norm))
 
 
 def is_usable(array: Array, largest_norm: float) -> bool:

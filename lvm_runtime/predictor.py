@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lvm_runtime.arguments import whole_number
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.backends.guard import building, forks_wait
-from lvm_runtime.contexts import Array, Contexts, as_float_array, is_usable, usable_float32
+from lvm_runtime.contexts import Array, Contexts, as_float_array, refuse, to_float32
 from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
 from lvm_runtime.request import AUTO, Request
 from lvm_runtime.selection.choice import open_session
@@ -138,9 +138,10 @@ class Predictor:
             and contexts.flags.aligned
             and out is None
             and not return_attention
-            and is_usable(contexts, self.largest_norm)
         ):
-            return self._open_session().run(contexts)
+            answer = self._open_session().run_usable(contexts)
+            if answer is not None:
+                return answer
         return self._predict_any(contexts, out, return_attention)
 
     def _predict_any(self, value: Any, out: Array | None, return_attention: bool) -> Any:
@@ -162,11 +163,16 @@ class Predictor:
         for start in range(0, batch, MOST_AT_ONCE):
             _release_now_and_then(start, mappings)
             stop = min(start + MOST_AT_ONCE, batch)
-            part = contexts.rows(start, stop)
             if return_attention:
+                part = contexts.rows(start, stop)
                 predictions[start:stop], attention[start:stop] = session.run_with_attention(part)
-            else:
-                predictions[start:stop] = session.run(part)
+                continue
+            part = contexts.float32(start, stop)
+            answer = session.run_usable(part)
+            if answer is None:
+                contexts.refuse(start, part)
+                answer = session.run(part)  # norms at the very bound, which are added up in another order
+            predictions[start:stop] = answer
         result = contexts.give_back(predictions) if out is None else out
         return (result, contexts.give_back(attention)) if return_attention else result
 
@@ -191,8 +197,13 @@ class Predictor:
         for start in range(0, count, MOST_AT_ONCE):
             _release_now_and_then(start, mappings)
             stop = min(start + MOST_AT_ONCE, count)
-            part = usable_float32(array[start : stop + length - 1], self.largest_norm, first_row=start)
-            predictions[start:stop] = self._sequences.run(part)
+            vectors = array[start : stop + length - 1]
+            part = to_float32(vectors)
+            answer = self._sequences.run_usable(part)
+            if answer is None:
+                refuse(vectors, part, self.largest_norm, start)
+                answer = self._sequences.run(part)
+            predictions[start:stop] = answer
         return wrap(predictions) if wrap is not None and out is None else predictions
 
     def rollout(self, contexts: Any, steps: int) -> Any:

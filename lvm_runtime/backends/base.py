@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.contexts import is_usable
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError
 from lvm_runtime.system.extras import installed
 from lvm_runtime.system.imports import load
@@ -34,7 +35,8 @@ class Backend(ABC):
     """One compiled (or eager) model, ready to run on one device.
 
     The module of a backend can be imported without its framework: what the class says is known before anything heavy
-    is loaded. Checks of the input, cutting, padding and types are the caller's work and not repeated here.
+    is loaded. Cutting, padding and types are the caller's work and not repeated here; only `run_usable` looks at what
+    the vectors hold.
     """
 
     name: ClassVar[str]
@@ -91,6 +93,13 @@ class Backend(ABC):
     @abstractmethod
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]` for contiguous contexts `[b, T, D]`."""
+
+    def run_usable(self, contexts: Array) -> Array | None:
+        """Return predictions `[b, D]`, or None if a vector is not finite or its norm is over `largest_norm`.
+
+        For backends that read the input themselves, and can look at it meanwhile.
+        """
+        return self.run(contexts) if is_usable(contexts, self.largest_norm) else None
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`; only for models that have attention."""

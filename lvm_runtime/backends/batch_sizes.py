@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from math import inf
 from typing import Protocol
 
 import numpy as np
 
 from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.contexts import is_usable
 
 DISPATCH = 8
 """What one more run costs, counted in rows."""
@@ -57,13 +59,18 @@ class Runner(Protocol):
 class AnyBatch:
     """Run any number of rows, b ≥ 1, on a backend that takes only batches of `sizes`; what is left over is cut off."""
 
-    def __init__(self, backend: Runner, sizes: tuple[int, ...]) -> None:
+    def __init__(self, backend: Runner, sizes: tuple[int, ...], *, largest_norm: float = inf) -> None:
         self._backend = backend
         self._sizes = sizes
+        self._largest_norm = largest_norm
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]` for contexts `[b, T, D]`."""
         return np.concatenate([self._backend.run(batch)[:used] for batch, used in self._batches(contexts)])
+
+    def run_usable(self, contexts: Array) -> Array | None:
+        """Return predictions `[b, D]`, or None if a vector is not finite or longer than `largest_norm`."""
+        return self.run(contexts) if is_usable(contexts, self._largest_norm) else None
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
@@ -82,6 +89,7 @@ class AnyBatch:
             start += used
 
 
-def any_batch(backend: Backend) -> Runner:
+def any_batch(backend: Backend) -> Backend | AnyBatch:
     """Return what runs any number of rows on `backend`: the backend itself unless its batch sizes are fixed."""
-    return backend if backend.batch_sizes is None else AnyBatch(backend, backend.batch_sizes)
+    sizes = backend.batch_sizes
+    return backend if sizes is None else AnyBatch(backend, sizes, largest_norm=backend.largest_norm)

@@ -59,6 +59,10 @@ class Guard:
         """Return predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1; LvmError once closed."""
         return self.guarded(self.runner.run, contexts)
 
+    def run_usable(self, contexts: Array) -> Array | None:
+        """Do what `run` does, or return None if a vector is not finite or longer than the backend takes."""
+        return self.guarded(self.runner.run_usable, contexts)
+
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
         return self.guarded(self.runner.run_with_attention, contexts)

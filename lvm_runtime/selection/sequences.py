@@ -14,6 +14,7 @@ from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.manifest import CompiledFile
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.guard import Guard, building, proving
+from lvm_runtime.contexts import is_usable
 from lvm_runtime.errors import LvmError
 from lvm_runtime.selection.candidates import Refusal
 from lvm_runtime.selection.session import Session
@@ -41,6 +42,14 @@ class SequenceRunner:
         if self._guard is not None:
             return self._guard.run(vectors)
         return self._windows.run(window(vectors, self._artifact.config.context_length))
+
+    def run_usable(self, vectors: Array) -> Array | None:
+        """Do what `run` does, or return None if a vector is not finite or longer than the session's backend takes."""
+        if not self._opened:
+            self._open()
+        if self._guard is not None:
+            return self._guard.run_usable(vectors)
+        return self.run(vectors) if is_usable(vectors, self._windows.backend.largest_norm) else None
 
     def close(self) -> None:
         """Wait for the runs that are under way and release the sequence form's backend; none is opened any more."""
@@ -80,6 +89,7 @@ class SequenceRunner:
             threads=session.requested_threads,
             precision=form.precision,
         )
+        backend.largest_norm = session.backend.largest_norm
         try:
             answers = backend.run(probes.reshape(n * length, dim))[::length]  # windows that start where a probe does
             change = largest_difference(answers, session.answers)

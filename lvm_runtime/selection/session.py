@@ -31,12 +31,21 @@ _REMEDY = "this is not the same model here: export it again, or use another back
 class Session:
     """One verified backend.
 
-    `run` returns predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1; as a partial function it saves a lone
-    query two calls in Python. `answers` `[n, D]` are its answers to the probes, and `drift` is the largest row drift
-    among them, both from this machine.
+    `run_usable` returns predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1, or None if a vector is not
+    finite or longer than the backend takes; as a partial function it saves a lone query two calls in Python. `answers`
+    `[n, D]` are its answers to the probes, and `drift` is the largest row drift among them, both from this machine.
     """
 
-    __slots__ = ("_guard", "answers", "backend", "candidate", "drift", "has_attention", "requested_threads", "run")
+    __slots__ = (
+        "_guard",
+        "answers",
+        "backend",
+        "candidate",
+        "drift",
+        "has_attention",
+        "requested_threads",
+        "run_usable",
+    )
 
     def __init__(self, candidate: Candidate, backend: Backend, fingerprint: Fingerprint, drift_limit: float) -> None:
         self.candidate = candidate
@@ -44,7 +53,7 @@ class Session:
         self.requested_threads: int | None = None
         self.has_attention = fingerprint.attention is not None
         self._guard = Guard(backend)
-        self.run = partial(self._guard.guarded, self._guard.runner.run)
+        self.run_usable = partial(self._guard.guarded, self._guard.runner.run_usable)
         self.answers, self.drift = self._verify(fingerprint, drift_limit)
 
     @classmethod
@@ -72,6 +81,10 @@ class Session:
                 raise
         session.requested_threads = request.threads
         return session
+
+    def run(self, contexts: Array) -> Array:
+        """Return predictions `[b, D]`, whatever the contexts hold."""
+        return self._guard.run(contexts)
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""

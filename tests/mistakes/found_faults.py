@@ -223,10 +223,24 @@ MISTAKES = [
         "tests/lvm_runtime/retrieval/test_index.py::test_approximate_vectors_of_another_corpus_are_refused",
     ),
     Mistake(
+        "the native backend looks at no vector",
+        "lvm_runtime/backends/native.py",
+        "None, self.largest_norm)",
+        "None, None)",
+        "tests/lvm_runtime/backends/test_native.py::test_a_bad_row_is_refused_by_its_number",
+    ),
+    Mistake(
+        "contexts that the backend would not run are not looked at again",
+        "lvm_runtime/predictor.py",
+        "                contexts.refuse(start, part)\n",
+        "",
+        "tests/lvm_runtime/backends/test_native.py::test_a_bad_row_is_refused_by_its_number",
+    ),
+    Mistake(
         "contexts may begin at any byte",
         "lvm_runtime/contexts.py",
-        "if not result.flags.aligned:",
-        "if False:",
+        "return result if result.flags.aligned else result.copy()",
+        "return result",
         "tests/lvm_runtime/test_contexts.py::test_every_kind_becomes_the_same_float32[at any byte]",
     ),
     Mistake(

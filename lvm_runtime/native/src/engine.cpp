@@ -135,7 +135,7 @@ Engine::Process& Engine::process() {
     return *found;
 }
 
-void Engine::run(const float* input, int64_t windows, float* prediction, float* attention) {
+bool Engine::run(const float* input, int64_t windows, float* prediction, float* attention, float most) {
     Process& here = process();
     const Plan& plan = program_.plan;
     int64_t step = plan.dim * (plan.sequence ? 1 : plan.length);
@@ -143,28 +143,34 @@ void Engine::run(const float* input, int64_t windows, float* prediction, float* 
     bool by_rows = leads && windows >= (plan.in_floats() ? least_windows_in_floats : least_windows) * threads_;
     int64_t slices = (windows + program_.slice - 1) / program_.slice;
     if (by_rows) slices = round_up(slices, threads_);
-    constexpr int64_t most = 60000;  // parts of one task
-    for (int64_t start = 0; start < slices; start += most) {
+    constexpr int64_t most_parts = 60000;  // of one task
+    std::atomic<bool> usable{true};
+    for (int64_t start = 0; start < slices; start += most_parts) {
         auto slice = [&](int64_t part) {
+            if (!usable.load(std::memory_order_relaxed)) return;
             int64_t from = windows * (start + part) / slices, to = windows * (start + part + 1) / slices;
             Lease space(program_, here);
-            run_slice(*space, here.team, leads && !by_rows, input + from * step, to - from, prediction + from * plan.dim,
-                      attention ? attention + from * plan.length : nullptr);
+            if (!run_slice(*space, here.team, leads && !by_rows, input + from * step, to - from, prediction + from * plan.dim,
+                           attention ? attention + from * plan.length : nullptr, most))
+                usable = false;
         };
-        here.team.share(std::min(most, slices - start), by_rows, slice);
+        here.team.share(std::min(most_parts, slices - start), by_rows, slice);
     }
     if (leads) here.team.release();
+    return usable;
 }
 
-void Engine::run_slice(Workspace& space, Team& team, bool leads, const float* input, int64_t windows, float* prediction,
-                       float* attention, double* seconds) {
+bool Engine::run_slice(Workspace& space, Team& team, bool leads, const float* input, int64_t windows, float* prediction,
+                       float* attention, float most, double* seconds) {
     const Plan& plan = program_.plan;
     space.bases[0] = const_cast<float*>(input);
     space.bases[plan.prediction] = prediction;
     float* kept = plan.attention >= 0 ? space.bases[plan.attention] : nullptr;
     if (attention && plan.attention >= 0) space.bases[plan.attention] = attention;
     const std::vector<Step>& steps = program_.steps;
-    for (size_t i = 0; i < steps.size(); ++i) {
+    size_t first = 0;
+    bool usable = most == no_limit || look_and_run_first(space, input, windows, most, first);
+    for (size_t i = first; i < steps.size() && usable; ++i) {
         size_t aside = steps[i].aside;
         if (aside && leads && threads_ == 2 && windows * steps[aside].work >= least_work) {
             team.share(2, true, [&](int64_t part) {
@@ -178,6 +184,7 @@ void Engine::run_slice(Workspace& space, Team& team, bool leads, const float* in
         if (seconds) *seconds++ += std::chrono::duration<double>(Clock::now() - began).count();
     }
     if (plan.attention >= 0) space.bases[plan.attention] = kept;
+    return usable;
 }
 
 std::vector<std::pair<std::string, double>> Engine::profile(const float* input, int64_t windows, float* prediction) {
@@ -188,17 +195,34 @@ std::vector<std::pair<std::string, double>> Engine::profile(const float* input, 
     Lease space(program_, here);
     for (int64_t from = 0; from < windows; from += program_.slice) {
         int64_t count = std::min(program_.slice, windows - from);
-        run_slice(*space, here.team, false, input + from * vector, count, prediction + from * plan.dim, nullptr, seconds.data());
+        run_slice(*space, here.team, false, input + from * vector, count, prediction + from * plan.dim, nullptr, no_limit, seconds.data());
     }
     std::vector<std::pair<std::string, double>> found;
     for (size_t i = 0; i < seconds.size(); ++i) found.emplace_back(program_.name(program_.steps[i]), seconds[i]);
     return found;
 }
 
+// Look at the input a window, or a vector of a document, at a time, and run the first step for it, which then finds it in
+// the nearest cache; a step that is shared out otherwise is left.
+bool Engine::look_and_run_first(Workspace& space, const float* input, int64_t windows, float most, size_t& next) {
+    const Plan& plan = program_.plan;
+    const Step& step = program_.steps[0];
+    int64_t vectors = plan.sequence ? windows + plan.length - 1 : windows * plan.length;
+    if (step.product || step.aside || plan.sequence != step.per_vector)
+        return path_->usable(input, vectors, plan.dim, most);
+    int64_t together = step.per_vector ? 1 : plan.length;
+    for (int64_t i = 0; i * together < vectors; ++i) {
+        if (!path_->usable(input + i * together * plan.dim, together, plan.dim, most)) return false;
+        path_->rows({step.ops.data(), static_cast<int64_t>(step.ops.size()), space.bases.data(), i, 1, step.rows});
+    }
+    next = 1;
+    return true;
+}
+
 void Engine::run_step(const Step& step, Workspace& space, Scratch& scratch, Team& team, bool leads, int64_t windows) {
     int64_t count = windows + (step.per_vector ? program_.plan.length - 1 : 0);
     if (step.product) return run_product(step, space, scratch, team, leads, count);
-    path_->rows({step.ops.data(), static_cast<int64_t>(step.ops.size()), space.bases.data(), count, step.rows});
+    path_->rows({step.ops.data(), static_cast<int64_t>(step.ops.size()), space.bases.data(), 0, count, step.rows});
 }
 
 void Engine::run_product(const Step& step, Workspace& space, Scratch& scratch, Team& team, bool leads, int64_t windows) {

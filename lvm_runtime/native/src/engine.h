@@ -1,6 +1,7 @@
 // A plan with the threads and the memory to run it, safe to share between threads.
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,8 @@ namespace lvm {
 
 class Engine {
   public:
+    static constexpr float no_limit = std::numeric_limits<float>::infinity();
+
     // Throws FileError for a malformed file, std::invalid_argument for a path that is unknown or not of this CPU.
     Engine(const uint8_t* bytes, size_t size, const std::string& path, int threads);
     ~Engine();
@@ -20,8 +23,9 @@ class Engine {
     const Path& path() const { return *path_; }
     int threads() const { return threads_; }
 
-    // Predict for `windows` ≥ 1 contexts, or windows of a document; `attention` may be nullptr.
-    void run(const float* input, int64_t windows, float* prediction, float* attention);
+    // Predict for `windows` ≥ 1 contexts, or windows of a document; `attention` may be nullptr. False, and predictions of
+    // no meaning, if x·x of a vector is over `most` or no number; `no_limit`: nothing is looked at.
+    bool run(const float* input, int64_t windows, float* prediction, float* attention, float most = no_limit);
 
     // The same on this thread alone; returns what each step is and the seconds that it took.
     std::vector<std::pair<std::string, double>> profile(const float* input, int64_t windows, float* prediction);
@@ -32,8 +36,9 @@ class Engine {
     struct Process;
     class Lease;
     Process& process();
-    void run_slice(Workspace& space, Team& team, bool leads, const float* input, int64_t windows, float* prediction,
-                   float* attention, double* seconds = nullptr);
+    bool run_slice(Workspace& space, Team& team, bool leads, const float* input, int64_t windows, float* prediction,
+                   float* attention, float most = no_limit, double* seconds = nullptr);
+    bool look_and_run_first(Workspace& space, const float* input, int64_t windows, float most, size_t& next);
     void run_step(const Step& step, Workspace& space, Scratch& scratch, Team& team, bool leads, int64_t windows);
     void run_product(const Step& step, Workspace& space, Scratch& scratch, Team& team, bool leads, int64_t windows);
 

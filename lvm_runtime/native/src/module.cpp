@@ -3,6 +3,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <algorithm>
+#include <limits>
 #include <new>
 #include <string>
 
@@ -92,34 +94,41 @@ bool take_arrays(const lvm::Plan& plan, PyObject* from, PyObject* to, View& inpu
     return false;
 }
 
-// run(input, prediction, attention=None): fill `prediction` [windows, D] and `attention` [windows, T].
+// run(input, prediction, attention=None, largest_norm=None): fill `prediction` [windows, D] and `attention` [windows, T];
+// False if a vector is not finite or longer than that.
 PyObject* engine_run(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
     lvm::Engine& engine = *reinterpret_cast<EngineObject*>(self)->engine;
     const lvm::Plan& plan = engine.plan();
-    if (count < 2 || count > 3) {
-        PyErr_SetString(PyExc_TypeError, "run takes an input, a prediction and perhaps an attention");
+    if (count < 2 || count > 4) {
+        PyErr_SetString(PyExc_TypeError, "run takes an input, a prediction and perhaps an attention and a largest norm");
         return nullptr;
     }
     View input, prediction, attention;
     if (!take_arrays(plan, arguments[0], arguments[1], input, prediction)) return nullptr;
     int64_t windows = prediction.floats() / plan.dim;
-    bool wanted = count == 3 && arguments[2] != Py_None;
+    bool wanted = count > 2 && arguments[2] != Py_None;
     if (wanted && !attention.take(arguments[2], writable)) return nullptr;
     if (wanted && (plan.attention < 0 || !attention.is_floats() || attention.floats() != windows * plan.length)) {
         PyErr_SetString(PyExc_ValueError, wrong_arrays);
         return nullptr;
     }
-    bool done = true;
+    float most = lvm::Engine::no_limit;
+    if (count == 4 && arguments[3] != Py_None) {
+        double norm = PyFloat_AsDouble(arguments[3]);
+        if (norm == -1 && PyErr_Occurred()) return nullptr;
+        most = static_cast<float>(std::min<double>(norm * norm, std::numeric_limits<float>::max()));
+    }
+    bool done = true, usable = true;
     Py_BEGIN_ALLOW_THREADS;
     try {
-        engine.run(static_cast<const float*>(input.buffer.buf), windows, static_cast<float*>(prediction.buffer.buf),
-                   wanted ? static_cast<float*>(attention.buffer.buf) : nullptr);
+        usable = engine.run(static_cast<const float*>(input.buffer.buf), windows, static_cast<float*>(prediction.buffer.buf),
+                            wanted ? static_cast<float*>(attention.buffer.buf) : nullptr, most);
     } catch (const std::bad_alloc&) {
         done = false;
     }
     Py_END_ALLOW_THREADS;
     if (!done) return PyErr_NoMemory();
-    Py_RETURN_NONE;
+    return PyBool_FromLong(usable);
 }
 
 // profile(input, prediction): fill `prediction` on this thread; return a list of (step, seconds).
@@ -168,7 +177,8 @@ PyObject* paths(PyObject*, PyObject*) {
 
 PyMethodDef engine_methods[] = {
     {"run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(engine_run)), METH_FASTCALL,
-     "run(input, prediction, attention=None): fill the arrays with the answers to the input."},
+     "run(input, prediction, attention=None, largest_norm=None): fill the arrays with the answers to the input; False if a "
+     "vector is not finite or longer than that."},
     {"profile", engine_profile, METH_VARARGS,
      "profile(input, prediction): fill the array on this thread; return what each step is and its seconds."},
     {nullptr, nullptr, 0, nullptr}};

@@ -142,7 +142,7 @@ struct RowCall {
     const RowOp* ops;
     int64_t count;
     float* const* bases;
-    int64_t windows, rows;
+    int64_t first, windows, rows;  // windows from `first` on
 };
 
 struct Path {
@@ -156,6 +156,7 @@ struct Path {
     void (*pack)(const float* const* rows, int64_t count, int64_t width, float* packed);
     void (*float_product)(const FloatCall&);
     void (*rows)(const RowCall&);
+    bool (*usable)(const float* x, int64_t vectors, int64_t width, float most);  // whether x·x of each is at most `most`
     int64_t (*spin)(int64_t rounds);  // multiply-adds done in registers alone: what products cannot be faster than
 };
 

@@ -87,7 +87,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_i8mm = {"neon-i8mm", "NEON i8mm", "NEON", [] { return cpu().i8mm; }, 0, 8, run_product, pack_rows, run_float_product, run_rows, spin_i8mm};
+const Path path_i8mm = {"neon-i8mm", "NEON i8mm", "NEON", [] { return cpu().i8mm; }, 0, 8, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_i8mm};
 
 }  // namespace lvm
 #endif

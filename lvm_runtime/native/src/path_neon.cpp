@@ -80,7 +80,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_neon_dot = {"neon-dot", "NEON dot product", "NEON", [] { return cpu().neon_dot; }, 128, 6, run_product, pack_rows, run_float_product, run_rows, spin_neon};
+const Path path_neon_dot = {"neon-dot", "NEON dot product", "NEON", [] { return cpu().neon_dot; }, 128, 6, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_neon};
 
 }  // namespace lvm
 #endif

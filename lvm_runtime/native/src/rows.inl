@@ -275,8 +275,14 @@ void run_row(const RowCall& call, const RowOp& op, int64_t b, int64_t r) {
     }
 }
 
+bool all_usable(const float* x, int64_t vectors, int64_t width, float most) {
+    bool all = true;
+    for (int64_t i = 0; i < vectors; ++i) all = dot(x + i * width, x + i * width, width) <= most && all;  // not for NaN
+    return all;
+}
+
 void run_rows(const RowCall& call) {
-    for (int64_t b = 0; b < call.windows; ++b)
+    for (int64_t b = call.first; b < call.first + call.windows; ++b)
         for (int64_t r = 0; r < call.rows; ++r)
             for (int64_t i = 0; i < call.count; ++i) run_row(call, call.ops[i], b, r);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,9 @@ from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends import backend_class
 from lvm_runtime.backends.native import PATH_VARIABLE, NativeBackend
-from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, InvalidInput, LvmError
 from lvm_runtime.models import build_model, save_model
+from lvm_runtime.predictor import MOST_AT_ONCE
 from tests.artifacts import some_contexts
 
 _engine = pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
@@ -57,6 +59,34 @@ def test_contexts_may_lie_at_any_byte(artifact: Artifact, batch: int) -> None:
         np.testing.assert_array_equal(predictor.predict(unaligned), predictor.predict(contexts))
         documents = unaligned.reshape(-1, 64), contexts.reshape(-1, 64)
         np.testing.assert_array_equal(*map(predictor.predict_sequence, documents))
+
+
+def test_a_bad_row_is_refused_by_its_number(artifact: Artifact) -> None:
+    """The engine says that there is one, and NumPy which."""
+    contexts = some_contexts(MOST_AT_ONCE + 9, 64)
+    for bad, what in ((np.nan, "NaN|nan"), (np.inf, "inf"), (1e20, "has norm")):
+        contexts[MOST_AT_ONCE + 3, 2, 5] = bad
+        with Predictor(artifact.path, backend="native") as predictor:
+            for call, value, where in (
+                (predictor.predict, contexts, rf"row {MOST_AT_ONCE + 3}, position 2"),
+                (predictor.predict, contexts[MOST_AT_ONCE:], "row 3, position 2"),
+                (predictor.predict, contexts[MOST_AT_ONCE + 3], "row 0, position 2"),
+                (predictor.predict_sequence, contexts[MOST_AT_ONCE:].reshape(-1, 64), "row 17"),
+            ):
+                with pytest.raises(InvalidInput, match=where) as caught:
+                    call(value)
+                assert re.search(what, str(caught.value))
+
+
+def test_a_norm_at_the_very_bound_is_served(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the engine's sum of squares is over the bound by a rounding, NumPy's decides."""
+    contexts = some_contexts(5, 64)
+    with Predictor(artifact.path, backend="native", threads=1) as predictor:
+        expected, document = predictor.predict(contexts), predictor.predict_sequence(contexts.reshape(-1, 64))
+        monkeypatch.setattr(NativeBackend, "run_usable", lambda *_: None)
+        predictor._session.run_usable = lambda _: None
+        np.testing.assert_array_equal(predictor.predict(contexts), expected)
+        np.testing.assert_array_equal(predictor.predict_sequence(contexts.reshape(-1, 64)), document)
 
 
 def test_sequence_file_gives_the_windows_answers(artifact: Artifact) -> None:

@@ -221,6 +221,36 @@ def test_sequence_form_gives_the_windows_bits(architecture: str, precision: str,
         np.testing.assert_array_equal(predictions[::length], expected)
 
 
+@pytest.mark.parametrize("path", _engine.paths())
+@pytest.mark.parametrize("kind", ["context", "sequence"])
+@pytest.mark.parametrize("precision", DRIFT)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_vector_that_is_too_long_or_no_number_is_found(
+    architecture: str, precision: str, kind: str, path: str, tmp_path: Path
+) -> None:
+    """Wherever it is, alone or in any share of a thread; a look changes no bit of what is usable."""
+    case = Case(architecture, tmp_path, kind, rows=70, precision=precision)
+    more = case.length - 1 if kind == "sequence" else 0
+    given = case.contexts if kind == "context" else case.contexts.reshape(-1, case.dim)[: 70 + more]
+    given = given / np.linalg.norm(given, axis=-1, keepdims=True) * np.float32(3)
+    expected = np.empty((70, case.dim), np.float32)
+    assert case.engine("plain").run(given, expected)
+    for threads in (1, 2):
+        engine = case.engine(path, threads)
+        for size in (1, 3, 70):
+            found, part = np.empty((size, case.dim), np.float32), given[: size + more].copy()
+            assert engine.run(part, found, None, 3.001)
+            np.testing.assert_array_equal(found, expected[:size])
+            vectors = part.reshape(-1, case.dim)
+            for place in sorted({0, len(vectors) // 2, len(vectors) - 1}):
+                for bad in (np.nan, np.inf, -np.inf, 1e38, 3.01):
+                    kept = vectors[place].copy()
+                    vectors[place, -1] = bad
+                    assert not engine.run(part, found, None, 3.001), f"{threads} {size} {place} {bad}"
+                    vectors[place] = kept
+            assert engine.run(part, found, None, 3.001)
+
+
 @pytest.mark.parametrize("precision", DRIFT)
 def test_rows_of_zeros_and_huge_rows_give_finite_answers(precision: str, tmp_path: Path) -> None:
     for architecture in ARCHITECTURES:
