@@ -14,8 +14,10 @@ using Clock = std::chrono::steady_clock;
 // Below this many windows for each thread, threads share out the columns of each product and not the windows. Weights in
 // floats take four times as long to read, so up to more windows they are better read once.
 constexpr int64_t least_windows = 4, least_windows_in_floats = 16;
-// Multiply-adds of a product that are worth sharing out.
+// Multiply-adds of a product that are worth sharing out, and those of each part where there are more than two.
 constexpr int64_t least_work = 100000;
+// From so many shares of windows on, they are shared out though there are more threads than shares.
+constexpr int64_t enough_shares = 8;
 
 }  // namespace
 
@@ -139,10 +141,12 @@ bool Engine::run(const float* input, int64_t windows, float* prediction, float* 
     Process& here = process();
     const Plan& plan = program_.plan;
     int64_t step = plan.dim * (plan.sequence ? 1 : plan.length);
-    bool leads = threads_ > 1 && here.team.lead();
-    bool by_rows = leads && windows >= (plan.in_floats() ? least_windows_in_floats : least_windows) * threads_;
+    int64_t shares = std::min<int64_t>(windows / (plan.in_floats() ? least_windows_in_floats : least_windows), threads_);
+    bool by_rows = shares == threads_ || shares >= enough_shares;
+    bool leads = threads_ > 1 && here.team.lead(static_cast<int>(by_rows ? shares : parts_of(windows * program_.most_work)));
+    by_rows = by_rows && leads;
     int64_t slices = (windows + program_.slice - 1) / program_.slice;
-    if (by_rows) slices = round_up(slices, threads_);
+    if (by_rows) slices = round_up(slices, shares);
     constexpr int64_t most_parts = 60000;  // of one task
     std::atomic<bool> usable{true};
     for (int64_t start = 0; start < slices; start += most_parts) {
@@ -172,7 +176,8 @@ bool Engine::run_slice(Workspace& space, Team& team, bool leads, const float* in
     bool usable = most == no_limit || look_and_run_first(space, input, windows, most, first);
     for (size_t i = first; i < steps.size() && usable; ++i) {
         size_t aside = steps[i].aside;
-        if (aside && leads && threads_ == 2 && windows * steps[aside].work >= least_work) {
+        int64_t work = windows * steps[aside].work;
+        if (aside && leads && work >= least_work && (threads_ == 2 || work < 4 * least_work)) {
             team.share(2, true, [&](int64_t part) {
                 if (part) return run_step(steps[aside], space, space.aside, team, false, windows);
                 for (; i < aside; ++i) run_step(steps[i], space, space.scratch, team, false, windows);
@@ -219,6 +224,11 @@ bool Engine::look_and_run_first(Workspace& space, const float* input, int64_t wi
     return true;
 }
 
+// How many threads share out so many multiply-adds.
+int64_t Engine::parts_of(int64_t work) const {
+    return work < least_work ? 1 : std::min<int64_t>(threads_, std::max<int64_t>(2, work / least_work));
+}
+
 void Engine::run_step(const Step& step, Workspace& space, Scratch& scratch, Team& team, bool leads, int64_t windows) {
     int64_t count = windows + (step.per_vector ? program_.plan.length - 1 : 0);
     if (step.product) return run_product(step, space, scratch, team, leads, count);
@@ -236,9 +246,8 @@ void Engine::run_product(const Step& step, Workspace& space, Scratch& scratch, T
     };
     find_rows(step.out, scratch.out);
     if (step.adds) find_rows(step.add, scratch.add);
-    bool shared = leads && windows * step.work >= least_work;
     auto share = [&](auto call, int64_t panels, int64_t together, void (*run)(const decltype(call)&)) {
-        int64_t units = (panels + together - 1) / together, parts = shared ? std::min<int64_t>(units, threads_) : 1;
+        int64_t units = (panels + together - 1) / together, parts = leads ? std::min(units, parts_of(windows * step.work)) : 1;
         team.share(parts, parts > 1, [&](int64_t part) {
             auto mine = call;
             mine.panel_start = units * part / parts * together;

@@ -39,6 +39,7 @@ class Engine {
     bool run_slice(Workspace& space, Team& team, bool leads, const float* input, int64_t windows, float* prediction,
                    float* attention, float most = no_limit, double* seconds = nullptr);
     bool look_and_run_first(Workspace& space, const float* input, int64_t windows, float most, size_t& next);
+    int64_t parts_of(int64_t work) const;
     void run_step(const Step& step, Workspace& space, Scratch& scratch, Team& team, bool leads, int64_t windows);
     void run_product(const Step& step, Workspace& space, Scratch& scratch, Team& team, bool leads, int64_t windows);
 

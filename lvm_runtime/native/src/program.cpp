@@ -264,6 +264,7 @@ class Compiler {
         step.product = true, step.per_vector = plan().per_vector(operation);
         step.rows = operation.out[0].rows;
         step.work = step.rows * operation.in[0].width * operation.out[0].width;
+        program_.most_work = std::max(program_.most_work, step.work);
         step.shadow = find_shadow(operation, step.first_row);
         if (step.shadow < 0) {
             step.in = refer(operation.in[0]);

@@ -51,6 +51,7 @@ struct Program {
     int64_t widest = 0, widest_aside = 0;  // row that a product of floats reads, or one that is set aside
     int64_t slice = 1;  // windows that run at once
     int64_t arena = 0;  // bytes
+    int64_t most_work = 0;  // multiply-adds of the largest product, for one window
 
     // What a step does, for people.
     std::string name(const Step& step) const;

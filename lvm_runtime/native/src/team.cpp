@@ -1,5 +1,6 @@
 #include "team.h"
 
+#include <algorithm>
 #include <chrono>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -48,48 +49,49 @@ Team::Team(int size) : shares_(size) {
 }
 
 Team::~Team() {
-    {
-        std::lock_guard<std::mutex> lock(sleeping_);
-        stop_ = true;
-    }
-    wake_.notify_all();
+    stop_ = true;
+    for (Share& share : shares_) wake(share);
     for (std::thread& helper : helpers_) helper.join();
 }
 
-bool Team::lead() {
-    if (helpers_.empty() || !leading_.try_lock()) return false;
-    {
-        std::lock_guard<std::mutex> lock(sleeping_);
-        led_ = true;
+// To be called after what it waits for was set: a helper says that it sleeps before it looks for the last time.
+void Team::wake(Share& share) {
+    if (!share.asleep) return;
+    { std::lock_guard<std::mutex> lock(share.sleeping); }
+    share.wake.notify_one();
+}
+
+bool Team::lead(int size) {
+    if (size < 2 || helpers_.empty() || !leading_.try_lock()) return false;
+    led_ = std::min(static_cast<size_t>(size), shares_.size());
+    for (size_t i = 1; i < led_; ++i) {
+        shares_[i].led = true;
+        wake(shares_[i]);
     }
-    wake_.notify_all();
     return true;
 }
 
 void Team::release() {
-    led_ = false;
+    for (size_t i = 1; i < led_; ++i) shares_[i].led = false;
     leading_.unlock();
 }
 
-// Do parts of the task at hand until none is left, this thread's own first; return how many.
-int64_t Team::work(size_t thread) {
+// Do the parts of a share that nobody has taken; return how many.
+int64_t Team::take(Share& share) {
     int64_t count = 0;
-    for (size_t i = 0; i < shares_.size(); ++i) {
-        Share& share = shares_[(thread + i) % shares_.size()];
-        uint64_t ticket = share.ticket.load(std::memory_order_acquire);
-        while ((ticket & low) < (ticket >> end_shift & low)) {
-            if (!share.ticket.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
-            Call call = share.call.load(std::memory_order_relaxed);  // the leader waits for the part, so the task stays
-            call(share.context.load(std::memory_order_relaxed), static_cast<int64_t>(ticket & low));
-            ++count, ++ticket;
-        }
+    uint64_t ticket = share.ticket.load(std::memory_order_acquire);
+    while ((ticket & low) < (ticket >> end_shift & low)) {
+        if (!share.ticket.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
+        Call call = share.call.load(std::memory_order_relaxed);  // the leader waits for the part, so the task stays
+        call(share.context.load(std::memory_order_relaxed), static_cast<int64_t>(ticket & low));
+        ++count, ++ticket;
     }
     return count;
 }
 
 void Team::share_out(int64_t parts, Call call, void* context) {
     done_.store(0, std::memory_order_relaxed);
-    uint64_t number = ++number_ << number_shift, size = shares_.size(), stop = static_cast<uint64_t>(parts);
+    uint64_t number = ++number_ << number_shift, stop = static_cast<uint64_t>(parts), size = std::min<uint64_t>(led_, stop);
     for (uint64_t i = size; i-- > 0;) {  // the leader's last: helpers begin meanwhile
         uint64_t start = static_cast<uint64_t>(parts) * i / size;
         shares_[i].call.store(call, std::memory_order_relaxed);
@@ -97,18 +99,24 @@ void Team::share_out(int64_t parts, Call call, void* context) {
         shares_[i].ticket.store(number | stop << end_shift | start, std::memory_order_release);
         stop = start;
     }
-    int64_t left = parts - work(0);
+    int64_t left = parts;
+    for (uint64_t i = 0; i < size; ++i) left -= take(shares_[i]);
     for (int turn = 0; done_.load(std::memory_order_acquire) < left; ++turn) relax(turn);
 }
 
+// A helper watches its own line alone, and looks for parts of others once it has done its own.
 void Team::help(size_t thread) {
+    Share& own = shares_[thread];
+    uint64_t seen = 0;
     int turn = 0;
     Clock::time_point idle_since{};
     while (!stop_.load(std::memory_order_acquire)) {
-        if (int64_t count = work(thread)) {
-            done_.fetch_add(count, std::memory_order_acq_rel);
+        if (uint64_t number = own.ticket.load(std::memory_order_acquire) >> number_shift; number != seen) {
+            seen = number;
+            for (size_t i = 0; i < shares_.size(); ++i)
+                if (int64_t count = take(shares_[(thread + i) % shares_.size()])) done_.fetch_add(count, std::memory_order_acq_rel);
             turn = 0, idle_since = Clock::time_point();
-        } else if (led_.load(std::memory_order_acquire)) {
+        } else if (own.led.load(std::memory_order_acquire)) {
             relax(++turn);
             idle_since = Clock::time_point();
         } else if (idle_since == Clock::time_point()) {
@@ -116,9 +124,11 @@ void Team::help(size_t thread) {
         } else if (Clock::now() - idle_since < spin_time) {
             relax(0);
         } else {
-            std::unique_lock<std::mutex> lock(sleeping_);
-            wake_.wait(lock, [this] { return stop_ || led_; });
-            turn = 0;
+            own.asleep = true;
+            std::unique_lock<std::mutex> lock(own.sleeping);
+            own.wake.wait(lock, [&] { return stop_ || own.led; });
+            own.asleep = false;
+            turn = 0, idle_since = Clock::time_point();
         }
     }
 }

@@ -11,9 +11,10 @@
 
 namespace lvm {
 
-// One of `size` threads is the caller's. Helpers sleep while there is nothing to do; one that comes late finds no part
-// left, so nobody waits for it. A thread takes its own parts first, the same ones of each task: weights that it reads
-// again lie in its core's cache. Who calls while the helpers are taken works alone.
+// One of `size` threads is the caller's. Helpers sleep while there is nothing to do, and no more are woken than a caller
+// has work for; one that comes late finds no part left, so nobody waits for it. A thread takes its own parts first, the
+// same ones of each task: weights that it reads again lie in its core's cache. Who calls while the helpers are taken works
+// alone.
 class Team {
   public:
     explicit Team(int size);
@@ -21,8 +22,8 @@ class Team {
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
 
-    // Try to lead the helpers until `release`; wake them.
-    bool lead();
+    // Try to lead until `release`, with `size` threads at most; wake the others of them.
+    bool lead(int size);
     void release();
 
     // Call work(context, part) for each part below `parts` (at most 65535), and return when all are done. With the
@@ -38,23 +39,27 @@ class Team {
 
   private:
     using Call = void (*)(void*, int64_t);
-    void share_out(int64_t parts, Call call, void* context);
-    int64_t work(size_t thread);
-    void help(size_t thread);
-
-    // The parts that one thread takes first. What it reads to start lies in one line of memory, apart from what others
-    // write: a line takes 0.14 µs from core to core, a product of a lone query 1 to 20.
+    // The parts that one thread takes first, and what tells it to start. That lies in one line of memory, apart from what
+    // others write: a line takes 0.14 µs from core to core, a product of a lone query 1 to 20.
     struct alignas(128) Share {
         std::atomic<uint64_t> ticket{0};  // number of the task, end of the parts, next part: 32, 16 and 16 bits
         std::atomic<Call> call{nullptr};
         std::atomic<void*> context{nullptr};
+        std::atomic<bool> led{false}, asleep{false};
+        std::mutex sleeping;
+        std::condition_variable wake;
     };
+    void wake(Share& share);
+    void share_out(int64_t parts, Call call, void* context);
+    int64_t take(Share& share);
+    void help(size_t thread);
+
     std::vector<Share> shares_;
+    alignas(128) size_t led_ = 1;  // threads that the caller leads, itself included
     uint64_t number_ = 0;
     alignas(128) std::atomic<int64_t> done_{0};  // parts that helpers did
-    alignas(128) std::atomic<bool> led_{false}, stop_{false};
-    std::mutex leading_, sleeping_;
-    std::condition_variable wake_;
+    alignas(128) std::atomic<bool> stop_{false};
+    std::mutex leading_;
     std::vector<std::thread> helpers_;
 };
 

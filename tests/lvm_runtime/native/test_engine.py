@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from tests.lvm_runtime.native.sample import DRIFT, Case
 from tests.memory import in_use
 
 _engine = pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
+
+WIDER = {"dim": 400, "hidden_dim": 270, "attention_dim": 140}
+"""An AMN of which some products are worth sharing out, at one window the largest one among two threads."""
 
 
 @pytest.mark.parametrize("length", [1, 2, *(pytest.param(t, marks=pytest.mark.soak) for t in (3, 4, 6, 7)), 5, 8, 11])
@@ -130,9 +134,20 @@ def test_batch_and_threads_change_no_bit(architecture: str, precision: str, path
     case = Case(architecture, tmp_path, rows=300 if path != "plain" else 70, precision=precision)
     alone = case.engine(path)
     expected = case.run(alone)
-    for threads in (1, 2, 3, 4):
+    for threads in (1, 2, 3, 4, 12):  # of 12, windows are shared out among 8 from 32 on, and 10 from 40 on
         engine = case.engine(path, threads)
-        for start, stop in ((0, 1), (7, 9), (11, 14), (20, 24), (30, 43), (3, 64), (0, 133), (0, 300)):
+        for start, stop in (
+            (0, 1),
+            (7, 9),
+            (11, 14),
+            (20, 24),
+            (30, 43),
+            (8, 41),
+            (7, 49),
+            (3, 64),
+            (0, 133),
+            (0, 300),
+        ):
             np.testing.assert_array_equal(case.run(engine, start, stop), expected[start:stop], f"{threads} {stop}")
 
 
@@ -140,7 +155,7 @@ def test_batch_and_threads_change_no_bit(architecture: str, precision: str, path
 @pytest.mark.parametrize("precision", DRIFT)
 def test_a_product_beside_the_steps_before_it_changes_no_bit(precision: str, kind: str, tmp_path: Path) -> None:
     """Of two threads, one runs the AMN's product over the mean, the other its query, its keys and its mixture."""
-    case = Case("amn", tmp_path, kind, rows=28, precision=precision, dim=400, hidden_dim=270, attention_dim=140)
+    case = Case("amn", tmp_path, kind, rows=28, precision=precision, **WIDER)
     given = case.contexts if kind == "context" else case.contexts.reshape(-1, case.dim)
     more = case.length - 1 if kind == "sequence" else 0  # vectors than predictions
     expected = np.empty((len(given) - more, case.dim), np.float32)
@@ -260,6 +275,31 @@ def test_rows_of_zeros_and_huge_rows_give_finite_answers(precision: str, tmp_pat
         case.contexts[2] *= 1e-30
         case.contexts[3] *= 1e6
         assert np.isfinite(case.run(case.engine())).all(), architecture
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how long a thread ran is read from /proc")
+@pytest.mark.parametrize(("sizes", "batch", "helpers"), [({}, 1, 0), (WIDER, 1, 1), (WIDER, 3, 2), (WIDER, 40, 5)])
+def test_no_more_threads_wake_than_there_is_work_for(
+    sizes: dict[str, int], batch: int, helpers: int, tmp_path: Path
+) -> None:
+    """Each takes a CPU from others, for as long as it takes to fall asleep again."""
+    case = Case("amn", tmp_path, **sizes)
+    others = set(os.listdir("/proc/self/task"))
+    engine = case.engine(threads=6)
+    threads = set(os.listdir("/proc/self/task")) - others
+    assert len(threads) == 5
+
+    def seconds() -> dict[str, int]:
+        return {thread: int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0]) for thread in threads}
+
+    before = seconds()
+    while (now := seconds()) != before:  # all begin awake
+        before = now
+        time.sleep(0.05)
+    for _ in range(20):
+        case.run(engine, 0, batch)
+    time.sleep(0.05)
+    assert sum(ran > before[thread] for thread, ran in seconds().items()) == helpers
 
 
 def test_many_threads_share_an_engine(tmp_path: Path) -> None:
