@@ -292,10 +292,10 @@ def test_no_more_threads_wake_than_there_is_work_for(
     def seconds() -> dict[str, int]:
         return {thread: int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0]) for thread in threads}
 
-    before = seconds()
-    while (now := seconds()) != before:  # all begin awake
+    before: dict[str, int] = {}
+    while (now := seconds()) != before or not all(now.values()):  # all begin awake, on a busy machine later
         before = now
-        time.sleep(0.05)
+        time.sleep(0.2)
     for _ in range(20):
         case.run(engine, 0, batch)
     time.sleep(0.05)
