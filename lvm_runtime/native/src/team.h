@@ -55,7 +55,7 @@ class Team {
     void help(size_t thread);
 
     std::vector<Share> shares_;
-    alignas(128) size_t led_ = 1;  // threads that the caller leads, itself included
+    size_t led_ = 1;  // threads that the caller leads, itself included
     uint64_t number_ = 0;
     alignas(128) std::atomic<int64_t> done_{0};  // parts that helpers did
     alignas(128) std::atomic<bool> stop_{false};
