@@ -19,6 +19,7 @@ from lvm_runtime.backends.guard import building, forks_wait
 from lvm_runtime.contexts import Array, Contexts, as_float_array, refuse, to_float32
 from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
 from lvm_runtime.request import AUTO, Request
+from lvm_runtime.selection.candidates import Refusal
 from lvm_runtime.selection.choice import open_session
 from lvm_runtime.selection.explanation import Explanation
 from lvm_runtime.selection.sequences import SequenceRunner
@@ -88,15 +89,17 @@ class Predictor:
         return self
 
     def _load(self, path: Path, request: Request) -> None:
-        self.request = request
-        with building():  # with what is imported and measured for it
-            self.artifact = Artifact.load(path)
-            self.config = self.artifact.config
-            self._shape = (self.config.context_length, self.config.dim)
-            session, self._refused = open_session(self.artifact, request)
-            if not self.artifact.is_there():  # what was opened may be the model that took its place
+        def opened(artifact: Artifact) -> tuple[Artifact, Session, list[Refusal]]:
+            session, refused = open_session(artifact, request)
+            if not artifact.is_there():  # what was opened may be the model that took its place
                 session.close()
                 raise ArtifactError(f"{path}: another model took its place while it was opened; open it again")
+            return artifact, session, refused
+
+        with building():  # with what is imported and measured for it
+            self.artifact, session, self._refused = Artifact.read(path, opened)
+        self.request, self.config = request, self.artifact.config
+        self._shape = (self.config.context_length, self.config.dim)
         self._session: Session | None = session
         self._sequences = SequenceRunner(self.artifact, session)
         self.largest_norm = session.backend.largest_norm

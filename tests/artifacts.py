@@ -75,6 +75,13 @@ def edit_manifest(artifact: Path, edit: Callable[[dict[str, Any]], object]) -> N
     (artifact / "manifest.json").write_bytes(seal(body))
 
 
+def flip(file: Path, place: float) -> None:
+    """Change one byte of a file: the first at 0, the last at 1."""
+    data = bytearray(file.read_bytes())
+    data[int(place * (len(data) - 1))] ^= 0xFF
+    file.write_bytes(data)
+
+
 def some_contexts(batch: int, dim: int = 16, length: int = 5, *, seed: int = 1) -> Any:
     """Return random contexts `[batch, length, dim]` float32, by default for small models."""
     return random_contexts(batch, length, dim, seed=seed)

@@ -72,16 +72,22 @@ def describe(folder: Path, relative: str) -> StoredFile:
 
 def check(folder: Path, expected: StoredFile, manifest: str) -> None:
     """Compare a listed file or folder with its recorded size, and then with its hash; ArtifactError if it differs."""
+    path, files = folder / expected.path, check_size(folder, expected, manifest)
+    if (found := _digest(path, files)) != expected.sha256:
+        raise ArtifactError(
+            f"{path}: SHA-256 {found[:12]}…, expected {expected.sha256[:12]}…; the file was damaged or replaced"
+        )
+
+
+def check_size(folder: Path, expected: StoredFile, manifest: str) -> dict[str, int]:
+    """Compare a listed file or folder with its recorded size; return the size of each file of it."""
     path = folder / expected.path
     if not os.path.lexists(path):
         raise ArtifactError(f"{path}: missing, though listed in {manifest}; export or train again")
     files = dict(_measure(folder, expected.path))
     if (size := sum(files.values())) != expected.bytes:
         raise ArtifactError(f"{path}: {size} bytes, expected {expected.bytes}; the file is truncated or replaced")
-    if (found := _digest(path, files)) != expected.sha256:
-        raise ArtifactError(
-            f"{path}: SHA-256 {found[:12]}…, expected {expected.sha256[:12]}…; the file was damaged or replaced"
-        )
+    return files
 
 
 def check_strays(folder: Path, listed: Iterable[str], manifest: str) -> None:

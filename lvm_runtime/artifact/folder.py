@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from lvm_runtime.arguments import file_name
 from lvm_runtime.artifact.config import ARCHITECTURES, ModelConfig
-from lvm_runtime.artifact.files import TEMPORARY, check, check_strays, describe, read_plain
+from lvm_runtime.artifact.files import TEMPORARY, check, check_size, check_strays, describe, read_plain
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.limits import LARGEST_FINGERPRINT, LARGEST_MANIFEST
 from lvm_runtime.artifact.manifest import CompiledFile, Manifest, check_path
 from lvm_runtime.artifact.weights import check_header
-from lvm_runtime.errors import ArtifactError, InvalidInput
+from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
 from lvm_runtime.system import atomic
 
 MANIFEST = "manifest.json"
@@ -38,6 +38,8 @@ DEFAULT_ROOT = Path("artifacts")
 
 _ATTEMPTS = 5
 """How often an artifact is read again because a writer changed its manifest between two looks at it."""
+
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +106,30 @@ class Artifact:
         Traceback (most recent call last):
         lvm_runtime.errors.ArtifactError: artifacts/manifest.json: ...
         """
+
+        def checked(artifact: Artifact) -> Artifact:
+            artifact.check()
+            return artifact
+
+        return cls.read(path, checked)
+
+    @classmethod
+    def read(cls, path: str | Path, reader: Callable[[Artifact], _Read]) -> _Read:
+        """Return `reader(artifact)` for the artifact in the folder `path`; again, if a writer changed it meanwhile.
+
+        Sizes are compared before, hashes are not: `reader` calls `check_file` for what it takes from the folder, so
+        that hundreds of megabytes of other forms are not read. Raises ArtifactError, and what `reader` raises.
+
+        >>> Artifact.read("artifacts/amn", Artifact.read_fingerprint).predictions.shape
+        (32, 384)
+        """
         path, attempts = file_name(path, "path"), _ATTEMPTS
         while True:
             artifact = cls(path, _read_manifest(path))
             try:
-                artifact.check()
-                return artifact
-            except ArtifactError:
+                artifact._check_sizes()
+                return reader(artifact)
+            except LvmError:
                 attempts -= 1
                 if not attempts or _read_manifest(path) == artifact.manifest:
                     raise
@@ -123,8 +142,21 @@ class Artifact:
         >>> artifact = Artifact.load("artifacts/amn")
         >>> artifact.check()  # again, before a long run say
         """
+        self._check_sizes()
         for expected in self.manifest.files:
             check(self.path, expected, MANIFEST)
+
+    def check_file(self, relative: str) -> None:
+        """Compare the listed file at `relative` with its recorded size and hash; ArtifactError if it differs.
+
+        >>> artifact = Artifact.load("artifacts/amn")
+        >>> artifact.check_file("onnx/int8.onnx")
+        """
+        check(self.path, next(file for file in self.manifest.files if file.path == relative), MANIFEST)
+
+    def _check_sizes(self) -> None:
+        for expected in self.manifest.files:
+            check_size(self.path, expected, MANIFEST)
         check_strays(self.path, [file.path for file in self.manifest.files], MANIFEST)
         check_header(self.path / self.manifest.weights.path, self.config)
 
@@ -143,6 +175,7 @@ class Artifact:
         >>> fingerprint.contexts.shape[1:], fingerprint.predictions.shape[1:]  # n probes: [n, T, D] and [n, D]
         ((5, 384), (384,))
         """
+        self.check_file(self.manifest.fingerprint.path)
         file = self.path / self.manifest.fingerprint.path
         fingerprint = Fingerprint.from_bytes(read_plain(file, LARGEST_FINGERPRINT), str(file))
         expected = (self.config.context_length, self.config.dim)

@@ -29,9 +29,8 @@ class CompiledBackend(TorchBackend):
         from lvm_runtime.models import load_model
 
         self._lock = threading.Lock()  # a first run of a new shape compiles, and must do so once
-        artifact = Artifact.load(source)
-        model: Any = load_model(artifact).to(self.device)
-        config = artifact.config
+        model: Any = Artifact.read(source, load_model).to(self.device)
+        config = model.config
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler warns of its own deprecated interfaces

@@ -18,7 +18,7 @@ class EagerBackend(TorchBackend):
     def _load(self, source: Path) -> None:
         from lvm_runtime.models import load_model
 
-        self._model: Any = load_model(Artifact.load(source)).to(self.device)
+        self._model: Any = Artifact.read(source, load_model).to(self.device)
 
     def _call(self, contexts: Any, attention: bool) -> tuple[Any, ...]:
         return self._model.forward_with_attention(contexts) if attention else (self._model(contexts),)

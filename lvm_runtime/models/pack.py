@@ -62,8 +62,9 @@ def require_finite(model: nn.Module, source: str) -> None:
 def load_model(artifact: Artifact) -> nn.Module:
     """Rebuild the training form of an artifact on the CPU in float32 and eval mode.
 
-    Raises ArtifactError if the weights are not those of the manifest's architecture and sizes.
+    Raises ArtifactError if the weights are not those of the manifest, or not of its architecture and sizes.
     """
+    artifact.check_file(artifact.manifest.weights.path)
     file = artifact.path / artifact.manifest.weights.path
     model = build_model(artifact.config, seed=0)  # which leaves the caller's random state alone
     try:

@@ -31,7 +31,8 @@ Known = dict[Identity, Measurement]
 def open_session(artifact: Artifact, request: Request) -> tuple[Session, list[Refusal]]:
     """Open the form that serves `request`, and say what was ruled out and why.
 
-    Raises the error of a backend that was asked for by name; BackendUnavailable with all reasons if nothing fits.
+    Raises ArtifactError for a damaged file of a form that is tried; the error of a backend that was asked for by name;
+    BackendUnavailable with all reasons if nothing fits.
     """
     candidates, refused = list_candidates(artifact, request)
     known = {m.identity: m for m in measurements.load(artifact, request.threads or usable_cpus())}
@@ -48,13 +49,14 @@ def open_session(artifact: Artifact, request: Request) -> tuple[Session, list[Re
         while tier:
             pick = _pick(tier, known, request)
             tier.remove(pick)
+            artifact.check_file(pick.file)  # a damaged one is an error, and not a reason to take the next
             try:
                 session = Session.open(pick, fingerprint, request)
             except (BackendUnavailable, VerificationFailed, ArtifactError) as error:
                 refused.append(Refusal(str(pick), str(error)))
                 failure = error
                 if request.backend == AUTO and isinstance(error, VerificationFailed):
-                    warnings.warn(f"not used, because it is not the model that it should be: {error}", stacklevel=4)
+                    warnings.warn(f"not used, because it is not the model that it should be: {error}", stacklevel=6)
             else:
                 slower = [Refusal(str(c), _slower(known[c.identity])) for c in tier]
                 untried = [Refusal(str(c), _UNTRIED) for c in later if tier is first]

@@ -6,6 +6,7 @@ N vectors of a document, T context length, D vector; N − T + 1 windows.
 from __future__ import annotations
 
 import threading
+import warnings
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class SequenceRunner:
     """Run the windows of a document `[N, D]` as the session `windows` would one by one.
 
     The artifact's sequence form is opened at the first document, and used if it gives the session's answers to the
-    probes; `refusal` says why one that is there is not used. Safe to share between threads.
+    probes; `refusal` says why one that is there is not used, and so does a warning. Safe to share between threads.
     """
 
     def __init__(self, artifact: Artifact, windows: Session) -> None:
@@ -71,6 +72,7 @@ class SequenceRunner:
             if served.runs_sequences and served.format is not None:
                 for form in self._artifact.find(served.format, precision=served.precision, form="sequence"):
                     try:
+                        self._artifact.check_file(form.file.path)
                         with building(), proving(self._artifact.file(form)):
                             self._guard = Guard(self._verified(form))
                         break
@@ -78,6 +80,8 @@ class SequenceRunner:
                         what = f"{served.name} {form.precision} sequence ({form.file.path})"
                         self.refusal = Refusal(what, str(error))
             self._opened = True
+        if self._guard is None and self.refusal is not None:
+            warnings.warn(f"documents run window by window, which is slower: {self.refusal}", stacklevel=4)
 
     def _verified(self, form: CompiledFile) -> Backend:
         session = self._windows

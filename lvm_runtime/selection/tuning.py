@@ -68,12 +68,16 @@ def measure(
     seconds: float = QUICK,
     report: Callable[[str], object] = lambda line: None,
 ) -> list[Measurement]:
-    """Time the candidates that pass their known-answer test against each other, and save the outcome."""
+    """Time the candidates that pass their known-answer test against each other, and save the outcome.
+
+    Raises ArtifactError for a damaged file.
+    """
     fingerprint = artifact.read_fingerprint()
     sessions: dict[Candidate, Session] = {}
     results = []
     for candidate in candidates:
         report(f"loading {candidate}")
+        artifact.check_file(candidate.file)
         try:
             sessions[candidate] = Session.open(candidate, fingerprint, request)
         except LvmError as error:

@@ -22,6 +22,10 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models import known_answers, load_model, save_model
 from lvm_runtime.predictor import MOST_AT_ONCE
+from lvm_runtime.request import Request
+from lvm_runtime.selection.candidates import Refusal
+from lvm_runtime.selection.choice import open_session
+from lvm_runtime.selection.session import Session
 from tests.artifacts import add_onnx, randomised, some_contexts, with_other_heads
 from tests.fuzzing import quick_settings
 
@@ -197,26 +201,42 @@ def test_a_pickle_of_equal_weights_with_other_heads_is_refused(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("other", ["weights", "nothing"])
-def test_an_artifact_that_is_replaced_while_it_is_opened_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_artifact_that_is_replaced_while_it_is_opened_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str, when: str
 ) -> None:
     """The manifest of the old model would stand for the answers of the new one, in a bulk run that goes on say."""
     save_model(randomised("amn"), tmp_path / "amn")
-    check = Artifact.check
 
-    def then_replaced(artifact: Artifact) -> None:
-        check(artifact)
-        if artifact.path.is_absolute() and not replaced:
+    def open_replaced(artifact: Artifact, request: Request) -> tuple[Session, list[Refusal]]:
+        opened = open_session(artifact, request) if when == "after" else None
+        if not replaced:
             replaced.append(save_model(randomised("amn", seed=int(other == "weights")), artifact.path))
+        return opened or open_session(artifact, request)
 
     replaced: list[Artifact] = []
-    monkeypatch.setattr(Artifact, "check", then_replaced)
-    if other == "nothing":
-        Predictor(tmp_path / "amn", backend="eager").close()
-    else:
-        with pytest.raises(ArtifactError, match="another model took its place while it was opened"):
-            Predictor(tmp_path / "amn", backend="eager")
-    assert replaced
+    monkeypatch.setattr("lvm_runtime.predictor.open_session", open_replaced)
+    with Predictor(tmp_path / "amn", backend="eager") as predictor:
+        assert predictor.artifact.manifest.model == replaced[0].manifest.model
+        probes = replaced[0].read_fingerprint()
+        np.testing.assert_allclose(predictor.predict(probes.contexts), probes.predictions, rtol=0, atol=1e-6)
+
+
+def test_an_artifact_that_is_replaced_whenever_it_is_opened_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(randomised("amn"), tmp_path / "amn")
+    seeds = iter(range(1, 99))
+
+    def open_replaced(artifact: Artifact, request: Request) -> tuple[Session, list[Refusal]]:
+        opened = open_session(artifact, request)
+        save_model(randomised("amn", seed=next(seeds)), artifact.path)
+        return opened
+
+    monkeypatch.setattr("lvm_runtime.predictor.open_session", open_replaced)
+    with pytest.raises(ArtifactError, match="another model took its place while it was opened"):
+        Predictor(tmp_path / "amn", backend="eager")
+    assert next(seeds) < 9
 
 
 def test_a_closed_predictor_says_so(small_artifacts: Get) -> None:

@@ -331,9 +331,25 @@ MISTAKES = [
     Mistake(
         "an artifact may be replaced while it is opened",
         "lvm_runtime/predictor.py",
-        "if not self.artifact.is_there():",
+        "if not artifact.is_there():",
         "if False:",
-        "tests/lvm_runtime/test_predictor.py::test_an_artifact_that_is_replaced_while_it_is_opened_is_an_error[weights]",
+        "tests/lvm_runtime/test_predictor.py::test_an_artifact_that_is_replaced_while_it_is_opened_is_opened_again"
+        "[after-weights]",
+    ),
+    Mistake(
+        "a damaged form is passed over for another",
+        "lvm_runtime/selection/choice.py",
+        "            artifact.check_file(pick.file)  # a damaged one is an error, and not a reason to take the next\n"
+        "            try:\n",
+        "            try:\n                artifact.check_file(pick.file)\n",
+        "tests/lvm_runtime/artifact/test_folder.py::test_a_form_that_was_damaged_since_it_was_measured_is_an_error",
+    ),
+    Mistake(
+        "weights of the training form are loaded without a look at their hash",
+        "lvm_runtime/models/pack.py",
+        "    artifact.check_file(artifact.manifest.weights.path)\n",
+        "",
+        "tests/lvm_runtime/models/test_pack.py::test_weights_that_were_changed_since_are_not_loaded",
     ),
     Mistake(
         "what follows a packed body is dropped",

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from lvm_runtime import Predictor
+from lvm_runtime.artifact import files
 from lvm_runtime.artifact.folder import _ATTEMPTS, Artifact, resolve
 from lvm_runtime.errors import ArtifactError, InvalidInput, WriteFailed
 from lvm_runtime.models import save_model
 from lvm_runtime.system import atomic
-from tests.artifacts import edit_manifest, randomised, with_other_heads
+from tests.artifacts import edit_manifest, flip, randomised, with_other_heads
 
 FILES = ("manifest.json", "model.safetensors", "fingerprint.npz", "onnx/fp32.onnx", "torchscript/fp32.pt")
 
@@ -32,11 +33,51 @@ def copy(small_artifacts: Callable[[str], Path], tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0], ids=["first", "middle", "last"])
 def test_one_flipped_byte_is_found(copy: Path, name: str, place: float) -> None:
-    data = bytearray((copy / name).read_bytes())
-    data[int(place * (len(data) - 1))] ^= 0xFF
-    (copy / name).write_bytes(data)
+    flip(copy / name, place)
     with pytest.raises(ArtifactError, match=name):
-        Predictor(copy)
+        Artifact.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        ("auto", "manifest.json"),
+        ("auto", "fingerprint.npz"),
+        ("auto", "onnx/fp32.onnx"),
+        ("onnx", "onnx/fp32.onnx"),
+        ("torchscript", "torchscript/fp32.pt"),
+        ("eager", "model.safetensors"),
+    ],
+)
+def test_one_flipped_byte_in_what_is_served_from_is_an_error(copy: Path, backend: str, name: str) -> None:
+    """And no reason to serve from something else, though other forms are whole."""
+    flip(copy / name, 0.9)
+    with pytest.raises(ArtifactError, match=f"{name}: (SHA-256|not valid JSON)"):
+        Predictor(copy, backend=backend)
+
+
+def test_a_damaged_form_is_not_measured(int8: Path) -> None:
+    """Nor passed over, where several are measured against each other."""
+    flip(int8 / "onnx/int8.onnx", 0.9)
+    with pytest.raises(ArtifactError, match=r"onnx/int8.onnx: SHA-256"):
+        Predictor(int8, max_drift=1e-3)
+
+
+def test_a_form_that_was_damaged_since_it_was_measured_is_an_error(int8: Path) -> None:
+    with Predictor(int8, max_drift=1e-3) as predictor:
+        fastest = predictor.explain().running.file
+    flip(int8 / fastest, 0.9)
+    with pytest.raises(ArtifactError, match=f"{fastest}: SHA-256"):
+        Predictor(int8, max_drift=1e-3)
+
+
+def test_only_what_is_served_from_is_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other forms may be hundreds of megabytes, on a disk that is not fast."""
+    hashed: list[str] = []
+    hash_of = files._sha256
+    monkeypatch.setattr(files, "_sha256", lambda path: hashed.append(path.name) or hash_of(path))
+    Predictor(copy, backend="onnx").close()
+    assert hashed == ["fingerprint.npz", "fp32.onnx"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -247,7 +288,7 @@ def test_an_artifact_that_is_replaced_again_and_again_is_an_error(copy: Path, mo
 def test_a_fingerprint_that_is_damaged_later_is_named(copy: Path) -> None:
     artifact = Artifact.load(copy)
     (copy / "fingerprint.npz").write_bytes(b"")
-    with pytest.raises(ArtifactError, match=f"^{copy}/fingerprint.npz: not a fingerprint"):
+    with pytest.raises(ArtifactError, match=f"^{copy}/fingerprint.npz: 0 bytes, expected"):
         artifact.read_fingerprint()
 
 

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from lvm_runtime.artifact.files import describe
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.models import load_model
-from tests.artifacts import make_artifact
+from tests.artifacts import flip, make_artifact
 
 
-def test_weight_that_went_missing_since_the_check_is_an_error(tmp_path: Path) -> None:
+def test_weights_that_were_changed_since_are_not_loaded(tmp_path: Path) -> None:
+    artifact = make_artifact(tmp_path / "amn", onnx=False)
+    flip(tmp_path / "amn/model.safetensors", 0.9)
+    with pytest.raises(ArtifactError, match=r"model.safetensors: SHA-256"):
+        load_model(artifact)
+
+
+def test_weight_that_is_missing_is_an_error(tmp_path: Path) -> None:
     """Left as it was made, it would be a random number in a model that looks whole."""
     artifact = make_artifact(tmp_path / "amn", onnx=False)
     file = tmp_path / "amn/model.safetensors"
     weights = load_file(file)
     name = sorted(weights)[0]
     save_file({key: value for key, value in weights.items() if key != name}, file)
+    artifact = replace(artifact, manifest=replace(artifact.manifest, weights=describe(tmp_path / "amn", file.name)))
     with pytest.raises(ArtifactError, match=f"not the weights of this amn: .*{name}"):
         load_model(artifact)

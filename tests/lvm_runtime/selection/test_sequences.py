@@ -23,7 +23,7 @@ from lvm_runtime.errors import LvmError
 from lvm_runtime.predictor import MOST_AT_ONCE
 from lvm_runtime.selection.candidates import Refusal
 from lvm_runtime.selection.sequences import SequenceRunner, window
-from tests.artifacts import add_onnx, edit_manifest, randomised, some_contexts
+from tests.artifacts import add_onnx, edit_manifest, flip, randomised, some_contexts
 
 Get = Callable[[str], Path]
 
@@ -89,7 +89,9 @@ def test_a_sequence_form_that_disagrees_is_not_used_and_says_so(
     add_onnx(Artifact.load(path), model, "onnx/sequence-fp32.onnx", kind="sequence")
     vectors = _document(9)
     with Predictor(path) as predictor:
-        found = predictor.predict_sequence(vectors)
+        with pytest.warns(UserWarning, match="window by window.*sequence-fp32.onnx") as told:
+            found = predictor.predict_sequence(vectors)
+        assert {warning.filename for warning in told} == {__file__}
         np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=1e-6)
         assert any(
             "its largest difference to single windows is" in refusal.why for refusal in predictor.explain().refused
@@ -108,9 +110,18 @@ def test_a_sequence_form_that_cannot_run_is_not_used_and_says_so(
             file.write_bytes(file.read_bytes().replace(b"context_length", b"context_lengte"))
         artifact.commit(file, "onnx/sequence-fp32.onnx", format="onnx", precision="fp32", drift=1e-12, form="sequence")
     with Predictor(path) as predictor:
-        found = predictor.predict_sequence(vectors)
+        with pytest.warns(UserWarning, match="window by window.*sequence-fp32.onnx") as told:
+            found = predictor.predict_sequence(vectors)
+        assert {warning.filename for warning in told} == {__file__}
         np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=1e-6)
         assert any("sequence-fp32.onnx: it cannot be run (" in refusal.why for refusal in predictor.explain().refused)
+
+
+def test_a_damaged_sequence_form_is_not_used_and_says_so(small_artifacts: Get, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(small_artifacts("gru"), tmp_path / "gru"))
+    flip(path / "onnx/sequence-fp32.onnx", 0.9)  # among the weights
+    with Predictor(path) as predictor, pytest.warns(UserWarning, match=r"window by window.*sequence-fp32.onnx: SHA"):
+        predictor.predict_sequence(_document(9))
 
 
 def test_the_form_of_documents_is_opened_once_and_as_that_of_windows(
@@ -146,8 +157,9 @@ def test_a_form_of_documents_that_is_refused_is_not_tried_again(
 
     monkeypatch.setattr(SequenceRunner, "_verified", refuse)
     with Predictor(small_artifacts("gru")) as predictor:
-        for _ in range(2):
+        with pytest.warns(UserWarning, match="window by window.*it is off"):
             predictor.predict_sequence(_document(9))
+        predictor.predict_sequence(_document(9))  # nor is there a second warning
         refusal = predictor._sequences.refusal
     assert refusal == Refusal("onnx fp32 sequence (onnx/sequence-fp32.onnx)", "it is off")
     assert tried == ["onnx/sequence-fp32.onnx"]
@@ -183,7 +195,8 @@ def test_a_form_of_documents_that_disagrees_is_released(small_artifacts: Get, mo
     monkeypatch.setattr(OnnxBackend, "close", lambda backend: released.append(backend))
     with Predictor(small_artifacts("gru")) as predictor:
         predictor._session.answers = predictor._session.answers + 1
-        predictor.predict_sequence(_document(9))
+        with pytest.warns(UserWarning, match="largest difference to single windows"):
+            predictor.predict_sequence(_document(9))
         assert len(released) == 1
         assert not predictor._sequences.in_use
 
