@@ -284,6 +284,14 @@ def resolve(name: str | Path) -> Path:
     )
 
 
+def read_config(name: str | Path) -> ModelConfig:
+    """Return architecture and sizes of the artifact that `name` means, without a look at its other files.
+
+    Raises ArtifactError.
+    """
+    return _read_manifest(resolve(name)).config
+
+
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     return Manifest.from_json(read_plain(file, LARGEST_MANIFEST), str(file))
