@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lvm_runtime.artifact.folder import MANIFEST, Artifact
+from lvm_runtime.artifact.folder import Artifact, require_place
 from lvm_runtime.backends.devices import torch_device
-from lvm_runtime.errors import ArtifactError, InvalidInput
+from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import build_model, parameter_count, save_model
 from lvm_runtime.system import atomic
 
@@ -41,7 +41,7 @@ REAL_CONTEXTS = 64
 
 
 def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | None = None) -> TrainResult:
-    """Train one model and write its artifact; `say` receives each line of the report.
+    """Train one model and write its artifact, in place of any that was there; `say` receives each line of the report.
 
     The baselines of an `earlier` run on the same data are not fitted again.
 
@@ -82,8 +82,7 @@ def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | Non
 def _check_outputs(options: TrainOptions) -> None:
     """Raise a child of LvmError if the artifact or the run's figures could not be written at the end."""
     path = options.artifact_path
-    if path.is_dir() and not (path / MANIFEST).is_file() and any(path.iterdir()):
-        raise ArtifactError(f"{path}: exists and is not an artifact; choose another output folder or move it away")
+    require_place(path, overwrite=True)
     atomic.require_writable(path, folder=True)
     atomic.require_writable(options.run_path, folder=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,16 @@ import pytest
 import torch
 
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.registry import BACKENDS
+from lvm_runtime.commands import console
 from lvm_runtime.commands.main import main
 from lvm_runtime.models import build_model, save_model
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.retrieval.index import Index
 from tests.artifacts import some_contexts
+from tests.train.test_import_checkpoint import checkpoint
+from train.all import command as all_models
 
 Get = Callable[[str], Path]
 Capture = pytest.CaptureFixture[str]
@@ -238,6 +243,51 @@ def test_a_question_that_does_not_fit_is_refused_before_the_model_is_loaded(
     command = ["next", str(small_artifacts("amn")), "--index", str(tmp_path / "c.npy"), *encoder, *arguments]
     assert main(command) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "train with all", "import-checkpoint"])
+def test_an_artifact_is_replaced_only_if_that_is_asked_for(
+    small_artifacts: Get, tmp_path: Path, capsys: Capture, command: str
+) -> None:
+    shutil.copytree(small_artifacts("amn"), tmp_path / "amn")
+    checkpoint(tmp_path / "best.pt", "lstm")
+    small = ["--data", "synthetic", "--windows", "300", "--dim", "16", "--epochs", "1"]
+    run = {
+        "train": lambda *more: main(["train", "--model", "amn", "--out", str(tmp_path / "amn"), *small, *more]),
+        "train with all": lambda *more: console.run(
+            lambda: all_models(["--models", "gru", "amn", "--out", str(tmp_path), *small, *more])
+        ),
+        "import-checkpoint": lambda *more: main(
+            ["import-checkpoint", str(tmp_path / "best.pt"), "--out", str(tmp_path / "amn"), *more]
+        ),
+    }[command]
+    before = Artifact.load(tmp_path / "amn").manifest
+    assert run() == 1
+    captured = capsys.readouterr()
+    assert "amn: holds an artifact; choose another --out, or give --overwrite" in captured.err
+    assert not captured.out  # before any work
+    assert Artifact.load(tmp_path / "amn").manifest == before
+    assert run("--overwrite") == 0
+    after = Artifact.load(tmp_path / "amn").manifest
+    assert after.model != before.model
+    assert not after.compiled
+    if command == "train":
+        assert run() == 1
+        assert run("--resume", "--epochs", "2") == 0
+
+
+@pytest.mark.parametrize("command", ["train", "import-checkpoint"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_no_artifact_is_never_replaced(tmp_path: Path, capsys: Capture, command: str, kind: str) -> None:
+    place = tmp_path / "amn"
+    checkpoint(tmp_path / "best.pt", "lstm")
+    if kind == "folder":
+        place.mkdir()
+    (place / "letter" if kind == "folder" else place).write_text("Dear")
+    given = ["--model", "amn", "--data", "synthetic"] if command == "train" else [str(tmp_path / "best.pt")]
+    assert main([command, *given, "--out", str(place), "--overwrite"]) == 1
+    assert "amn: exists and is not an artifact; choose another output folder" in capsys.readouterr().err
+    assert place.is_file() or (place / "letter").read_text() == "Dear"
 
 
 @pytest.mark.parametrize("command", [[], ["frob"], ["info"], ["info", "amn", "--frob"], ["train"]], ids=str)
