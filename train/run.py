@@ -18,7 +18,7 @@ from torch import nn
 
 from lvm_runtime.artifact.folder import Artifact, require_place
 from lvm_runtime.backends.devices import torch_device
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.models import build_model, parameter_count, save_model
 from lvm_runtime.system import atomic
 
@@ -101,7 +101,7 @@ def _trainer(options: TrainOptions, material: Material, processes: Processes, sa
     torch.manual_seed(options.seed + processes.rank)  # dropout; the order of windows has its own generator
     trainer = Trainer(model, train_windows, options, processes)
     if trainer.ranking is not None:
-        say(f"ranking over {trainer.ranking.count:,} of {len(trainer.ranking.rows):,} training vectors")
+        say(f"ranking over {trainer.ranking.count:,} of {counted(len(trainer.ranking.rows), 'training vector')}")
         if options.start == "ranked" and not config.starts_at_average and not options.resume:
             start = start_ranked(trainer.model, train_windows, trainer.ranking,
                                  cosine_weight=options.cosine_weight, seed=options.seed)  # fmt: skip
@@ -226,7 +226,7 @@ def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) 
     model = model.to(trainer.device).eval()
     probes, _ = split.validation.batch(split.validation.sample(ROWS).starts)
     gate = check_agreement(model, probes, str(trainer.device))
-    say(f"gate: {max(gate, key=lambda g: g.drift)} at worst, over {len(probes)} windows")
+    say(f"gate: {max(gate, key=lambda g: g.drift)} at worst, over {counted(len(probes), 'window')}")
     validation = evaluate(model, split.validation, material.scores, material.doc_ids)
     test = None
     if len(split.test):

@@ -17,7 +17,7 @@ from lvm_runtime.contexts import shape_hint
 from lvm_runtime.corpus.chunks import Chunk, ChunkColumns, positions
 from lvm_runtime.corpus.documents import run_begins, window_starts
 from lvm_runtime.corpus.formats import read_file, shape_of
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 
 BUNDLED = Path(__file__).parent / "docs-minilm-384.npz"
 """Vectors of 204 documents, D = 384; train/data/README.md says of which."""
@@ -114,7 +114,8 @@ def open_corpus(
     _require_shape(path, shape, context_length, dim)
     if len(shape) == 3:
         if contents.articles is not None and len(contents.articles) != shape[0]:
-            raise InvalidInput(f"{path}: metadata has {len(contents.articles)} entries for {shape[0]} contexts")
+            entries = counted(len(contents.articles), "entry", "entries")
+            raise InvalidInput(f"{path}: metadata has {entries} for {counted(shape[0], 'context')}")
         return Corpus(str(path), contents.values, None, contents.articles, contents.targets)
     if contents.doc_ids is None:
         return Corpus(str(path), contents.values, remarks=(_ONE_DOCUMENT,), columns=contents.chunks)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lvm_runtime.corpus import footer
 from lvm_runtime.corpus.documents import DocumentIds
 from lvm_runtime.corpus.npy import open_regular, unpack
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -148,7 +148,8 @@ class ParquetFile:
             raise InvalidInput(f"{self.path}: column {column} cannot be read from row {first} on ({error})") from error
         if first != max(last, span.stop):
             raise InvalidInput(
-                f"{self.path}: column {column} holds {first} rows, expected {max(last, span.stop)} as the file says"
+                f"{self.path}: column {column} holds {counted(first, 'row')}, expected {max(last, span.stop):,} as the "
+                "file says"
             )
 
     def _groups(self, span: range) -> tuple[list[int], int, int]:
@@ -211,8 +212,9 @@ class ParquetFile:
 
     def _unequal(self, column: str, row: int, found: tuple[int, ...], expected: tuple[int, ...]) -> InvalidInput:
         came, before = ("×".join(map(str, shape)) for shape in (found, expected))
+        numbers = "number" if came == "1" else "numbers"
         return InvalidInput(
-            f"{self.path}: row {row} of column {column} holds {came} numbers and the rows before it {before}; "
+            f"{self.path}: row {row} of column {column} holds {came} {numbers} and the rows before it {before}; "
             "expected lists of one length"
         )
 

@@ -27,10 +27,8 @@ ROOT = Path(__file__).parents[3]
 
 def test_results_quote_the_file_and_name_the_hardware(result: Path) -> None:
     text = results_text([read(result)])
-    assert (
-        "### Testium <9000>; 2 CPUs; 8.0 GiB; avx512_vnni\n\nMeasured on 2026-01-02 with onnxruntime 1.32.0; 1 cells"
-        in text
-    )
+    assert "### Testium <9000>; 2 CPUs; 8.0 GiB; avx512_vnni\n\nMeasured on 2026-01-02 with onnx" in text
+    assert "onnxruntime 1.32.0; 1 cell timed" in text
     lines = text.splitlines()
     assert "| AMN | fp32 | onnx | OpenVINO | 32 | 26.9k | 1.52 ± 0.03 | 1.34 ± 0.03 | 2e-13 |" in lines
     assert "| AMN | int8 | onnx | – | 1 | 80.0k | 4.52 ± 0.09 | – | 2e-04 |" in lines

@@ -56,7 +56,7 @@ NPZ: dict[str, tuple[dict[str, Any], str]] = {
     "other targets": ({"contexts": np.ones((2, 5, 4)), "targets": np.ones((2, 3))}, r"targets \[2, 3\]; expected"),
     "metadata": (
         {"contexts": np.ones((2, 5, 4)), "targets": np.ones((2, 4)), "metadata": np.array(['{"article_index": 1}'])},
-        "metadata has 1 entries for 2 contexts",
+        "metadata has 1 entry for 2 contexts",
     ),
 }
 PARQUET: dict[str, tuple[dict[str, Any], str]] = {
@@ -117,7 +117,7 @@ def test_a_column_that_is_shorter_than_the_file_says(tmp_path: Path, monkeypatch
 
 def test_ragged_rows_in_another_batch(tmp_path: Path) -> None:
     pq.write_table(pa.table({"vectors": [[1.0, 2.0]] * 600 + [[1.0]] * 600}), tmp_path / "bad.parquet")
-    _refuse(tmp_path / "bad.parquet", "row 600 of column vectors holds 1 numbers and the rows before it 2")
+    _refuse(tmp_path / "bad.parquet", "row 600 of column vectors holds 1 number and the rows before it 2")
 
 
 def test_the_first_bad_row_is_named_whichever_thread_meets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
