@@ -248,6 +248,19 @@ def test_fail_below_is_an_exit_code(
     assert page.read_text().startswith("<!doctype html>")
 
 
+def test_a_form_that_was_not_measured_again_is_named(
+    result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = json.loads(result.read_text())
+    gone = [one for one in body["benchmarks"] if one["extra_info"].get("contender") == "lvm-onnx-int8"]
+    body["benchmarks"] = [one for one in body["benchmarks"] if one not in gone]
+    now = tmp_path / "now.json"
+    now.write_text(json.dumps(body))
+    assert main([str(now), "--against", str(result), "--fail-below", "0.9"]) == 0
+    message = "not compared: amn lvm-onnx-int8: in the stored run and not in this one, at batch 1, 32"
+    assert message in capsys.readouterr().err.splitlines()
+
+
 def test_against_needs_fail_below(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["a.json", "--against", "b.json"])
