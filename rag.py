@@ -26,6 +26,7 @@ from lvm_runtime import Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.commands import console
 from lvm_runtime.corpus.split import split
+from lvm_runtime.errors import counted
 from lvm_runtime.retrieval import Found, Index, next_chunks
 from lvm_runtime.retrieval.next import last_chunk_finds
 from lvm_runtime.text.embedding import embed
@@ -52,22 +53,26 @@ def rag(out: Path, models: Sequence[str]) -> None:
     began = time.perf_counter()
     heading("1. Texts that every Python has, as files")
     files = write_texts(out / "text")
-    print(f"{len(files)} files in {out / 'text'}, {sum(file.stat().st_size for file in files) / 1e3:,.0f} kB")
+    print(
+        f"{counted(len(files), 'file')} in {out / 'text'}, {sum(file.stat().st_size for file in files) / 1e3:,.0f} kB"
+    )
 
     heading(f"2. Cut them into chunks of at most {TOKENS} tokens, and embed the chunks")
     corpus = out / "corpus.npz"
     found = embed(files, corpus, Encoder(ENCODER), tokens=TOKENS)
-    print(f"{corpus}: {found.vectors:,} vectors of {found.documents} documents, {found.known:,} of them encoded before")
+    made = f"{counted(found.vectors, 'vector')} of {counted(found.documents, 'document')}"
+    print(f"{corpus}: {made}, {found.known:,} of them encoded before")
 
     heading("3. Train by the retrieval recipe, and export")
     tests = {model: _train(model, corpus, out / model) for model in models}
 
     heading("4. Index the corpus")
     index = Index.build(corpus)
-    print(f"{index.path}: {index.record.vectors:,} vectors, {index.record.kind}")
+    print(f"{index.path}: {counted(index.record.vectors, 'vector')}, {index.record.kind}")
 
     test = next(iter(tests.values()))
-    heading(f"5. How often the next chunk is found, in {len(test.scores.ranks.rank)} contexts of documents held out")
+    contexts = counted(len(test.scores.ranks.rank), "context")
+    heading(f"5. How often the next chunk is found, in {contexts} of documents held out")
     _print_table(tests)
 
     best = max(tests, key=lambda model: tests[model].metrics.mrr)

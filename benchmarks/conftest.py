@@ -6,6 +6,7 @@ One session measures everything in one process, because only what was measured s
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from benchmarks.harness.replay import recorded_clock, replay
 from benchmarks.harness.workload import Workload
 from benchmarks.limits.ceilings import Ceilings, measure
 from benchmarks.report.read import read
-from benchmarks.report.regression import Change, regressions
+from benchmarks.report.regression import Change, missing, regressions
 from benchmarks.report.results import Row, disturbed, rows_of
 from benchmarks.report.tables import count, plus_minus
 from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS
@@ -33,7 +34,7 @@ FAILED_PEERS = pytest.StashKey[dict[str, str]]()
 CEILINGS = pytest.StashKey[Ceilings]()
 RECORDS = pytest.StashKey[list[dict[str, Any]]]()
 
-STORED = pytest.StashKey[tuple[Row, ...]]()
+STORED = pytest.StashKey[Sequence[Row]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -247,3 +248,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if config.getoption("--fail-below") is not None and ours:
         for change in _slower(config):
             terminalreporter.line(f"slower: {change}", red=True)
+        for line in missing(rows_of(records), config.stash[STORED]):
+            terminalreporter.line(f"not compared: {line}")

@@ -12,6 +12,7 @@ from lvm_runtime.artifact.drift import OVERLAP_LIMIT
 from lvm_runtime.artifact.folder import MANIFEST, Artifact
 from lvm_runtime.commands import console
 from lvm_runtime.coreml.package import import_coremltools
+from lvm_runtime.corpus import corpus as corpora
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import atomic, extras
 
@@ -46,11 +47,11 @@ def make_parser(description: str, prog: str | None = None, epilog: str = "") -> 
     parser.add_argument("--dim", type=int, help=f"vector size D of --untrained weights (default: {UNTRAINED_DIM})")
     parser.add_argument(
         "--data",
-        type=Path,
+        type=_corpus,
         metavar="CORPUS",
-        help="a corpus, as `lvm-runtime predict --help` describes it, whose last documents verify the export, also by "
-        "what a search in it finds (default: the bundled corpus if its D fits, else the real probes in the artifact; "
-        "no search)",
+        help="bundled, or a corpus, as `lvm-runtime predict --help` describes it, whose last documents verify the "
+        "export, also by what a search in it finds (default: the bundled corpus if its D fits, else the real "
+        "probes in the artifact; no search)",
     )
     parser.add_argument(
         "--min-overlap",
@@ -60,6 +61,11 @@ def make_parser(description: str, prog: str | None = None, epilog: str = "") -> 
         f"(default: {OVERLAP_LIMIT:g})",
     )
     return parser
+
+
+def _corpus(text: str) -> Path:
+    """Return the path of the corpus that `--data` means, as it does in training."""
+    return corpora.BUNDLED if text == "bundled" else Path(text)
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:

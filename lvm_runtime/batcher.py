@@ -27,7 +27,7 @@ import numpy as np
 
 from lvm_runtime.arguments import finite_number, whole_number
 from lvm_runtime.contexts import Array
-from lvm_runtime.errors import InvalidInput, LvmError
+from lvm_runtime.errors import InvalidInput, LvmError, counted
 
 _POLL_SECONDS = 0.001  # how often a coroutine looks for room; a full queue lasts a batch, which is longer
 
@@ -197,7 +197,8 @@ class _Queue:
         """Return when a request may be put; LvmError after `timeout` seconds. Called with the lock held."""
         if not self._room.wait_for(lambda: self.closed or self.rows < self.max_pending, timeout):
             raise LvmError(
-                f"{self.max_pending} requests have been waiting for {timeout} s; slow down, or raise max_pending"
+                f"{counted(self.max_pending, 'request has', 'requests have')} been waiting for {timeout} s; slow down, "
+                "or raise max_pending"
             )
 
     def take(self) -> list[_Request]:

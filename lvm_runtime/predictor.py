@@ -17,7 +17,7 @@ from lvm_runtime.arguments import whole_number
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.backends.guard import building, forks_wait
 from lvm_runtime.contexts import Array, Contexts, as_float_array, refuse, to_float32
-from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError
+from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError, counted
 from lvm_runtime.request import AUTO, Request
 from lvm_runtime.selection.candidates import Refusal
 from lvm_runtime.selection.choice import open_session
@@ -280,7 +280,7 @@ class Predictor:
     def _one_context(self, value: Any) -> Array:
         contexts = Contexts(value, *self._shape, self.largest_norm)
         if not contexts.single:
-            raise InvalidInput(f"got {len(contexts)} contexts, expected one of shape {list(self._shape)}")
+            raise InvalidInput(f"got {counted(len(contexts), 'context')}, expected one of shape {list(self._shape)}")
         return contexts.copy()  # it waits for others, and the caller may use its memory again
 
     def _predict_rows(self, rows: list[Array]) -> Iterator[Array]:

@@ -36,11 +36,11 @@ class Writer:
 
 
 WRITERS = {
-    "train": Writer(("train", *TRAIN, "--out", "a"), keeps=("a.run",)),
+    "train": Writer(("train", *TRAIN, "--out", "a", "--overwrite"), keeps=("a.run",)),
     "export onnx": Writer(("export", "onnx", "--model", "a")),
     "export torchscript": Writer(("export", "torchscript", "--model", "a")),
     "export coreml": Writer(("export", "coreml", "--model", "a")),
-    "import-checkpoint": Writer(("import-checkpoint", "../best.pt", "--out", "a")),
+    "import-checkpoint": Writer(("import-checkpoint", "../best.pt", "--out", "a", "--overwrite")),
     "predict .npy": Writer(("predict", "../art", "../in.npy", "o.npy"), keeps=("o.npy.part", "o.npy.progress")),
     "predict .npz": Writer(("predict", "../art", "../in.npy", "o.npz"), keeps=("o.npz.part", "o.npz.progress")),
     "predict .parquet": Writer(

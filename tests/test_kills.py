@@ -72,7 +72,7 @@ class Job:
 
 
 def _train(folder: Path) -> list[str]:
-    resume = ["--resume"] if (folder / "a.run/checkpoint.pt").exists() else []
+    resume = ["--resume"] if (folder / "a.run/checkpoint.pt").exists() else ["--overwrite"]
     return ["train", *MODEL, "--data", "../corpus.npz", "--out", "a", *resume]
 
 
@@ -106,7 +106,7 @@ JOBS = {
         _some_forms,
     ),
     "import-checkpoint": Job(
-        lambda _: ["import-checkpoint", "../best.pt", "--out", "a"],
+        lambda _: ["import-checkpoint", "../best.pt", "--out", "a", "--overwrite"],
         lambda folder: make_artifact(folder / "a", "lstm"),
         _artifact,
         _whole_artifact,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.artifact.folder import require_place
 from lvm_runtime.commands import console
 from lvm_runtime.corpus.formats import ACCEPTED
 from lvm_runtime.errors import InvalidInput
@@ -42,6 +43,15 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     result.add_argument("--out", type=Path, help="the artifact's folder (default artifacts/MODEL)")
     add_shared_arguments(result)
     return result
+
+
+def require_places(arguments: argparse.Namespace, *runs: TrainOptions) -> None:
+    """Raise ArtifactError if a run would replace an artifact that the command line does not give up.
+
+    A run that is taken up may: where there was an artifact when it began, that was given up then.
+    """
+    for options in runs:
+        require_place(options.artifact_path, overwrite=arguments.overwrite or options.resume)
 
 
 def add_shared_arguments(result: argparse.ArgumentParser) -> None:
@@ -95,6 +105,8 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     add(machine, "compile", "run the model through torch.compile", action="store_true")
     add(machine, "seed", "of weights, order, dropout and the synthetic corpus")
     add(machine, "resume", "continue from the last checkpoint", action="store_true")
+    machine.add_argument("--overwrite", action="store_true", help="replace the artifact of an earlier run, with its "
+        "exports")  # fmt: skip
     add(machine, "checkpoint-every", "steps between checkpoints within an epoch; 0: after each epoch only")
 
 
@@ -134,6 +146,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     """Parse the command line and train."""
     arguments = make_parser(prog).parse_args(argv)
     options = options_from(arguments)
+    require_places(arguments, options)
     extras.require("train", "training", "torch", "safetensors")
     from .run import train  # torch takes a second or two to load; --help and slips should not wait for it
 

@@ -10,7 +10,7 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.commands import console
 from lvm_runtime.system import extras
 
-from .__main__ import add_shared_arguments, options_from
+from .__main__ import add_shared_arguments, options_from, require_places
 
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
@@ -26,6 +26,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     arguments = parser.parse_args(argv)
     # every config is checked before the first model spends its time
     runs = [options_from(arguments, model=name, out=arguments.out / name) for name in arguments.models]
+    require_places(arguments, *runs)
     extras.require("train", "training", "torch", "safetensors", "matplotlib")
     from .report.compare import compare
     from .run import train

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lvm_runtime.artifact.config import CONFIGS, ModelConfig, make_config
-from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.artifact.folder import Artifact, require_place
 from lvm_runtime.artifact.weights import check_shapes
 from lvm_runtime.backends.devices import import_torch
 from lvm_runtime.commands import console
@@ -41,6 +41,7 @@ _PLAIN_FIELDS = ("ffn_dim", "max_positions", "attention_dim", "bottleneck_dim", 
 def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: Any) -> tuple[Artifact, float | None]:
     """Write the checkpoint at `path` as an artifact at `out`; return it and the recomputed cosine, if `data` is given.
 
+    An artifact that was there is replaced.
     `corpus` goes to `TrainOptions` (`validation`, `split`, …) and must cut the windows as the checkpoint's run did.
     Raises ArtifactError for a file that is no checkpoint, InvalidInput for one that cannot be used here, and
     VerificationFailed where the cosine on `data` is more than 0.01 from the stored one; nothing is written then.
@@ -154,6 +155,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     )
     parser.add_argument("checkpoint", type=Path, help="a torch.save file, such as best_model.pt")
     parser.add_argument("--out", type=Path, required=True, help="the artifact's folder, such as artifacts/amn")
+    parser.add_argument("--overwrite", action="store_true", help="replace the artifact in OUT, with its exports")
     parser.add_argument("--data", help="the corpus to check the stored val_cosine on")
     parser.add_argument("--validation", type=float, help="share of documents validated on (default 0.1)")
     parser.add_argument("--split", choices=("last", "random"), help="which documents (default last)")
@@ -166,6 +168,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     given = {name: getattr(options, name) for name in ("validation", "split", "seed")}
     corpus = {name: value for name, value in given.items() if value is not None}
     extras.require("train", "importing a checkpoint", "torch", "safetensors")
+    require_place(options.out, overwrite=options.overwrite)
     artifact, cosine = import_checkpoint(options.checkpoint, options.out, options.data, **corpus)
     checked = "not checked against data" if cosine is None else f"validation cosine {cosine:.4f}, as stored"
     console.show(f"{artifact.path}: {artifact.config.architecture}, {checked}")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lvm_runtime.errors import counted
 from lvm_runtime.models.amn import RECENCY_DECAY
 from lvm_runtime.models.lstm import LSTM
 from lvm_runtime.models.transformer import Transformer
@@ -46,8 +47,8 @@ class RankedStart:
 
     def __str__(self) -> str:
         return (
-            f"a map of the average with decay {self.decay:.2g}, trained to rank for {self.epochs} epochs: loss "
-            f"{self.loss:.4f} on training documents kept out of it"
+            f"a map of the average with decay {self.decay:.2g}, trained to rank for {counted(self.epochs, 'epoch')}: "
+            f"loss {self.loss:.4f} on training documents kept out of it"
         )
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lvm_runtime.artifact.folder import MANIFEST, Artifact
+from lvm_runtime.artifact.folder import Artifact, require_place
 from lvm_runtime.backends.devices import torch_device
-from lvm_runtime.errors import ArtifactError, InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.models import build_model, parameter_count, save_model
 from lvm_runtime.system import atomic
 
@@ -41,7 +41,7 @@ REAL_CONTEXTS = 64
 
 
 def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | None = None) -> TrainResult:
-    """Train one model and write its artifact; `say` receives each line of the report.
+    """Train one model and write its artifact, in place of any that was there; `say` receives each line of the report.
 
     The baselines of an `earlier` run on the same data are not fitted again.
 
@@ -82,8 +82,7 @@ def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | Non
 def _check_outputs(options: TrainOptions) -> None:
     """Raise a child of LvmError if the artifact or the run's figures could not be written at the end."""
     path = options.artifact_path
-    if path.is_dir() and not (path / MANIFEST).is_file() and any(path.iterdir()):
-        raise ArtifactError(f"{path}: exists and is not an artifact; choose another output folder or move it away")
+    require_place(path, overwrite=True)
     atomic.require_writable(path, folder=True)
     atomic.require_writable(options.run_path, folder=True)
 
@@ -102,7 +101,7 @@ def _trainer(options: TrainOptions, material: Material, processes: Processes, sa
     torch.manual_seed(options.seed + processes.rank)  # dropout; the order of windows has its own generator
     trainer = Trainer(model, train_windows, options, processes)
     if trainer.ranking is not None:
-        say(f"ranking over {trainer.ranking.count:,} of {len(trainer.ranking.rows):,} training vectors")
+        say(f"ranking over {trainer.ranking.count:,} of {counted(len(trainer.ranking.rows), 'training vector')}")
         if options.start == "ranked" and not config.starts_at_average and not options.resume:
             start = start_ranked(trainer.model, train_windows, trainer.ranking,
                                  cosine_weight=options.cosine_weight, seed=options.seed)  # fmt: skip
@@ -227,7 +226,7 @@ def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) 
     model = model.to(trainer.device).eval()
     probes, _ = split.validation.batch(split.validation.sample(ROWS).starts)
     gate = check_agreement(model, probes, str(trainer.device))
-    say(f"gate: {max(gate, key=lambda g: g.drift)} at worst, over {len(probes)} windows")
+    say(f"gate: {max(gate, key=lambda g: g.drift)} at worst, over {counted(len(probes), 'window')}")
     validation = evaluate(model, split.validation, material.scores, material.doc_ids)
     test = None
     if len(split.test):

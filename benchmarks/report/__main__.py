@@ -106,9 +106,12 @@ def _rerun(first: Run, again: list[Path]) -> bool:
 
 
 def _no_slower(now: Run, stored: Path, fail_below: float) -> bool:
-    found = regression.regressions(now.rows, read(stored).rows, fail_below)
+    before = read(stored).rows
+    found = regression.regressions(now.rows, before, fail_below)
     for change in found:
         print(f"slower: {change}", file=sys.stderr)
+    for line in regression.missing(now.rows, before):
+        print(f"not compared: {line}", file=sys.stderr)
     return not found
 
 

@@ -20,7 +20,7 @@ from benchmarks.report.tables import (
 )
 from lvm_runtime.artifact.config import CONFIGS
 from lvm_runtime.commands.tables import markdown
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.system import atomic, machine
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
@@ -56,7 +56,7 @@ def readme_section(run: Run) -> str:
     return "\n\n".join(
         (
             markdown(header, rows),
-            f"Measured on {run.machine['processor']} with {run.machine['cpus']} CPUs. {_comparison(run)}",
+            f"Measured on {run.machine['processor']} with {counted(run.machine['cpus'], 'CPU')}. {_comparison(run)}",
         )
     )
 

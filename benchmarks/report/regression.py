@@ -53,6 +53,22 @@ def changes(now: Sequence[Row], stored: Sequence[Row]) -> list[Change]:
     return sorted(found, key=lambda change: change.ratio)
 
 
+def missing(now: Sequence[Row], stored: Sequence[Row]) -> list[str]:
+    """Return a line for each form of ours that the stored run compared with the anchor and this one has not.
+
+    A part of the benchmarks leaves most out on purpose; else a form that fails now would look like none that slowed.
+    """
+    compared = {row.key for row in now if row.over_anchor}
+    batches: dict[tuple[str, str], list[int]] = {}
+    for row in stored:
+        if row.ours and row.over_anchor and row.key not in compared:
+            batches.setdefault((row.model, row.contender), []).append(row.batch)
+    return [
+        f"{model} {contender}: in the stored run and not in this one, at batch {', '.join(map(str, sorted(sizes)))}"
+        for (model, contender), sizes in batches.items()
+    ]
+
+
 def regressions(now: Sequence[Row], stored: Sequence[Row], fail_below: float) -> list[Change]:
     """Return the changes whose ratio is below `fail_below`, such as 0.9."""
     return [change for change in changes(now, stored) if change.ratio < fail_below]

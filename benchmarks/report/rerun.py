@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.report.results import Row, Run
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.system import machine
 
 EXPECTED = 0.05
@@ -98,7 +98,7 @@ def verdict(found: Sequence[Pair]) -> tuple[bool, str]:
     differing = [pair for pair in found if pair.gap > 0]
     moved = sorted(abs(pair.ratios[1] / pair.ratios[0] - 1) for pair in found)
     lines = [
-        f"{len(differing)} of {len(found)} ratios to plain differ by more than both runs' rounds allow "
+        f"{len(differing)} of {counted(len(found), 'ratio')} to plain differ by more than both runs' rounds allow "
         f"(up to {EXPECTED:.0%} may); ratios moved by {moved[len(moved) // 2]:.1%} at the median, "
         f"{moved[int(0.9 * (len(moved) - 1))]:.1%} at the 90th percentile, {moved[-1]:.1%} at most",
         f"by the narrower 95 % intervals, which know one session each, {sum(p.beyond_intervals for p in found)} differ",

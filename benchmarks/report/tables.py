@@ -9,6 +9,7 @@ from benchmarks.report import reference
 from benchmarks.report.results import Row, Run
 from lvm_runtime.artifact.config import CONFIGS
 from lvm_runtime.commands.tables import markdown
+from lvm_runtime.errors import counted
 from lvm_runtime.system import machine
 
 BATCHES = (1, 32, 128)
@@ -75,7 +76,7 @@ def _made_with(run: Run) -> str:
     wanted = ", ".join(
         f"{name} {versions[name]}" for name in ("onnxruntime", "torch", "openvino", "coreai-torch") if name in versions
     )
-    busy = f"; {len(run.disturbed)} cells timed beside other programs" if run.disturbed else ""
+    busy = f"; {counted(len(run.disturbed), 'cell')} timed beside other programs" if run.disturbed else ""
     return f"Measured on {run.date} with {wanted}{busy}."
 
 

@@ -39,7 +39,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         "--stock",
         action="store_true",
         help="convert the unmodified module instead, as a baseline, and list its operations beside ours; it goes "
-        "beside the artifact, not into it",
+        "beside the artifact, not into it (default: dynamic in fp32)",
     )
     arguments = parser.parse_args(argv)
     if arguments.stock and arguments.compress != "none":

@@ -45,9 +45,9 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         choices=SHAPES,
         default=default.shapes,
         help="how several batch sizes get into the package: one static function each (multifunction, the default, "
-        "macOS 15 and later), one function for all (enumerated), or the first size only (static)",
+        "macOS 15 and later), one function for all (enumerated), or one size only (static)",
     )
-    add("--batch-sizes", type=batch_sizes, default=BATCH_SIZES, metavar="N,N,…", help="default: 1,8,32,128")
+    add("--batch-sizes", type=batch_sizes, metavar="N,N,…", help="default: 1,8,32,128; of static: 1")
     add("--precision", choices=PRECISIONS, default=default.precision, help="the Neural Engine takes fp16 only")
     add("--compress", choices=COMPRESSIONS, default=default.compress, help="smaller weights; checked by --max-drift")
     add(
@@ -73,6 +73,8 @@ def options_from(arguments: argparse.Namespace) -> CoreMLOptions:
     if arguments.compress == "none":
         console.refuse_given(arguments, ("max-drift",), "is for a package with --compress; others have fixed limits")
     given = {name: getattr(arguments, name) for name in CoreMLOptions.__slots__}
+    if arguments.shapes == "static" and arguments.batch_sizes is None:
+        given["batch_sizes"] = BATCH_SIZES[:1]
     return CoreMLOptions(**{name: value for name, value in given.items() if value is not None})
 
 

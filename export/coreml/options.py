@@ -23,7 +23,8 @@ class CoreMLOptions:
     """Choices of one export; the defaults are what most people want.
 
     `shapes`: "multifunction" puts one static function per batch size into the package, sharing the weights (macOS 15
-    and later); "enumerated" is one function that takes these batch sizes; "static" takes the first one only.
+    and later); "enumerated" is one function that takes these batch sizes; "static" is one
+    function that takes one batch size.
     `target` is the oldest system that can load it (None: the oldest that `shapes` allows, macOS 14 at least).
     `max_drift` bounds the drift of a compressed package. `compute_units` is a recommendation to whoever loads it.
     `gelu`: "table" keeps Core ML's fused operation, which some devices look up in a table, "erf" spells it out.
@@ -47,7 +48,10 @@ class CoreMLOptions:
         _check_choices(self)
         sizes = checked_sizes(self.batch_sizes)
         if self.shapes == "static" and len(sizes) > 1:
-            sizes = sizes[:1]
+            raise InvalidInput(
+                f"--shapes static takes one batch size, got {', '.join(map(str, sizes))}; give one with --batch-sizes, "
+                "or use --shapes multifunction or enumerated"
+            )
         object.__setattr__(self, "batch_sizes", sizes)
         lowest = "macOS15" if self.shapes == "multifunction" else "macOS14"
         target = self.target or lowest

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, drift
 from lvm_runtime.coreml.package import import_coremltools
-from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.errors import InvalidInput, VerificationFailed
 from lvm_runtime.models.amn import AMN
 from lvm_runtime.models.transformer import Transformer
 from lvm_runtime.system import atomic
@@ -58,8 +58,13 @@ def export_stock(source: Source, samples: Sequence[Sample], options: CoreMLOptio
 
 def _convert_exported(model: nn.Module, options: CoreMLOptions, shape: tuple[int, int], path: Path) -> None:
     """Convert through `torch.export`: the traced attention of torch does not convert under NumPy 2.4."""
+    if len(options.batch_sizes) > 1:
+        raise InvalidInput(
+            f"--stock converts a transformer for one batch size, got {', '.join(map(str, options.batch_sizes))}; "
+            "give one with --batch-sizes, or use --shapes static"
+        )
     ct = import_coremltools()
-    size = options.batch_sizes[0]
+    (size,) = options.batch_sizes
     dtype = np.float16 if options.precision == "fp16" else np.float32
     half = options.precision == "fp16"
     with quiet():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.commands import console
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.system import atomic
 
 from .arithmetic import MODES
@@ -61,7 +61,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     for name in sorted(program.functions):
         counts = Counter(op.op_type for op in operations(program, name) if op.op_type != "const")
         listed = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
-        console.show(f"{name}: {sum(counts.values())} operations: {listed}")
+        console.show(f"{name}: {counted(sum(counts.values()), 'operation')}: {listed}")
     if arguments.input is None:
         return 0
     arrays = read_arrays(arguments.input)

@@ -18,6 +18,7 @@ from lvm_runtime.request import Request
 from lvm_runtime.system import atomic
 
 MODEL = Path(__file__).with_name("model.py")
+_CONFIG = "config.pbtxt"
 KINDS = {"backend": str, "precision": str, "max_drift": float, "threads": int}
 """What `MODEL`, which Triton's Python alone can import, makes of the text of an option."""
 
@@ -36,7 +37,8 @@ def write_repository(
 
     A batch has up to `max_batch` contexts and waits `max_delay_ms` for more. `options` are a Predictor's backend,
     precision, max_drift and threads, as text. Each of the `instances` is a process with a Predictor of its own. Without
-    an ONNX form in full precision the second model is left out. A model that is there is replaced in one step.
+    an ONNX form in full precision the second model is left out. A model that is there is replaced in one step. Raises
+    InvalidInput where something else is.
     """
     whole_number(instances, "instances")
     _check(options or {})
@@ -44,7 +46,11 @@ def write_repository(
     name = name or artifact.config.architecture
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise InvalidInput(f"name is {name!r}, expected letters, digits, - _ and .")
-    folders = [out / name]
+    compiled = [one for one in artifact.find("onnx") if one.precision == "fp32" and one.form == "context"]
+    folders = [out / name, *([out / f"{name}_onnx"] if compiled else [])]
+    for folder in folders:
+        if folder.is_dir() and not (folder / _CONFIG).is_file() and any(folder.iterdir()):
+            raise InvalidInput(f"{folder}: exists and is no model of Triton; choose another --out or --name")
     group = f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]\n"
     with atomic.replacing(folders[0]) as folder:
         version = folder / "1"
@@ -52,15 +58,13 @@ def write_repository(
         shutil.copy(MODEL, version / "model.py")
         parameters = {"threads": "1"} | (options or {})
         text = "".join(f'parameters {{ key: "{k}" value {{ string_value: "{v}" }} }}\n' for k, v in parameters.items())
-        (folder / "config.pbtxt").write_text(_config(name, "python", artifact.config, batching) + group + text)
-    compiled = [one for one in artifact.find("onnx") if one.precision == "fp32" and one.form == "context"]
+        (folder / _CONFIG).write_text(_config(name, "python", artifact.config, batching) + group + text)
     if compiled:
-        folders.append(out / f"{name}_onnx")
         with atomic.replacing(folders[1]) as folder:
             (folder / "1").mkdir(parents=True)
             shutil.copy(artifact.file(compiled[0]), folder / "1/model.onnx")
             text = _config(f"{name}_onnx", "onnxruntime", artifact.config, batching)
-            (folder / "config.pbtxt").write_text(text + group)
+            (folder / _CONFIG).write_text(text + group)
     return folders
 
 

@@ -79,9 +79,7 @@ class Artifact:
         `weights` is a serialised safetensors file. Compiled forms of an earlier model are dropped with it.
         """
         path = file_name(path, "path")
-        there = os.path.exists(path) and not os.path.isfile(path / MANIFEST)
-        if there and (path.is_file() or any(path.iterdir())):
-            raise ArtifactError(f"{path}: exists and is not an artifact; choose another output folder or move it away")
+        require_place(path, overwrite=True)
         with atomic.replacing(path) as folder, atomic.writing(path):
             folder.mkdir()
             (folder / WEIGHTS).write_bytes(weights)
@@ -315,6 +313,27 @@ def resolve(name: str | Path) -> Path:
         f"{path} {problem}; expected an artifact folder or one of {', '.join(ARCHITECTURES)}; "
         f"make one with: lvm-runtime train --model amn --out {path}"
     )
+
+
+def require_place(path: Path, *, overwrite: bool) -> None:
+    """Raise ArtifactError unless an artifact can be made at `path`: nothing is there, or one that `overwrite` gives up.
+
+    For use before long work, too.
+    """
+    with atomic.writing(path):
+        if os.path.isfile(path / MANIFEST):
+            if not overwrite:
+                raise ArtifactError(f"{path}: holds an artifact; choose another --out, or give --overwrite")
+        elif os.path.exists(path) and (path.is_file() or any(path.iterdir())):
+            raise ArtifactError(f"{path}: exists and is not an artifact; choose another output folder or move it away")
+
+
+def read_config(name: str | Path) -> ModelConfig:
+    """Return architecture and sizes of the artifact that `name` means, without a look at its other files.
+
+    Raises ArtifactError.
+    """
+    return _read_manifest(resolve(name)).config
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -25,7 +25,7 @@ from lvm_runtime.bulk.source import Source
 from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.corpus.formats import count_rows, ids_beside
 from lvm_runtime.corpus.parquet import import_pyarrow
-from lvm_runtime.errors import InvalidInput, LvmError
+from lvm_runtime.errors import InvalidInput, LvmError, counted
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.system import atomic
 
@@ -142,7 +142,8 @@ def finish(folder: Path, parts: Sequence[Part], results: Iterable[PartResult]) -
     by_name = {result.part.name: result for result in results}
     _require_every_row(parts)
     if missing := sorted({part.name for part in parts} - set(by_name)):
-        raise LvmError(f"{folder}: {len(missing)} parts are missing, the first is {missing[0]}; run it again")
+        lost = counted(len(missing), "part is", "parts are")
+        raise LvmError(f"{folder}: {lost} missing, the first is {missing[0]}; run it again")
     listed = []
     for part in parts:
         found, result = _read_note(folder / part.name), by_name[part.name]

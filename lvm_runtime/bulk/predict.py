@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.arguments import file_name, instance
+from lvm_runtime.artifact.folder import read_config, resolve
 from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.bulk.destination import Destination, keep_out
 from lvm_runtime.bulk.output import Output
 from lvm_runtime.bulk.source import Source
 from lvm_runtime.contexts import bad_rows, describe_bad_row
-from lvm_runtime.corpus.corpus import open_corpus
+from lvm_runtime.corpus.corpus import open_corpus, require_corpus
 from lvm_runtime.corpus.formats import ids_beside
 from lvm_runtime.errors import InvalidInput, LvmError
 from lvm_runtime.predictor import Predictor
@@ -123,15 +124,33 @@ def predict_file(
     BulkResult(predictions=8, resumed=0, bad=0, remarks=())
     """
     instance(predictor, Predictor, "predictor")
-    source, place = file_name(source, "source"), Destination(file_name(target, "target"))
-    inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]
-    place.check(inputs, overwrite=overwrite)
-    keep_out(place.path, predictor.artifact.path)
+    source, inputs, place = _places(source, target, predictor.artifact.path, overwrite)
     with place.locked():
         place.check(inputs, overwrite=overwrite)  # another run may have ended since
         if restart:
             place.discard()
         return _predict(predictor, source, inputs, place, skip_bad, progress)
+
+
+def look_first(artifact: str | Path, source: str | Path, target: str | Path, *, overwrite: bool = False) -> None:
+    """Raise what `predict_file` would raise for these names and for the shape of the input, before a model is loaded.
+
+    A look at the numbers of the input, and at a column of ids, is left to the run.
+    """
+    config = read_config(artifact)
+    source, _, _ = _places(source, target, resolve(artifact), overwrite)
+    require_corpus(source, context_length=config.context_length, dim=config.dim)
+
+
+def _places(
+    source: str | Path, target: str | Path, artifact: Path, overwrite: bool
+) -> tuple[Path, list[Path], Destination]:
+    """Return the source, it and what belongs to it, and the destination, if it may be written."""
+    source, place = file_name(source, "source"), Destination(file_name(target, "target"))
+    inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]
+    place.check(inputs, overwrite=overwrite)
+    keep_out(place.path, artifact)
+    return source, inputs, place
 
 
 def _predict(

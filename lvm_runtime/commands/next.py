@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.arguments import whole_number
+from lvm_runtime.artifact.folder import read_config
 from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
 from lvm_runtime.commands.console import refuse_given, show
 from lvm_runtime.commands.embed import add_encoder
@@ -47,21 +49,25 @@ def run(options: argparse.Namespace) -> None:
     """Search and print what was found."""
     if options.vectors is not None:
         refuse_given(options, ("encoder", "encoder-device"), "is for a text; --vectors are not encoded")
+    request, k = request_from(options), whole_number(options.k, "k")
     index = Index.open(options.index)
-    with Predictor.from_request(options.artifact, request_from(options)) as predictor:
-        length = predictor.config.context_length
-        if predictor.config.dim != index.record.dim:
-            raise InvalidInput(
-                f"{options.artifact} has D={predictor.config.dim}, {index.path} has D={index.record.dim}; give the "
-                "index of a corpus of the encoder that the model was trained with"
-            )
-        if options.vectors is not None:
-            contexts = _contexts_of(options.vectors, length, predictor.config.dim)
-        else:
-            contexts = _context_of_text(options, index, length)
-        found = {"next": next_chunks(predictor, index, contexts, options.k)}
+    config = read_config(options.artifact)  # what is given is looked at first: loading the model takes longer
+    if config.dim != index.record.dim:
+        raise InvalidInput(
+            f"{options.artifact} has D={config.dim}, {index.path} has D={index.record.dim}; give the "
+            "index of a corpus of the encoder that the model was trained with"
+        )
+    if options.vectors is not None:
+        contexts = _contexts_of(options.vectors, config.context_length, config.dim)
+    else:
+        name = _encoder_of(options, index)
+        text = _read_stdin() if options.document == "-" else read_text(Path(options.document))
+    with Predictor.from_request(options.artifact, request) as predictor:
+        if options.vectors is None:
+            contexts = _context_of_text(text, name, options, index, config.context_length)
+        found = {"next": next_chunks(predictor, index, contexts, k)}
         if options.compare:
-            found["last_chunk"] = last_chunk_finds(predictor, index, contexts, options.k)
+            found["last_chunk"] = last_chunk_finds(predictor, index, contexts, k)
     for i in range(len(contexts)):
         hits = {name: lists[i] for name, lists in found.items()}
         show(_json(hits) if options.json else _text(hits))
@@ -90,17 +96,21 @@ def _read_stdin() -> str:
         raise InvalidInput(f"stdin: cannot be read as {error.encoding} text ({error.reason})") from error
 
 
-def _context_of_text(options: argparse.Namespace, index: Index, length: int) -> NDArray[np.float32]:
-    """Return the vectors `[1, T, D]` of the last chunks of the text."""
-    made = index.corpus.columns.made or {}
-    name = options.encoder or made.get("encoder")
+def _encoder_of(options: argparse.Namespace, index: Index) -> str:
+    """Return the name of the encoder for the text."""
+    name = options.encoder or (index.corpus.columns.made or {}).get("encoder")
     if name is None:
         raise InvalidInput(f"{index.corpus.name} does not say which encoder made it; give --encoder, or --vectors")
-    if options.document == "-":
-        source, text = "stdin", _read_stdin()
-    else:
-        source, text = options.document, read_text(Path(options.document))
-    encoder = Encoder(str(name), options.encoder_device or "auto")
+    return str(name)
+
+
+def _context_of_text(
+    text: str, name: str, options: argparse.Namespace, index: Index, length: int
+) -> NDArray[np.float32]:
+    """Return the vectors `[1, T, D]` of the last chunks of the text."""
+    source = "stdin" if options.document == "-" else options.document
+    made = index.corpus.columns.made or {}
+    encoder = Encoder(name, options.encoder_device or "auto")
     if made and not encoder.agrees(made):
         raise InvalidInput(
             f"encoder {name} gives other vectors than the one that made {index.corpus.name}: {made.get('encoder')}; "

@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from lvm_runtime.bulk.predict import BulkResult, open_for_bulk, predict_file, workers_for
+from lvm_runtime.bulk.predict import BulkResult, look_first, open_for_bulk, predict_file, workers_for
 from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
 from lvm_runtime.commands.console import printable, refuse_given, show
 from lvm_runtime.corpus.formats import ACCEPTED
@@ -76,7 +76,9 @@ def _predict_on_ray(options: argparse.Namespace) -> BulkResult:
 
 
 def _predict_here(options: argparse.Namespace) -> BulkResult:
-    with open_for_bulk(options.artifact, request_from(options)) as predictor:
+    request = request_from(options)
+    look_first(options.artifact, options.input, options.output, overwrite=options.overwrite)
+    with open_for_bulk(options.artifact, request) as predictor:
         print(printable(str(predictor.explain().running)), file=sys.stderr)
         print(f"{counted(workers_for(predictor), 'run')} at a time", file=sys.stderr)
         try:

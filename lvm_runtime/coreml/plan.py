@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lvm_runtime.errors import counted
+
 ENOUGH = 0.99
 """Share of the cost that has to be on the device that was asked for."""
 DEVICES = {"MLNeuralEngineComputeDevice": "ane", "MLGPUComputeDevice": "gpu", "MLCPUComputeDevice": "cpu"}
@@ -60,7 +62,7 @@ def summarise(function: str, placements: Sequence[Placement], asked: str) -> str
     """
     on = shares(placements)
     listed = ", ".join(f"{device} {share:.1%}" for device, share in on.items()) or "nothing to run"
-    lines = [f"{function}: {len(placements)} operations; share of the estimated cost: {listed}"]
+    lines = [f"{function}: {counted(len(placements), 'operation')}; share of the estimated cost: {listed}"]
     if asked != "all" and on.get(asked, 0.0) < ENOUGH:
         lines.append(
             f"!!! {function}: {asked} WAS ASKED FOR AND GETS {on.get(asked, 0.0):.1%} of the cost, "

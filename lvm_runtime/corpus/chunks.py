@@ -130,11 +130,11 @@ def _npz_names(file: NpzFile, doc_ids: NDArray[Any]) -> Column:
 
 def parquet_columns(file: ParquetFile, ids_key: str | None) -> ChunkColumns:
     """Return the columns of an open Parquet file."""
-    path, strings = file.path, file.string_columns()
+    path, rows_of_file, strings = file.path, range(file.total), file.string_columns()
 
     def column(key: str) -> Column:
         def read(rows: NDArray[np.int64]) -> list[str | None]:
-            with ParquetFile(path) as again:
+            with ParquetFile(path, rows=rows_of_file) as again:
                 return again.strings(key, rows)
 
         return read

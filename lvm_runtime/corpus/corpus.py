@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from lvm_runtime.contexts import shape_hint
 from lvm_runtime.corpus.chunks import Chunk, ChunkColumns, positions
 from lvm_runtime.corpus.documents import run_begins, window_starts
-from lvm_runtime.corpus.formats import read_file
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.corpus.formats import read_file, shape_of
+from lvm_runtime.errors import InvalidInput, counted
 
 BUNDLED = Path(__file__).parent / "docs-minilm-384.npz"
 """Vectors of 204 documents, D = 384; train/data/README.md says of which."""
@@ -111,6 +111,23 @@ def open_corpus(
         path, context_length=context_length, dim=dim, trust_pickle=trust_pickle, scratch=scratch, rows=rows
     )
     shape = contents.values.shape
+    _require_shape(path, shape, context_length, dim)
+    if len(shape) == 3:
+        if contents.articles is not None and len(contents.articles) != shape[0]:
+            entries = counted(len(contents.articles), "entry", "entries")
+            raise InvalidInput(f"{path}: metadata has {entries} for {counted(shape[0], 'context')}")
+        return Corpus(str(path), contents.values, None, contents.articles, contents.targets)
+    if contents.doc_ids is None:
+        return Corpus(str(path), contents.values, remarks=(_ONE_DOCUMENT,), columns=contents.chunks)
+    return replace(of_documents(str(path), contents.values, contents.doc_ids), columns=contents.chunks)
+
+
+def require_corpus(path: Path, *, context_length: int, dim: int) -> None:
+    """Raise what `open_corpus` raises for the kind of the file `path` and its shape, without unpacking it."""
+    _require_shape(path, shape_of(path, context_length=context_length, dim=dim), context_length, dim)
+
+
+def _require_shape(path: Path, shape: tuple[int, ...], context_length: int, dim: int | None) -> None:
     if len(shape) not in (2, 3) or (dim is not None and shape[1:] not in ((context_length, dim), (dim,))):
         d = "D" if dim is None else dim
         hint = "" if dim is None else shape_hint(shape, context_length, dim)
@@ -118,13 +135,6 @@ def open_corpus(
             f"{path}: array of shape {list(shape)}, expected contexts [N, {context_length}, {d}] or "
             f"vectors [N, {d}]{hint}"
         )
-    if len(shape) == 3:
-        if contents.articles is not None and len(contents.articles) != shape[0]:
-            raise InvalidInput(f"{path}: metadata has {len(contents.articles)} entries for {shape[0]} contexts")
-        return Corpus(str(path), contents.values, None, contents.articles, contents.targets)
-    if contents.doc_ids is None:
-        return Corpus(str(path), contents.values, remarks=(_ONE_DOCUMENT,), columns=contents.chunks)
-    return replace(of_documents(str(path), contents.values, contents.doc_ids), columns=contents.chunks)
 
 
 def joined(corpus: Corpus) -> Corpus:

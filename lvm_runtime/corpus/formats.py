@@ -102,6 +102,26 @@ def count_rows(path: Path) -> int:
     raise InvalidInput(f"{path}: unknown kind of file {path.suffix!r}; expected .npy or .parquet")
 
 
+def shape_of(path: Path, *, context_length: int, dim: int | None = None) -> tuple[int, ...]:
+    """Return the shape of what `read_file` returns as values; one row of a Parquet file is unpacked, nothing else.
+
+    Raises InvalidInput for what is no corpus.
+    """
+    if path.suffix == ".npz":
+        with NpzFile(path) as file:
+            key = _npz_key(path, file)
+            header = file.header(key)
+            if header.dtype.hasobject:
+                file.array(key)  # says what to do
+            _require_floats(path, key, header.dtype)
+            return header.shape
+    if path.suffix == ".parquet":
+        total = count_rows(path)
+        first = read_file(path, context_length=context_length, dim=dim, rows=range(min(1, total)))
+        return total, *first.values.shape[1:]
+    return read_file(path, context_length=context_length).values.shape
+
+
 def ids_beside(path: Path) -> Path:
     """Return where the ids of the vectors in a `.npy` file are, if they are anywhere."""
     return path.with_suffix(".ids.npy")
@@ -129,9 +149,7 @@ def _read_npy(path: Path, scratch: Path | None, rows: range | None) -> Contents:
 
 def _read_npz(path: Path, trust_pickle: bool, scratch: Path | None) -> Contents:
     with NpzFile(path, scratch) as file:
-        key = _values_key(path, file.keys)
-        if key is None:
-            raise InvalidInput(f"{path}: holds {_listed(file.keys)}, expected vectors and doc_ids, or contexts")
+        key = _npz_key(path, file)
 
         def array(key: str) -> NDArray[Any]:
             return stacked(path, key, file.array(key, trust_pickle=trust_pickle))
@@ -149,6 +167,13 @@ def _read_npz(path: Path, trust_pickle: bool, scratch: Path | None) -> Contents:
         if targets is not None and "metadata" in file.keys:
             articles = _articles(file.array("metadata", trust_pickle=trust_pickle))
         return Contents(values, None, targets, articles)
+
+
+def _npz_key(path: Path, file: NpzFile) -> str:
+    key = _values_key(path, file.keys)
+    if key is None:
+        raise InvalidInput(f"{path}: holds {_listed(file.keys)}, expected vectors and doc_ids, or contexts")
+    return key
 
 
 def _read_parquet(
@@ -198,9 +223,13 @@ def _one_of(path: Path, keys: Iterable[str], known: tuple[str, ...]) -> str | No
 
 def _floats(path: Path, key: str, read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
     array = read()
-    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        raise InvalidInput(f"{path}: {key} has dtype {array.dtype}, expected float16, float32 or float64")
+    _require_floats(path, key, array.dtype)
     return array
+
+
+def _require_floats(path: Path, key: str, dtype: np.dtype[Any]) -> None:
+    if dtype.kind != "f" or dtype.itemsize > 8:
+        raise InvalidInput(f"{path}: {key} has dtype {dtype}, expected float16, float32 or float64")
 
 
 def _articles(metadata: NDArray[Any]) -> NDArray[np.int64] | None:

@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.corpus import footer
 from lvm_runtime.corpus.documents import DocumentIds
 from lvm_runtime.corpus.npy import open_regular, unpack
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -45,6 +46,8 @@ class ParquetFile:
             self.columns: list[str] = self._file.schema_arrow.names
         except (self._arrow.ArrowException, OSError, ValueError) as error:
             raise InvalidInput(f"{path}: not a Parquet file ({error})") from error
+        if rows is None:  # who asks for some has opened the whole
+            self._require_alone()
         self.total = int(self._file.metadata.num_rows)
         self._span = range(self.total) if rows is None else rows
         self._rows = len(self._span)
@@ -54,6 +57,16 @@ class ParquetFile:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+    def _require_alone(self) -> None:
+        with open_regular(self.path) as file:
+            begin = footer.begin(file)
+        if begin:
+            self._file.close()
+            raise InvalidInput(
+                f"{self.path}: its first {begin} bytes belong to another file and would not be read; "
+                "expected one .parquet, and not several; write their tables as one file"
+            )
 
     def list_columns(self) -> list[str]:
         """Return the names of the columns that hold lists."""
@@ -135,7 +148,8 @@ class ParquetFile:
             raise InvalidInput(f"{self.path}: column {column} cannot be read from row {first} on ({error})") from error
         if first != max(last, span.stop):
             raise InvalidInput(
-                f"{self.path}: column {column} holds {first} rows, expected {max(last, span.stop)} as the file says"
+                f"{self.path}: column {column} holds {counted(first, 'row')}, expected {max(last, span.stop):,} as the "
+                "file says"
             )
 
     def _groups(self, span: range) -> tuple[list[int], int, int]:
@@ -198,8 +212,9 @@ class ParquetFile:
 
     def _unequal(self, column: str, row: int, found: tuple[int, ...], expected: tuple[int, ...]) -> InvalidInput:
         came, before = ("×".join(map(str, shape)) for shape in (found, expected))
+        numbers = "number" if came == "1" else "numbers"
         return InvalidInput(
-            f"{self.path}: row {row} of column {column} holds {came} numbers and the rows before it {before}; "
+            f"{self.path}: row {row} of column {column} holds {came} {numbers} and the rows before it {before}; "
             "expected lists of one length"
         )
 

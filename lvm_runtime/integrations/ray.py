@@ -17,6 +17,7 @@ from lvm_runtime.arguments import file_name, whole_number
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.bulk.parts import ROWS, Part, PartResult, finish, plan, prepare, sources_of, write_part
 from lvm_runtime.bulk.predict import BulkResult, open_with_threads
+from lvm_runtime.corpus.corpus import require_corpus
 from lvm_runtime.errors import LvmError
 from lvm_runtime.request import Request
 from lvm_runtime.system.extras import require
@@ -46,8 +47,10 @@ def predict(
     """
     ray = require("ray", "predicting on a cluster", "ray", "ray.data")
     path, folder = resolve(artifact).absolute(), file_name(out, "out").absolute()
-    Artifact.load(path)  # says what is wrong with it here, before a cluster is asked
-    parts = plan(sources_of(file_name(source, "source")), whole_number(rows, "rows"))
+    config = Artifact.load(path).config  # says what is wrong with it here, before a cluster is asked
+    sources = sources_of(file_name(source, "source"))
+    require_corpus(sources[0], context_length=config.context_length, dim=config.dim)
+    parts = plan(sources, whole_number(rows, "rows"))
     prepare(folder, parts, path, overwrite=overwrite)
     started = not ray.is_initialized()
     if started:

@@ -20,15 +20,18 @@ _MODELS: dict[str, Any] = {"lstm": LSTM, "gru": GRUStack, "transformer": Transfo
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
-    """Return a freshly initialised training form on the CPU in float32.
+    """Return a freshly initialised training form on the CPU in float32, whatever torch's defaults are.
 
-    With `seed` the initial weights are reproducible and the caller's random state is left alone.
+    With `seed` the initial weights are reproducible and the caller's random state is left alone. With another default
+    dtype the same seed draws other weights.
     """
     if seed is None:
-        return _MODELS[config.architecture](config)
+        with torch.device("cpu"):
+            model: nn.Module = _MODELS[config.architecture](config).float()
+        return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _MODELS[config.architecture](config)
+        return build_model(config)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -28,7 +28,7 @@ class SinusoidalPositions(nn.Module):
         super().__init__()
         position = torch.arange(max_positions, dtype=torch.float32).unsqueeze(1)  # [P, 1]
         rates = torch.exp(torch.arange(0, hidden_dim, 2, dtype=torch.float32) * (-math.log(10000.0) / hidden_dim))
-        table = torch.zeros(1, max_positions, hidden_dim)
+        table = torch.zeros(1, max_positions, hidden_dim, dtype=torch.float32)
         table[0, :, 0::2] = torch.sin(position * rates)
         table[0, :, 1::2] = torch.cos(position * rates)
         self.register_buffer("pe", table)

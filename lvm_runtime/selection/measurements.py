@@ -15,6 +15,7 @@ import numpy as np
 
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.registry import BACKENDS, backend_class
+from lvm_runtime.errors import counted
 from lvm_runtime.system import atomic, machine
 from lvm_runtime.system.cache import cache_folder
 
@@ -102,7 +103,8 @@ def list_kept() -> list[tuple[Path, str]]:
     for file in sorted(root.glob("*/*.json")) if root else ():
         try:
             body = json.loads(file.read_bytes())
-            line = f"{len(body['measurements'])} forms, {body['threads']} threads, {body['machine']['processor']}"
+            form, thread = counted(len(body["measurements"]), "form"), counted(body["threads"], "thread")
+            line = f"{form}, {thread}, {body['machine']['processor']}"
         except (OSError, ValueError, KeyError, TypeError):
             line = "cannot be read, and will be measured again"
         kept.append((file, line))

@@ -21,6 +21,7 @@ from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, Backend
 from lvm_runtime.backends.guard import Guard, building, proving
 from lvm_runtime.backends.registry import backend_class
+from lvm_runtime.errors import counted
 from lvm_runtime.request import Request
 from lvm_runtime.selection.candidates import Candidate
 from lvm_runtime.selection.explanation import Running
@@ -113,7 +114,7 @@ class Session:
         known, predictions = fingerprint.predictions, self._guard.runner.run(fingerprint.contexts)
         off = largest_difference(predictions, known)
         drifts = drift(predictions, known) if predictions.shape == known.shape else np.array([np.inf])
-        what = f"{name}: drift from the known answers (mean {drifts.mean():.2e} of {len(known)} probes)"
+        what = f"{name}: drift from the known answers (mean {drifts.mean():.2e} of {counted(len(known), 'probe')})"
         require(float(drifts.max()), limit, what, _REMEDY)
         if precision == "fp32":
             require(off, FP32_ABSOLUTE_LIMIT, f"{name}: largest difference to the known answers", _REMEDY)

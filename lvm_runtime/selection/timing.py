@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 
 WARM_UP_SHARE = 0.25
 """Part of a burst's time that is spent on calls that do not count, unless told otherwise; one call at least."""
@@ -106,7 +106,7 @@ def speedups(side: Timing, over: Timing) -> list[float]:
     """
     if len(side.rounds) != len(over.rounds):
         raise InvalidInput(
-            f"one side has {len(side.rounds)} rounds and the other {len(over.rounds)}; "
+            f"one side has {counted(len(side.rounds), 'round')} and the other {len(over.rounds)}; "
             "ratios need both sides from one interleave()"
         )
     return [slow / fast for slow, fast in zip(over.round_medians, side.round_medians, strict=True)]
@@ -138,7 +138,9 @@ def interleave(
     Raises InvalidInput without sides or rounds.
     """
     if rounds < 1 or not sides:
-        raise InvalidInput(f"{len(sides)} sides and {rounds} rounds; expected at least one of each")
+        raise InvalidInput(
+            f"{counted(len(sides), 'side')} and {counted(rounds, 'round')}; expected at least one of each"
+        )
     warm_up = seconds * WARM_UP_SHARE if warm_up is None else warm_up
     order = list(sides)
     shuffle = random.Random(0).shuffle

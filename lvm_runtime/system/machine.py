@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lvm_runtime.errors import counted
 from lvm_runtime.system.cpus import usable_cpus
 
 PACKAGES = (
@@ -42,7 +43,7 @@ def describe() -> dict[str, Any]:
 
 def line(described: Mapping[str, Any]) -> str:
     """Return the hardware of what `describe` returned, here or on another machine, in one line."""
-    parts = [described["processor"], f"{described['cpus']} CPUs", f"{described['memory_gib']} GiB"]
+    parts = [described["processor"], counted(described["cpus"], "CPU"), f"{described['memory_gib']} GiB"]
     if wide := [name for name in described["features"] if name not in ("avx2", "asimd")]:
         parts.append(", ".join(wide))
     return "; ".join([*parts, *described["accelerators"]])

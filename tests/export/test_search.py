@@ -95,7 +95,7 @@ def test_forms_of_a_real_corpus_pass_and_say_so(tmp_path: Path, capsys: pytest.C
     model = build_model(make_config("amn", dim=384, recency=True))
     torch.nn.init.normal_(model.get_parameter("residual_net.6.weight"), std=0.005)  # as far from its start as training
     folder = save_model(model.eval(), tmp_path / "model").path
-    assert command(["--model", str(folder), "--data", str(BUNDLED), "--format", "onnx"]) == 0
+    assert command(["--model", str(folder), "--data", "bundled", "--format", "onnx"]) == 0
     artifact = Artifact.load(folder)
     measured = {c.file.path: c.details["search"] for c in artifact.manifest.compiled}
     assert set(measured) == {"onnx/fp32.onnx", "onnx/int8.onnx", "onnx/sequence-fp32.onnx"}
@@ -103,4 +103,5 @@ def test_forms_of_a_real_corpus_pass_and_say_so(tmp_path: Path, capsys: pytest.C
         assert found["overlap"] >= (0.999 if "fp32" in path else 0.98)
         assert abs(found["mrr_difference"]) < 0.01
         assert f"{found['overlap']:.4f} of 10" in describe_artifact(artifact)
+    assert {found["corpus"] for found in measured.values()} == {BUNDLED.name}
     assert "of the same 10 found" in capsys.readouterr().out

@@ -48,6 +48,19 @@ def test_a_repository_is_what_the_definition_says(small_artifacts: Get, tmp_path
         write_repository(artifact, tmp_path, name='a"b')
 
 
+@pytest.mark.parametrize("name", ["amn", "amn_onnx"])
+def test_what_is_no_model_of_triton_is_not_replaced(small_artifacts: Get, tmp_path: Path, name: str) -> None:
+    """Such as the artifact itself, with `--out artifacts`."""
+    artifact = Artifact.load(small_artifacts("amn"))
+    (tmp_path / name).mkdir()
+    write_repository(artifact, tmp_path)  # into an empty folder
+    write_repository(artifact, tmp_path)  # over a model
+    (tmp_path / name / "config.pbtxt").unlink()
+    with pytest.raises(InvalidInput, match=f"{name}: exists and is no model of Triton; choose another --out"):
+        write_repository(artifact, tmp_path)
+    assert not (tmp_path / name / "config.pbtxt").exists()
+
+
 def test_options_are_checked_as_the_model_will_read_them() -> None:
     kinds = ", ".join(f'"{name}": {kind.__name__}' for name, kind in KINDS.items())
     assert f"KINDS = {{{kinds}}}\n" in MODEL.read_text(encoding="utf-8")

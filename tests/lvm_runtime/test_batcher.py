@@ -176,6 +176,8 @@ def test_one_bad_request_fails_alone(small_artifacts: Get) -> None:
             futures[2].result(20)
         with pytest.raises(InvalidInput, match="got str"):
             futures[3].result(20)
+        with pytest.raises(InvalidInput, match="got 1 context, expected one"):
+            batcher.submit(some_contexts(1)).result(20)
         with pytest.raises(InvalidInput, match="got 2 contexts, expected one"):
             batcher.submit(some_contexts(2)).result(20)
 

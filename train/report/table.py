@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lvm_runtime.commands import tables
+from lvm_runtime.errors import counted
 
 from .runs import Row, Run
 
@@ -59,7 +60,9 @@ def baseline_lines(runs: list[Run]) -> list[str]:
         ceiling = run.result["ceiling"]
         text += "" if ceiling is None else f", ceiling {ceiling:.4f} (closed form)"
         count = len(run.windows["cosine"])
-        lines[f"{run.row.data} {count}"] = f"Baselines on {run.row.data} ({count:,} validation windows): {text}."
+        lines[f"{run.row.data} {count}"] = (
+            f"Baselines on {run.row.data} ({counted(count, 'validation window')}): {text}."
+        )
     note = (
         "Intervals are 95 % bootstraps over documents; the gain is paired with the linear average on the same windows. "
         f"Trained on {runs[0].machine}."

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.contender import ANCHOR
-from benchmarks.report.regression import changes, regressions
+from benchmarks.report.regression import changes, missing, regressions
 from benchmarks.report.results import Row
 from lvm_runtime.errors import InvalidInput
 
@@ -39,6 +39,16 @@ def test_peers_may_change_and_the_worst_comes_first() -> None:
     now = [row(over_anchor=2.9), row("lvm-onnx-fp32", over_anchor=1.0), row("peer-eager-fp32", over_anchor=0.1)]
     stored = [row(), row("lvm-onnx-fp32", over_anchor=1.5), row("peer-eager-fp32", over_anchor=0.9)]
     assert [c.contender for c in changes(now, stored)] == ["lvm-onnx-fp32", "lvm-onnx-int8"]
+
+
+def test_a_form_that_is_gone_is_named_with_its_batch_sizes() -> None:
+    native = [row("lvm-native-int8", batch=batch) for batch in (8, 1)]
+    stored = [row(), *native, row("lvm-coreml-fp16", over_anchor=0.0), row("peer-eager-fp32")]
+    assert missing([row()], stored) == ["amn lvm-native-int8: in the stored run and not in this one, at batch 1, 8"]
+    assert missing([row(), row("lvm-native-int8", batch=1, speedup={}), native[0]], stored) == [
+        "amn lvm-native-int8: in the stored run and not in this one, at batch 1"
+    ]
+    assert missing([*stored, row("lvm-eager-fp32")], stored) == []
 
 
 def test_nothing_in_common_is_an_error() -> None:

@@ -246,6 +246,13 @@ def test_stock_conversion_is_right_and_lights_up(architecture: str, tmp_path: Pa
     assert source.artifact.find("coreml") == ()
 
 
+def test_a_stock_transformer_takes_one_batch_size(tmp_path: Path) -> None:
+    source = small_source("transformer", tmp_path)
+    with pytest.raises(InvalidInput, match=r"for one batch size, got 1, 8; give one with --batch-sizes"):
+        export_stock(source, few(source), CoreMLOptions(batch_sizes=(1, 8)), tmp_path / "stock.mlpackage")
+    assert not (tmp_path / "stock.mlpackage").exists()
+
+
 def test_metadata_says_what_the_package_is(tmp_path: Path) -> None:
     source = small_source("amn", tmp_path)
     artifact = export_coreml(source, few(source), CoreMLOptions(shapes="enumerated", batch_sizes=(1, 2)))
@@ -275,6 +282,10 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "old target": ({"target": "macOS14"}, "needs --target macOS15 or later, got macOS14; use --shapes enumerated"),
     "no sizes": ({"batch_sizes": ()}, "expected positive integers"),
     "negative size": ({"batch_sizes": (1, -2)}, "expected positive integers"),
+    "several static sizes": (
+        {"shapes": "static", "batch_sizes": (8, 1)},
+        "--shapes static takes one batch size, got 1, 8; give one",
+    ),
     "drift": ({"max_drift": 0.0}, "expected a number above 0"),
 }
 
@@ -291,6 +302,8 @@ def test_command_line_offers_every_option() -> None:
     options = options_from(arguments)
     assert options.batch_sizes == (1, 8)
     assert options.name == "fp16-palette8"
+    static = build_parser().parse_args(["--model", "amn", "--shapes", "static"])
+    assert options_from(static).batch_sizes == (1,)
     assert CoreMLOptions().name == "fp16"
     assert CoreMLOptions().target == "macOS15"
     assert CoreMLOptions(shapes="enumerated").target == "macOS14"

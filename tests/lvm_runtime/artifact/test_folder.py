@@ -15,7 +15,7 @@ import pytest
 
 from lvm_runtime import Predictor
 from lvm_runtime.artifact import files
-from lvm_runtime.artifact.folder import _ATTEMPTS, Artifact, resolve
+from lvm_runtime.artifact.folder import _ATTEMPTS, Artifact, read_config, require_place, resolve
 from lvm_runtime.errors import ArtifactError, InvalidInput, WriteFailed
 from lvm_runtime.models import save_model
 from lvm_runtime.system import atomic
@@ -290,6 +290,24 @@ def test_a_fingerprint_that_is_damaged_later_is_named(copy: Path) -> None:
     (copy / "fingerprint.npz").write_bytes(b"")
     with pytest.raises(ArtifactError, match=f"^{copy}/fingerprint.npz: 0 bytes, expected"):
         artifact.read_fingerprint()
+
+
+def test_a_place_is_free_unless_an_artifact_there_is_to_be_kept(copy: Path, tmp_path: Path) -> None:
+    require_place(copy, overwrite=True)
+    require_place(tmp_path / "nothing", overwrite=False)
+    (tmp_path / "empty").mkdir()
+    require_place(tmp_path / "empty", overwrite=False)
+    with pytest.raises(ArtifactError, match=f"^{copy}: holds an artifact; choose another --out, or give --overwrite$"):
+        require_place(copy, overwrite=False)
+    for place in (copy / "onnx", copy / "manifest.json"):
+        with pytest.raises(ArtifactError, match=f"^{place}: exists and is not an artifact; choose another output"):
+            require_place(place, overwrite=True)
+
+
+def test_sizes_are_read_without_the_other_files(copy: Path) -> None:
+    config = Artifact.load(copy).config
+    (copy / "model.safetensors").unlink()
+    assert read_config(copy) == read_config(str(copy)) == config
 
 
 @pytest.mark.parametrize("target", [".", "thesis.txt"], ids=["folder", "file"])

@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from lvm_runtime import InvalidInput, LvmError, Predictor
 from lvm_runtime.bulk import predict as bulk
-from lvm_runtime.bulk.predict import BulkResult, open_for_bulk, predict_file, workers_for
+from lvm_runtime.bulk.predict import BulkResult, look_first, open_for_bulk, predict_file, workers_for
 from lvm_runtime.corpus.documents import window_starts
 from lvm_runtime.request import Request
 from tests.artifacts import some_contexts
@@ -365,3 +365,20 @@ def test_a_bad_vector_in_no_window_spoils_nothing(predictor: Predictor, tmp_path
     result = predict_file(predictor, _save(tmp_path / "in.npz", vectors=vectors, doc_ids=doc_ids), tmp_path / "o.npy")
     assert result.bad == 0
     np.testing.assert_allclose(np.load(tmp_path / "o.npy"), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".parquet"])
+def test_names_and_shapes_are_looked_at_without_a_model(small_artifacts: Get, tmp_path: Path, suffix: str) -> None:
+    artifact, out = small_artifacts("amn"), tmp_path / "out.npy"
+    for arrays in ({"vectors": _vectors(), "doc_ids": DOC_IDS}, {"contexts": some_contexts(9)}):
+        look_first(artifact, _save(tmp_path / f"in{suffix}", **arrays), out)
+    with pytest.raises(InvalidInput, match=rf"array of shape \[{len(DOC_IDS)}, 17\], expected contexts \[N, 5, 16\]"):
+        look_first(artifact, _save(tmp_path / f"wide{suffix}", vectors=np.ones((len(DOC_IDS), 17), np.float32)), out)
+    with pytest.raises(InvalidInput, match="lies in the artifact"):
+        look_first(artifact, tmp_path / f"in{suffix}", artifact / "out.npy")
+    out.write_text("")
+    with pytest.raises(InvalidInput, match="exists; choose another name"):
+        look_first(artifact, tmp_path / f"in{suffix}", out)
+    look_first(artifact, tmp_path / f"in{suffix}", out, overwrite=True)
+    assert out.read_text() == ""
+    assert [path.name for path in tmp_path.glob("out*")] == ["out.npy"]

@@ -126,7 +126,7 @@ def test_what_does_not_fit_together_is_refused(predictor: Predictor, tmp_path: P
     source, out = _corpus(tmp_path, "vectors.npy"), tmp_path / "out"
     results, _ = _make(predictor, source, out, 50)
     parts = plan([source], 50)
-    with pytest.raises(LvmError, match="1 parts are missing"):
+    with pytest.raises(LvmError, match="1 part is missing"):
         finish(out, parts, results[1:])
     with pytest.raises(LvmError, match="hold row 50 not once"):
         finish(out, [parts[0], parts[0]], results)

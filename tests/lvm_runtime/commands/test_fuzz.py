@@ -87,13 +87,13 @@ OPTIONS = {
     "placement": "",
     "train": "--model --out --data --validation --test --split --context-length --normalize --recipe --set --start "
     "--loss --batch-size --learning-rate --grad-clip --schedule --temperature --input-noise --ema --device --precision "
-    "--seed --resume --checkpoint-every --weight-decay",
+    "--seed --resume --overwrite --checkpoint-every --weight-decay",
     "compare": "--out",
     "diagnose": "--context-length",
     "embed": "--out --tokens --overlap --device --restart",
     "index": "--out --kind",
     "next": "--index --vectors --document -k --compare --json --backend --max-drift",
-    "import-checkpoint": "--out --data --validation --test --split",
+    "import-checkpoint": "--out --overwrite --data --validation --test --split",
     "export": "--model --data --format",
     "export torchscript": "--model --data",
     "export onnx": "--model --data --precision",

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.registry import BACKENDS
+from lvm_runtime.commands import console
 from lvm_runtime.commands.main import main
 from lvm_runtime.models import build_model, save_model
+from lvm_runtime.predictor import Predictor
+from lvm_runtime.retrieval.index import Index
 from tests.artifacts import some_contexts
+from tests.train.test_import_checkpoint import checkpoint
+from train.all import command as all_models
 
 Get = Callable[[str], Path]
 Capture = pytest.CaptureFixture[str]
@@ -151,6 +160,134 @@ def test_a_mistake_is_one_line_and_a_status(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(errors) == 1
     assert message in errors[0]
+
+
+def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("the model is loaded")
+
+    monkeypatch.setattr(Predictor, "from_request", refuse)
+
+
+UNFIT: dict[str, tuple[str, dict[str, np.ndarray], str]] = {
+    "none": ("absent.npy", {}, "absent.npy: no such file"),
+    "kind": ("in.csv", {}, "unknown kind of file '.csv'"),
+    "rank": ("in.npy", {"vectors": np.ones(16)}, r"array of shape [16], expected contexts [N, 5, 16]"),
+    "width": ("in.npy", {"vectors": np.ones((70, 17))}, r"array of shape [70, 17], expected contexts [N, 5, 16]"),
+    "width in an archive": ("in.npz", {"vectors": np.ones((70, 17))}, r"array of shape [70, 17], expected"),
+    "integers in an archive": ("in.npz", {"vectors": np.ones((70, 16), int)}, "vectors has dtype int64, expected"),
+    "objects in an archive": ("in.npz", {"vectors": np.array([1, "a"], object)}, "vectors is an object array"),
+    "names in an archive": ("in.npz", {"data": np.ones((70, 16))}, "holds data, expected vectors and doc_ids"),
+    "width in a table": ("in.parquet", {"vectors": np.ones((70, 17))}, r"array of shape [70, 17], expected"),
+    "no rows in a table": ("in.parquet", {"vectors": np.ones((0, 17))}, r"array of shape [0, 17], expected"),
+    "names in a table": ("in.parquet", {"data": np.ones(70)}, "columns data; expected lists named vectors"),
+}
+
+
+@pytest.mark.parametrize(("name", "arrays", "message"), UNFIT.values(), ids=UNFIT.keys())
+def test_an_input_that_does_not_fit_is_refused_before_the_model_is_loaded(
+    small_artifacts: Get,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    arrays: dict[str, np.ndarray],
+    message: str,
+) -> None:
+    path = tmp_path / name
+    for key, array in arrays.items():
+        if path.suffix == ".npy":
+            np.save(path, array)
+        elif path.suffix == ".npz":
+            np.savez_compressed(path, **{key: array})
+        else:
+            kind = pa.list_(pa.float64(), array.shape[1]) if array.ndim == 2 else pa.float64()
+            pq.write_table(pa.table({key: pa.array(array.tolist(), kind)}), path)
+    _no_model(monkeypatch)
+    assert main(["predict", str(small_artifacts("amn")), str(path), str(tmp_path / "out.npy")]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.npy.lock").exists()
+
+
+def test_an_output_that_is_there_is_refused_before_the_model_is_loaded(
+    small_artifacts: Get, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "in.npy", some_contexts(1))
+    (tmp_path / "out.npy").write_text("")
+    _no_model(monkeypatch)
+    assert main(["predict", str(small_artifacts("amn")), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]) == 1
+    assert "out.npy exists; choose another name, or give --overwrite" in capsys.readouterr().err
+
+
+QUESTIONS = {
+    "document": (["--document", "absent.txt"], "absent.txt: cannot be read"),
+    "vectors": (["--vectors", "absent.npy"], "absent.npy: no such file"),
+    "number": (["--vectors", "v.npy", "-k", "0"], "k is 0"),
+    "encoder": (["--document", __file__], "does not say which encoder made it"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), QUESTIONS.values(), ids=QUESTIONS.keys())
+def test_a_question_that_does_not_fit_is_refused_before_the_model_is_loaded(
+    small_artifacts: Get,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    encoder = ["--encoder", "e"] if "absent.txt" in arguments else []
+    np.save(tmp_path / "c.npy", some_contexts(3)[:, 0])
+    Index.build(tmp_path / "c.npy")
+    _no_model(monkeypatch)
+    command = ["next", str(small_artifacts("amn")), "--index", str(tmp_path / "c.npy"), *encoder, *arguments]
+    assert main(command) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "train with all", "import-checkpoint"])
+def test_an_artifact_is_replaced_only_if_that_is_asked_for(
+    small_artifacts: Get, tmp_path: Path, capsys: Capture, command: str
+) -> None:
+    shutil.copytree(small_artifacts("amn"), tmp_path / "amn")
+    checkpoint(tmp_path / "best.pt", "lstm")
+    small = ["--data", "synthetic", "--windows", "300", "--dim", "16", "--epochs", "1"]
+    run = {
+        "train": lambda *more: main(["train", "--model", "amn", "--out", str(tmp_path / "amn"), *small, *more]),
+        "train with all": lambda *more: console.run(
+            lambda: all_models(["--models", "gru", "amn", "--out", str(tmp_path), *small, *more])
+        ),
+        "import-checkpoint": lambda *more: main(
+            ["import-checkpoint", str(tmp_path / "best.pt"), "--out", str(tmp_path / "amn"), *more]
+        ),
+    }[command]
+    before = Artifact.load(tmp_path / "amn").manifest
+    assert run() == 1
+    captured = capsys.readouterr()
+    assert "amn: holds an artifact; choose another --out, or give --overwrite" in captured.err
+    assert not captured.out  # before any work
+    assert Artifact.load(tmp_path / "amn").manifest == before
+    assert run("--overwrite") == 0
+    after = Artifact.load(tmp_path / "amn").manifest
+    assert after.model != before.model
+    assert not after.compiled
+    if command == "train":
+        assert run() == 1
+        assert run("--resume", "--epochs", "2") == 0
+
+
+@pytest.mark.parametrize("command", ["train", "import-checkpoint"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_no_artifact_is_never_replaced(tmp_path: Path, capsys: Capture, command: str, kind: str) -> None:
+    place = tmp_path / "amn"
+    checkpoint(tmp_path / "best.pt", "lstm")
+    if kind == "folder":
+        place.mkdir()
+    (place / "letter" if kind == "folder" else place).write_text("Dear")
+    given = ["--model", "amn", "--data", "synthetic"] if command == "train" else [str(tmp_path / "best.pt")]
+    assert main([command, *given, "--out", str(place), "--overwrite"]) == 1
+    assert "amn: exists and is not an artifact; choose another output folder" in capsys.readouterr().err
+    assert place.is_file() or (place / "letter").read_text() == "Dear"
 
 
 @pytest.mark.parametrize("command", [[], ["frob"], ["info"], ["info", "amn", "--frob"], ["train"]], ids=str)

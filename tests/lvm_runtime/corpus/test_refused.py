@@ -15,6 +15,7 @@ import pytest
 
 from lvm_runtime.corpus import parquet
 from lvm_runtime.corpus.corpus import joined, open_corpus
+from lvm_runtime.corpus.formats import count_rows
 from lvm_runtime.corpus.parquet import ParquetFile
 from lvm_runtime.errors import InvalidInput
 
@@ -55,7 +56,7 @@ NPZ: dict[str, tuple[dict[str, Any], str]] = {
     "other targets": ({"contexts": np.ones((2, 5, 4)), "targets": np.ones((2, 3))}, r"targets \[2, 3\]; expected"),
     "metadata": (
         {"contexts": np.ones((2, 5, 4)), "targets": np.ones((2, 4)), "metadata": np.array(['{"article_index": 1}'])},
-        "metadata has 1 entries for 2 contexts",
+        "metadata has 1 entry for 2 contexts",
     ),
 }
 PARQUET: dict[str, tuple[dict[str, Any], str]] = {
@@ -116,7 +117,7 @@ def test_a_column_that_is_shorter_than_the_file_says(tmp_path: Path, monkeypatch
 
 def test_ragged_rows_in_another_batch(tmp_path: Path) -> None:
     pq.write_table(pa.table({"vectors": [[1.0, 2.0]] * 600 + [[1.0]] * 600}), tmp_path / "bad.parquet")
-    _refuse(tmp_path / "bad.parquet", "row 600 of column vectors holds 1 numbers and the rows before it 2")
+    _refuse(tmp_path / "bad.parquet", "row 600 of column vectors holds 1 number and the rows before it 2")
 
 
 def test_the_first_bad_row_is_named_whichever_thread_meets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +198,7 @@ def test_every_truncation_and_garbage_is_one_error(tmp_path: Path, name: str) ->
 
 def test_files_that_were_joined_are_refused_and_not_read_in_part(tmp_path: Path) -> None:
     """As `cat a.npy b.npy` joins them, and several `np.save` into one open file; numpy reads one of them."""
-    array, archive = tmp_path / "a.npy", tmp_path / "a.npz"
+    array, archive, table = tmp_path / "a.npy", tmp_path / "a.npz", tmp_path / "a.parquet"
     np.save(array, VECTORS)
     np.savez(archive, vectors=VECTORS)
     array.write_bytes(array.read_bytes() * 2)
@@ -207,6 +208,20 @@ def test_files_that_were_joined_are_refused_and_not_read_in_part(tmp_path: Path)
     with zipfile.ZipFile(archive, "w") as parts:
         parts.writestr("vectors.npy", array.read_bytes())
     _refuse(archive, "vectors goes on after its array: 3968 bytes, expected 1920")
+    pq.write_table(pa.table({"vectors": ROWS}), table)
+    one = table.read_bytes()
+    table.write_bytes(one * 2)
+    _refuse(table, f"its first {len(one)} bytes belong to another file.*expected one .parquet, and not several")
+
+
+def test_no_rows_of_joined_files_are_counted(tmp_path: Path) -> None:
+    """As the parts of a run on several machines are cut."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"vectors": ROWS}), path)
+    assert count_rows(path) == 120
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(InvalidInput, match=r"expected one \.parquet, and not several"):
+        count_rows(path)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])

@@ -91,14 +91,18 @@ def test_what_is_kept_is_listed_and_cleared(small_artifacts: Get) -> None:
     assert measurements.clear() == []
     one, two = (Artifact.load(small_artifacts(name)) for name in ("amn", "gru"))
     good = measurements.save(one, 2, [_measured("onnx"), _measured("eager")])
+    single = measurements.save(one, 1, [_measured("onnx")])
     bad, half = (measurements.save(two, threads, [_measured("onnx")]) for threads in (3, 4))
     assert good is not None
+    assert single is not None
     assert bad is not None
     assert half is not None
     bad.write_bytes(b"{")
     half.write_bytes(b'{"measurements": []}')
     unread = "cannot be read, and will be measured again"
-    lines = {good: f"2 forms, 2 threads, {machine.identity()['processor']}", bad: unread, half: unread}
+    processor = machine.identity()["processor"]
+    lines = {good: f"2 forms, 2 threads, {processor}", single: f"1 form, 1 thread, {processor}"}
+    lines |= {bad: unread, half: unread}
     assert measurements.list_kept() == sorted(lines.items())
     assert measurements.clear() == sorted(lines)
     assert measurements.list_kept() == []

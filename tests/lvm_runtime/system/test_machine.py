@@ -66,6 +66,7 @@ def test_mac_features_come_from_sysctl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_line_names_the_hardware() -> None:
     described = {"processor": "Testium", "cpus": 2, "memory_gib": 8.0, "features": ["avx2", "amx_int8"]}
+    assert machine.line(described | {"cpus": 1, "accelerators": []}) == "Testium; 1 CPU; 8.0 GiB; amx_int8"
     assert machine.line(described | {"accelerators": ["GPU"]}) == "Testium; 2 CPUs; 8.0 GiB; amx_int8; GPU"
 
 
