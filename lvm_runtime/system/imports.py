@@ -1,6 +1,7 @@
-"""Imports in a process that was forked while another thread imported.
+"""Imports in a process that was forked.
 
-The child has the module as far as it had come, and its lock, which nobody will release: Python would wait for ever.
+Of what another thread was importing, the child has a part, and a lock which nobody will release: Python would wait for
+ever. Of a module that was there, it has all but the threads.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from types import ModuleType
 from lvm_runtime.errors import LvmError
 
 _cut_short: set[str] = set()
+_inherited: set[str] = set()
 
 
 def load(name: str) -> ModuleType:
@@ -25,11 +27,21 @@ def load(name: str) -> ModuleType:
     return import_module(name)
 
 
-def _note_cut_short() -> None:
+def inherited(name: str) -> bool:
+    """Say whether the module `name` was imported before this process was forked, so that its threads may be missing.
+
+    >>> inherited("numpy")
+    False
+    """
+    return name in _inherited
+
+
+def _note_fork() -> None:
     for name, module in sys.modules.copy().items():
+        _inherited.add(name)
         if getattr(getattr(module, "__dict__", {}).get("__spec__"), "_initializing", False):
             _cut_short.add(name)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_cut_short)
+    os.register_at_fork(after_in_child=_note_fork)
