@@ -1,12 +1,14 @@
 """How fast each form of an artifact was on this machine, kept in the user's cache folder.
 
-One file per artifact, machine, library versions and number of threads: a new library or chip is measured anew.
+One file per artifact, machine, library versions and number of threads: a new library or chip is measured anew, and so
+are other instructions for the native engine.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.native import PATH_VARIABLE
 from lvm_runtime.backends.registry import BACKENDS, backend_class
 from lvm_runtime.system import atomic, machine
 from lvm_runtime.system.cache import cache_folder
@@ -81,11 +84,13 @@ def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> P
 
 
 def here() -> dict[str, str]:
-    """Return what a measurement depends on besides the artifact: processor, system and library versions."""
+    """Return what a measurement depends on besides the artifact: processor, system, versions, chosen instructions."""
     versions = {"numpy": np.__version__}
     for cls in map(backend_class, BACKENDS):
         if version := cls.version():
             versions[cls.framework] = version
+    if chosen := os.environ.get(PATH_VARIABLE):
+        versions[PATH_VARIABLE] = chosen
     return machine.identity() | versions
 
 

@@ -54,6 +54,17 @@ def test_without_a_cache_folder_forms_are_measured_and_served(
     assert measurements.load(artifact, 1) == []
 
 
+def test_what_was_measured_with_other_instructions_is_not_used(
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = Artifact.load(small_artifacts("amn"))
+    monkeypatch.setenv("LVM_NATIVE_PATH", "plain")
+    measurements.save(artifact, 1, [_measured("native")])
+    assert measurements.load(artifact, 1) == [_measured("native")]
+    monkeypatch.delenv("LVM_NATIVE_PATH")
+    assert measurements.load(artifact, 1) == []
+
+
 def _measured(name: str, seconds: float = 1.0) -> Measurement:
     return Measurement(name, "cpu", "fp32", "f", 0.0, (seconds,) * 3)
 
