@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,8 +60,8 @@ def load(artifact: Artifact, threads: int) -> list[Measurement]:
         if folder is None or not folder.is_dir():  # spares a first start the search for library versions
             return []
         body = json.loads((folder / _name(threads)).read_bytes())
-        return [Measurement(**_tuples(item)) for item in body["measurements"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [_read(item) for item in body["measurements"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []  # a cache: what cannot be read is measured again
 
 
@@ -132,5 +133,13 @@ def _name(threads: int) -> str:
     return f"{hashlib.sha256(key).hexdigest()[:24]}.json"
 
 
-def _tuples(item: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}
+def _read(item: dict[str, Any]) -> Measurement:
+    """Return a measurement as `save` wrote it; ValueError or TypeError for what it would not have written."""
+    values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in item.items()}
+    found = Measurement(**values)
+    said = found.problem is None or isinstance(found.problem, str)
+    timed = len(found.seconds) == len(BATCHES) and all(0 < seconds < math.inf for seconds in found.seconds)
+    names = all(isinstance(name, str) for name in found.identity)
+    if not (names and said and 0 <= found.drift < math.inf and (timed or found.problem)):
+        raise ValueError(f"{found} was not measured")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,22 @@ def test_what_was_measured_with_other_instructions_is_not_used(
     measurements.save(artifact, 1, [_measured("native")])
     assert measurements.load(artifact, 1) == [_measured("native")]
     monkeypatch.delenv("LVM_NATIVE_PATH")
+    assert measurements.load(artifact, 1) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seconds": [1.0]}, {"seconds": None}, {"seconds": ["a", "b", "c"]}, {"seconds": [0.0] * 3}, {"drift": "x"},
+     {"drift": None}, {"problem": 7}, {"file": {}}, {"device": None}, {"other": 1}, "no item"],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_measurement_is_measured_again(small_artifacts: Get, wrong: dict[str, object] | str) -> None:
+    artifact = Artifact.load(small_artifacts("amn"))
+    path = measurements.save(artifact, 1, [_measured("onnx")])
+    assert path is not None
+    body = json.loads(path.read_text())
+    (item,) = body["measurements"]
+    path.write_text(json.dumps(body | {"measurements": [item | wrong if isinstance(wrong, dict) else wrong]}))
     assert measurements.load(artifact, 1) == []
 
 
