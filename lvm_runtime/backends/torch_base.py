@@ -32,16 +32,17 @@ class TorchBackend(Backend):
             self._load(source)
 
     def _able_threads(self, asked: int | None) -> int:
-        """Return how many threads a run takes: one in a process that was forked with torch in it.
+        """Return how many threads a run takes: one where this thread has forked the process, with torch in it.
 
-        Where torch had run there before, the threads of OpenMP are in the parent, and a run would wait for them.
+        If torch had run in it, its threads of OpenMP are in the parent, and a run would wait for them. Other threads of
+        the child get their own.
         """
         if self.device != "cpu" or not inherited("torch"):
             return asked or usable_cpus()
         if asked is not None and asked > 1:
             raise BackendUnavailable(
                 f"backend {self.name} has one thread in a process that was forked after torch was imported, and "
-                f"{asked} were asked for; leave out threads, or spawn the process"
+                f"{asked} were asked for; leave out threads, build it in another thread, or spawn the process"
             )
         return 1
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from threading import get_ident
 from types import ModuleType
 
 from lvm_runtime.errors import LvmError
 
 _cut_short: set[str] = set()
-_inherited: set[str] = set()
+_inherited: dict[str, int] = {}  # modules that were there when this process was forked, and the thread that did it
 
 
 def load(name: str) -> ModuleType:
@@ -28,17 +29,17 @@ def load(name: str) -> ModuleType:
 
 
 def inherited(name: str) -> bool:
-    """Say whether the module `name` was imported before this process was forked, so that its threads may be missing.
+    """Say whether this thread forked the process with the module `name`, whose threads for it are not here then.
 
     >>> inherited("numpy")
     False
     """
-    return name in _inherited
+    return _inherited.get(name) == get_ident()
 
 
 def _note_fork() -> None:
     for name, module in sys.modules.copy().items():
-        _inherited.add(name)
+        _inherited[name] = get_ident()
         if getattr(getattr(module, "__dict__", {}).get("__spec__"), "_initializing", False):
             _cut_short.add(name)
 

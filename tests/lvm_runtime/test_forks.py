@@ -236,3 +236,29 @@ def test_a_torch_backend_can_be_built_in_a_forked_child(tmp_path: Path) -> None:
     first, second, said = _run(BUILDS_AFTER_FORK, path).stdout.splitlines()
     assert (first, second) == ("1", "1")
     assert said.startswith("backend eager has one thread in a process that was forked after torch was imported, and 2")
+
+
+BUILDS_BESIDE = """
+import os, signal, sys, threading
+import numpy as np
+from lvm_runtime import Predictor
+def build():
+    with Predictor(sys.argv[1], backend="eager", threads=2) as predictor:
+        return predictor.predict(np.ones((300, 5, 256), np.float32))
+build()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(build()))
+    thread.start()
+    thread.join()
+    os._exit(not ended)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@needs_fork
+def test_another_thread_of_a_forked_child_has_its_threads_of_torch(tmp_path: Path) -> None:
+    """As that of a worker of the server, which loads the models beside the event loop."""
+    _run(BUILDS_BESIDE, make_artifact(tmp_path / "lstm", "lstm", onnx=False, dim=256, hidden_dim=128).path)
