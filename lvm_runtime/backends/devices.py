@@ -174,6 +174,16 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
+def lent_threads(count: int) -> Iterator[None]:
+    """Run what is in the body on `count` threads of torch, for the caller's thread only."""
+    before = _THREADS.lend(count)
+    try:
+        yield
+    finally:
+        _THREADS.give_back(before)
+
+
+@contextlib.contextmanager
 def inference(device: str, threads: int | None) -> Iterator[None]:
     """Run torch without gradients, in full precision, and with `threads` threads for the caller's thread only.
 

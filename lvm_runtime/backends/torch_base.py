@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.devices import inference, to_tensor, torch_device, torch_devices
+from lvm_runtime.backends.devices import inference, lent_threads, to_tensor, torch_device, torch_devices
+from lvm_runtime.errors import BackendUnavailable
 from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
+from lvm_runtime.system.imports import inherited
 
 
 class TorchBackend(Backend):
@@ -25,8 +27,24 @@ class TorchBackend(Backend):
         self._torch = self.load_framework()
         self.precision = self.arithmetic(precision)
         self.device = torch_device(device)
-        self.threads = threads or usable_cpus()
-        self._load(source)
+        self.threads = self._able_threads(threads)
+        with lent_threads(self.threads):  # weights are filled in and copied by several, too
+            self._load(source)
+
+    def _able_threads(self, asked: int | None) -> int:
+        """Return how many threads a run takes: one where this thread has forked the process, with torch in it.
+
+        If torch had run in it, its threads of OpenMP are in the parent, and a run would wait for them. Other threads of
+        the child get their own.
+        """
+        if self.device != "cpu" or not inherited("torch"):
+            return asked or usable_cpus()
+        if asked is not None and asked > 1:
+            raise BackendUnavailable(
+                f"backend {self.name} has one thread in a process that was forked after torch was imported, and "
+                f"{asked} were asked for; leave out threads, build it in another thread, or spawn the process"
+            )
+        return 1
 
     @classmethod
     def devices(cls) -> list[str]:

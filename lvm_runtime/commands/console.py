@@ -13,7 +13,9 @@ from lvm_runtime.errors import InvalidInput, LvmError
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Call `main` and return an exit status: 0, or 1 after a one-line error, or 130 after Ctrl-C.
+    """Call `main` and return an exit status: 0, or 1 after a one-line error, or 130 after Ctrl-C, or 141.
+
+    The last one, as the shell has it, is for a reader of our output, `head` say, that left before the work was done.
 
     Errors that this project raises on purpose and those of the operating system (a file that is missing, a full disk,
     no memory) become one line; anything else is a bug and keeps its traceback. Characters that the terminal's, or the
@@ -28,9 +30,9 @@ def run(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+    except BrokenPipeError:
         sys.stderr.close()
-        return 0
+        return 141
     except MemoryError as error:
         return _fail(f"not enough memory ({error})" if str(error) else "not enough memory")
     except OSError as error:

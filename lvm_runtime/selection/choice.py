@@ -6,6 +6,8 @@ What is asked for by name is used or is an error. What is left open goes to the 
 2. Several light forms fit: they are timed once per machine, a few hundredths of a second each, and the result is kept.
 3. Heavy frameworks (torch, OpenVINO, coremltools) are not loaded just to find out. They join once they were measured
    by tuning, or when no light form fits (torch.compile only in the first case: building it takes too long).
+
+A form that failed when it was measured is tried when no other one serves, and says then what is wrong with it now.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from lvm_runtime.selection import measurements
 from lvm_runtime.selection.candidates import Candidate, Refusal, list_candidates
 from lvm_runtime.selection.measurements import BATCHES, Identity, Measurement
 from lvm_runtime.selection.session import Session
-from lvm_runtime.selection.tuning import fastest, measure
+from lvm_runtime.selection.tuning import fastest, measure, problem_for
 from lvm_runtime.system.cpus import usable_cpus
 
 _UNTRIED = "not tried, because it loads a heavy framework; `lvm-runtime tune` measures it"
@@ -42,13 +44,15 @@ def open_session(artifact: Artifact, request: Request) -> tuple[Session, list[Re
     for tier in filter(None, (first, [c for c in later if not backend_class(c.backend).slow_to_build])):
         if len(tier) > 1 and any(c.identity not in known for c in tier):
             known |= {m.identity: m for m in measure(artifact, request, tier)}
-        for candidate in list(tier):
-            if problem := candidate.identity in known and known[candidate.identity].problem:
-                refused.append(Refusal(str(candidate), problem))
-                tier.remove(candidate)
-        while tier:
-            pick = _pick(tier, known, request)
-            tier.remove(pick)
+        faulty = {c: why for c in tier if c.identity in known and (why := problem_for(known[c.identity], request))}
+        tier = [c for c in tier if c not in faulty]
+        while tier or faulty:
+            if tier:
+                pick = _pick(tier, known, request)
+                tier.remove(pick)
+            else:
+                pick = next(iter(faulty))
+                del faulty[pick]
             artifact.check_file(pick.file)  # a damaged one is an error, and not a reason to take the next
             try:
                 session = Session.open(pick, fingerprint, request)
@@ -58,9 +62,10 @@ def open_session(artifact: Artifact, request: Request) -> tuple[Session, list[Re
                 if request.backend == AUTO and isinstance(error, VerificationFailed):
                     warnings.warn(f"not used, because it is not the model that it should be: {error}", stacklevel=6)
             else:
+                worse = [Refusal(str(c), why) for c, why in faulty.items()]
                 slower = [Refusal(str(c), _slower(known[c.identity])) for c in tier]
-                untried = [Refusal(str(c), _UNTRIED) for c in later if tier is first]
-                return session, refused + slower + untried
+                untried = [Refusal(str(c), _UNTRIED) for c in later if pick in first]
+                return session, refused + worse + slower + untried
     if failure is not None and request.backend != AUTO:
         raise failure
     reasons = "; ".join(map(str, refused))

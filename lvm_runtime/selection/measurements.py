@@ -1,12 +1,15 @@
 """How fast each form of an artifact was on this machine, kept in the user's cache folder.
 
-One file per artifact, machine, library versions and number of threads: a new library or chip is measured anew.
+One file per artifact, machine, library versions and number of threads: a new library or chip is measured anew, and so
+are other instructions for the native engine.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.native import PATH_VARIABLE
 from lvm_runtime.backends.registry import BACKENDS, backend_class
 from lvm_runtime.errors import counted
 from lvm_runtime.system import atomic, machine
@@ -57,8 +61,8 @@ def load(artifact: Artifact, threads: int) -> list[Measurement]:
         if folder is None or not folder.is_dir():  # spares a first start the search for library versions
             return []
         body = json.loads((folder / _name(threads)).read_bytes())
-        return [Measurement(**_tuples(item)) for item in body["measurements"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [_read(item) for item in body["measurements"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []  # a cache: what cannot be read is measured again
 
 
@@ -82,11 +86,13 @@ def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> P
 
 
 def here() -> dict[str, str]:
-    """Return what a measurement depends on besides the artifact: processor, system and library versions."""
+    """Return what a measurement depends on besides the artifact: processor, system, versions, chosen instructions."""
     versions = {"numpy": np.__version__}
     for cls in map(backend_class, BACKENDS):
         if version := cls.version():
             versions[cls.framework] = version
+    if chosen := os.environ.get(PATH_VARIABLE):
+        versions[PATH_VARIABLE] = chosen
     return machine.identity() | versions
 
 
@@ -129,5 +135,13 @@ def _name(threads: int) -> str:
     return f"{hashlib.sha256(key).hexdigest()[:24]}.json"
 
 
-def _tuples(item: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}
+def _read(item: dict[str, Any]) -> Measurement:
+    """Return a measurement as `save` wrote it; ValueError or TypeError for what it would not have written."""
+    values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in item.items()}
+    found = Measurement(**values)
+    said = found.problem is None or isinstance(found.problem, str)
+    timed = len(found.seconds) == len(BATCHES) and all(0 < seconds < math.inf for seconds in found.seconds)
+    names = all(isinstance(name, str) for name in found.identity)
+    if not (names and said and 0 <= found.drift < math.inf and (timed or found.problem)):
+        raise ValueError(f"{found} was not measured")
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.contexts import Array
-from lvm_runtime.errors import LvmError, counted
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError, VerificationFailed, counted
 from lvm_runtime.request import Request
 from lvm_runtime.selection import measurements
 from lvm_runtime.selection.candidates import Candidate, Refusal, list_candidates
@@ -53,11 +54,13 @@ def tune(
 ) -> tuple[list[Measurement], list[Refusal]]:
     """Measure every candidate for `request` thoroughly and keep the result for later Predictors on this machine.
 
-    Returns what was measured, problems included, and what was ruled out before. `report` is told of each form.
+    Returns what was measured, problems included, and what was ruled out before. `report` is told of each form. A form
+    whose drift here is over the request's limit has that for its problem, and is kept as measured.
     """
     loaded = Artifact.load(resolve(artifact).absolute())
     candidates, refused = list_candidates(loaded, request)
-    return measure(loaded, request, candidates, seconds=THOROUGH, report=report), refused
+    measured = measure(loaded, request, candidates, seconds=THOROUGH, report=report)
+    return [replace(m, problem=problem_for(m, request)) for m in measured], refused
 
 
 def measure(
@@ -70,18 +73,23 @@ def measure(
 ) -> list[Measurement]:
     """Time the candidates that pass their known-answer test against each other, and save the outcome.
 
-    Raises ArtifactError for a damaged file.
+    The test has the limit of each one's precision: the outcome serves requests with other limits too. What only this
+    process cannot do, because it exits or was forked, is not saved. Raises ArtifactError for a damaged
+    file.
     """
     fingerprint = artifact.read_fingerprint()
     sessions: dict[Candidate, Session] = {}
-    results = []
+    results, passing = [], []
     for candidate in candidates:
         report(f"loading {candidate}")
         artifact.check_file(candidate.file)
         try:
-            sessions[candidate] = Session.open(candidate, fingerprint, request)
-        except LvmError as error:
+            own = replace(request, precision=candidate.precision, max_drift=None)
+            sessions[candidate] = Session.open(candidate, fingerprint, own)
+        except (ArtifactError, BackendUnavailable, VerificationFailed) as error:
             results.append(Measurement(*candidate.identity, problem=str(error)))
+        except LvmError as error:
+            passing.append(Measurement(*candidate.identity, problem=str(error)))
     try:
         times = []
         for batch in BATCHES if sessions else ():
@@ -94,7 +102,15 @@ def measure(
         results.append(Measurement(*candidate.identity, session.drift, of_batches))
     if measurements.save(artifact, request.threads or usable_cpus(), results) is None:
         report("the cache folder cannot be written: the result serves this process only; set LVM_CACHE to another")
-    return results
+    return results + passing
+
+
+def problem_for(measured: Measurement, request: Request) -> str | None:
+    """Say what keeps a form from serving `request` by what was measured of it, None if nothing does."""
+    limit = request.drift_limit(measured.precision)
+    if measured.problem is None and measured.drift > limit:
+        return f"its drift here is {measured.drift:.1e}, over {limit:.0e}"
+    return measured.problem
 
 
 def time_together(sessions: Sequence[Session], contexts: Array, seconds: float) -> list[float]:

@@ -202,3 +202,63 @@ def test_a_fork_and_a_builder_that_writes_do_not_wait_for_each_other(tmp_path: P
     """As the first measurement of an artifact's forms does, while another thread of the program forks."""
     command = [sys.executable, "-c", WHILE_A_BUILDER_WRITES, str(tmp_path)]
     assert subprocess.run(command, timeout=60, check=False).returncode == 0
+
+
+BUILDS_AFTER_FORK = """
+import os, signal, sys
+import numpy as np
+import torch
+from lvm_runtime import LvmError, Predictor
+torch.set_num_threads(2)
+values = np.random.default_rng(0).standard_normal((300, 5, 256)).astype(np.float32)
+torch.ones(512, 512) @ torch.ones(512, 512), torch.ones(1_000_000).sum()  # starts the threads of OpenMP
+expected = Predictor(sys.argv[1], backend="eager", threads=2).predict(values)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    for threads in (None, 1, 2):
+        try:
+            with Predictor(sys.argv[1], backend="eager", threads=threads) as predictor:
+                assert np.abs(predictor.predict(values) - expected).max() < 2e-6
+                print(predictor.explain().running.threads)
+        except LvmError as error:
+            print(error)
+    sys.stdout.flush()
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@needs_fork
+def test_a_torch_backend_can_be_built_in_a_forked_child(tmp_path: Path) -> None:
+    """In a worker of a DataLoader, say: OpenMP would wait there for ever for threads that are in the parent."""
+    path = make_artifact(tmp_path / "lstm", "lstm", onnx=False, dim=256, hidden_dim=128).path
+    first, second, said = _run(BUILDS_AFTER_FORK, path).stdout.splitlines()
+    assert (first, second) == ("1", "1")
+    assert said.startswith("backend eager has one thread in a process that was forked after torch was imported, and 2")
+
+
+BUILDS_BESIDE = """
+import os, signal, sys, threading
+import numpy as np
+from lvm_runtime import Predictor
+def build():
+    with Predictor(sys.argv[1], backend="eager", threads=2) as predictor:
+        return predictor.predict(np.ones((300, 5, 256), np.float32))
+build()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(build()))
+    thread.start()
+    thread.join()
+    os._exit(not ended)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@needs_fork
+def test_another_thread_of_a_forked_child_has_its_threads_of_torch(tmp_path: Path) -> None:
+    """As that of a worker of the server, which loads the models beside the event loop."""
+    _run(BUILDS_BESIDE, make_artifact(tmp_path / "lstm", "lstm", onnx=False, dim=256, hidden_dim=128).path)

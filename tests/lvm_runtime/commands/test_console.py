@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -62,6 +65,17 @@ def test_an_error_of_the_system_is_one_line(error: Exception, line: str, capsys:
 def test_ctrl_c_is_a_word_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda: _raise(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_work_that_its_reader_cut_short_does_not_count_as_done() -> None:
+    """`train | head -1` ends before there is an artifact."""
+    script = "from lvm_runtime.commands.console import run, show; raise SystemExit(run(lambda: show('epoch 1')))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize(("encoding", "line"), [("ascii", b"\\xe9 \\u2212\n"), ("cp1252", b"\xe9 \\u2212\n")])

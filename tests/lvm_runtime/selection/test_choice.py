@@ -169,15 +169,34 @@ def test_where_no_form_opens_the_error_is_its_own_or_has_all_reasons(
     assert "onnx int8 on cpu (onnx/int8.onnx): it is off" in str(failed.value).removeprefix(said).split("; ")
 
 
-def test_a_form_whose_measurement_has_a_problem_is_not_opened(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_form_whose_measurement_has_a_problem_is_opened_where_no_other_serves(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was wrong then need not be wrong now: a full memory, a missing library, the limit of another request."""
     broken = Measurement("onnx", "cpu", "int8", "onnx/int8.onnx", problem="it was off")
     _forge(int8, fp32=2.0)
     measurements.save(Artifact.load(int8), usable_cpus(), [broken])
-    fail_to_open(monkeypatch, ArtifactError("it was opened"), "int8")
-    with Predictor(int8, backend="onnx", device="cpu", max_drift=1e-3) as predictor:
-        assert [str(r) for r in predictor.explain().refused] == ["onnx int8 on cpu (onnx/int8.onnx): it was off"]
-    with pytest.raises(BackendUnavailable, match=r"here: onnx int8 on cpu \(onnx/int8\.onnx\): it was off$"):
-        Predictor(int8, backend="onnx", device="cpu", precision="int8")
+    with monkeypatch.context() as patched:
+        fail_to_open(patched, ArtifactError("it was opened"), "int8")
+        with Predictor(int8, backend="onnx", device="cpu", max_drift=1e-3) as predictor:
+            assert [str(r) for r in predictor.explain().refused] == ["onnx int8 on cpu (onnx/int8.onnx): it was off"]
+        with pytest.raises(ArtifactError, match=r"^it was opened$"):
+            Predictor(int8, backend="onnx", device="cpu", precision="int8")
+    with Predictor(int8, backend="onnx", device="cpu", precision="int8") as predictor:
+        assert predictor.explain().running.precision == "int8"
+
+
+def test_the_limit_of_a_measurement_is_not_that_of_later_requests(int8: Path) -> None:
+    edit_manifest(int8, lambda body: body["compiled"][-1].update(drift=1e-9))  # less than it is
+    strict, loose = (Request("onnx", device="cpu", max_drift=limit) for limit in (1e-8, 1e-3))
+    found = {m.file: m for m in tune(int8, strict)[0]}
+    problem = f"its drift here is {found['onnx/int8.onnx'].drift:.1e}, over 1e-08"
+    assert {file: m.problem for file, m in found.items()} == {"onnx/fp32.onnx": None, "onnx/int8.onnx": problem}
+    with Predictor.from_request(int8, strict) as predictor:
+        assert [str(r) for r in predictor.explain().refused] == [f"onnx int8 on cpu (onnx/int8.onnx): {problem}"]
+    _forge(int8, fp32=1e9)
+    with Predictor.from_request(int8, loose) as predictor:
+        assert predictor.explain().running.precision == "int8"
 
 
 @pytest.mark.parametrize(("fast", "slow"), [("onnx/int8.onnx", "onnx/fp32.onnx"), ("onnx/fp32.onnx", "onnx/int8.onnx")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,33 @@ def test_without_a_cache_folder_forms_are_measured_and_served(
     told: list[str] = []
     tune(artifact.path, Request("onnx", max_drift=1e-3, device="cpu"), report=told.append)
     assert any("cache folder cannot be written" in line for line in told)
+    assert measurements.load(artifact, 1) == []
+
+
+def test_what_was_measured_with_other_instructions_is_not_used(
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = Artifact.load(small_artifacts("amn"))
+    monkeypatch.setenv("LVM_NATIVE_PATH", "plain")
+    measurements.save(artifact, 1, [_measured("native")])
+    assert measurements.load(artifact, 1) == [_measured("native")]
+    monkeypatch.delenv("LVM_NATIVE_PATH")
+    assert measurements.load(artifact, 1) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seconds": [1.0]}, {"seconds": None}, {"seconds": ["a", "b", "c"]}, {"seconds": [0.0] * 3}, {"drift": "x"},
+     {"drift": None}, {"problem": 7}, {"file": {}}, {"device": None}, {"other": 1}, "no item"],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_measurement_is_measured_again(small_artifacts: Get, wrong: dict[str, object] | str) -> None:
+    artifact = Artifact.load(small_artifacts("amn"))
+    path = measurements.save(artifact, 1, [_measured("onnx")])
+    assert path is not None
+    body = json.loads(path.read_text())
+    (item,) = body["measurements"]
+    path.write_text(json.dumps(body | {"measurements": [item | wrong if isinstance(wrong, dict) else wrong]}))
     assert measurements.load(artifact, 1) == []
 
 

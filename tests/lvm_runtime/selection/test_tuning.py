@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvm_runtime import BackendUnavailable, Predictor
+from lvm_runtime import BackendUnavailable, LvmError, Predictor
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.request import Request
 from lvm_runtime.selection import measurements, tuning
@@ -20,6 +20,7 @@ from lvm_runtime.selection.measurements import Measurement
 from lvm_runtime.selection.session import Session
 from lvm_runtime.selection.timing import Timing
 from lvm_runtime.selection.tuning import _BESIDE_FRAMEWORKS, _LIGHT, Rhythm, fastest, time_together, tune
+from lvm_runtime.system.cpus import usable_cpus
 from tests.artifacts import some_contexts
 from tests.lvm_runtime.selection.test_choice import fail_to_open
 
@@ -177,3 +178,11 @@ def test_where_no_form_opens_nothing_is_timed(int8: Path, monkeypatch: pytest.Mo
     found, _ = tune(int8, Request("onnx", device="cpu", max_drift=1e-3), report=told.append)
     assert {m.problem for m in found} == {"no room"}
     assert not any("timing" in line for line in told)
+
+
+def test_what_only_this_process_cannot_do_is_not_kept(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that exits while a thread measures, or was forked during an import, would rule the form out for all."""
+    fail_to_open(monkeypatch, LvmError("the interpreter is about to exit"), "fp32", "int8")
+    found, _ = tune(int8, Request("onnx", device="cpu", max_drift=1e-3))
+    assert {m.problem for m in found} == {"the interpreter is about to exit"}
+    assert measurements.load(Artifact.load(int8), usable_cpus()) == []
