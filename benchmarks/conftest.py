@@ -24,7 +24,7 @@ from benchmarks.harness.workload import Workload
 from benchmarks.limits.ceilings import Ceilings, measure
 from benchmarks.report.read import read
 from benchmarks.report.regression import Change, missing, regressions
-from benchmarks.report.results import Row, disturbed, rows_of
+from benchmarks.report.results import DIM, Row, disturbed, require_one_size, rows_of
 from benchmarks.report.tables import count, plus_minus
 from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS
 from lvm_runtime.errors import InvalidInput
@@ -47,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     ):
         group.addoption(f"--{name}", action="append", default=[], metavar="A,B", help=what)
     group.addoption("--effort", choices=EFFORTS, default="full", help="how long to measure (default: full)")
+    group.addoption("--dim", type=int, metavar="N", help=f"size of the vectors (default: {DIM})")
     group.addoption("--tiny", action="store_true", help="small models, to try the benchmarks out; no figures to quote")
     group.addoption("--against", type=Path, metavar="STORED.json", help="an earlier result file to compare with")
     group.addoption(
@@ -59,6 +60,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def _selected(config: pytest.Config, name: str) -> set[str]:
     return {part for value in config.getoption(f"--{name}") for part in value.split(",") if part}
+
+
+def _dim(config: pytest.Config) -> int:
+    small = min(cls.small["dim"] for cls in CONFIGS.values())
+    return int(config.getoption("--dim") or (small if config.getoption("--tiny") else DIM))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -77,6 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if (against := config.getoption("--against")) is not None:
         try:
             config.stash[STORED] = read(against).rows
+            require_one_size((*config.stash[STORED], Row({"dim": _dim(config)})))
         except InvalidInput as error:
             raise pytest.UsageError(str(error)) from error
     for name, known in (
@@ -133,9 +140,10 @@ def workload(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Workload:
-    """An artifact with random weights, contexts and known answers of one architecture; D = 768, T = 5."""
+    """An artifact with random weights, contexts and known answers of one architecture; T = 5, D = 768 or --dim."""
     if architecture not in workloads:
         sizes = CONFIGS[architecture].small if request.config.getoption("--tiny") else {}
+        sizes = {**sizes, "dim": _dim(request.config)}
         workloads[architecture] = Workload(architecture, tmp_path_factory.mktemp("models"), **sizes)
     return workloads[architecture]
 

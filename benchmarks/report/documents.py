@@ -17,6 +17,7 @@ from benchmarks.report.tables import (
     our_row,
     reference_table,
     span,
+    vectors_of,
 )
 from lvm_runtime.artifact.config import CONFIGS
 from lvm_runtime.commands.tables import markdown
@@ -56,7 +57,8 @@ def readme_section(run: Run) -> str:
     return "\n\n".join(
         (
             markdown(header, rows),
-            f"Measured on {run.machine['processor']} with {counted(run.machine['cpus'], 'CPU')}. {_comparison(run)}",
+            f"Measured on {run.machine['processor']} with {counted(run.machine['cpus'], 'CPU')}{vectors_of(run)}. "
+            f"{_comparison(run)}",
         )
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.report import charts
 from benchmarks.report.results import Run
 from benchmarks.report.suites import SUITES, suite_rows
-from benchmarks.report.tables import EXPLANATION, full_table, machine_section, reference_table
+from benchmarks.report.tables import EXPLANATION, full_table, machine_section, reference_table, vectors_of
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.system import machine
 
@@ -84,13 +84,15 @@ def _section(title: str, note: str, runs: Sequence[Run], draw: Callable[[Run], s
     drawn = [(run, draw(run)) for run in runs]
     named = len(runs) > 1 and title != "Summary"  # which names the machine itself, with its versions
     cells = "".join(
-        f"<div class=scroll>{f'<h3>{html.escape(machine.line(run.machine))}</h3>' if named else ''}{content}</div>"
-        for run, content in drawn
-        if content
+        f"<div class=scroll>{_heading(run) if named else ''}{content}</div>" for run, content in drawn if content
     )
     if not cells:
         return ""
     return f"<h2>{html.escape(title)}</h2><p class=note>{_inline(note)}</p><div class=machines>{cells}</div>"
+
+
+def _heading(run: Run) -> str:
+    return f"<h3>{html.escape(machine.line(run.machine) + vectors_of(run))}</h3>"
 
 
 def _folded(summary: str, content: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.results import Row
+from benchmarks.report.results import Row, require_one_size
 from lvm_runtime.errors import InvalidInput
 
 
@@ -39,8 +39,10 @@ class Change:
 def changes(now: Sequence[Row], stored: Sequence[Row]) -> list[Change]:
     """Return the change of every form of ours that both runs measured, the worst first.
 
-    Raises InvalidInput if they have none in common: nothing compared must not look like nothing wrong.
+    Raises InvalidInput if they have none in common: nothing compared must not look like nothing wrong. So does it for
+    vectors of two sizes.
     """
+    require_one_size((*now, *stored))
     before = {row.key: row for row in stored if row.ours and row.over_anchor}
     found = []
     for row in now:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.harness.contender import ANCHOR
-from benchmarks.report.results import Row, Run
+from benchmarks.report.results import Row, Run, require_one_size
 from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.system import machine
 
@@ -61,11 +61,13 @@ def _gap(first: Interval, again: Interval) -> float:
 def pairs(first: Run, again: Run) -> list[Pair]:
     """Return what both runs measured, the farthest apart first.
 
-    Raises InvalidInput if they are of different machines, have nothing in common, or hold no rounds.
+    Raises InvalidInput if they are of different machines or sizes of vectors, have nothing in common, or hold no
+    rounds.
     """
     here, there = machine.line(first.machine), machine.line(again.machine)
     if here != there:
         raise InvalidInput(f"a re-run is one on the same machine, and these are {here} and {there}")
+    require_one_size((*first.rows, *again.rows))
     found = [pair for row in first.rows if (pair := _pair(first, again, row)) is not None]
     if not found:
         raise InvalidInput("the two runs have no ratio with its rounds in common: same model, batch size and side")

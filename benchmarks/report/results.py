@@ -8,9 +8,13 @@ from typing import Any
 
 from benchmarks.harness.contender import ANCHOR
 from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.errors import InvalidInput
 
 COMPARED = ("latency", "throughput")
 """Suites in which contenders were timed against each other."""
+
+DIM = 768
+"""Size of the vectors where nothing else was asked for."""
 
 DISTURBED = 0.05
 """Share of the CPUs that other programs may take while a cell is timed before a reader has to be warned."""
@@ -56,6 +60,11 @@ class Row:
     def batch(self) -> int:
         """Contexts per call."""
         return int(self.record["batch"])
+
+    @property
+    def dim(self) -> int:
+        """Size of the vectors; summaries did not say it while there was one size only."""
+        return int(self.record.get("dim") or DIM)
 
     @property
     def per_second(self) -> float:
@@ -129,6 +138,11 @@ class Run:
         return [name for name in ARCHITECTURES if name in present]
 
     @property
+    def dim(self) -> int:
+        """Size of the vectors."""
+        return self.rows[0].dim if self.rows else DIM
+
+    @property
     def disturbed(self) -> list[str]:
         """The cells that were timed while other programs kept the CPUs busy."""
         return disturbed(self.rows)
@@ -175,14 +189,14 @@ def _entry(benchmark: dict[str, Any]) -> Entry:
 
 
 def join(runs: Iterable[Run]) -> list[Run]:
-    """Join runs of one and the same machine that measured different things, an architecture each, say.
+    """Join runs of one machine and one size of vectors that measured different things, an architecture each, say.
 
     Ratios stay what they were, since each was taken within one session. What a later run measured again is
     dropped: the first file given is the one that counts. Ceilings are shown from the first.
     """
     joined: list[Run] = []
     for run in runs:
-        same = next((i for i, other in enumerate(joined) if other.machine == run.machine), None)
+        same = next((i for i, other in enumerate(joined) if (other.machine, other.dim) == (run.machine, run.dim)), None)
         if same is None:
             joined.append(run)
             continue
@@ -202,6 +216,13 @@ def join(runs: Iterable[Run]) -> list[Run]:
 def newest_first(runs: Iterable[Run]) -> list[Run]:
     """Return the runs with races before those without, each by date: the first is the one that documents quote."""
     return sorted(runs, key=lambda run: (bool(run.rows), run.date), reverse=True)
+
+
+def require_one_size(rows: Iterable[Row]) -> None:
+    """Raise InvalidInput if `rows`, which are to be compared, are of vectors of several sizes."""
+    sizes = sorted({row.dim for row in rows})
+    if len(sizes) > 1:
+        raise InvalidInput(f"runs of vectors of {' and '.join(map(str, sizes))} cannot be compared; give --dim")
 
 
 def rows_of(records: Iterable[dict[str, Any]]) -> tuple[Row, ...]:

@@ -21,10 +21,10 @@ SCHEMA = 1
 DIGITS = 5
 _DIGITS = {"round_milliseconds": 4}
 COLUMNS = (
-    "model", "batch", "contender", "ours", "precision", "device", "threads", "predictions_per_second", "noise", "drift",
-    "cpus_busy_elsewhere", "macs_rewritten", "giga_macs_per_second", "weight_bytes", "share_of_product_ceiling",
-    "share_of_roofline", "best_peer_at_equal_precision", "ratio_to_best_peer", "milliseconds", "speedup",
-    "speedup_interval", "round_milliseconds",
+    "model", "dim", "batch", "contender", "ours", "precision", "device", "threads", "predictions_per_second", "noise",
+    "drift", "cpus_busy_elsewhere", "macs_rewritten", "giga_macs_per_second", "weight_bytes",
+    "share_of_product_ceiling", "share_of_roofline", "best_peer_at_equal_precision", "ratio_to_best_peer",
+    "milliseconds", "speedup", "speedup_interval", "round_milliseconds",
 )  # fmt: skip
 
 

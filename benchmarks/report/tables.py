@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.harness.contender import ANCHOR
 from benchmarks.report import reference
-from benchmarks.report.results import Row, Run
+from benchmarks.report.results import DIM, Row, Run
 from lvm_runtime.artifact.config import CONFIGS
 from lvm_runtime.commands.tables import markdown
 from lvm_runtime.errors import counted
@@ -23,14 +23,14 @@ _PEERS = {
 _BACKENDS = {"openvino": "OpenVINO", "compile": "torch.compile", "eager": "eager PyTorch", "torchscript": "TorchScript"}
 
 EXPLANATION = (
-    "Predictions per second of `Predictor.predict` with all its checks, for vectors of 768 and contexts of five, with "
-    "as many threads as suit each side. *× plain onnxruntime*: times as fast as the same model exported as it is and "
-    "run by onnxruntime in fp32. *× fastest peer*: times as fast as the fastest other way to run it in the same "
-    "precision (eager PyTorch and its `quantize_dynamic`, TorchScript, torch.compile, onnxruntime and its "
-    "`quantize_dynamic`, OpenVINO in fp32 and int8, each at its best setting); below 1, the peer is faster. Both are "
-    "timed in turns with ours, and ± is the 95 % interval over the rounds of one run. From one run to the next on the "
-    "same machine, ratios moved by 3 to 5 % at the median. Drift is 1 − cosine to the answers of the training form in "
-    "float64, at worst."
+    "Predictions per second of `Predictor.predict` with all its checks, for vectors of 768, unless a heading says "
+    "otherwise, and contexts of five, with as many threads as suit each side. *× plain onnxruntime*: times as fast as "
+    "the same model exported as it is and run by onnxruntime in fp32. *× fastest peer*: times as fast as the fastest "
+    "other way to run it in the same precision (eager PyTorch and its `quantize_dynamic`, TorchScript, torch.compile, "
+    "onnxruntime and its `quantize_dynamic`, OpenVINO in fp32 and int8, each at its best setting); below 1, the peer "
+    "is faster. Both are timed in turns with ours, and ± is the 95 % interval over the rounds of one run. From one run"
+    " to the next on the same machine, ratios moved by 3 to 5 % at the median. Drift is 1 − cosine to the answers of "
+    "the training form in float64, at worst."
 )
 
 
@@ -66,7 +66,7 @@ def our_row(run: Run, model: str, batch: int, precision: str) -> Row | None:
 
 def machine_section(run: Run) -> str:
     """Return one machine's part: hardware, versions, our forms beside their peers, and where a peer is faster."""
-    parts = [f"### {machine.line(run.machine)}", _made_with(run)]
+    parts = [f"### {machine.line(run.machine)}{vectors_of(run)}", _made_with(run)]
     parts += [_ours(run), faster_peers(run)] if run.rows else []
     return "\n\n".join(filter(None, parts))
 
@@ -78,6 +78,11 @@ def _made_with(run: Run) -> str:
     )
     busy = f"; {counted(len(run.disturbed), 'cell')} timed beside other programs" if run.disturbed else ""
     return f"Measured on {run.date} with {wanted}{busy}."
+
+
+def vectors_of(run: Run) -> str:
+    """Return what follows the name of a machine: the size of the vectors, nothing for the usual one."""
+    return "" if run.dim == DIM else f", vectors of {run.dim}"
 
 
 def _ours(run: Run) -> str:

@@ -51,6 +51,12 @@ def test_a_form_that_is_gone_is_named_with_its_batch_sizes() -> None:
     assert missing([*stored, row("lvm-eager-fp32")], stored) == []
 
 
+def test_vectors_of_two_sizes_are_not_compared() -> None:
+    assert changes([row(dim=768)], [row()]), "summaries once did not say it"
+    with pytest.raises(InvalidInput, match="vectors of 384 and 768 cannot be compared; give --dim"):
+        changes([row(dim=384)], [row()])
+
+
 def test_nothing_in_common_is_an_error() -> None:
     with pytest.raises(InvalidInput, match="no form of this project"):
         regressions([row(batch=1)], [row(batch=32)], 0.9)

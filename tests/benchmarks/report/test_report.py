@@ -15,9 +15,9 @@ from benchmarks.report.documents import readme_section, results_page, results_te
 from benchmarks.report.page import render, table_html
 from benchmarks.report.read import read
 from benchmarks.report.reference import per_second
-from benchmarks.report.results import join, newest_first
+from benchmarks.report.results import join, newest_first, rows_of
 from benchmarks.report.suites import suite_rows, value
-from benchmarks.report.tables import count, faster_peers, full_table
+from benchmarks.report.tables import count, faster_peers, full_table, machine_section
 from lvm_runtime.errors import InvalidInput
 from tests.benchmarks.report.sample import MACHINE, entry
 from tests.browser import look, needs_browser
@@ -205,6 +205,14 @@ def test_runs_of_one_machine_are_joined_and_the_first_counts(result: Path, tmp_p
     assert len(joined.entries) == 1
     elsewhere = replace(second, machine=MACHINE | {"cpus": 8})
     assert join([first, elsewhere]) == [first, elsewhere]
+
+
+def test_vectors_of_two_sizes_are_two_sections(result: Path) -> None:
+    first = read(result)
+    wider = replace(first, rows=rows_of(row.record | {"dim": 1024} for row in first.rows))
+    assert join([first, wider]) == [first, wider]
+    headings = [machine_section(run).splitlines()[0] for run in (first, wider)]
+    assert headings[1] == f"{headings[0]}, vectors of 1024"
 
 
 def test_full_table_has_every_row_with_shares_and_drift(result: Path) -> None:
