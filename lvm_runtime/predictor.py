@@ -91,9 +91,12 @@ class Predictor:
     def _load(self, path: Path, request: Request) -> None:
         def opened(artifact: Artifact) -> tuple[Artifact, Session, list[Refusal]]:
             session, refused = open_session(artifact, request)
-            if not artifact.is_there():  # what was opened may be the model that took its place
+            try:
+                if not artifact.is_there():  # what was opened may be the model that took its place
+                    raise ArtifactError(f"{path}: another model took its place while it was opened; open it again")
+            except BaseException:
                 session.close()
-                raise ArtifactError(f"{path}: another model took its place while it was opened; open it again")
+                raise
             return artifact, session, refused
 
         with building():  # with what is imported and measured for it

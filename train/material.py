@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lvm_runtime.corpus.corpus import Corpus
 
-from .data.corpus import check_corpus, load_corpus
+from .data.corpus import LARGEST_NORM, LARGEST_SCALED, check_corpus, load_corpus
 from .data.synthetic import SyntheticProcess
 from .data.windows import Split, VectorStore, split_windows
 from .evaluation.baselines import LINEAR_AVERAGE, Baselines, fit_baselines
@@ -79,7 +79,8 @@ def prepare(options: TrainOptions, device: str, say: Say, earlier: Material | No
         trust_pickle=options.trust_pickle,
     )
     with progress_bar(len(corpus.values), "checking", "row") as bar:
-        found, usable = check_corpus(corpus, options.context_length, bar.update)
+        longest = LARGEST_SCALED if options.normalize else LARGEST_NORM
+        found, usable = check_corpus(corpus, options.context_length, bar.update, largest_norm=longest)
     store = VectorStore(corpus.values, device, normalize=options.normalize, resident_bytes=options.resident_bytes)
     split = split_windows(
         corpus,

@@ -18,9 +18,11 @@ from torch import nn
 
 from lvm_runtime.artifact.folder import Artifact, require_place
 from lvm_runtime.backends.devices import torch_device
+from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.models import build_model, parameter_count, save_model
 from lvm_runtime.system import atomic
+from lvm_runtime.text.encoder import same_probe
 
 from .checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
 from .evaluation.evaluate import Evaluation, evaluate, figures, predictor, verdict
@@ -289,6 +291,7 @@ def _write(
             "name": Path(corpus.name).name,
             "vectors": len(corpus.values),
             "digest": material.digest,
+            "made": _encoder_of(corpus),
             "windows": {"train": len(material.split.train), "validation": len(material.split.validation)},
         },
         "metrics": metrics,
@@ -305,6 +308,14 @@ def _write(
     model.to(trainer.device)
     trainer.processes.wait()
     return artifact
+
+
+def _encoder_of(corpus: Corpus) -> dict[str, Any] | None:
+    """Return name and probe of the encoder that made the corpus, None where it does not say."""
+    made = corpus.columns.made or {}
+    if not same_probe(made.get("probe"), made.get("probe")) or len(made["probe"]) != corpus.dim:
+        return None
+    return {"encoder": Path(str(made.get("encoder"))).name, "probe": made["probe"]}
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A link could lead out of the artifact, and a pipe or a device never ends, so tha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -99,8 +100,13 @@ def check_strays(folder: Path, listed: Iterable[str], manifest: str) -> None:
     known = {folder / path for path in listed} | {folder / manifest}
     folders = [folder]
     while folders:
-        with os.scandir(folders.pop()) as entries:
-            present = {entry.name: entry for entry in entries}
+        parent = folders.pop()
+        try:
+            present = {entry.name: entry for entry in _entries(parent)}
+        except ArtifactError:
+            if os.path.lexists(parent):
+                raise
+            continue  # a writer took it away since it was seen, and what was in it
         for name, entry in present.items():
             path = Path(entry.path)
             if path in known or _ignored(name) or name.startswith(TEMPORARY) or TEMPORARY + name in present:
@@ -137,10 +143,9 @@ def _walk(path: Path) -> list[tuple[str, os.stat_result]]:
     folders = [path]
     while folders:
         parent = folders.pop()
-        with os.scandir(parent) as entries:
-            kept = [entry for entry in entries if not _ignored(entry.name)]
+        kept = [entry for entry in _entries(parent) if not _ignored(entry.name)]
         folders += [Path(entry.path) for entry in kept if entry.is_dir(follow_symlinks=False)]
-        found += [(Path(e.path), e.stat(follow_symlinks=False)) for e in kept if not e.is_dir(follow_symlinks=False)]
+        found += [(Path(e.path), _status(Path(e.path))) for e in kept if not e.is_dir(follow_symlinks=False)]
         if not kept and parent != path:
             found.append((parent, _status(parent)))
         if len(found) + len(folders) > MOST_PACKAGE_FILES:
@@ -168,9 +173,20 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with _reading(folder), os.scandir(folder) as entries:
+        return list(entries)
+
+
 def _status(path: Path) -> os.stat_result:
-    try:
+    with _reading(path):
         return os.lstat(path)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}); expected a file of an artifact") from error
 

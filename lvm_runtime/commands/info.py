@@ -13,6 +13,7 @@ from lvm_runtime.commands.tables import aligned
 DESCRIPTION = """Check every file of an artifact against its recorded size and SHA-256, and show what it holds: its
 sizes, where it comes from, and its compiled forms with their drift and with what a search with them finds."""
 SEARCH_COLUMNS = ("finds the same", "MRR")
+_MOST_SHOWN = 16  # values of a list
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,11 +48,13 @@ def describe_artifact(artifact: Artifact) -> str:
 
 
 def _free(value: Any, depth: int = 2) -> str:
-    """Return a free value as text, numbers to four digits, with … for dicts that lie deeper than `depth`."""
+    """Return a free value as text, numbers to four digits, with … for long lists and dicts deeper than `depth`."""
     if isinstance(value, dict):
         if value and not depth:
             return "{…}"
         return f"{{{', '.join(f'{name} {_free(one, depth - 1)}' for name, one in value.items())}}}"
+    if isinstance(value, list) and len(value) > _MOST_SHOWN:
+        return "[…]"
     if isinstance(value, list):
         return f"[{', '.join(_free(one, depth) for one in value)}]"
     return short(value)

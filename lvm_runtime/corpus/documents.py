@@ -62,7 +62,7 @@ class DocumentIds:
             row = int(np.delete(begins, firsts)[0])
             name = list(self._numbers)[ids[row]] if self._numbers else int(ids[row])
             raise InvalidInput(
-                f"{self._path}: document {name!r} comes back at row {row} after another document; "
+                f"{self._path}: document {name!r:.99} comes back at row {row} after another document; "
                 "expected each document's vectors together"
             )
         return ids

@@ -18,6 +18,7 @@ from lvm_runtime.errors import InvalidInput
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.retrieval.exact import unit_rows
 from lvm_runtime.retrieval.index import Index
+from lvm_runtime.text.encoder import same_probe
 
 COPY = 0.9999
 """From this cosine to a chunk of the context on, a chunk is a copy of it, which its reader has."""
@@ -88,4 +89,18 @@ def _checked(predictor: Predictor, index: Index, contexts: Any) -> NDArray[np.fl
             f"{index.path}: vectors of D={index.corpus.dim}, the model {predictor.artifact.path} has D={config.dim}; "
             "give the index of the corpus that it was trained on, or one of the same encoder"
         )
+    _require_one_encoder(predictor, index)
     return Contexts(contexts, config.context_length, config.dim, predictor.largest_norm).copy()
+
+
+def _require_one_encoder(predictor: Predictor, index: Index) -> None:
+    """Raise InvalidInput if model and corpus both say which encoder made their vectors, and it is not the same one."""
+    data = predictor.artifact.manifest.provenance.get("data")
+    trained, made = data.get("made") if isinstance(data, dict) else None, index.corpus.columns.made
+    if not isinstance(trained, dict) or not made or not made.get("probe"):
+        return
+    if not same_probe(trained.get("probe"), made["probe"]):
+        raise InvalidInput(
+            f"{index.path}: vectors of the encoder {made.get('encoder')}, the model {predictor.artifact.path} was "
+            f"trained on those of {trained.get('encoder')}; give the index of a corpus of that encoder"
+        )

@@ -57,6 +57,7 @@ def open_session(artifact: Artifact, request: Request) -> tuple[Session, list[Re
             try:
                 session = Session.open(pick, fingerprint, request)
             except (BackendUnavailable, VerificationFailed, ArtifactError) as error:
+                artifact.check_file(pick.file)  # nor is one that a writer exchanged meanwhile
                 refused.append(Refusal(str(pick), str(error)))
                 failure = error
                 if request.backend == AUTO and isinstance(error, VerificationFailed):

@@ -93,8 +93,16 @@ class Encoder:
 
     def agrees(self, made: dict[str, Any] | None) -> bool:
         """Say whether an encoder that `describe` described gives the vectors that this one gives."""
-        probe = np.asarray((made or {}).get("probe", []), np.float32)
-        return probe.shape == self.probe.shape and float(self.probe @ probe) >= SAME
+        return same_probe(self.probe, (made or {}).get("probe"))
+
+
+def same_probe(one: Any, other: Any) -> bool:
+    """Say whether two vectors of the probe, as files hold them, are of one encoder; not, where one is no vector."""
+    try:
+        a, b = (np.asarray(vector, np.float32) for vector in (one, other))
+    except (TypeError, ValueError):
+        return False
+    return a.ndim == 1 and a.shape == b.shape and float(a @ b) >= SAME
 
 
 def _load(name: str, device: str) -> Any:

@@ -222,6 +222,24 @@ def test_an_artifact_that_is_replaced_while_it_is_opened_is_opened_again(
         np.testing.assert_allclose(predictor.predict(probes.contexts), probes.predictions, rtol=0, atol=1e-6)
 
 
+def test_what_was_opened_of_an_artifact_that_is_gone_since_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_and_remove(artifact: Artifact, request: Request) -> tuple[Session, list[Refusal]]:
+        session, refused = open_session(artifact, request)
+        opened.append(session)
+        shutil.rmtree(artifact.path)
+        return session, refused
+
+    opened: list[Session] = []
+    save_model(randomised("amn"), tmp_path / "amn")
+    monkeypatch.setattr("lvm_runtime.predictor.open_session", open_and_remove)
+    with pytest.raises(ArtifactError, match=r"manifest\.json: cannot be read"):
+        Predictor(tmp_path / "amn", backend="eager")
+    with pytest.raises(LvmError, match="closed"):
+        opened[0].run(some_contexts(1))
+
+
 def test_an_artifact_that_is_replaced_whenever_it_is_opened_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

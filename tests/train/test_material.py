@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lvm_runtime.errors import InvalidInput
 from train.evaluation.baselines import mean_vector
 from train.material import Material, prepare
 from train.options import TrainOptions
@@ -72,6 +73,15 @@ def test_baselines_are_fitted_on_one_side_and_scored_on_the_others(material: Mat
         assert list(scores) == list(found)
         expected = F.cosine_similarity(side.batch(side.starts)[1], mean, dim=1).double()
         np.testing.assert_allclose(scores["mean vector"].rows.cosine, expected, atol=1e-6)
+
+
+def test_vectors_that_no_predictor_takes_are_trained_on_only_at_length_1(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((240, 6)).astype(np.float32)
+    np.savez(tmp_path / "long.npz", vectors=rows * 1e17, doc_ids=np.arange(240) // 8)
+    options = TrainOptions(model="amn", data=str(tmp_path / "long.npz"))
+    with pytest.raises(InvalidInput, match=r"row 0 has norm .*; expected at most 1e\+06; --normalize divides"):
+        prepare(options, "cpu", lambda line: None)
+    assert _lengths(prepare(replace(options, normalize=True), "cpu", lambda line: None))
 
 
 def test_the_same_data_are_taken_over(options: TrainOptions, material: Material) -> None:

@@ -15,6 +15,8 @@ import torch
 
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.commands.info import describe_artifact
+from lvm_runtime.corpus.write import Part, write_corpus
 from lvm_runtime.errors import InvalidInput, LvmError, VerificationFailed
 from lvm_runtime.models import build_model, load_model
 from train.__main__ import make_parser, options_from
@@ -67,6 +69,19 @@ def test_run_writes_an_artifact_that_knows_its_run(tmp_path: Path, model: str) -
     saved = json.loads((tmp_path / f"{model}.run" / "result.json").read_text())
     assert len(saved["history"]) == 2
     assert str(tmp_path) not in json.dumps(provenance)
+
+
+@pytest.mark.parametrize("probe", [[0.0] * 23 + [1.0], [1.0], "text", None])
+def test_an_artifact_knows_the_encoder_of_its_corpus(tmp_path: Path, probe: object) -> None:
+    vectors = np.random.default_rng(0).standard_normal((90, 24)).astype(np.float16)
+    parts = [Part(i, vectors[i * 9 : i * 9 + 9], ["text"] * 9) for i in range(10)]
+    made = {"encoder": str(tmp_path / "bert"), "probe": probe}
+    write_corpus(tmp_path / "c.npz", lambda: parts, 24, [str(i) for i in range(10)], made)
+    result = train(options(tmp_path / "amn", data=str(tmp_path / "c.npz"), epochs=1), lambda line: None)
+    known = isinstance(probe, list) and len(probe) == 24
+    expected = {"encoder": "bert", "probe": probe} if known else None
+    assert result.artifact.manifest.provenance["data"]["made"] == expected
+    assert "encoder bert, probe […]" in describe_artifact(result.artifact) or not known
 
 
 def test_a_run_trains_on_training_windows_and_judges_its_average_on_validation(tmp_path: Path) -> None:

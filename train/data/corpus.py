@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.contexts import describe_bad_row, is_usable
 from lvm_runtime.corpus.corpus import BUNDLED, Corpus, joined, of_documents, open_corpus
 from lvm_runtime.corpus.documents import run_begins
 from lvm_runtime.errors import InvalidInput, counted
@@ -21,6 +22,15 @@ from .synthetic import SyntheticProcess
 
 UNIT_NORM_TOLERANCE = 1e-2
 """A row further than this from length 1 is counted as not normalised; float16 rounding stays under 1e-3."""
+
+LARGEST_NORM = 1e6
+"""What a Predictor takes in full precision, and so the longest row to train on as it is."""
+
+LARGEST_SCALED = 1e18
+"""The longest row whose length float32 can tell, so that it can be divided by it."""
+
+SMALLEST_NORM = 1e-12
+"""What torch's `normalize` divides by at least: a shorter row would not have length 1 afterwards."""
 
 _BLOCK = 65_536  # rows read at a time: a mapped corpus never has to fit into memory
 
@@ -34,6 +44,7 @@ class CorpusReport:
     zero_rows: int
     rows_off_unit: int
     short_documents: int
+    tiny_rows: int = 0
 
     def lines(self, context_length: int) -> list[str]:
         """Return one line for the totals and one per thing that a reader should know."""
@@ -41,6 +52,9 @@ class CorpusReport:
         if self.zero_rows:
             rows = counted(self.zero_rows, "row is", "rows are")
             found.append(f"warning: {rows} zero; windows that touch a zero row are left out")
+        if self.tiny_rows:
+            rows = counted(self.tiny_rows, "row is", "rows are")
+            found.append(f"warning: {rows} shorter than {SMALLEST_NORM}; windows that touch such a row are left out")
         if self.rows_off_unit:
             rows = counted(self.rows_off_unit, "row is", "rows are")
             found.append(
@@ -75,31 +89,38 @@ def load_corpus(
 
 
 def check_corpus(
-    corpus: Corpus, context_length: int, progress: Callable[[int], None] = lambda _: None
+    corpus: Corpus,
+    context_length: int,
+    progress: Callable[[int], None] = lambda _: None,
+    *,
+    largest_norm: float = LARGEST_SCALED,
 ) -> tuple[CorpusReport, NDArray[np.bool_]]:
     """Look at every row once; return what was found and a mask `[N]` of rows that windows may use.
 
-    Raises InvalidInput with the first row that holds a NaN or an infinity.
+    Raises InvalidInput with the first row that holds a NaN or an infinity, or is longer than `largest_norm`.
     """
     total = len(corpus.values)
     usable = np.ones(total, dtype=bool)
-    off_unit = 0
+    zero = off_unit = 0
     for begin in range(0, total, _BLOCK):
-        block = np.asarray(corpus.values[begin : begin + _BLOCK], dtype=np.float32)
+        original = corpus.values[begin : begin + _BLOCK]
+        block = np.asarray(original, dtype=np.float32)
+        if not is_usable(block, largest_norm):
+            advice = "; --normalize divides each row by its length" if largest_norm < LARGEST_SCALED else ""
+            raise InvalidInput(f"{corpus.name}: {describe_bad_row(original, block, begin, largest_norm)}{advice}")
         norms = np.sqrt(np.einsum("nd,nd->n", block, block))
-        if not np.isfinite(norms).all():
-            row = begin + int(np.flatnonzero(~np.isfinite(norms))[0])
-            raise InvalidInput(f"{corpus.name}: row {row} holds a NaN or an infinity; expected finite vectors")
-        usable[begin : begin + _BLOCK] = norms > 0
-        off_unit += int(((np.abs(norms - 1) > UNIT_NORM_TOLERANCE) & (norms > 0)).sum())
+        kept = usable[begin : begin + _BLOCK] = norms >= SMALLEST_NORM
+        zero += int((~block[~kept].any(axis=1)).sum())
+        off_unit += int(((np.abs(norms - 1) > UNIT_NORM_TOLERANCE) & kept).sum())
         progress(len(block))
     ids = np.zeros(total, np.int64) if corpus.doc_ids is None else corpus.doc_ids
     lengths = np.diff(run_begins(ids), append=total)
     report = CorpusReport(
         rows=total,
         documents=len(lengths),
-        zero_rows=int((~usable).sum()),
+        zero_rows=zero,
         rows_off_unit=off_unit,
         short_documents=int((lengths <= context_length).sum()),
+        tiny_rows=int((~usable).sum()) - zero,
     )
     return report, usable

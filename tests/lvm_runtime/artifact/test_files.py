@@ -131,6 +131,38 @@ def test_a_file_that_a_writer_is_about_to_list_is_no_stray(copy: Path) -> None:
         Artifact.load(copy)
 
 
+@pytest.mark.parametrize(("missing", "found"), [("onnx", "onnx/fp32.onnx: missing"), ("extra", None)])
+def test_a_folder_that_a_writer_takes_away_during_a_look_is_nothing_else_than_missing(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, missing: str, found: str | None
+) -> None:
+    def scan(folder: Path) -> Any:
+        if folder == copy / missing:
+            (copy / missing).rename(copy.parent / "away")
+        return scan_it(folder)
+
+    scan_it = os.scandir
+    (copy / missing).mkdir(exist_ok=True)
+    monkeypatch.setattr("lvm_runtime.artifact.files.os.scandir", scan)
+    if found is None:
+        Artifact.load(copy)
+    else:
+        with pytest.raises(ArtifactError, match=found):
+            Artifact.load(copy)
+    assert not (copy / missing).exists()
+
+
+def test_a_folder_that_cannot_be_listed_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scan(folder: Path) -> Any:
+        if Path(folder).name == "onnx":
+            raise PermissionError(13, "Permission denied")
+        return scan_it(folder)
+
+    scan_it = os.scandir
+    monkeypatch.setattr("lvm_runtime.artifact.files.os.scandir", scan)
+    with pytest.raises(ArtifactError, match=r"amn/onnx: cannot be read \(Permission denied\)"):
+        Artifact.load(copy)
+
+
 def test_sizes_are_compared_before_anything_is_hashed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvm_runtime.artifact.files._sha256", lambda path: pytest.fail(f"{path} was read"))
     os.truncate(copy / "model.safetensors", 1 << 40)  # a sparse file, of no blocks

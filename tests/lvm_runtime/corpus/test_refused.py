@@ -48,6 +48,10 @@ NPZ: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "object ids": ({"vectors": VECTORS, "doc_ids": IDS.astype(object)}, "doc_ids is an object array"),
     "returning ids": ({"vectors": VECTORS, "doc_ids": np.roll(IDS, 3)}, "document 1 comes back at row 63"),
+    "returning ids that are long": (
+        {"vectors": VECTORS, "doc_ids": np.array(["a" * 500, "b" * 500])[np.arange(len(VECTORS)) % 2]},
+        "document 'a{98} comes back at row 2",
+    ),
     "returning strings": (
         {"vectors": VECTORS, "doc_ids": np.roll(np.where(IDS, "b\x07", "a"), 3)},
         r"document 'b\\x07' comes back at row 63",

@@ -16,7 +16,7 @@ from lvm_runtime.corpus.write import Part, write_corpus
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.retrieval import Index, next_chunks
 from lvm_runtime.retrieval.next import last_chunk_finds
-from tests.artifacts import make_artifact, some_contexts
+from tests.artifacts import edit_manifest, make_artifact, some_contexts
 
 D, T = 16, 5
 
@@ -68,6 +68,29 @@ def test_an_index_of_another_dimension_is_refused(asked: tuple[Predictor, Index,
     np.save(tmp_path / "other.npy", np.ones((9, 8), np.float32))
     with pytest.raises(InvalidInput, match=r"vectors of D=8, the model .* has D=16"):
         next_chunks(predictor, Index.build(tmp_path / "other.npy"), contexts)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_index_of_another_encoder_than_the_models_is_refused(
+    asked: tuple[Predictor, Index, np.ndarray], tmp_path: Path, same: bool
+) -> None:
+    predictor, index, contexts = asked
+    path = predictor.artifact.path
+    probes = np.linalg.qr(np.random.default_rng(0).standard_normal((D, D)))[0].tolist()
+    edit_manifest(path, lambda m: m["provenance"].update(data={"made": {"encoder": "theirs", "probe": probes[0]}}))
+    made = {"encoder": "ours", "probe": probes[0 if same else 1]}
+    vectors = index.vectors(np.arange(9)).astype(np.float16)
+    write_corpus(tmp_path / "d.npz", lambda: [Part(0, vectors, ["text"] * 9)], D, ["d"], made)
+    other = Index.build(tmp_path / "d.npz")
+    with Predictor(path, backend="eager") as trained:
+        for find in (next_chunks, last_chunk_finds):
+            assert len(find(trained, index, contexts)) == 4  # whose corpus does not say
+            if same:
+                assert len(find(trained, other, contexts)) == 4
+            else:
+                with pytest.raises(InvalidInput, match=r"encoder ours, the model .*amn was trained on those of theirs"):
+                    find(trained, other, contexts)
+        assert len(next_chunks(predictor, other, contexts)) == 4  # whose model does not
 
 
 def test_the_command_prints_json_whatever_is_in_the_texts(

@@ -155,6 +155,27 @@ def test_a_form_that_is_another_model_is_warned_of_unless_it_was_named(
         assert [str(r) for r in predictor.explain().refused] == ["onnx int8 on cpu (onnx/int8.onnx): it is off"]
 
 
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_form_that_a_writer_takes_away_while_it_is_opened_is_not_ruled_out(
+    int8: Path, monkeypatch: pytest.MonkeyPatch, measured: bool
+) -> None:
+    def open_late(candidate: Candidate, fingerprint: Fingerprint, request: Request) -> Session:
+        if candidate.precision == "int8":  # what replacing a form does first
+            edit_manifest(int8, lambda body: body["compiled"].pop())
+            candidate.source.unlink()
+        return open_it(candidate, fingerprint, request)
+
+    if measured:
+        _forge(int8, int8=1.0, fp32=2.0)
+    before, open_it = Artifact.load(int8), Session.open
+    monkeypatch.setattr(Session, "open", open_late)
+    with Predictor(int8, max_drift=1e-3) as predictor:
+        explanation = predictor.explain()
+    assert explanation.running.file == "onnx/fp32.onnx"
+    assert not [refusal for refusal in explanation.refused if "int8" in refusal.what]
+    assert not [m for m in measurements.load(before, usable_cpus()) if m.problem]
+
+
 def test_where_no_form_opens_the_error_is_its_own_or_has_all_reasons(
     int8: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

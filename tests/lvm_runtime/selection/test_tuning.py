@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvm_runtime import BackendUnavailable, LvmError, Predictor
+from lvm_runtime import ArtifactError, BackendUnavailable, LvmError, Predictor
+from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.request import Request
 from lvm_runtime.selection import measurements, tuning
+from lvm_runtime.selection.candidates import Candidate
 from lvm_runtime.selection.measurements import Measurement
 from lvm_runtime.selection.session import Session
 from lvm_runtime.selection.timing import Timing
 from lvm_runtime.selection.tuning import _BESIDE_FRAMEWORKS, _LIGHT, Rhythm, fastest, time_together, tune
 from lvm_runtime.system.cpus import usable_cpus
-from tests.artifacts import some_contexts
+from tests.artifacts import flip, some_contexts
 from tests.lvm_runtime.selection.test_choice import fail_to_open
 
 Get = Callable[[str], Path]
@@ -160,6 +162,24 @@ def test_each_form_is_loaded_timed_and_closed_and_what_it_cannot_do_is_kept(
     forms_told = [f"loading onnx {p} on cpu (onnx/{p}.onnx)" for p in ("fp32", "int8")]
     assert told == [*forms_told, *(f"timing 1 form at batch {batch}" for batch in (1, 8, 128))]
     assert {m.identity: m for m in measurements.load(artifact, 3)} == {m.identity: m for m in found}
+
+
+def test_a_form_that_was_opened_is_closed_where_a_later_one_is_damaged(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_first(candidate: Candidate, fingerprint: Fingerprint, request: Request) -> Session:
+        flip(int8 / "onnx/int8.onnx", 0.5)
+        opened.append(open_it(candidate, fingerprint, request))
+        return opened[-1]
+
+    opened: list[Session] = []
+    open_it = Session.open
+    monkeypatch.setattr(Session, "open", open_first)
+    with pytest.raises(ArtifactError, match=r"onnx/int8\.onnx: SHA-256"):
+        tune(int8, Request("onnx", device="cpu", max_drift=1e-3))
+    assert [session.candidate.file for session in opened] == ["onnx/fp32.onnx"]
+    with pytest.raises(LvmError, match="closed"):
+        opened[0].run(CONTEXTS)
 
 
 def test_where_nothing_can_be_kept_it_is_said(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,27 @@ def test_value_that_is_no_number_names_its_row(value: float) -> None:
         check_corpus(corpus, 5)
 
 
+@pytest.mark.parametrize(("largest", "advice"), [(1e6, "; --normalize divides each row by its length"), (1e18, "")])
+def test_a_row_that_is_too_long_is_refused_with_its_norm(largest: float, advice: str) -> None:
+    corpus = make([7, 3])
+    corpus.values[8] *= largest * 0.999
+    check_corpus(corpus, 5, largest_norm=largest)
+    corpus.values[8] *= 1.01
+    said = rf"^test: row 8 has norm 1\.01e\+\d+; expected at most {largest:g}{advice}$".replace("1e+", r"1e\+")
+    with pytest.raises(InvalidInput, match=said):
+        check_corpus(corpus, 5, largest_norm=largest)
+
+
+def test_a_row_is_zero_only_if_all_of_it_is() -> None:
+    corpus = make([7, 8])
+    for row, length in ((1, 0.0), (3, 1e-31), (9, 0.9e-12), (11, 1.1e-12)):
+        corpus.values[row] *= length
+    report, usable = check_corpus(corpus, 5)
+    assert (report.zero_rows, report.tiny_rows, report.rows_off_unit) == (1, 2, 1)
+    assert np.flatnonzero(~usable).tolist() == [1, 3, 9]
+    assert "warning: 2 rows are shorter than 1e-12; windows that touch such a row are left out" in report.lines(5)
+
+
 def test_digest_tells_data_apart(tmp_path: Path) -> None:
     corpus = make([5000, 4000])
     np.save(tmp_path / "corpus.npy", corpus.values)
