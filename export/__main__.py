@@ -30,10 +30,14 @@ Each format has a command of its own with more options, and there are tools for 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and export."""
     parser = make_parser(DESCRIPTION, prog, EPILOG)
-    parser.add_argument("--format", action="append", choices=FORMATS, help="may be repeated (default: all)")
+    what = "may be repeated (default: all that can be made here)"
+    parser.add_argument("--format", action="append", choices=FORMATS, help=what)
     arguments: argparse.Namespace = parser.parse_args(argv)
     formats = tuple(arguments.format or makeable())
     source, samples = open_arguments(arguments, *(library for name in formats for library in FORMATS[name]))
+    if left_out := [] if arguments.format else [name for name in FORMATS if name not in formats]:
+        listed = ", ".join(left_out)
+        print(f"left out, as not all is here that they need: {listed}; --format NAME says what", file=sys.stderr)
     refused = []
     for path, export in exports(source, samples, formats):
         try:

@@ -90,8 +90,11 @@ def test_it_trains_exports_and_predicts(installed: Path, tmp_path: Path) -> None
 
 
 def test_a_missing_extra_names_the_package(installed: Path, tmp_path: Path) -> None:
-    script = "from lvm_runtime.system.extras import pip_command; print(pip_command('torch'))"
-    assert run(installed, "-c", script, folder=tmp_path).stdout.strip() == "pip install 'lvm_runtime[torch]'"
+    script = "from lvm_runtime.system.extras import *; print(pip_command('torch')); print(build_command())"
+    assert run(installed, "-c", script, folder=tmp_path).stdout.splitlines() == [
+        "pip install 'lvm_runtime[torch]'",
+        "pip install --force-reinstall --no-binary lvm_runtime lvm_runtime",
+    ]
 
 
 def test_a_type_checker_sees_its_types(installed: Path, tmp_path: Path) -> None:

@@ -308,10 +308,16 @@ def resolve(name: str | Path) -> Path:
         raise ArtifactError(f"no artifact at {path}; make one with: lvm-runtime train --model {name} --out {path}")
     if path.is_file():
         raise ArtifactError(f"{path} is a file; expected an artifact folder or one of {', '.join(ARCHITECTURES)}")
-    problem = f"has no {MANIFEST}" if path.exists() else "does not exist"
+    if path.exists():
+        inside = sorted(str(found.parent) for found in path.glob(f"*/{MANIFEST}"))
+        hint = f"; there is {', '.join(inside)}" if inside else ""
+        raise ArtifactError(
+            f"{path} has no {MANIFEST}; expected an artifact folder or one of {', '.join(ARCHITECTURES)}{hint}"
+        )
+    model = path.name if path.name in ARCHITECTURES else "amn"
     raise ArtifactError(
-        f"{path} {problem}; expected an artifact folder or one of {', '.join(ARCHITECTURES)}; "
-        f"make one with: lvm-runtime train --model amn --out {path}"
+        f"{path} does not exist; expected an artifact folder or one of {', '.join(ARCHITECTURES)}; "
+        f"make one with: lvm-runtime train --model {model} --out {path}"
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from lvm_runtime.backends.base import Array, LightBackend
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError
+from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
 
 PATH_VARIABLE = "LVM_NATIVE_PATH"
@@ -32,7 +33,7 @@ class NativeBackend(LightBackend):
     name: ClassVar[str] = "native"
     format: ClassVar[str | None] = "native"
     framework: ClassVar[str] = "lvm_runtime.native._engine"
-    install: ClassVar[str] = "pip install --force-reinstall --no-binary lvm_runtime lvm_runtime, with a C++17 compiler"
+    install: ClassVar[str] = f"{extras.build_command()}, with a C++17 compiler"
     packages: ClassVar[tuple[str, ...]] = ("lvm_runtime",)
 
     def __init__(

@@ -53,6 +53,8 @@ def run(options: argparse.Namespace) -> None:
     result = _predict_here(options) if options.ray is None else _predict_on_ray(options)
     taken_over = f", {result.resumed:,} of them by an interrupted run before" if result.resumed else ""
     show(f"{options.output}: {counted(result.predictions, 'prediction')}{taken_over}")
+    if not result.predictions:
+        print("WARNING: no document has as many vectors as the model reads, so nothing was predicted", file=sys.stderr)
     for remark in result.remarks:
         print(printable(remark), file=sys.stderr)
     if result.bad:

@@ -127,9 +127,12 @@ class Index:
         True
         """
         path = file_name(path, "path")
+        named = "CORPUS"
         if path.suffix in SUFFIXES and not os.path.isdir(path):
-            path = folder_of(path)
-        record, folder = _read(path)
+            if not os.path.exists(path):
+                raise InvalidInput(f"{path}: no such file; expected a corpus or the folder of an index")
+            named, path = str(path), folder_of(path)
+        record, folder = _read(path, named)
         source = folder / record.corpus[0].name
         added = {file.name for file in _files_of(source)} - {file.name for file in record.corpus}
         for expected in record.corpus:
@@ -217,13 +220,13 @@ def _require_index_or_nothing(path: Path) -> None:
         raise InvalidInput(f"{path}: exists and is not an index; choose another folder or move it away")
 
 
-def _read(path: Path) -> tuple[Record, Path]:
-    """Return what the index at `path` says of itself, and the folder of its corpus."""
+def _read(path: Path, corpus: str) -> tuple[Record, Path]:
+    """Return what the index at `path` says of itself, and the folder of its corpus, which errors call `corpus`."""
     try:
         text = (path / MANIFEST).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InvalidInput(
-            f"{path}: no index ({getattr(error, 'strerror', None) or error}); make one: lvm-runtime index CORPUS"
+            f"{path}: no index ({getattr(error, 'strerror', None) or error}); make one: lvm-runtime index {corpus}"
         ) from error
     try:
         found = json.loads(text)

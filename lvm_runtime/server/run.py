@@ -138,4 +138,6 @@ def _bind(server: Any, state: State, port: int) -> int:
         pair = options.tls_key.read_bytes(), options.tls_cert.read_bytes()
         return server.add_secure_port(f"{host}:{port}", grpc.ssl_server_credentials([pair]))
     except RuntimeError as error:
-        raise LvmError(f"port {port} of {options.host} cannot be used for gRPC ({error}); choose another") from error
+        raise LvmError(
+            f"port {port} of {options.host} cannot be used for gRPC ({error}); choose another: --grpc-port"
+        ) from error

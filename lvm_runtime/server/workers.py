@@ -133,7 +133,9 @@ def _unusable(host: str, port: int, what: str, error: OSError | UnicodeError) ->
     reason = getattr(error, "strerror", None) or error
     if code in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
         return LvmError(f"host {host!r} cannot be listened on ({reason}); expected an address of this machine")
-    return LvmError(f"port {port} of {host} cannot be used for {what} ({reason}); choose another")
+    return LvmError(
+        f"port {port} of {host} cannot be used for {what} ({reason}); choose another: --{what.lower()}-port"
+    )
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -23,6 +23,17 @@ def pip_command(extra: str) -> str:
     return f"pip install 'lvm_runtime[{extra}]'"
 
 
+def build_command() -> str:
+    """Return the pip command that builds the compiled parts: those of this checkout, or of the installed package.
+
+    >>> build_command().startswith("pip install")
+    True
+    """
+    if (_ROOT / "pyproject.toml").is_file():  # which is imported wherever a copy of it is installed
+        return f"pip install -e . in {_ROOT}"
+    return "pip install --force-reinstall --no-binary lvm_runtime lvm_runtime"
+
+
 def installed(module: str) -> bool:
     """Say whether `module` can be found, without importing it; of a part, the package that it is in is imported.
 

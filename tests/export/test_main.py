@@ -31,6 +31,14 @@ def test_a_format_can_be_chosen(folder: Path, capsys: pytest.CaptureFixture[str]
     assert f"{folder}/torchscript/fp32.pt: " in capsys.readouterr().out
 
 
+def test_formats_that_cannot_be_made_here_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("export.__main__.makeable", lambda: ("torchscript",))
+    assert command(["--model", str(folder)]) == 0
+    assert "not all is here that they need: onnx, native, mlx, coreml, coreai;" in capsys.readouterr().err
+
+
 def test_a_vector_size_is_for_untrained_weights(folder: Path) -> None:
     with pytest.raises(InvalidInput, match="--dim 64 is for --untrained weights"):
         command(["--model", str(folder), "--dim", "64", "--format", "torchscript"])

@@ -348,6 +348,15 @@ def test_a_missing_artifact_names_the_command_that_makes_one(
         resolve(name)
 
 
+def test_advice_fits_what_is_there(small_artifacts: Callable[[str], Path], tmp_path: Path) -> None:
+    """`train --out` would refuse a folder of something else, and gru is no AMN."""
+    shutil.copytree(small_artifacts("amn"), tmp_path / "amn")
+    with pytest.raises(ArtifactError, match=f"{tmp_path} has no manifest.json; .*; there is {tmp_path}/amn$"):
+        resolve(tmp_path)
+    with pytest.raises(ArtifactError, match=f"lvm-runtime train --model gru --out {tmp_path}/gru"):
+        resolve(tmp_path / "gru")
+
+
 def test_a_file_is_told_from_a_folder_without_an_artifact(copy: Path) -> None:
     with pytest.raises(ArtifactError, match=r"manifest\.json is a file; expected an artifact") as raised:
         resolve(copy / "manifest.json")

@@ -144,7 +144,7 @@ def test_what_it_cannot_do_is_an_error(artifact: Artifact, tmp_path: Path, monke
         closed.run(some_contexts(1, 64))
     monkeypatch.setitem(sys.modules, "lvm_runtime.native._engine", None)
     monkeypatch.delattr("lvm_runtime.native._engine", raising=False)
-    with pytest.raises(BackendUnavailable, match=r"needs lvm_runtime.native._engine.*pip install.*compiler"):
+    with pytest.raises(BackendUnavailable, match=r"needs lvm_runtime.native._engine.*pip install -e \. in /.*compiler"):
         NativeBackend(file)
 
 

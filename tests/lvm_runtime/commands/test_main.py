@@ -68,6 +68,12 @@ def test_tune_prints_a_table(small_artifacts: Get, capsys: Capture) -> None:
     assert "timing" in captured.err
 
 
+def test_a_document_that_is_too_short_is_told(small_artifacts: Get, tmp_path: Path, capsys: Capture) -> None:
+    np.save(tmp_path / "in.npy", some_contexts(1, length=3)[0])
+    assert main(["predict", str(small_artifacts("amn")), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]) == 0
+    assert "WARNING: no document has as many vectors as the model reads" in capsys.readouterr().err
+
+
 def test_predict_writes_the_file(small_artifacts: Get, tmp_path: Path, capsys: Capture) -> None:
     np.save(tmp_path / "in.npy", some_contexts(10))
     command = ["predict", str(small_artifacts("amn")), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]

@@ -159,6 +159,14 @@ def _flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def test_a_corpus_without_an_index_is_told_from_none(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"c\.npy: no such file; expected a corpus"):
+        Index.open(tmp_path / "c.npy")
+    np.save(tmp_path / "c.npy", vectors(300))
+    with pytest.raises(InvalidInput, match=rf"no index .*; make one: lvm-runtime index {tmp_path}/c\.npy$"):
+        Index.open(tmp_path / "c.npy")
+
+
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_index_is_an_error_that_says_what_to_do(damage: Callable[[Path], object], tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", vectors(300))

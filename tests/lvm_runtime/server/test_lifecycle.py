@@ -215,7 +215,9 @@ def test_a_host_that_is_not_this_machine_is_at_fault_and_not_the_port(host: str)
 def test_a_port_in_use_is_at_fault_and_not_the_host() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(LvmError) as refused:
         serve([], Request(), ServerOptions(http_port=taken.getsockname()[1]))
-    assert re.match(r"port \d+ of 127\.0\.0\.1 cannot be used for HTTP \(.*\); choose another", str(refused.value))
+    assert re.match(
+        r"port \d+ of 127\.0\.0\.1 cannot be used for HTTP \(.*\); choose another: --http-port", str(refused.value)
+    )
 
 
 def test_tls_and_token(small_artifacts: Get, tmp_path: Path) -> None:
