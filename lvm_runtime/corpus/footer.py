@@ -80,6 +80,8 @@ class _Thrift:
             raise ValueError(f"no kind {kind} of value")
         skipped = {_BYTE: 1, _DOUBLE: 8}.get(kind) or self._unsigned()
         self._at += skipped
+        if self._at > len(self._data):  # else a list of numbers that are not there would be counted out
+            raise IndexError("a value beyond the end")
         return None
 
     def _fields(self) -> Any:

@@ -76,3 +76,10 @@ def test_damaged_footers_say_nothing() -> None:
     assert [_begin(data[:size]) for size in (0, 3, 8, 12)] == [0] * 4
     for filler in (b"\xff", b"\x1c", b"\x19", b"\x15", b"\x1b"):  # endless numbers, structs, lists, maps
         assert _begin(filler * 100_000 + (99_000).to_bytes(4, "little") + b"PAR1") == 0
+
+
+@pytest.mark.parametrize("kind", [1, 3, 7], ids=["Booleans", "bytes", "doubles"])
+def test_a_list_of_values_that_are_not_there_is_not_counted_out(kind: int) -> None:
+    """Its count has up to 64 bits, and values of a fixed size need no look at them."""
+    with pytest.raises(IndexError, match="beyond the end"):
+        footer._Thrift(bytes([0x19, 0xF0 | kind, 0xE8, 0x07])).value(12)  # a list of 1,000
