@@ -113,7 +113,8 @@ def _refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _refused_for_documents(path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
     monkeypatch.setattr(sequences_module, "require", _refuse)
     predictor = Predictor(path, backend="onnx")
-    predictor.predict_sequence(some_contexts(2).reshape(10, 16))
+    with pytest.warns(UserWarning, match="window by window"):
+        predictor.predict_sequence(some_contexts(2).reshape(10, 16))
     return predictor
 
 
@@ -121,7 +122,8 @@ def _broken_for_documents(path: Path, monkeypatch: pytest.MonkeyPatch) -> Predic
     predictor = Predictor(path, backend="onnx")
     with monkeypatch.context() as patch:
         patch.setattr(OnnxBackend, "run", _refuse)
-        predictor._sequences._open()
+        with pytest.warns(UserWarning, match="window by window"):
+            predictor._sequences._open()
     return predictor
 
 
