@@ -39,8 +39,8 @@ class Change:
 def changes(now: Sequence[Row], stored: Sequence[Row]) -> list[Change]:
     """Return the change of every form of ours that both runs measured, the worst first.
 
-    Raises InvalidInput if they have none in common: nothing compared must not look like nothing wrong. So does it for
-    vectors of two sizes.
+    Raises InvalidInput for vectors of two sizes, and if the runs have no form in common: nothing compared must not look
+    like nothing wrong.
     """
     require_one_size((*now, *stored))
     before = {row.key: row for row in stored if row.ours and row.over_anchor}

@@ -23,8 +23,7 @@ class CoreMLOptions:
     """Choices of one export; the defaults are what most people want.
 
     `shapes`: "multifunction" puts one static function per batch size into the package, sharing the weights (macOS 15
-    and later); "enumerated" is one function that takes these batch sizes; "static" is one
-    function that takes one batch size.
+    and later); "enumerated" is one function that takes these batch sizes; "static" is one function for one size.
     `target` is the oldest system that can load it (None: the oldest that `shapes` allows, macOS 14 at least).
     `max_drift` bounds the drift of a compressed package. `compute_units` is a recommendation to whoever loads it.
     `gelu`: "table" keeps Core ML's fused operation, which some devices look up in a table, "erf" spells it out.

@@ -105,11 +105,11 @@ class Artifact:
         lvm_runtime.errors.ArtifactError: artifacts/manifest.json: ...
         """
 
-        def checked(artifact: Artifact) -> Artifact:
-            artifact.check()
+        def hashed(artifact: Artifact) -> Artifact:
+            artifact._check_hashes()
             return artifact
 
-        return cls.read(path, checked)
+        return cls.read(path, hashed)
 
     @classmethod
     def read(cls, path: str | Path, reader: Callable[[Artifact], _Read]) -> _Read:
@@ -141,8 +141,7 @@ class Artifact:
         >>> artifact.check()  # again, before a long run say
         """
         self._check_sizes()
-        for expected in self.manifest.files:
-            check(self.path, expected, MANIFEST)
+        self._check_hashes()
 
     def check_file(self, relative: str) -> None:
         """Compare the listed file at `relative` with its recorded size and hash; ArtifactError if it differs.
@@ -151,6 +150,10 @@ class Artifact:
         >>> artifact.check_file("onnx/int8.onnx")
         """
         check(self.path, next(file for file in self.manifest.files if file.path == relative), MANIFEST)
+
+    def _check_hashes(self) -> None:
+        for expected in self.manifest.files:
+            check(self.path, expected, MANIFEST)
 
     def _check_sizes(self) -> None:
         for expected in self.manifest.files:

@@ -192,12 +192,10 @@ def inference(device: str, threads: int | None) -> Iterator[None]:
     """
     torch = import_torch()
     plain = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
-    before = None if threads is None else _THREADS.lend(threads)
+    lent = contextlib.nullcontext() if threads is None else lent_threads(threads)
     _PRECISION.begin(torch, device)
     try:
-        with torch.inference_mode(), plain:
+        with lent, torch.inference_mode(), plain:
             yield
     finally:
         _PRECISION.end()
-        if before is not None:
-            _THREADS.give_back(before)

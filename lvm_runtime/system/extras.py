@@ -18,7 +18,7 @@ def pip_command(extra: str) -> str:
     >>> pip_command("torch").startswith("pip install")
     True
     """
-    if (_ROOT / "pyproject.toml").is_file():
+    if _is_checkout():
         return f"pip install -e '.[{extra}]' in {_ROOT}"
     return f"pip install 'lvm_runtime[{extra}]'"
 
@@ -29,9 +29,13 @@ def build_command() -> str:
     >>> build_command().startswith("pip install")
     True
     """
-    if (_ROOT / "pyproject.toml").is_file():  # which is imported wherever a copy of it is installed
+    if _is_checkout():  # which is what was imported, also where a copy of it is installed
         return f"pip install -e . in {_ROOT}"
     return "pip install --force-reinstall --no-binary lvm_runtime lvm_runtime"
+
+
+def _is_checkout() -> bool:
+    return (_ROOT / "pyproject.toml").is_file()
 
 
 def installed(module: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_runtime.backends.base import Backend
 from lvm_runtime.contexts import describe_bad_row, is_usable
 from lvm_runtime.corpus.corpus import BUNDLED, Corpus, joined, of_documents, open_corpus
 from lvm_runtime.corpus.documents import run_begins
@@ -23,7 +24,7 @@ from .synthetic import SyntheticProcess
 UNIT_NORM_TOLERANCE = 1e-2
 """A row further than this from length 1 is counted as not normalised; float16 rounding stays under 1e-3."""
 
-LARGEST_NORM = 1e6
+LARGEST_NORM = Backend.largest_norm
 """What a Predictor takes in full precision, and so the longest row to train on as it is."""
 
 LARGEST_SCALED = 1e18

@@ -257,14 +257,14 @@ def test_training_again_drops_the_old_forms(copy: Path) -> None:
 def test_an_artifact_that_is_replaced_while_it_is_read_is_read_again(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check, writers = Artifact.check, [1, 2]
+    check, writers = Artifact._check_hashes, [1, 2]
 
     def check_late(artifact: Artifact) -> None:
         if writers:
             save_model(randomised("amn", seed=writers.pop()), copy)
         check(artifact)
 
-    monkeypatch.setattr(Artifact, "check", check_late)
+    monkeypatch.setattr(Artifact, "_check_hashes", check_late)
     artifact = Artifact.load(copy)
     assert artifact.manifest.compiled == ()
     check(artifact)
@@ -279,7 +279,7 @@ def test_an_artifact_that_is_replaced_again_and_again_is_an_error(copy: Path, mo
             edit_manifest(copy, lambda m: m.update(created=f"at look {len(looks)}"))
         raise ArtifactError("half of it is new")
 
-    monkeypatch.setattr(Artifact, "check", check)
+    monkeypatch.setattr(Artifact, "_check_hashes", check)
     with pytest.raises(ArtifactError, match="half of it is new"):
         Artifact.load(copy)
     assert len(looks) == _ATTEMPTS
