@@ -54,8 +54,8 @@ class Aligned {
     std::unique_ptr<void, Release> store_;
 };
 
-// A weight [K][N] as products read it: panels of 64 columns, in each four rows of all its columns at a time; in floats
-// panels of 32 columns, row by row.
+// A weight [K][N] as products read it: panels of 64 columns, in each four rows (or eight: `Path::together`) of all its
+// columns at a time; in floats panels of 32 columns, row by row.
 struct Packed {
     int64_t inputs = 0, outputs = 0;  // K filled up to a multiple of `inner` (in floats as it is), N as it is
     const int8_t* values = nullptr;   // [N / 64][K / 4][64][4], in the program's memory
@@ -151,6 +151,7 @@ struct Path {
     const char* what_floats;  // the instructions of a plan in fp32
     bool (*available)();
     int32_t zero_shift;  // what the path takes off every activation before it multiplies
+    int64_t together;    // inputs of a column that lie side by side in a weight
     int64_t row_step;    // slices of a multiple of this many windows fill its tiles
     void (*product)(const ProductCall&);
     void (*pack)(const float* const* rows, int64_t count, int64_t width, float* packed);

@@ -111,7 +111,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_amx = {"amx", "AMX int8", "AVX-512", [] { return cpu().amx; }, 0, 32, run_product_in_tiles, pack_rows, run_float_product, run_rows, all_usable, spin_in_tiles};
+const Path path_amx = {"amx", "AMX int8", "AVX-512", [] { return cpu().amx; }, 0, 4, 32, run_product_in_tiles, pack_rows, run_float_product, run_rows, all_usable, spin_in_tiles};
 
 }  // namespace lvm
 #endif

@@ -29,7 +29,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_avx2 = {"avx2", "AVX2", "AVX2", [] { return cpu().avx2; }, 0, 6, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_avx2};
+const Path path_avx2 = {"avx2", "AVX2", "AVX2", [] { return cpu().avx2; }, 0, 4, 6, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_avx2};
 
 }  // namespace lvm
 #endif

@@ -29,7 +29,7 @@ LVM_TARGET_END
 namespace lvm {
 
 const Path path_avx512_vnni = {"avx512-vnni", "AVX-512 VNNI", "AVX-512", [] { return cpu().avx512_vnni; },
-                               0, 6, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_avx512};
+                               0, 4, 6, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_avx512};
 
 }  // namespace lvm
 #endif

@@ -34,7 +34,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_avx_vnni = {"avx-vnni", "AVX-VNNI", "AVX2", [] { return cpu().avx_vnni; }, 0, 6, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_avx2};
+const Path path_avx_vnni = {"avx-vnni", "AVX-VNNI", "AVX2", [] { return cpu().avx_vnni; }, 0, 4, 6, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_avx2};
 
 }  // namespace lvm
 #endif

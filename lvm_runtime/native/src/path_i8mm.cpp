@@ -14,7 +14,7 @@ LVM_TARGET("arch=armv8.2-a+i8mm")
 namespace lvm {
 namespace {
 
-constexpr int64_t most_rows = 8;
+constexpr int64_t most_rows = 6;  // 24 sums, three pairs of rows and a few weights: 32 registers
 
 // `P` pairs of rows. An odd last row is multiplied twice, and written once.
 template <int P>
@@ -26,29 +26,25 @@ inline void tile_of(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t
         first[i] = a + 2 * i * a_step;
         second[i] = 2 * i + 1 < rows ? first[i] + a_step : first[i];
     }
-    for (int part = 0; part < 8; ++part) {  // 8 of the 64 columns
-        int32x4_t sums[P][4];  // of both rows with columns 2j and 2j + 1
-        for (int j = 0; j < 4; ++j) {
-            int32x2_t two = vld1_s32(start + 8 * part + 2 * j);
+    for (int part = 0; part < 4; ++part) {  // 16 of the 64 columns
+        int32x4_t sums[P][8];                // of both rows with columns 2j and 2j + 1
+        for (int j = 0; j < 8; ++j) {
+            int32x2_t two = vld1_s32(start + 16 * part + 2 * j);
             for (int i = 0; i < P; ++i) sums[i][j] = vcombine_s32(two, two);
         }
-        const int8_t* columns = b + 32 * part;
+        const int8_t* columns = b + 128 * part;
         for (int64_t k = 0; k < inputs; k += 8, columns += 8 * panel) {
-            int8x16_t weight[4];  // 8 values of each column, of which 4 and 4 lie together
-            for (int j = 0; j < 2; ++j) {
-                int32x4_t low = vreinterpretq_s32_s8(vld1q_s8(columns + 16 * j));
-                int32x4_t high = vreinterpretq_s32_s8(vld1q_s8(columns + 4 * panel + 16 * j));
-                weight[2 * j] = vreinterpretq_s8_s32(vzip1q_s32(low, high));
-                weight[2 * j + 1] = vreinterpretq_s8_s32(vzip2q_s32(low, high));
-            }
-            for (int i = 0; i < P; ++i) {
-                uint8x16_t x = vcombine_u8(vld1_u8(first[i] + k), vld1_u8(second[i] + k));
-                for (int j = 0; j < 4; ++j) sums[i][j] = vusmmlaq_s32(sums[i][j], x, weight[j]);
+            uint8x16_t x[P];
+            for (int i = 0; i < P; ++i) x[i] = vcombine_u8(vld1_u8(first[i] + k), vld1_u8(second[i] + k));
+            for (int j = 0; j < 8; ++j) {
+                int8x16_t weight = vld1q_s8(columns + 16 * j);
+                for (int i = 0; i < P; ++i) sums[i][j] = vusmmlaq_s32(sums[i][j], x[i], weight);
+                if (j % 2) keep_order();
             }
         }
         for (int i = 0; i < P; ++i)
-            for (int j = 0; j < 4; ++j) {
-                int32_t* place = out + 2 * i * panel + 8 * part + 2 * j;
+            for (int j = 0; j < 8; ++j) {
+                int32_t* place = out + 2 * i * panel + 16 * part + 2 * j;
                 vst1_s32(place, vget_low_s32(sums[i][j]));
                 if (2 * i + 1 < rows) vst1_s32(place + panel, vget_high_s32(sums[i][j]));
             }
@@ -60,8 +56,7 @@ inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b
     switch ((rows + 1) / 2) {
         case 1: return tile_of<1>(rows, a, a_step, b, inputs, start, sums);
         case 2: return tile_of<2>(rows, a, a_step, b, inputs, start, sums);
-        case 3: return tile_of<3>(rows, a, a_step, b, inputs, start, sums);
-        default: return tile_of<4>(rows, a, a_step, b, inputs, start, sums);
+        default: return tile_of<3>(rows, a, a_step, b, inputs, start, sums);
     }
 }
 
@@ -87,7 +82,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_i8mm = {"neon-i8mm", "NEON i8mm", "NEON", [] { return cpu().i8mm; }, 0, 8, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_i8mm};
+const Path path_i8mm = {"neon-i8mm", "NEON i8mm", "NEON", [] { return cpu().i8mm; }, 0, 8, 6, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_i8mm};
 
 }  // namespace lvm
 #endif

@@ -16,7 +16,17 @@ LVM_TARGET("arch=armv8.2-a+dotprod")
 namespace lvm {
 namespace {
 
-constexpr int64_t most_rows = 6;
+constexpr int64_t most_rows = 4;  // 16 sums, four weights and a row's sixteen inputs each: 24 of 32 registers
+
+// Four of sixteen inputs with 16 columns: `lane` says which four.
+template <int R, int lane>
+inline void add_four(int32x4_t (&sums)[R][4], const int8x16_t (&x)[R], const int8_t* columns) {
+    int8x16_t weight[4];
+    for (int j = 0; j < 4; ++j) weight[j] = vld1q_s8(columns + 16 * j);
+    for (int r = 0; r < R; ++r)
+        for (int j = 0; j < 4; ++j) sums[r][j] = vdotq_laneq_s32(sums[r][j], weight[j], x[r], lane);
+    keep_order();
+}
 
 template <int R>
 inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* out) {
@@ -25,15 +35,14 @@ inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
         for (int r = 0; r < R; ++r)
             for (int j = 0; j < 4; ++j) sums[r][j] = vld1q_s32(start + part * 16 + 4 * j);
         const int8_t* columns = b + part * 64;
-        for (int64_t k = 0; k < inputs; k += 4, columns += 4 * panel) {
-            int8x16_t weight[4];
-            for (int j = 0; j < 4; ++j) weight[j] = vld1q_s8(columns + 16 * j);
-            for (int r = 0; r < R; ++r) {
-                uint32_t four;
-                std::memcpy(&four, a + r * a_step + k, 4);
-                int8x16_t x = vreinterpretq_s8_u32(vdupq_n_u32(four ^ 0x80808080u));
-                for (int j = 0; j < 4; ++j) sums[r][j] = vdotq_s32(sums[r][j], x, weight[j]);
-            }
+        for (int64_t k = 0; k < inputs; k += 16, columns += 16 * panel) {
+            int8x16_t x[R];
+            for (int r = 0; r < R; ++r)
+                x[r] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(a + r * a_step + k), vdupq_n_u8(128)));
+            add_four<R, 0>(sums, x, columns);
+            add_four<R, 1>(sums, x, columns + 4 * panel);
+            add_four<R, 2>(sums, x, columns + 8 * panel);
+            add_four<R, 3>(sums, x, columns + 12 * panel);
         }
         for (int r = 0; r < R; ++r)
             for (int j = 0; j < 4; ++j) vst1q_s32(out + r * panel + part * 16 + 4 * j, sums[r][j]);
@@ -46,9 +55,7 @@ inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b
         case 1: return tile_of<1>(a, a_step, b, inputs, start, sums);
         case 2: return tile_of<2>(a, a_step, b, inputs, start, sums);
         case 3: return tile_of<3>(a, a_step, b, inputs, start, sums);
-        case 4: return tile_of<4>(a, a_step, b, inputs, start, sums);
-        case 5: return tile_of<5>(a, a_step, b, inputs, start, sums);
-        default: return tile_of<6>(a, a_step, b, inputs, start, sums);
+        default: return tile_of<4>(a, a_step, b, inputs, start, sums);
     }
 }
 
@@ -80,7 +87,7 @@ LVM_TARGET_END
 
 namespace lvm {
 
-const Path path_neon_dot = {"neon-dot", "NEON dot product", "NEON", [] { return cpu().neon_dot; }, 128, 6, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_neon};
+const Path path_neon_dot = {"neon-dot", "NEON dot product", "NEON", [] { return cpu().neon_dot; }, 128, 4, 4, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_neon};
 
 }  // namespace lvm
 #endif

@@ -44,6 +44,6 @@ int64_t spin_plain(int64_t rounds) {
 
 namespace lvm {
 
-const Path path_plain = {"plain", "plain C++", "plain C++", [] { return true; }, 0, 4, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_plain};
+const Path path_plain = {"plain", "plain C++", "plain C++", [] { return true; }, 0, 4, 4, run_product, pack_rows, run_float_product, run_rows, all_usable, spin_plain};
 
 }  // namespace lvm

@@ -29,20 +29,20 @@ int64_t packed_bytes(const Matrix& matrix) {
 }
 
 // `values`: zeros, where the integers will lie.
-void pack_integers(Packed& packed, const Matrix& matrix, const Operation& operation, int32_t zero_shift, int8_t* values) {
-    int64_t inputs = matrix.inputs, outputs = matrix.outputs;
+void pack_integers(Packed& packed, const Matrix& matrix, const Operation& operation, const Path& path, int8_t* values) {
+    int64_t together = path.together, inputs = matrix.inputs, outputs = matrix.outputs;
     int64_t filled = round_up(outputs, panel), depth = round_up(inputs, inner);
     packed.inputs = depth, packed.values = values;
     packed.scale = Aligned<float>(filled), packed.start = Aligned<int32_t>(filled);
-    int32_t zero = (operation.positive ? 0 : 128) - zero_shift;
+    int32_t zero = (operation.positive ? 0 : 128) - path.zero_shift;
     float steps = operation.positive ? 255.0f : 127.0f;
     for (int64_t first = 0; first < outputs; first += panel) {
         int64_t columns = std::min(panel, outputs - first);
         int32_t sums[panel] = {};
         for (int64_t k = 0; k < inputs; ++k) {  // row by row: a column's values lie far apart
             const int8_t* row = matrix.values + k * outputs + first;
-            int8_t* out = values + first * depth + k / 4 * 4 * panel + k % 4;
-            for (int64_t n = 0; n < columns; ++n) out[4 * n] = row[n], sums[n] += row[n];
+            int8_t* out = values + first * depth + k / together * together * panel + k % together;
+            for (int64_t n = 0; n < columns; ++n) out[together * n] = row[n], sums[n] += row[n];
         }
         for (int64_t n = 0; n < columns; ++n) {
             packed.scale[first + n] = matrix.scale[first + n] / steps;
@@ -60,13 +60,13 @@ void pack_floats(Packed& packed, const Matrix& matrix, float* floats) {
 }
 
 // `memory`: zeros, where the weight will lie.
-Packed pack(const Matrix& matrix, const Operation& operation, int32_t zero_shift, int8_t* memory) {
+Packed pack(const Matrix& matrix, const Operation& operation, const Path& path, int8_t* memory) {
     Packed packed;
     int64_t outputs = packed.outputs = matrix.outputs, filled = round_up(outputs, panel);
     if (matrix.floats)
         pack_floats(packed, matrix, reinterpret_cast<float*>(memory)), filled = round_up(outputs, float_panel);
     else
-        pack_integers(packed, matrix, operation, zero_shift, memory);
+        pack_integers(packed, matrix, operation, path, memory);
     packed.bias_rows = std::max<int64_t>(1, static_cast<int64_t>(operation.bias.size()) / outputs);
     packed.bias = Aligned<float>(packed.bias_rows * filled);
     for (size_t i = 0; i < operation.bias.size(); ++i)
@@ -253,7 +253,7 @@ class Compiler {
         int8_t* values = program_.memory.data();
         for (const Operation* operation : packed_) {
             const Matrix& matrix = plan().matrices[operation->matrix];
-            program_.weights.push_back(pack(matrix, *operation, path_.zero_shift, values));
+            program_.weights.push_back(pack(matrix, *operation, path_, values));
             values += packed_bytes(matrix);
         }
         program_.plan.matrices.clear();  // the packed weights are what runs
