@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import threading
 
@@ -34,9 +33,3 @@ def claim(file: int, size: int) -> None:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
     os.ftruncate(file, size)
-
-
-def advise_sequential(mapping: mmap.mmap) -> None:
-    """Tell the system that a mapping is read from front to back, where it can be told."""
-    if hasattr(mapping, "madvise"):
-        mapping.madvise(mmap.MADV_SEQUENTIAL)
