@@ -91,7 +91,7 @@ class Before:
         self._places: dict[bytes, tuple[int, int]] = {}
         if corpus is None or corpus.columns.texts is None or not encoder.agrees(corpus.columns.made):
             return
-        borders = [*run_begins(_ids(corpus)).tolist(), len(corpus.values)]
+        borders = [*run_begins(corpus.document_ids).tolist(), len(corpus.values)]
         for begin, end in pairwise(borders):
             for first in range(begin, end, PIECE):
                 last = min(first + PIECE, end)
@@ -174,10 +174,6 @@ def _corpus_at(out: Path) -> Corpus | None:
     if corpus.columns.made is None:
         raise InvalidInput(f"{out}: exists and was not made by embed; remove it, or choose another name for the corpus")
     return corpus
-
-
-def _ids(corpus: Corpus) -> NDArray[Any]:
-    return np.zeros(len(corpus.values), np.int64) if corpus.doc_ids is None else corpus.doc_ids
 
 
 def _size(file: Path) -> int:
