@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from lvm_runtime.arguments import file_name
 from lvm_runtime.artifact.config import ARCHITECTURES, ModelConfig
-from lvm_runtime.artifact.files import TEMPORARY, check, check_size, check_strays, describe, read_plain
+from lvm_runtime.artifact.files import check, check_size, check_strays, describe, read_plain
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.limits import LARGEST_FINGERPRINT, LARGEST_MANIFEST
 from lvm_runtime.artifact.manifest import CompiledFile, Manifest, check_path
@@ -221,7 +221,7 @@ class Artifact:
         """
         self._check_place(relative)
         target = self.path / relative
-        holder = target.parent / f"{TEMPORARY}{target.name}"
+        holder = target.parent / f"{atomic.TEMPORARY}{target.name}"
         try:
             with atomic.own_folder(holder):
                 self._remove_unlisted(relative)  # a writer that was killed left it

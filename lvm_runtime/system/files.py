@@ -1,10 +1,12 @@
-"""Reading and writing files by position where the system has calls for it, and by seeking where it has none."""
+"""Calls on open files that systems have in different ways, or not at all, and the hash of one."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import threading
+from io import BufferedReader
 
 _SEEKING = threading.Lock()
 
@@ -19,6 +21,15 @@ def write_at(file: int, data: memoryview, offset: int) -> None:
                 os.lseek(file, offset, os.SEEK_SET)
                 written = os.write(file, data)
         data, offset = data[written:], offset + written
+
+
+def sha256_of(file: BufferedReader) -> str:
+    """Return the SHA-256, in hexadecimal, of what an open file holds from its position on; memory stays at 1 MiB."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(1 << 20))
+    while count := file.readinto(buffer):
+        digest.update(buffer[:count])
+    return digest.hexdigest()
 
 
 def claim(file: int, size: int) -> None:
