@@ -98,7 +98,7 @@ def read_package(path: Path) -> Package:
     except BackendUnavailable:
         raise
     except Exception as error:  # coremltools raises bare Exceptions and protobuf's own errors
-        raise ArtifactError(f"{path}: not a Core ML package ({' '.join(str(error).split())})") from error
+        raise ArtifactError(f"{path}: not a Core ML package ({one_line(error)})") from error
     metadata = spec.description.metadata.userDefined
     device = str(metadata.get(COMPUTE_UNITS) or "ane")
     return Package(read_functions(metadata, path), device, metadata.get(PRECISION))
