@@ -129,12 +129,11 @@ class PlanOps:
         weights: dict[str, str] | None = None,
         numbers: dict[str, Any] | None = None,
         *,
-        width: int | None = None,
         rows: int | None = None,
     ) -> View:
-        """Append an operation whose result is shaped like its first input, but for what is given."""
+        """Append an operation whose result is shaped like its first input, with other `rows` if they are given."""
         first = next(iter(inputs.values()))
-        out = self._new(width or first.width, rows or first.rows, vectors=first.vectors)
+        out = self._new(first.width, rows or first.rows, vectors=first.vectors)
         self.operations.append(Operation(name, inputs, {"out": out}, weights or {}, numbers or {}))
         return out
 

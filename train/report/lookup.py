@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lvm_runtime.commands import tables
+
 from ..evaluation.baselines import PERSISTENCE
 from ..evaluation.evaluate import Difference, verdict
 from ..evaluation.metrics import Estimate
@@ -65,9 +67,7 @@ def _cells(name: str, found: dict[str, Any]) -> list[str]:
 
 def lookup_markdown(runs: list[Run]) -> str:
     """Return verdicts and table as Markdown."""
-    table = [HEADS, ["---"] * len(HEADS), *lookup_table(runs)]
-    lines = [*verdicts(runs), "", *("| " + " | ".join(cells) + " |" for cells in table)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*verdicts(runs), "", tables.markdown(HEADS, lookup_table(runs), left=len(HEADS))]) + "\n"
 
 
 def _estimate(values: dict[str, Any]) -> Estimate:
