@@ -1,14 +1,15 @@
-"""Which products of an int8 form are computed more finely, until its drift is small enough.
+"""Compute some products of an int8 form more finely, until its estimated drift is small enough.
 
-Few roundings make nearly all of the drift: those of the first and of the last product of a trained model. Each of two
-refinements costs as many multiply-adds as what it is for.
+In trained models few roundings make nearly all of the drift: those of the first and of the last product. There are two
+refinements, and each computes what it refines a second time.
 
-* What rounding left of some columns of a weight is rounded as well, and added: nothing is left.
-* The positive and the negative part of each row are multiplied one by one, each in 255 steps of a largest number of its
-  own and not in 127: a fifth of the rows' part is left.
+* Columns of a weight: the error that rounding made in them is rounded as well, and its product is added. No error of
+  the weight is left there.
+* Rows: their positive and their negative part are multiplied one by one. Each part has 255 steps up to its own largest
+  number, in the place of 127. A fifth of the error of the rows is left.
 
-Refinements are taken in the order of the drift that a multiply-add saves, by an estimate in float64 with fixed contexts
-and signs: the same model gives the same files.
+Refinements are taken in the order of the drift that they save per multiply-add. It is estimated in float64 with fixed
+contexts and signs, so the same model gives the same files.
 
 K inputs and N outputs of a product, R rows of all contexts.
 """

@@ -1,12 +1,12 @@
 """What every int8 reader of a form shares: how its weights are rounded, and where the norms' means go.
 
-Centres. What a LayerNorm hands on has a mean of its own per feature, after a GELU far from zero, and a scale for
-max|row| spends its steps on that constant. So its mean over some contexts is taken off before rows are rounded, and
-comes back, multiplied by the weight, in the product's bias: the same function, a quarter of the drift.
+Centres. The output of a LayerNorm has a mean per feature, far from zero after a GELU, and a scale for max|row| spends
+its steps on that constant. So the mean over some contexts is subtracted before rows are rounded, and its product with
+the weight is added to the bias. The function stays the same, and a quarter of the drift is left.
 
-Diagonals. A weight that passes on what it gets is near a multiple of the identity: its scale spends its steps on the
-diagonal: LSTMs and Transformers that start from a ranked average drifted by 3e-3. Where rounding shows in what a square
-block of columns returns, the diagonal is multiplied in float32 and only the rest is rounded.
+Diagonals. A weight that hands its input on is near a multiple of the identity, and its scale spends its steps on the
+diagonal: LSTMs and Transformers that start from a ranked average drifted by 3e-3. Where rounding a square block of
+columns shows in the result, the diagonal is multiplied in float32 and only the rest is rounded.
 
 K inputs and N outputs of a product, T context length, D vector.
 """

@@ -50,7 +50,7 @@ class PlanOps:
         self.tensors: dict[str, NDArray[Any]] = {}
         self._names = {id(buffer): name for name, buffer in form.named_buffers()}
         self._calibration = Calibration(form, contexts)
-        self._norms: dict[Buffer, Norm] = {}  # by what they write
+        self._norms: dict[Buffer, Norm] = {}  # by the buffer of their output
 
     def linear(self, x: View, weight: Tensor, bias: View | Tensor | None = None) -> View:
         return self._linear(x, weight, bias)
@@ -72,7 +72,7 @@ class PlanOps:
         return parts[0] if len(parts) == 1 else join(parts)
 
     def rows(self, x: View, start: int, stop: int | None) -> View:
-        return x.window(start)  # which vectors are a window's is the engine's affair, so `stop` is
+        return x.window(start)  # the engine knows how many windows there are, so `stop` is not needed
 
     def add(self, a: View, b: View | Tensor) -> View:
         return self._combine("add", a, b)
@@ -273,9 +273,9 @@ def needed(operations: Sequence[Operation], results: Sequence[View]) -> list[Ope
 
 
 def late(operations: Sequence[Operation]) -> list[Operation]:
-    """Move each product to just before the row operations that first read it, so that what it makes is still near.
+    """Move each product to just before the row operations that first read it, so that its result is still in the cache.
 
-    Operations on rows that follow each other run together, and stay so.
+    Row operations that follow each other run together, and stay together.
     """
     places: list[float] = []  # of a row operation: where those that it runs with begin
     for index, operation in enumerate(operations):
@@ -291,7 +291,10 @@ def late(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def fold_sums(operations: Sequence[Operation], tensors: dict[str, NDArray[Any]]) -> list[Operation]:
-    """Let a product add what only its sum is read with: a bias, or a value that was there before."""
+    """Fold an addition into the product before it, if nothing else reads the product.
+
+    What is added becomes the product's bias, or its `add` if it is a value that exists before the product runs.
+    """
     kept: list[Operation] = []
     for operation in operations:
         operands = list(operation.inputs.values())

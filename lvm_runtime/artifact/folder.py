@@ -113,10 +113,11 @@ class Artifact:
 
     @classmethod
     def read(cls, path: str | Path, reader: Callable[[Artifact], _Read]) -> _Read:
-        """Return `reader(artifact)` for the artifact in the folder `path`; again, if a writer changed it meanwhile.
+        """Return `reader(artifact)` for the artifact in the folder `path`.
 
-        Sizes are compared before, hashes are not: `reader` calls `check_file` for what it takes from the folder, so
-        that hundreds of megabytes of other forms are not read. Raises ArtifactError, and what `reader` raises.
+        If `reader` fails because a writer changed the manifest meanwhile, it is called again. Sizes are compared
+        before, hashes are not: `reader` calls `check_file` for each file that it uses, so that hundreds of megabytes of
+        other forms are not read. Raises ArtifactError, and what `reader` raises.
 
         >>> Artifact.read("artifacts/amn", Artifact.read_fingerprint).predictions.shape[1:]
         (384,)

@@ -29,7 +29,7 @@ from lvm_runtime.system.files import claim, write_at
 
 _ROWS_AT_ONCE = 4096
 SYNC_BYTES = 1 << 24
-"""Flushed behind the writers after so many, so that the disk works beside the model, not after it."""
+"""After so many bytes a thread flushes what was written, so that the disk works beside the model, not after it."""
 
 
 RowNumbers = Callable[[int, int], NDArray[np.int64]]

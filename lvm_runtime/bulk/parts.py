@@ -1,8 +1,8 @@
-"""Predictions for many large files in parts that do not know of each other, so that any number of machines make them.
+"""Predictions for many large files, in parts that are independent of each other: any number of machines make them.
 
-A part is a range of rows of one file. Who makes it reads those rows and the T − 1 before them, and writes one Parquet
-file under a temporary name, which then takes its place in one step: a part is there whole or not at all, and one that
-is made twice is the same. It says in its metadata of what it was made, and a later run keeps it if that is the same.
+A part is a range of rows of one file. A worker reads those rows and the T − 1 before them, and writes one Parquet file
+under a temporary name, which then takes its place in one step. So a part is there whole or not at all, and a part that
+is made twice is the same. Its metadata say what it was made of, and a later run keeps it if that is the same.
 
 T context length, D vector.
 """
