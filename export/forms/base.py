@@ -67,7 +67,7 @@ class Form(nn.Module, ABC):
         self.register_buffer(name, tensor.detach().clone().contiguous())
 
     def keep_norm(self, name: str, layer: nn.LayerNorm, *, early: Tensor | float = 0.0) -> None:
-        """Hold a LayerNorm under `name`; `early` is a later bias that its own takes on."""
+        """Hold a LayerNorm under `name`; `early` is added to its bias: a bias that a later sum would add."""
         self.keep(f"{name}_weight", layer.weight)
         self.keep(f"{name}_bias", layer.bias + early)
         self.eps = float(layer.eps)

@@ -101,14 +101,14 @@ class Calibration(TorchOps):
                 rest = torch.cat([rest[:, :start], empty, rest[:, start + len(weight) :]], dim=1)
         return Rounded(quantise_weight(rest.numpy()) if diagonals else term, diagonals, rest)
 
-    def _bad_squares(self, weight: Tensor, left: Tensor) -> list[int]:
-        """Return where the square blocks of columns begin that `left`, what rounding takes off, shows in."""
+    def _bad_squares(self, weight: Tensor, residual: Tensor) -> list[int]:
+        """Return the first columns of the square blocks whose results the error of rounding, `residual`, shows in."""
         size, outputs = weight.shape
         starts = range(0, outputs, size) if outputs % size == 0 else ()
-        return [at for at in starts if self._error(weight, left[:, at : at + size], at) > LARGEST_ERROR]
+        return [at for at in starts if self._error(weight, residual[:, at : at + size], at) > LARGEST_ERROR]
 
-    def _error(self, weight: Tensor, left: Tensor, start: int = 0) -> float:
-        """Return the squares that `left` `[K, n]` adds to the columns from `start` on, as a share of their own."""
+    def _error(self, weight: Tensor, residual: Tensor, start: int = 0) -> float:
+        """Return the squares that `residual` `[K, n]` adds to the results of columns from `start` on, as a share."""
         rows, result = self._products[id(weight)]
-        own = result[:, start : start + left.shape[1]].square().sum()
-        return float((rows @ left).square().sum() / own.clamp_min(torch.finfo(own.dtype).tiny))
+        own = result[:, start : start + residual.shape[1]].square().sum()
+        return float((rows @ residual).square().sum() / own.clamp_min(torch.finfo(own.dtype).tiny))

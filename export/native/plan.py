@@ -160,8 +160,8 @@ class PlanOps:
             end = "" if part == out else f"_{start}"
             addend = self._add_diagonals(x, name, rounded, start, stop, addend)
             own = self._bias(label + end, None if constant is None else constant[start:stop])
-            if left := rounded.left_of(start, stop):
-                weights = self._int8(f"{name}{end}_left", left) | shared
+            if residual := rounded.residual_of(start, stop):
+                weights = self._int8(f"{name}{end}_left", residual) | shared
                 if halves:  # the halves' weights, without it, are one in memory
                     weights, own = weights | own, {}
                 addend = self._product(x, self._like(part), weights, addend, positive)

@@ -49,7 +49,7 @@ class CompiledFile:
     `form` is "context" (`[B, T, D]` to `[B, D]`) or "sequence" (`[N, D]` to `[N−T+1, D]`); `batch_sizes` are the
     only ones it takes, or None for any; `drift` is the largest row drift measured when it was made (1 − cosine), and
     `largest_norm` the largest norm of vectors up to which it was measured to stay within its precision's limit, or None
-    where the backend alone says; `details` holds what its maker wants to remember, as JSON values.
+    where only the backend's own limit counts; `details` holds what its maker wants to remember, as JSON values.
     """
 
     file: StoredFile

@@ -256,9 +256,9 @@ def refined(model: nn.Module) -> tuple[dict[str, Rounded], float]:
     calibration = Calibration(form)
     calibration.round(form.output_weight)
     names, shares = {id(buffer): name for name, buffer in form.named_buffers()}, calibration._shares
-    found = {id: r for id, r in calibration._rounded.items() if r.left or r.halves}
+    found = {id: r for id, r in calibration._rounded.items() if r.residuals or r.halves}
     more = [
-        shares[id] * (r.halves + sum(len(scale) for _, scale in r.left.values()) / r.rest.shape[1])
+        shares[id] * (r.halves + sum(len(scale) for _, scale in r.residuals.values()) / r.rest.shape[1])
         for id, r in found.items()
     ]
     return {names[id]: r for id, r in found.items()}, sum(more) / sum(shares.values())
@@ -271,7 +271,7 @@ def test_only_what_makes_the_drift_is_refined(monkeypatch: pytest.MonkeyPatch) -
     for name, number in {"AIM": 0, "LEAST_WORTH": 0, "MOST_MORE": 0.05}.items():
         monkeypatch.setattr(finer, name, number)
     found, more = refined(passing_on("lstm"))
-    assert found["output_weight"].left
+    assert found["output_weight"].residuals
     assert 0.04 < more <= 0.05
     monkeypatch.setattr(finer, "TOLERATED", 1)
     assert refined(passing_on("lstm")) == ({}, 0)
