@@ -45,11 +45,11 @@ class Error(NamedTuple):
 
 
 class _Recorder(TorchOps):
-    """TorchOps that keep every product and differentiate behind the first."""
+    """TorchOps that keep every product; autograd records what comes after the first one."""
 
     def __init__(self) -> None:
         self.products: list[Product] = []
-        self._norms: dict[int, tuple[Tensor, Norm]] = {}  # by what they handed on, which is kept: an id is used again
+        self._norms: dict[int, tuple[Tensor, Norm]] = {}  # by the id of their output, kept alive for that
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return self._linear(x, weight, bias)

@@ -162,7 +162,7 @@ class PlanOps:
             own = self._bias(label + end, None if constant is None else constant[start:stop])
             if residual := rounded.residual_of(start, stop):
                 weights = self._int8(f"{name}{end}_left", residual) | shared
-                if halves:  # the halves' weights, without it, are one in memory
+                if halves:  # the bias goes here: without one, the products of both halves share their weights in memory
                     weights, own = weights | own, {}
                 addend = self._product(x, self._like(part), weights, addend, positive)
             weights = self._int8(name + end, columns(rounded.term, start, stop))
@@ -184,7 +184,7 @@ class PlanOps:
         return addend
 
     def _halves(self, x: View, shared: dict[str, str]) -> tuple[View, View]:
-        """Return the positive part of `x`, less its centre, and what it exceeds `x` by."""
+        """Return max(x, 0) and max(−x, 0), of `x` less its centre: their difference is `x`."""
         rows = self._write("sub", {"x": x}, {"y": shared["centre"]}) if shared else x
         positive = self._write("relu", {"x": rows})
         return positive, self._write("sub", {"x": positive, "y": rows})
@@ -277,7 +277,7 @@ def late(operations: Sequence[Operation]) -> list[Operation]:
 
     Row operations that follow each other run together, and stay together.
     """
-    places: list[float] = []  # of a row operation: where those that it runs with begin
+    places: list[float] = []  # of a row operation: the first of those that it runs with
     for index, operation in enumerate(operations):
         row = operation.name != "linear"
         places.append(places[-1] if row and index and operations[index - 1].name != "linear" else index)
