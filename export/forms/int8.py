@@ -21,8 +21,8 @@ from torch import Tensor
 from lvm_runtime.artifact.fingerprint import probe_contexts, random_contexts
 
 from .base import Form
-from .finer import refine
 from .ops import Norm, TorchOps
+from .refinements import refine
 from .rounding import Rounded, quantise_weight, value
 
 ROWS = 64

@@ -112,7 +112,7 @@ MISTAKES = [
     ),
     Mistake(
         "a checkpoint of `torch.compile` keeps its prefix",
-        "train/foreign.py",
+        "train/foreign_checkpoint.py",
         'PREFIXES = ("_orig_mod.", "module.")',
         'PREFIXES = ("module.",)',
         "tests/train/test_import_checkpoint.py::test_prefixes_of_wrappers_are_removed_and_recorded",

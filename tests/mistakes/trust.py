@@ -133,7 +133,7 @@ MISTAKES = [
     ),
     Mistake(
         "a foreign checkpoint may run code",
-        "train/foreign.py",
+        "train/foreign_checkpoint.py",
         'map_location="cpu", weights_only=True)',
         'map_location="cpu", weights_only=False)',
         f"{_NO_CODE}[foreign checkpoint]",
