@@ -1,4 +1,4 @@
-"""Up to which norm of its vectors an int8 form computes what the training form does.
+"""The norm of vectors up to which an int8 form stays within its limit of drift.
 
 Steps of int8 are shares of a vector's largest component. Scores of attention grow with the square of the norm, so that
 they are off by ever more: with random weights the Transformer's drift is 6e-4 at a norm of 100 and 0.2 at 10,000.
@@ -23,7 +23,7 @@ from .verify import Sample
 
 CONTEXTS = 32
 ROUNDING = 1e-5
-"""Vectors of one length differ by as much."""
+"""Relative difference between the norms of vectors that were scaled to one length, after rounding."""
 
 
 def largest_norm(path: Path, source: Source, samples: Sequence[Sample], *, format: str, precision: str) -> float | None:

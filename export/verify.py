@@ -52,7 +52,7 @@ _REMEDY = (
 
 
 class SequenceRunner:
-    """Run a sequence form on contexts, joined to one document; of its windows, those that are contexts count."""
+    """Run a sequence form on contexts: join them to one document, and keep the predictions of whole contexts only."""
 
     def __init__(self, path: Path, context_length: int, *, format: str = "onnx") -> None:
         self._backend = backend_class(format)(path, device="cpu")

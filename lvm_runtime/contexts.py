@@ -50,7 +50,7 @@ class Contexts:
         return to_float32(self.array[start:stop])
 
     def refuse(self, start: int, rows: Array) -> None:
-        """Raise InvalidInput with the first bad one of `rows`, which `float32` returned from `start` on, if one is."""
+        """Raise InvalidInput, which names the first bad row, if one of `rows` is bad; `float32` returned them."""
         refuse(self.array[start : start + len(rows)], rows, self._largest_norm, start)
 
     def rows(self, start: int, stop: int) -> Array:
@@ -112,7 +112,7 @@ def to_float32(array: NDArray[Any], *, copy: bool = False) -> Array:
 
 
 def refuse(array: NDArray[Any], converted: Array, largest_norm: float, first_row: int) -> None:
-    """Raise InvalidInput with the first bad row of `array` `[b, …, D]`, which is `converted` in float32, if one is."""
+    """Raise InvalidInput, which names the first bad row, if `array` `[b, …, D]`, in float32 `converted`, has one."""
     if not is_usable(converted, largest_norm):
         raise InvalidInput(describe_bad_row(array, converted, first_row, largest_norm))
 
@@ -219,8 +219,8 @@ def _holds_masks(value: Any) -> bool:
 def holds_booleans(value: Any, array: NDArray[Any]) -> bool:
     """Say whether a boolean is in the nested lists `value`, which numpy made numbers: `array`.
 
-    It became a 0 or a 1, so that lists without either, nearly all that there are, are not gone through; nor are lists
-    of arrays, which have a dtype each.
+    numpy makes a 0 or a 1 of a boolean. Lists without either, as most are, and lists of arrays, which have a dtype
+    each, are not searched item by item.
     """
     first = value
     while isinstance(first, list | tuple) and first:

@@ -177,7 +177,7 @@ class Predictor:
             answer = session.run_usable(part)
             if answer is None:
                 contexts.refuse(start, part)
-                answer = session.run(part)  # norms at the very bound, which are added up in another order
+                answer = session.run(part)  # a norm at the very bound: the backend's sum rounds it up
             predictions[start:stop] = answer
         result = contexts.give_back(predictions) if out is None else out
         return (result, contexts.give_back(attention)) if return_attention else result

@@ -27,7 +27,8 @@ ORDER = {
     "lvm_runtime": """errors arguments system artifact contexts corpus models coreml native backends request selection
         batcher predictor bulk text retrieval . server integrations commands __main__""",
     "train": """options progress processes data losses ranking recurrent forward evaluation warm_start ranked_start
-        material loop checkpoint report run foreign import_checkpoint embed diagnose compare __main__ all .""",
+        material loop checkpoint report run foreign_checkpoint import_checkpoint embed diagnose compare __main__ all
+        .""",
     "export": """randomise source windows search verify norms forms mil_reference ane_lint commandline torchscript onnx
         native mlx triton coreml coreai formats mac_report __main__ .""",
     "benchmarks": "limits harness report conftest test .",

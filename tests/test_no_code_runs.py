@@ -15,7 +15,7 @@ from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.errors import LvmError
 from train.checkpoint import load_checkpoint
-from train.foreign import read_checkpoint
+from train.foreign_checkpoint import read_checkpoint
 
 
 class Code:

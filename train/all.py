@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.artifact.folder import DEFAULT_ROOT
 from lvm_runtime.commands import console
 from lvm_runtime.system import extras
 
@@ -19,7 +20,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         prog=prog or console.program(),
         description="Train the four architectures in turn under one config, then compare them.",
     )
-    parser.add_argument("--out", type=Path, default=Path("artifacts"), help="folder of the artifacts")
+    parser.add_argument("--out", type=Path, default=DEFAULT_ROOT, help="folder of the artifacts")
     parser.add_argument("--report", type=Path, help="folder of the comparison (default OUT/comparison)")
     parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES, help="default: all")
     add_shared_arguments(parser)

@@ -55,7 +55,7 @@ def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: 
     from lvm_runtime.models import build_model, save_model
     from lvm_runtime.models.pack import require_finite
 
-    from .foreign import read_checkpoint, strip_prefixes
+    from .foreign_checkpoint import read_checkpoint, strip_prefixes
 
     checkpoint = read_checkpoint(path)
     config = reference_config(checkpoint["model_type"], checkpoint["model_config"])

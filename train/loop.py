@@ -1,4 +1,4 @@
-"""The training loop: gather a batch on the device, step, and never ask the device a question in between.
+"""The training loop: gather a batch on the device, step, and never wait for the device in between.
 
 Losses go into a buffer on the device and are looked at every `INTERVAL` steps, for the progress bar, for
 NaN and for a request to stop. The order of an epoch depends on the seed and the epoch alone, so a run can

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
-
-from numpy.typing import NDArray
 
 from lvm_runtime.corpus.corpus import Corpus
 
@@ -14,7 +11,7 @@ from .data.corpus import LARGEST_NORM, LARGEST_SCALED, check_corpus, load_corpus
 from .data.synthetic import SyntheticProcess
 from .data.windows import Split, VectorStore, split_windows
 from .evaluation.baselines import LINEAR_AVERAGE, Baselines, fit_baselines
-from .evaluation.diagnosis import Diagnosis, copied, diagnose, document_ids
+from .evaluation.diagnosis import Diagnosis, copied, diagnose
 from .evaluation.metrics import bootstrap
 from .evaluation.retrieval import Scores, score
 from .options import TrainOptions
@@ -44,11 +41,6 @@ class Material:
     made_for: tuple[object, ...]
     ceiling: float | None = None
     own_ceiling: float | None = None
-
-    @property
-    def doc_ids(self) -> NDArray[Any]:
-        """Return which document each vector belongs to `[N]`."""
-        return document_ids(self.corpus)
 
     @property
     def linear_average(self) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lvm_runtime.artifact.config import ModelConfig, make_config
+from lvm_runtime.artifact.folder import DEFAULT_ROOT
 from lvm_runtime.errors import InvalidInput
 
 LOSSES = ("mse", "infonce", "ranking")
@@ -161,7 +162,7 @@ class TrainOptions:
         >>> TrainOptions(model="gru").artifact_path.as_posix()
         'artifacts/gru'
         """
-        return self.out or Path("artifacts") / self.model
+        return self.out or DEFAULT_ROOT / self.model
 
     @property
     def run_path(self) -> Path:

@@ -89,7 +89,7 @@ class _SoftmaxLoss(Function):
         for begin, candidates in ranking.blocks(rows, len(predictions)):
             logits = torch.addmm(raised, predictions, candidates.T, alpha=1 / ranking.temperature)
             row, column = ((places >= begin) & (places < begin + len(candidates))).nonzero(as_tuple=True)
-            logits[row, places[row, column] - begin] = -torch.inf  # the context, and the target, which counts already
+            logits[row, places[row, column] - begin] = -torch.inf  # the context, and the target, counted before
             maximum = torch.maximum(largest, logits.amax(dim=1))
             weights = logits.sub_(maximum.unsqueeze(1)).exp_()
             kept = (largest - maximum).exp()

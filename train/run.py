@@ -229,10 +229,10 @@ def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) 
     probes, _ = split.validation.batch(split.validation.sample(ROWS).starts)
     gate = check_agreement(model, probes, str(trainer.device))
     say(f"gate: {max(gate, key=lambda g: g.drift)} at worst, over {counted(len(probes), 'window')}")
-    validation = evaluate(model, split.validation, material.scores, material.doc_ids)
+    validation = evaluate(model, split.validation, material.scores, material.corpus.document_ids)
     test = None
     if len(split.test):
-        test = evaluate(model, split.test, material.test_scores, material.doc_ids)
+        test = evaluate(model, split.test, material.test_scores, material.corpus.document_ids)
     for name, found in ((f"best epoch {progress.best_epoch}: validation", validation),
                         ("test documents, not used to choose the epoch", test)):  # fmt: skip
         if found is not None:

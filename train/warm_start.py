@@ -39,7 +39,7 @@ NOISE = 0.1
 TRIAL_WINDOWS = 6_000  # to choose the decay
 HELD_WINDOWS = 2_000  # to judge it and the penalty
 FIT_WINDOWS = 80_000  # for the last layer
-OPEN = 2.0  # of a gate's bias: 0.88 passes
+OPEN = 2.0  # bias of an open gate: it lets 0.88 pass
 _BATCH = 256
 
 
@@ -167,7 +167,7 @@ class _Moments:
         """Return `[H+1, D]`, the ridge solution drawn towards the average times the best single factor."""
         passing = self.passing()
         sums, count = self.own[-1], self.own[-1, -1]
-        own = self.own - sums[:, None] * sums / count  # of deviations, and the same of the target
+        own = self.own - sums[:, None] * sums / count  # moments of deviations from the mean, here and for the target
         target = self.target - sums[:, None] * self.target[-1] / count
         factor = (passing * target).sum() / (passing * (own @ passing)).sum()
         return self._ridge(penalty, self.target, factor * passing)

@@ -159,10 +159,10 @@ class Run:
         """Return one row, or None."""
         return next(iter(self.select(model=model, batch=batch, contender=contender)), None)
 
-    def best_peer(self, model: str, batch: int, precision: str | None = None) -> Row | None:
-        """Return the fastest peer of one precision (of any, for None), or None."""
-        peers = [r for r in self.select(model=model, batch=batch) if not r.ours and precision in (None, r.precision)]
-        return max(peers, key=lambda r: r.per_second, default=None)
+    def best_peer(self, model: str, batch: int) -> Row | None:
+        """Return the fastest peer, of any precision, or None."""
+        peers = [row for row in self.select(model=model, batch=batch) if not row.ours]
+        return max(peers, key=lambda row: row.per_second, default=None)
 
 
 def from_pytest(name: str, body: dict[str, Any]) -> Run:

@@ -58,5 +58,5 @@ def verify_asset(path: Path, samples: Sequence[Sample], options: CoreAIOptions) 
     rows = ROWS[options.precision, options.shapes]
     sizes = options.fixed_sizes or tuple(size for size in BATCH_SIZES if size <= rows)
     few = [sample.first(rows) for sample in samples]
-    few[0] = samples[0].first(max(rows, *sizes))  # which fills the function of the largest size
+    few[0] = samples[0].first(max(rows, *sizes))  # enough for the function of the largest size
     return verify_file(path, few, format="coreai", precision=options.manifest_precision, batch_sizes=sizes)

@@ -67,7 +67,7 @@ class Form(nn.Module, ABC):
         self.register_buffer(name, tensor.detach().clone().contiguous())
 
     def keep_norm(self, name: str, layer: nn.LayerNorm, *, early: Tensor | float = 0.0) -> None:
-        """Hold a LayerNorm under `name`; `early` is a later bias that its own takes on."""
+        """Hold a LayerNorm under `name`; `early` is added to its bias: a bias that a later sum would add."""
         self.keep(f"{name}_weight", layer.weight)
         self.keep(f"{name}_bias", layer.bias + early)
         self.eps = float(layer.eps)
@@ -92,7 +92,7 @@ class Form(nn.Module, ABC):
     def contexts(self, ops: Ops, context: Value) -> tuple[Value, ...]:
         """Run the context form on `[B, T, D]`."""
         projected = self.project(ops, ops.reshape(context, -1, self.config.dim))
-        return self.combine(ops, [self._cut(ops, p, w) for p, w in zip(projected, self.widths(), strict=True)])
+        return self.combine(ops, [self.window(ops, p, w) for p, w in zip(projected, self.widths(), strict=True)])
 
     def sequence(self, ops: Ops, vectors: Value) -> tuple[Value, ...]:
         """Run the sequence form on the vectors `[N, D]` of one document: N−T+1 windows."""
@@ -112,8 +112,9 @@ class Form(nn.Module, ABC):
         outputs = self.contexts(TorchOps(), context)
         return outputs if len(outputs) > 1 else outputs[0]
 
-    def _cut(self, ops: Ops, projection: Value, width: int) -> Window:
-        return Window(ops, self.length, flat=ops.reshape(projection, -1, self.length * width))
+    def window(self, ops: Ops, rows: Value, width: int) -> Window:
+        """Return the windows of `rows` `[B·T, width]`, which are those of contexts."""
+        return Window(ops, self.length, flat=ops.reshape(rows, -1, self.length * width))
 
 
 @torch.no_grad()

@@ -55,13 +55,14 @@ class GRUForm(Form):
         x, gates = windows
         for index in range(self.blocks - 1):
             states = self._run_block(ops, gates, index)
-            joined = ops.add(ops.reshape(x.flat(), -1, self.hidden), self._rows(ops, states))
+            before, after = ops.reshape(x.flat(), -1, self.hidden), ops.reshape(ops.concat(states), -1, self.hidden)
+            joined = ops.add(before, after)
             rows = ops.layer_norm(joined, self.norm(f"norm{index}"))  # [B·T, H]
             product = ops.linear(
                 rows, getattr(self, f"input{index + 1}_weight"), getattr(self, f"input{index + 1}_bias")
             )
-            x = self._window(ops, rows, self.hidden)
-            gates = self._window(ops, product, 3 * self.hidden)
+            x = self.window(ops, rows, self.hidden)
+            gates = self.window(ops, product, 3 * self.hidden)
         last = self.blocks - 1
         state = self._run_block(ops, gates, last)[-1]
         joined = ops.add(x.steps(self.hidden)[-1], state)
@@ -83,9 +84,3 @@ class GRUForm(Form):
             change = ops.mul(update, ops.sub(states[-1], fresh) if states else fresh)
             states.append(ops.add(fresh, change) if states else ops.sub(fresh, change))
         return states
-
-    def _rows(self, ops: Ops, states: list[Value]) -> Value:
-        return ops.reshape(Window(ops, self.length, steps=states).flat(), -1, self.hidden)
-
-    def _window(self, ops: Ops, rows: Value, width: int) -> Window:
-        return Window(ops, self.length, flat=ops.reshape(rows, -1, self.length * width))

@@ -1,12 +1,12 @@
 """What every int8 reader of a form shares: how its weights are rounded, and where the norms' means go.
 
-Centres. What a LayerNorm hands on has a mean of its own per feature, after a GELU far from zero, and a scale for
-max|row| spends its steps on that constant. So its mean over some contexts is taken off before rows are rounded, and
-comes back, multiplied by the weight, in the product's bias: the same function, a quarter of the drift.
+Centres. The output of a LayerNorm has a mean per feature, far from zero after a GELU, and a scale for max|row| spends
+its steps on that constant. So the mean over some contexts is subtracted before rows are rounded, and its product with
+the weight is added to the bias. The function stays the same, and a quarter of the drift is left.
 
-Diagonals. A weight that passes on what it gets is near a multiple of the identity: its scale spends its steps on the
-diagonal: LSTMs and Transformers that start from a ranked average drifted by 3e-3. Where rounding shows in what a square
-block of columns returns, the diagonal is multiplied in float32 and only the rest is rounded.
+Diagonals. A weight that hands its input on is near a multiple of the identity, and its scale spends its steps on the
+diagonal: LSTMs and Transformers that start from a ranked average drifted by 3e-3. Where rounding a square block of
+columns shows in the result, the diagonal is multiplied in float32 and only the rest is rounded.
 
 K inputs and N outputs of a product, T context length, D vector.
 """
@@ -21,8 +21,8 @@ from torch import Tensor
 from lvm_runtime.artifact.fingerprint import probe_contexts, random_contexts
 
 from .base import Form
-from .finer import refine
 from .ops import Norm, TorchOps
+from .refinements import refine
 from .rounding import Rounded, quantise_weight, value
 
 ROWS = 64
@@ -101,14 +101,14 @@ class Calibration(TorchOps):
                 rest = torch.cat([rest[:, :start], empty, rest[:, start + len(weight) :]], dim=1)
         return Rounded(quantise_weight(rest.numpy()) if diagonals else term, diagonals, rest)
 
-    def _bad_squares(self, weight: Tensor, left: Tensor) -> list[int]:
-        """Return where the square blocks of columns begin that `left`, what rounding takes off, shows in."""
+    def _bad_squares(self, weight: Tensor, residual: Tensor) -> list[int]:
+        """Return the first columns of the square blocks whose results the error of rounding, `residual`, shows in."""
         size, outputs = weight.shape
         starts = range(0, outputs, size) if outputs % size == 0 else ()
-        return [at for at in starts if self._error(weight, left[:, at : at + size], at) > LARGEST_ERROR]
+        return [at for at in starts if self._error(weight, residual[:, at : at + size], at) > LARGEST_ERROR]
 
-    def _error(self, weight: Tensor, left: Tensor, start: int = 0) -> float:
-        """Return the squares that `left` `[K, n]` adds to the columns from `start` on, as a share of their own."""
+    def _error(self, weight: Tensor, residual: Tensor, start: int = 0) -> float:
+        """Return the squares that `residual` `[K, n]` adds to the results of columns from `start` on, as a share."""
         rows, result = self._products[id(weight)]
-        own = result[:, start : start + left.shape[1]].square().sum()
-        return float((rows @ left).square().sum() / own.clamp_min(torch.finfo(own.dtype).tiny))
+        own = result[:, start : start + residual.shape[1]].square().sum()
+        return float((rows @ residual).square().sum() / own.clamp_min(torch.finfo(own.dtype).tiny))

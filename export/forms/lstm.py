@@ -46,8 +46,7 @@ class LSTMForm(Form):
                 inputs = ops.reshape(ops.concat(states), -1, self.hidden)  # [B·T, H]
                 name = f"input{layer + 1}"
                 product = ops.linear(inputs, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"))
-                flat = ops.reshape(product, -1, self.length * 4 * self.hidden)
-                gates = Window(ops, self.length, flat=flat)
+                gates = self.window(ops, product, 4 * self.hidden)
         return (ops.normalise(ops.linear(states[-1], self.output_weight, self.output_bias)),)
 
     def _run_layer(self, ops: Ops, gates: Window, layer: int) -> list[Value]:

@@ -28,32 +28,32 @@ Term = tuple[NDArray[np.int8], NDArray[np.float32]]
 class Rounded:
     """A weight `[K, N]` as an int8 term, and what is computed beside it.
 
-    `rest` `[K, N]` is what the term stands for: the weight without the `diagonals` `[K]`, which go by their first
-    column. `left` are terms of what rounding left of some columns, by the first one. With `halves` the positive and the
+    `rest` `[K, N]` is what the term stands for: the weight without the `diagonals` `[K]`. `residuals` are terms of the
+    error that rounding made in some columns. The keys of both are first columns. With `halves` the positive and the
     negative part of each row are rounded one by one.
     """
 
     term: Term
     diagonals: dict[int, Tensor]
     rest: Tensor
-    left: dict[int, Term] = field(default_factory=dict)
+    residuals: dict[int, Term] = field(default_factory=dict)
     halves: bool = False
 
     def parts(self) -> list[tuple[int, int]]:
-        """Return the columns, cut where a diagonal or a term of `left` begins or ends."""
+        """Return the columns, cut where a diagonal or a residual begins or ends."""
         inputs, outputs = self.rest.shape
-        ends = {start + inputs for start in self.diagonals} | {at + len(term[1]) for at, term in self.left.items()}
-        return list(pairwise(sorted({0, outputs, *self.diagonals, *self.left} | ends)))
+        ends = {start + inputs for start in self.diagonals} | {at + len(term[1]) for at, term in self.residuals.items()}
+        return list(pairwise(sorted({0, outputs, *self.diagonals, *self.residuals} | ends)))
 
-    def left_of(self, start: int, stop: int) -> Term | None:
-        """Return the term of what rounding left of a part, if there is one."""
-        for at, term in self.left.items():
+    def residual_of(self, start: int, stop: int) -> Term | None:
+        """Return the residual's columns of a part, None if the part has no residual."""
+        for at, term in self.residuals.items():
             if at <= start < at + len(term[1]):
                 return columns(term, start - at, stop - at)
         return None
 
-    def lost(self) -> Tensor:
-        """Return what rounding took off: `rest` less the term."""
+    def residual(self) -> Tensor:
+        """Return the error of the term `[K, N]`: `rest` less what the term stands for."""
         return self.rest - value(*self.term)
 
 

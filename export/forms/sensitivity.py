@@ -1,9 +1,9 @@
 """How much each rounding of a form adds to its drift: what is rounded where, and how far the prediction moves.
 
 For random signs u and a change Δy of a prediction of norm 1, u · Δy has mean square |Δy|² = twice the drift. To first
-order, u · Δy is the sum over all products of error · gradient of u · y. So a few backward passes tell of all products
-at once, and of each of their columns, what a run for each of them would: the sum of all was within 10 % of the
-drift that trained models had.
+order, u · Δy is the sum over all products of error · gradient of u · y. So a few backward passes give the drift of
+every product and of each of its columns, which would otherwise take a run for each. The sum over all was within
+10 % of the drift that trained models had.
 
 n contexts, K inputs and N outputs of a product, R rows of all contexts.
 """
@@ -45,11 +45,11 @@ class Error(NamedTuple):
 
 
 class _Recorder(TorchOps):
-    """TorchOps that keep every product and differentiate behind the first."""
+    """TorchOps that keep every product; autograd records what comes after the first one."""
 
     def __init__(self) -> None:
         self.products: list[Product] = []
-        self._norms: dict[int, tuple[Tensor, Norm]] = {}  # by what they handed on, which is kept: an id is used again
+        self._norms: dict[int, tuple[Tensor, Norm]] = {}  # by the id of their output, kept alive for that
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return self._linear(x, weight, bias)
@@ -76,7 +76,7 @@ def drift_of_errors(
 ) -> dict[tuple[int, str], Tensor]:
     """Return the mean drift over `contexts` `[n, T, D]` that each of a product's `errors` causes, one for each block.
 
-    They go by the weight's id and the error's name. Products that share a weight have one error together.
+    The keys are the weight's id and the error's name. Products that share a weight have one error together.
     """
     recorder, rng = _Recorder(), np.random.default_rng(0)
     with torch.enable_grad():

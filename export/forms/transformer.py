@@ -143,7 +143,7 @@ class TransformerForm(Form):
 
     def _last(self, ops: Ops, x: Value) -> Value:
         """Return the last position's rows `[B, H]` of `[B·T, H]`."""
-        return Window(ops, self.length, flat=ops.reshape(x, -1, self.length * self.hidden)).steps(self.hidden)[-1]
+        return self.window(ops, x, self.hidden).steps(self.hidden)[-1]
 
     def _linear(self, ops: Ops, name: str, x: Value) -> Value:
         return ops.linear(x, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"))

@@ -18,6 +18,7 @@ from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends.batch_sizes import any_batch
 from lvm_runtime.commands.tables import markdown
 from lvm_runtime.coreml.package import UNITS, import_coremltools
+from lvm_runtime.errors import one_line
 from lvm_runtime.models import build_model, save_model
 from lvm_runtime.selection.timing import interleave
 from lvm_runtime.system import machine
@@ -65,7 +66,7 @@ def section(title: str, body: Callable[[], str]) -> str:
     try:
         text = body()
     except Exception as error:  # whatever fails on a device nobody has seen yet belongs into the report
-        text = f"FAILED: {type(error).__name__}: {' '.join(str(error).split())}"
+        text = f"FAILED: {type(error).__name__}: {one_line(error)}"
     return f"## {title}\n\n{text}\n"
 
 

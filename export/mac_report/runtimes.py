@@ -14,6 +14,7 @@ from lvm_runtime.backends import backend_class
 from lvm_runtime.backends.base import Backend
 from lvm_runtime.backends.batch_sizes import any_batch
 from lvm_runtime.commands.tables import markdown
+from lvm_runtime.errors import one_line
 from lvm_runtime.selection.timing import interleave
 
 from ..formats import exports, makeable
@@ -110,4 +111,4 @@ def _row(notes: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _line(error: Exception) -> str:
-    return f"FAILED: {type(error).__name__}: {' '.join(str(error).split())}".replace("|", "/")
+    return f"FAILED: {type(error).__name__}: {one_line(error)}".replace("|", "/")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lvm_runtime.coreml.package import import_coremltools
-from lvm_runtime.errors import ArtifactError, InvalidInput
+from lvm_runtime.errors import ArtifactError, InvalidInput, one_line
 
 
 def load_program(package: str | Path) -> Any:
@@ -24,7 +24,7 @@ def load_program(package: str | Path) -> Any:
     try:
         spec = coremltools.utils.load_spec(str(package))
     except Exception as error:  # coremltools raises bare Exceptions and protobuf's own errors
-        raise ArtifactError(f"{package}: not a Core ML package ({' '.join(str(error).split())})") from error
+        raise ArtifactError(f"{package}: not a Core ML package ({one_line(error)})") from error
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
         raise InvalidInput(f"{package}: its model is a {kind}, expected an mlProgram; convert it to one first")

@@ -41,9 +41,9 @@ class Call:
         value = self.get(name, default)
         return [int(v) for v in (value.reshape(-1) if hasattr(value, "reshape") else value)]
 
-    def axes(self, rank: int, name: str = "axes") -> tuple[int, ...]:
-        """Return axes counted from the front; all of them where none are given."""
-        return tuple(axis % rank for axis in self.ints(name, range(rank)))
+    def axes(self, rank: int) -> tuple[int, ...]:
+        """Return the argument `axes` counted from the front; all of them where none are given."""
+        return tuple(axis % rank for axis in self.ints("axes", range(rank)))
 
     def unsupported(self, what: str) -> UnsupportedOperation:
         """Return the error for a setting that the evaluator does not know."""

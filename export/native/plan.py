@@ -50,7 +50,7 @@ class PlanOps:
         self.tensors: dict[str, NDArray[Any]] = {}
         self._names = {id(buffer): name for name, buffer in form.named_buffers()}
         self._calibration = Calibration(form, contexts)
-        self._norms: dict[Buffer, Norm] = {}  # by what they write
+        self._norms: dict[Buffer, Norm] = {}  # by the buffer of their output
 
     def linear(self, x: View, weight: Tensor, bias: View | Tensor | None = None) -> View:
         return self._linear(x, weight, bias)
@@ -72,7 +72,7 @@ class PlanOps:
         return parts[0] if len(parts) == 1 else join(parts)
 
     def rows(self, x: View, start: int, stop: int | None) -> View:
-        return x.window(start)  # which vectors are a window's is the engine's affair, so `stop` is
+        return x.window(start)  # the engine knows how many windows there are, so `stop` is not needed
 
     def add(self, a: View, b: View | Tensor) -> View:
         return self._combine("add", a, b)
@@ -129,12 +129,11 @@ class PlanOps:
         weights: dict[str, str] | None = None,
         numbers: dict[str, Any] | None = None,
         *,
-        width: int | None = None,
         rows: int | None = None,
     ) -> View:
-        """Append an operation whose result is shaped like its first input, but for what is given."""
+        """Append an operation whose result is shaped like its first input, with other `rows` if they are given."""
         first = next(iter(inputs.values()))
-        out = self._new(width or first.width, rows or first.rows, vectors=first.vectors)
+        out = self._new(first.width, rows or first.rows, vectors=first.vectors)
         self.operations.append(Operation(name, inputs, {"out": out}, weights or {}, numbers or {}))
         return out
 
@@ -161,9 +160,9 @@ class PlanOps:
             end = "" if part == out else f"_{start}"
             addend = self._add_diagonals(x, name, rounded, start, stop, addend)
             own = self._bias(label + end, None if constant is None else constant[start:stop])
-            if left := rounded.left_of(start, stop):
-                weights = self._int8(f"{name}{end}_left", left) | shared
-                if halves:  # the halves' weights, without it, are one in memory
+            if residual := rounded.residual_of(start, stop):
+                weights = self._int8(f"{name}{end}_left", residual) | shared
+                if halves:  # the bias goes here: without one, the products of both halves share their weights in memory
                     weights, own = weights | own, {}
                 addend = self._product(x, self._like(part), weights, addend, positive)
             weights = self._int8(name + end, columns(rounded.term, start, stop))
@@ -185,7 +184,7 @@ class PlanOps:
         return addend
 
     def _halves(self, x: View, shared: dict[str, str]) -> tuple[View, View]:
-        """Return the positive part of `x`, less its centre, and what it exceeds `x` by."""
+        """Return max(x, 0) and max(−x, 0), of `x` less its centre: their difference is `x`."""
         rows = self._write("sub", {"x": x}, {"y": shared["centre"]}) if shared else x
         positive = self._write("relu", {"x": rows})
         return positive, self._write("sub", {"x": positive, "y": rows})
@@ -274,11 +273,11 @@ def needed(operations: Sequence[Operation], results: Sequence[View]) -> list[Ope
 
 
 def late(operations: Sequence[Operation]) -> list[Operation]:
-    """Move each product to just before the row operations that first read it, so that what it makes is still near.
+    """Move each product to just before the row operations that first read it, so that its result is still in the cache.
 
-    Operations on rows that follow each other run together, and stay so.
+    Row operations that follow each other run together, and stay together.
     """
-    places: list[float] = []  # of a row operation: where those that it runs with begin
+    places: list[float] = []  # of a row operation: the first of those that it runs with
     for index, operation in enumerate(operations):
         row = operation.name != "linear"
         places.append(places[-1] if row and index and operations[index - 1].name != "linear" else index)
@@ -292,7 +291,10 @@ def late(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def fold_sums(operations: Sequence[Operation], tensors: dict[str, NDArray[Any]]) -> list[Operation]:
-    """Let a product add what only its sum is read with: a bias, or a value that was there before."""
+    """Fold an addition into the product before it, if nothing else reads the product.
+
+    What is added becomes the product's bias, or its `add` if it is a value that exists before the product runs.
+    """
     kept: list[Operation] = []
     for operation in operations:
         operands = list(operation.inputs.values())

@@ -26,8 +26,8 @@ IR_VERSION = 10
 CONTRIB = "com.microsoft"
 PRODUCER = "lvm_runtime"
 BARRED = -1e30
-"""Added to the score of a barred position by who adds at all. OpenVINO adds -10,000 unless it is told, which scores of
-vectors of a norm of 500 exceed."""
+"""Added to the score of a barred position by runtimes that do not leave it out. OpenVINO adds -10,000 unless it is told
+otherwise, and scores of vectors of norm 500 exceed that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,21 +68,21 @@ class Int8GraphOps(GraphOps):
         """
         hidden = self.linear(x, wide, bias)
         product = self._product(
-            self._positive_rows(hidden), self._terms(narrow) | self._terms_left(narrow), narrow.shape[1]
+            self._positive_rows(hidden), self._terms(narrow) | self._residual_terms(narrow), narrow.shape[1]
         )
         if not self._calibration.round(narrow).diagonals:
             return product
         return self._add_diagonals(product, self.node("Relu", [hidden.name], hidden.shape), narrow)
 
     def _linear(self, x: Node, weight: Tensor) -> Node:
-        term, left, width = self._terms(weight), self._terms_left(weight), weight.shape[1]
+        term, residuals, width = self._terms(weight), self._residual_terms(weight), weight.shape[1]
         if not self._calibration.round(weight).halves:
-            product = self._product(self._quantise_rows(x), term | left, width)
+            product = self._product(self._quantise_rows(x), term | residuals, width)
         else:
             halves = x, self.node("Neg", [x.name], x.shape)
             product = self.sub(*(self._product(self._positive_rows(half), term, width) for half in halves))
-            if left:
-                product = self.add(product, self._product(self._quantise_rows(x), left, width))
+            if residuals:
+                product = self.add(product, self._product(self._quantise_rows(x), residuals, width))
         return self._add_diagonals(product, x, weight)
 
     def _add_diagonals(self, result: Node, x: Node, weight: Tensor) -> Node:
@@ -126,10 +126,10 @@ class Int8GraphOps(GraphOps):
     def _terms(self, weight: Tensor) -> dict[str, tuple[int, Term]]:
         return {self._names[id(weight)]: (0, self._calibration.round(weight).term)}
 
-    def _terms_left(self, weight: Tensor) -> dict[str, tuple[int, Term]]:
-        """Return by name the terms of what rounding left of a weight, with their first column."""
-        name, left = self._names[id(weight)], self._calibration.round(weight).left
-        return {f"{name}_{start}_left" if start else f"{name}_left": (start, term) for start, term in left.items()}
+    def _residual_terms(self, weight: Tensor) -> dict[str, tuple[int, Term]]:
+        """Return by name a weight's residuals, each with its first column."""
+        name, terms = self._names[id(weight)], self._calibration.round(weight).residuals
+        return {f"{name}_{start}_left" if start else f"{name}_left": (start, term) for start, term in terms.items()}
 
     def _product(self, rows: Rows, terms: dict[str, tuple[int, Term]], width: int) -> Node:
         """Return the sum of the products with the terms of a weight, each row scaled back by its largest magnitude."""

@@ -46,7 +46,7 @@ def write_repository(
     name = name or artifact.config.architecture
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise InvalidInput(f"name is {name!r}, expected letters, digits, - _ and .")
-    compiled = [one for one in artifact.find("onnx") if one.precision == "fp32" and one.form == "context"]
+    compiled = artifact.find("onnx", precision="fp32")
     folders = [out / name, *([out / f"{name}_onnx"] if compiled else [])]
     for folder in folders:
         if folder.is_dir() and not (folder / _CONFIG).is_file() and any(folder.iterdir()):

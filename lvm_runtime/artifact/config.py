@@ -1,7 +1,7 @@
 """The architectures: name, title, hyperparameters, weights and cost of each, free of any framework.
 
-A config is written into the artifact's manifest and rebuilt from it, so an unknown or missing key is an
-error here and not a default somewhere else. Field names are the paper names of the parts they size.
+A config is written into the artifact's manifest and rebuilt from it. An unknown key is an error; a field that an older
+manifest does not have gets its default.
 
 D = `dim`, T = `context_length`, H = `hidden_dim`, A = `attention_dim`.
 """

@@ -16,11 +16,8 @@ from pathlib import Path
 
 from lvm_runtime.artifact.limits import LARGEST_FILE, MOST_PACKAGE_FILES
 from lvm_runtime.errors import ArtifactError
-
-TEMPORARY = ".tmp-"
-"""How the names begin under which writers work; what lies under them is never loaded."""
-
-_BLOCK = 1 << 20
+from lvm_runtime.system.atomic import TEMPORARY
+from lvm_runtime.system.files import sha256_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ def check_strays(folder: Path, listed: Iterable[str], manifest: str) -> None:
             continue  # a writer took it away since it was seen, and what was in it
         for name, entry in present.items():
             path = Path(entry.path)
-            if path in known or _ignored(name) or name.startswith(TEMPORARY) or TEMPORARY + name in present:
+            if path in known or is_finders(name) or name.startswith(TEMPORARY) or TEMPORARY + name in present:
                 continue
             if not entry.is_dir(follow_symlinks=False):
                 raise ArtifactError(
@@ -143,7 +140,7 @@ def _walk(path: Path) -> list[tuple[str, os.stat_result]]:
     folders = [path]
     while folders:
         parent = folders.pop()
-        kept = [entry for entry in _entries(parent) if not _ignored(entry.name)]
+        kept = [entry for entry in _entries(parent) if not is_finders(entry.name)]
         folders += [Path(entry.path) for entry in kept if entry.is_dir(follow_symlinks=False)]
         found += [(Path(e.path), _status(Path(e.path))) for e in kept if not e.is_dir(follow_symlinks=False)]
         if not kept and parent != path:
@@ -165,12 +162,8 @@ def _digest(path: Path, files: dict[str, int]) -> str:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_BLOCK))
     with open_plain(path) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
+        return sha256_of(file)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -200,5 +193,6 @@ def _require_plain(path: Path, mode: int) -> None:
     raise ArtifactError(f"{path}: is {kind}, expected a plain file{advice}")
 
 
-def _ignored(name: str) -> bool:
+def is_finders(name: str) -> bool:
+    """Say whether a file is one of those that Finder leaves in folders, which no artifact lists."""
     return name == ".DS_Store" or name.startswith("._")

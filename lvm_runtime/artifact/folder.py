@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from lvm_runtime.arguments import file_name
 from lvm_runtime.artifact.config import ARCHITECTURES, ModelConfig
-from lvm_runtime.artifact.files import TEMPORARY, check, check_size, check_strays, describe, read_plain
+from lvm_runtime.artifact.files import check, check_size, check_strays, describe, read_plain
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.limits import LARGEST_FINGERPRINT, LARGEST_MANIFEST
 from lvm_runtime.artifact.manifest import CompiledFile, Manifest, check_path
@@ -113,10 +113,11 @@ class Artifact:
 
     @classmethod
     def read(cls, path: str | Path, reader: Callable[[Artifact], _Read]) -> _Read:
-        """Return `reader(artifact)` for the artifact in the folder `path`; again, if a writer changed it meanwhile.
+        """Return `reader(artifact)` for the artifact in the folder `path`.
 
-        Sizes are compared before, hashes are not: `reader` calls `check_file` for what it takes from the folder, so
-        that hundreds of megabytes of other forms are not read. Raises ArtifactError, and what `reader` raises.
+        If `reader` fails because a writer changed the manifest meanwhile, it is called again. Sizes are compared
+        before, hashes are not: `reader` calls `check_file` for each file that it uses, so that hundreds of megabytes of
+        other forms are not read. Raises ArtifactError, and what `reader` raises.
 
         >>> Artifact.read("artifacts/amn", Artifact.read_fingerprint).predictions.shape[1:]
         (384,)
@@ -221,7 +222,7 @@ class Artifact:
         """
         self._check_place(relative)
         target = self.path / relative
-        holder = target.parent / f"{TEMPORARY}{target.name}"
+        holder = target.parent / f"{atomic.TEMPORARY}{target.name}"
         try:
             with atomic.own_folder(holder):
                 self._remove_unlisted(relative)  # a writer that was killed left it

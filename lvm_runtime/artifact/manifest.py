@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from lvm_runtime.artifact.config import ModelConfig, make_config
 from lvm_runtime.artifact.drift import PRECISIONS
-from lvm_runtime.artifact.files import TEMPORARY, StoredFile
+from lvm_runtime.artifact.files import StoredFile, is_finders
 from lvm_runtime.artifact.json_text import parse_object
 from lvm_runtime.artifact.limits import (
     LARGEST_BATCH,
@@ -31,6 +31,7 @@ from lvm_runtime.artifact.limits import (
     MOST_COMPILED,
 )
 from lvm_runtime.errors import ArtifactError, InvalidInput
+from lvm_runtime.system.atomic import TEMPORARY
 
 SCHEMA_VERSION = 2
 FORMATS = ("torchscript", "onnx", "native", "mlx", "coreml", "coreai")
@@ -48,7 +49,7 @@ class CompiledFile:
     `form` is "context" (`[B, T, D]` to `[B, D]`) or "sequence" (`[N, D]` to `[N−T+1, D]`); `batch_sizes` are the
     only ones it takes, or None for any; `drift` is the largest row drift measured when it was made (1 − cosine), and
     `largest_norm` the largest norm of vectors up to which it was measured to stay within its precision's limit, or None
-    where the backend alone says; `details` holds what its maker wants to remember, as JSON values.
+    where only the backend's own limit counts; `details` holds what its maker wants to remember, as JSON values.
     """
 
     file: StoredFile
@@ -198,7 +199,7 @@ def check_path(path: Any, source: str) -> None:
     if relative.is_absolute() or ".." in relative.parts:
         raise ArtifactError(f"{source}: path {path!r} leaves the artifact")
     plain = path.isprintable() and "\\" not in path and len(path) <= LARGEST_PATH
-    hidden = any(part.startswith((TEMPORARY, "._")) or part == ".DS_Store" for part in relative.parts)
+    hidden = any(part.startswith(TEMPORARY) or is_finders(part) for part in relative.parts)
     if not plain or not relative.parts or str(relative) != path or hidden:
         raise ArtifactError(f"{source}: path {path[:LARGEST_PATH]!r}, expected one such as onnx/fp32.onnx")
 

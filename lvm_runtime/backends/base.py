@@ -40,7 +40,7 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
-    """What it is asked for by, and its key in the registry."""
+    """The name by which it is asked for, and its key in the registry."""
     format: ClassVar[str | None]
     """The kind of compiled file that it reads; None: the artifact's training weights."""
     framework: ClassVar[str]

@@ -21,7 +21,7 @@ import numpy as np
 from lvm_runtime.artifact.files import read_plain
 from lvm_runtime.artifact.limits import LARGEST_FILE
 from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, Backend, file_precision
-from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, one_line
 from lvm_runtime.system import extras
 from lvm_runtime.system.imports import load
 
@@ -163,7 +163,7 @@ async def _load_functions(asset: Any, source: Path, options: Any) -> dict[str, A
         async with asset.load(source).executable(options) as model:
             return {name: model.load_function(name) for name in model.function_names}
     except (RuntimeError, KeyError, OSError) as error:
-        raise ArtifactError(f"{source}: Core AI cannot load it: {' '.join(str(error).split())}") from error
+        raise ArtifactError(f"{source}: Core AI cannot load it: {one_line(error)}") from error
 
 
 def _by_batch(functions: dict[str, Any], source: Path) -> tuple[dict[int | None, Any], str]:

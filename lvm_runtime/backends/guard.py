@@ -1,4 +1,4 @@
-"""A backend in a process where threads come and go: closed while another one predicts, or forked away from.
+"""Run a backend while other threads may close it, or fork the process.
 
 A child process has a copy of every lock, held or not, and only the thread that forked. So a fork waits until no other
 thread runs, builds or closes a backend, and those that come meanwhile wait for the fork.

@@ -16,7 +16,7 @@ Slice = tuple[int, int]
 
 
 class HelperThreads:
-    """`size` threads, the caller's own among them. Safe to share: who comes while the helpers are taken works alone."""
+    """`size` threads, the caller's among them. Safe to share: while one caller has the helpers, others run alone."""
 
     def __init__(self, size: int) -> None:
         self._process = os.getpid()
@@ -51,7 +51,7 @@ class HelperThreads:
             raise task.errors[0]
 
     def close(self) -> None:
-        """Let the helpers go when they are done; whoever runs afterwards works alone."""
+        """Let the helpers go when they are done; later callers work alone."""
         for _ in self._at_work:
             self._tasks.put(None)
         self._at_work = []

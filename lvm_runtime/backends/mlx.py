@@ -19,7 +19,7 @@ import numpy as np
 
 from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, Backend
 from lvm_runtime.backends.plan_file import Operation, Plan, View, read_plan
-from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, one_line
 from lvm_runtime.system import extras
 
 _TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -59,7 +59,7 @@ class MlxBackend(Backend):
             tensors, metadata = mx.load(str(source), format="safetensors", return_metadata=True)
             mx.eval(*tensors.values())  # here: what is read later would be read by this thread only
         except Exception as error:  # MLX raises RuntimeError, ValueError and more
-            raise ArtifactError(f"{source}: MLX cannot load it: {' '.join(str(error).split())}") from error
+            raise ArtifactError(f"{source}: MLX cannot load it: {one_line(error)}") from error
         wrong = sorted(name for name, tensor in tensors.items() if tensor.dtype != mx.float32)
         if wrong or "plan" not in metadata:
             raise ArtifactError(f"{source}: expected a plan and float32 weights; export it again")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from lvm_runtime.artifact.files import open_plain
 from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, Backend, file_precision
 from lvm_runtime.backends.onnx_file import refuse_external_data
-from lvm_runtime.errors import ArtifactError, BackendUnavailable
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, one_line
 from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -76,7 +76,7 @@ class OpenVinoBackend(Backend):
             model = core.read_model(str(source))
             self._model: Any = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
-            raise ArtifactError(f"{source}: OpenVINO cannot load it: {' '.join(str(error).split())}") from error
+            raise ArtifactError(f"{source}: OpenVINO cannot load it: {one_line(error)}") from error
         said = model.get_rt_info(_PRECISION).value if model.has_rt_info(_PRECISION) else None
         file_precision(source, said, "fp32")  # bf16 too is arithmetic on full-precision weights
         computed = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()

@@ -16,7 +16,7 @@ from filelock import Timeout
 
 from lvm_runtime.corpus.formats import SUFFIXES
 from lvm_runtime.errors import InvalidInput, LvmError
-from lvm_runtime.system.atomic import file_lock
+from lvm_runtime.system.atomic import file_lock, writing
 
 _OTHER_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
@@ -79,15 +79,6 @@ class Destination:
         with writing(self.part):
             self.part.unlink(missing_ok=True)
             self.progress.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the system raises in the body into an LvmError that says `path` cannot be written, and why."""
-    try:
-        yield
-    except OSError as error:
-        raise LvmError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.bulk import journal
-from lvm_runtime.bulk.destination import Destination, writing
+from lvm_runtime.bulk.destination import Destination
 from lvm_runtime.corpus.npy import NpyFile, write_header
 from lvm_runtime.corpus.parquet import import_pyarrow
 from lvm_runtime.errors import InvalidInput, LvmError
@@ -29,7 +29,7 @@ from lvm_runtime.system.files import claim, write_at
 
 _ROWS_AT_ONCE = 4096
 SYNC_BYTES = 1 << 24
-"""Flushed behind the writers after so many, so that the disk works beside the model, not after it."""
+"""After so many bytes a thread flushes what was written, so that the disk works beside the model, not after it."""
 
 
 RowNumbers = Callable[[int, int], NDArray[np.int64]]
@@ -58,7 +58,7 @@ class Output:
         self.bad: dict[int, str] = {}
         self.done: set[int] = set()
         self._identity = identity | {"rows": rows, "dim": dim, "block": block}
-        with writing(place.part):
+        with atomic.writing(place.part):
             if not self._resume():
                 self._begin()
             self._table: _TableBehind | None = None
@@ -86,7 +86,7 @@ class Output:
         """
         data = np.ascontiguousarray(predictions).data.cast("B")
         place = self._offset + number * self.block * self.dim * 4
-        with writing(self.place.part):
+        with atomic.writing(self.place.part):
             self._check_whole()
             write_at(self._data.fileno(), data, place)
         with self._lock:
@@ -108,7 +108,7 @@ class Output:
         """Turn the finished part into the output file, in one step, and write the list of bad rows beside it."""
         try:
             self._flush()
-            with writing(self.place.path):
+            with atomic.writing(self.place.path):
                 self._finish()
         except BaseException:
             if self._table is not None:
@@ -152,7 +152,7 @@ class Output:
     def _sync(self) -> None:
         with self._lock:
             lines, self._lines, self._unsynced = self._lines, [], 0
-        with writing(self.place.part):
+        with atomic.writing(self.place.part):
             os.fsync(self._data.fileno())
             self._check_whole()
             self._journal.write("".join(lines))
@@ -253,7 +253,7 @@ class _TableBehind:
             self._open.__exit__(type(stopped), stopped, None)
 
     def _add(self, start: int, stop: int) -> None:
-        with writing(self._path):
+        with atomic.writing(self._path):
             self._table.add(self._row_numbers(start, stop), self._part.read(start, stop))
 
 

@@ -1,8 +1,8 @@
-"""Predictions for many large files in parts that do not know of each other, so that any number of machines make them.
+"""Predictions for many large files, in parts that are independent of each other: any number of machines make them.
 
-A part is a range of rows of one file. Who makes it reads those rows and the T − 1 before them, and writes one Parquet
-file under a temporary name, which then takes its place in one step: a part is there whole or not at all, and one that
-is made twice is the same. It says in its metadata of what it was made, and a later run keeps it if that is the same.
+A part is a range of rows of one file. A worker reads those rows and the T − 1 before them, and writes one Parquet file
+under a temporary name, which then takes its place in one step. So a part is there whole or not at all, and a part that
+is made twice is the same. Its metadata say what it was made of, and a later run keeps it if that is the same.
 
 T context length, D vector.
 """
@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime.bulk.destination import keep_out, writing
+from lvm_runtime.bulk.destination import keep_out
 from lvm_runtime.bulk.output import PredictionTable
 from lvm_runtime.bulk.predict import BLOCK, predict_part
 from lvm_runtime.bulk.source import Source
@@ -98,7 +98,7 @@ def prepare(folder: Path, parts: Iterable[Part], artifact: Path, *, overwrite: b
     """
     keep_out(folder, artifact)
     wanted = {part.name for part in parts}
-    with writing(folder):
+    with atomic.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         found = {path.name for path in folder.iterdir() if path.suffix == ".parquet" or path.name in (MANIFEST, BAD)}
         if overwrite:
@@ -114,10 +114,10 @@ def write_part(predictor: Predictor, part: Part, folder: Path, *, skip_bad: bool
     found = _read_note(path)
     if found is not None and found["identity"] == identity and (skip_bad or not found["bad"]):
         return PartResult(part, found["predictions"], found["bad"], resumed=True)
-    source = _open(predictor, part, folder)
+    source = _open(predictor, part)
     rows, bad = source.rows(0, len(source)), dict[str, str]()
     temporary = folder / f".{path.stem}.{uuid.uuid4().hex}.tmp"
-    with writing(path):
+    with atomic.writing(path):
         try:
             with PredictionTable(temporary, predictor.config.dim) as table:
                 for start in range(0, len(source), BLOCK):
@@ -154,7 +154,7 @@ def finish(folder: Path, parts: Sequence[Part], results: Iterable[PartResult]) -
     manifest = {"predictions": sum(entry["predictions"] for entry in listed), "bad": len(bad), "parts": listed}
     for left in folder.glob(".*.tmp"):  # of workers that were killed
         left.unlink(missing_ok=True)
-    with writing(folder):
+    with atomic.writing(folder):
         if bad:
             with (folder / BAD).open("w", newline="") as file:
                 csv.writer(file).writerows([("source", "row", "reason"), *bad])
@@ -162,7 +162,7 @@ def finish(folder: Path, parts: Sequence[Part], results: Iterable[PartResult]) -
     return manifest
 
 
-def _open(predictor: Predictor, part: Part, folder: Path) -> Source:
+def _open(predictor: Predictor, part: Part) -> Source:
     """Open the rows of a part and the T − 1 before them: their windows are those that end in the part."""
     length, dim = predictor.config.context_length, predictor.config.dim
     _require_unchanged(part)

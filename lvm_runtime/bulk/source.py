@@ -8,14 +8,13 @@ N rows of the file, T context length, D vector.
 
 from __future__ import annotations
 
-import mmap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.corpus.corpus import Corpus
-from lvm_runtime.system.mapped import mapping_of, release_rows
+from lvm_runtime.system.mapped import advise_sequential, mapping_of, release_rows
 
 
 class Source:
@@ -29,9 +28,7 @@ class Source:
         self.name, self.context_length, self._first_row = corpus.name, context_length, first_row
         self.starts = None if corpus.values.ndim == 3 else corpus.starts(context_length)
         self._values = corpus.values
-        mapping = mapping_of(self._values)
-        if mapping is not None and hasattr(mapping, "madvise"):
-            mapping.madvise(mmap.MADV_SEQUENTIAL)
+        advise_sequential(mapping_of(self._values))
 
     def __len__(self) -> int:
         return len(self._values) if self.starts is None else len(self.starts)

@@ -35,7 +35,6 @@ class Package:
     """What a package says of itself: batch size to function name, smallest first, the device it was made for, and the
     precision that its manifest should list, None in an older package."""
 
-    path: Path
     functions: dict[int, str]
     device: str
     precision: str | None = None
@@ -99,10 +98,10 @@ def read_package(path: Path) -> Package:
     except BackendUnavailable:
         raise
     except Exception as error:  # coremltools raises bare Exceptions and protobuf's own errors
-        raise ArtifactError(f"{path}: not a Core ML package ({' '.join(str(error).split())})") from error
+        raise ArtifactError(f"{path}: not a Core ML package ({one_line(error)})") from error
     metadata = spec.description.metadata.userDefined
     device = str(metadata.get(COMPUTE_UNITS) or "ane")
-    return Package(path, read_functions(metadata, path), device, metadata.get(PRECISION))
+    return Package(read_functions(metadata, path), device, metadata.get(PRECISION))
 
 
 def read_functions(metadata: Mapping[str, str], source: Path) -> dict[int, str]:

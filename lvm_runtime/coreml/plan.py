@@ -1,6 +1,6 @@
 """Where Core ML means to run each operation of a package, read from its `MLComputePlan` and summed up.
 
-The reading goes by attributes only, so that it works on anything shaped like a plan.
+Only attributes are read, so that it works on anything that has those of a plan.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class ChunkColumns:
 
 
 def beside(path: Path) -> Path:
-    """Return where the chunks of the vectors in a `.npy` file are, if they are anywhere."""
+    """Return the path at which the chunks of the vectors in a `.npy` file are looked for."""
     return path.with_suffix(".chunks.npz")
 
 

@@ -48,6 +48,11 @@ class Corpus:
         """D."""
         return int(self.values.shape[-1])
 
+    @property
+    def document_ids(self) -> NDArray[Any]:
+        """Which document each vector belongs to `[N]`; where that is not known, all are of one document."""
+        return np.zeros(len(self.values), np.int64) if self.doc_ids is None else self.doc_ids
+
     def starts(self, rows: int) -> NDArray[np.int64]:
         """Return where each window of `rows` vectors begins: T for a prediction, T + 1 with the one that follows.
 
@@ -63,7 +68,7 @@ class Corpus:
 
     def chunks(self, rows: NDArray[np.int64]) -> list[Chunk]:
         """Return the chunks of rows `[n]` of vectors: text, document and place. Reads these rows only."""
-        ids = np.zeros(len(self.values), np.int64) if self.doc_ids is None else self.doc_ids
+        ids = self.document_ids
         texts = [None] * len(rows) if self.columns.texts is None else self.columns.texts(rows)
         names = [str(i) for i in ids[rows].tolist()] if self.columns.names is None else self.columns.names(rows)
         places = positions(run_begins(ids), rows)

@@ -69,7 +69,10 @@ class DocumentIds:
 
 
 def read_ids(path: Path, ids: NDArray[Any], count: int) -> NDArray[Any]:
-    """Return `ids` `[N]` of `count` vectors as exact integers, in any order in which documents lie together."""
+    """Return `ids` `[N]` of `count` vectors, as the file `path` holds them, as exact integers.
+
+    Documents may be in any order. Raises InvalidInput for one that comes back after another one, and as `add` does.
+    """
     if ids.shape != (count,):
         raise InvalidInput(f"{path}: doc_ids have shape {list(ids.shape)}, expected [{count}], one for each vector")
     found = DocumentIds(path)

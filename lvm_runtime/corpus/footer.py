@@ -26,8 +26,8 @@ _COMPRESSED_SIZE, _DATA_PAGES, _DICTIONARY, _BLOOM_FILTER = 7, 9, 11, 14  # of a
 def begin(file: BinaryIO) -> int:
     """Return the first byte of the Parquet file that ends where `file` does; 0 if a footer is damaged.
 
-    As many bytes as lie between the last thing that the footer names and the footer itself lie before the file, if it
-    begins after them. It does not where a writer left a gap there.
+    In a lone file the footer follows the last thing that it names. Where there is a gap of n bytes, n bytes of
+    something else precede the file, if a Parquet file begins at byte n; otherwise the writer left the gap.
     """
     size = file.seek(0, 2)
     try:

@@ -123,7 +123,7 @@ def shape_of(path: Path, *, context_length: int, dim: int | None = None) -> tupl
 
 
 def ids_beside(path: Path) -> Path:
-    """Return where the ids of the vectors in a `.npy` file are, if they are anywhere."""
+    """Return the path at which the ids of the vectors in a `.npy` file are looked for."""
     return path.with_suffix(".ids.npy")
 
 

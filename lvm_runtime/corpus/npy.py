@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -82,7 +83,7 @@ class NpyFile:
             return map_array(file, self.offset, self.shape, self.dtype)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading; InvalidInput, with the reason in a few words, if it is no file or cannot be read."""
     try:
         kind = path.stat().st_mode

@@ -46,7 +46,7 @@ class ParquetFile:
             self.columns: list[str] = self._file.schema_arrow.names
         except (self._arrow.ArrowException, OSError, ValueError) as error:
             raise InvalidInput(f"{path}: not a Parquet file ({error})") from error
-        if rows is None:  # who asks for some has opened the whole
+        if rows is None:  # whoever asks for some rows has opened the whole file before
             self._require_alone()
         self.total = int(self._file.metadata.num_rows)
         self._span = range(self.total) if rows is None else rows

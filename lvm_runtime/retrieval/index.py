@@ -23,7 +23,7 @@ from lvm_runtime.corpus.formats import SUFFIXES, ids_beside
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.retrieval.ann import FILE, AnnSearch, build_ann
 from lvm_runtime.retrieval.exact import ExactSearch, unit_rows
-from lvm_runtime.retrieval.record import FileRecord
+from lvm_runtime.retrieval.file_record import FileRecord
 from lvm_runtime.system import atomic
 
 MANIFEST = "index.json"

@@ -26,8 +26,9 @@ _File = tuple[Path, str, str, float, tuple[int, ...] | None, float | None]
 class Candidate:
     """One way to run the model: a backend on a device with one of the artifact's files (or its weights) as `source`.
 
-    `file` is the path inside the artifact; `drift` is what the manifest says was measured when the file was made, and
-    None for arithmetic that only the runtime adds; so is `largest_norm`, and None where the backend alone says.
+    `file` is the path inside the artifact. `drift` and `largest_norm` are what the manifest says was measured when the
+    file was made. `drift` is None for arithmetic that only the runtime adds, and `largest_norm` None where only the
+    backend's own limit counts.
     """
 
     backend: str

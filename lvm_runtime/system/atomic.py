@@ -20,7 +20,9 @@ from lvm_runtime.errors import WriteFailed
 from lvm_runtime.system.exchange import exchange
 from lvm_runtime.system.forks import ahead_of
 
-_PREFIX = ".tmp-"
+TEMPORARY = ".tmp-"
+"""How the names begin under which writers work."""
+
 _LOCK = ".in-use"
 _REPLACED = ".replaced"
 _swept: set[Path] = set()
@@ -62,7 +64,7 @@ def share_tree(path: Path) -> None:
 
     Libraries that write through `tempfile` leave files that only their owner can read.
     """
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder:
         probe = Path(folder) / "probe"
         probe.touch(0o666)  # the umask cannot be read without setting it, which other threads would notice
         file_mode = stat.S_IMODE(probe.stat().st_mode)
@@ -162,7 +164,7 @@ def scratch(folder: Path) -> Iterator[Path]:
         if folder.absolute() not in _swept:
             _swept.add(folder.absolute())
             _remove_abandoned(folder)
-        holder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
+        holder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
     lock = file_lock(holder / _LOCK)
     try:
         with writing(folder):
@@ -224,7 +226,7 @@ def _remove_abandoned(folder: Path) -> None:
     from filelock import Timeout
 
     everybodys = folder.stat().st_mode & stat.S_ISVTX  # as /tmp is, where a lock may be another user's trap
-    for holder in folder.glob(f"{_PREFIX}*"):
+    for holder in folder.glob(f"{TEMPORARY}*"):
         if not (holder / _LOCK).exists() or (everybodys and holder.lstat().st_uid != os.geteuid()):
             continue  # somebody else's, or made a moment ago
         with contextlib.suppress(Timeout, OSError):  # in use, or just removed by another run

@@ -1,11 +1,12 @@
-"""Reading and writing files by position where the system has calls for it, and by seeking where it has none."""
+"""Calls on open files that systems have in different ways, or not at all, and the hash of one."""
 
 from __future__ import annotations
 
 import errno
-import mmap
+import hashlib
 import os
 import threading
+from io import BufferedReader
 
 _SEEKING = threading.Lock()
 
@@ -22,6 +23,15 @@ def write_at(file: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
+def sha256_of(file: BufferedReader) -> str:
+    """Return the SHA-256, in hexadecimal, of what an open file holds from its position on; memory stays at 1 MiB."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(1 << 20))
+    while count := file.readinto(buffer):
+        digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
 def claim(file: int, size: int) -> None:
     """Give an open file its size, and its space on the disk where the file system can promise that.
 
@@ -34,9 +44,3 @@ def claim(file: int, size: int) -> None:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
     os.ftruncate(file, size)
-
-
-def advise_sequential(mapping: mmap.mmap) -> None:
-    """Tell the system that a mapping is read from front to back, where it can be told."""
-    if hasattr(mapping, "madvise"):
-        mapping.madvise(mmap.MADV_SEQUENTIAL)

@@ -1,7 +1,8 @@
 """Handlers of forks that run before those of other modules.
 
-Python runs what was registered last first. Some modules take a lock before a fork that a thread of ours may need to
-come to an end; where ours waits for that thread afterwards, nobody gets any further.
+Python calls the handler that was registered last first. Some modules hold a lock during a fork, `logging` for example.
+Our handler waits for our threads, and one of them may need that lock to finish. If the module's handler ran first, both
+would wait for each other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Imports in a process that was forked.
 
-Of what another thread was importing, the child has a part, and a lock which nobody will release: Python would wait for
-ever. Of a module that was there, it has all but the threads.
+If another thread was importing a module at the fork, the child has a part of the module, and a lock that nobody will
+release: importing it there would wait for ever. A module that was imported before the fork is whole in the child, but
+the threads that it had started are not there.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def load(name: str) -> ModuleType:
 
 
 def inherited(name: str) -> bool:
-    """Say whether this thread forked the process with the module `name`, whose threads for it are not here then.
+    """Say whether the module `name` was there when this thread forked the process: its threads are in the parent.
 
     >>> inherited("numpy")
     False

@@ -29,6 +29,12 @@ def mapping_of(array: NDArray[Any]) -> mmap.mmap | None:
     return owner if isinstance(owner, mmap.mmap) and mode in _SHARED else None
 
 
+def advise_sequential(mapping: mmap.mmap | None) -> None:
+    """Tell the system that a mapping is read from front to back, where it can be told."""
+    if mapping is not None and hasattr(mapping, "madvise"):
+        mapping.madvise(mmap.MADV_SEQUENTIAL)
+
+
 def release(mapping: mmap.mmap | None, start: int = 0, stop: int | None = None) -> None:
     """Hand the pages of a mapping back to the system, or those of its bytes start to stop.
 

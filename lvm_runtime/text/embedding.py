@@ -1,7 +1,7 @@
-"""Make a corpus of text files; interrupted at any moment, the same command goes on, and what is known is not encoded.
+"""Make a corpus of text files. After an interruption the same command goes on, and no text is encoded twice.
 
-A document is encoded in pieces of 256 chunks, and a piece by itself: its vectors depend on its texts and on nothing
-that was encoded before, so that a corpus is the same to the bit however it came about.
+A document is encoded in pieces of 256 chunks. The vectors of a piece depend on its texts and on nothing else, so a
+corpus is the same to the bit, however often it was interrupted.
 
 n chunks of a piece, D vector.
 """
@@ -64,7 +64,7 @@ def embed(
     place = Destination(out)
     place.check(files, overwrite=True)
     with place.locked():
-        before = Before(_corpus_at(out), encoder)
+        before = EarlierCorpus(_corpus_at(out), encoder)
         if restart:
             place.discard()
             before.forget()
@@ -83,7 +83,7 @@ def embed(
     return EmbedResult(total, work.known, len(work.documents), encoder.dim, work.left_out)
 
 
-class Before:
+class EarlierCorpus:
     """The pieces of the corpus that is to be replaced, found by their texts; none if another encoder made it."""
 
     def __init__(self, corpus: Corpus | None, encoder: Encoder) -> None:
@@ -91,7 +91,7 @@ class Before:
         self._places: dict[bytes, tuple[int, int]] = {}
         if corpus is None or corpus.columns.texts is None or not encoder.agrees(corpus.columns.made):
             return
-        borders = [*run_begins(_ids(corpus)).tolist(), len(corpus.values)]
+        borders = [*run_begins(corpus.document_ids).tolist(), len(corpus.values)]
         for begin, end in pairwise(borders):
             for first in range(begin, end, PIECE):
                 last = min(first + PIECE, end)
@@ -112,7 +112,7 @@ class Before:
 class _Work:
     """Documents so far: the keys of their pieces, in order, which are in the store."""
 
-    def __init__(self, encoder: Encoder, store: Store, before: Before, settings: dict[str, int]) -> None:
+    def __init__(self, encoder: Encoder, store: Store, before: EarlierCorpus, settings: dict[str, int]) -> None:
         self._encoder, self._store, self._before, self._settings = encoder, store, before, settings
         self.documents: list[list[bytes]] = []
         self.names: list[str] = []
@@ -174,10 +174,6 @@ def _corpus_at(out: Path) -> Corpus | None:
     if corpus.columns.made is None:
         raise InvalidInput(f"{out}: exists and was not made by embed; remove it, or choose another name for the corpus")
     return corpus
-
-
-def _ids(corpus: Corpus) -> NDArray[Any]:
-    return np.zeros(len(corpus.values), np.int64) if corpus.doc_ids is None else corpus.doc_ids
 
 
 def _size(file: Path) -> int:

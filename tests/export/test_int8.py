@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import nn
 
-from export.forms import Form, build_form, finer, sensitivity
+from export.forms import Form, build_form, refinements, sensitivity
 from export.forms.base import Window
 from export.forms.int8 import Calibration
 from export.forms.ops import Ops, TorchOps, Value
@@ -138,7 +138,7 @@ def test_what_rounding_left_of_some_columns_is_added(
     """Eight columns are a thousand times as large as the others, which stay as they are."""
     cls = backend_of(format)
     for name, number in {"TOLERATED": 0, "AIM": 0, "MOST_MORE": 0.5, "BLOCK": 8, "LEAST_WORTH": 1e-6}.items():
-        monkeypatch.setattr(finer, name, number)
+        monkeypatch.setattr(refinements, name, number)
     weight = np.random.default_rng(1).standard_normal((DIM, DIM))
     weight[:, [n for n in range(DIM) if not first <= n < first + 8]] *= 1e-3
     rows = (127 * np.eye(DIM).astype(np.float32) / 42)[:, None]  # whole steps: only the weight is rounded
@@ -173,7 +173,7 @@ def test_refined_products_drift_less(
 
     plain = drift(run("plain"), answers).mean()
     for name, number in {"TOLERATED": 0, "AIM": 0, "MOST_MORE": 9, "LEAST_WORTH": -1}.items():
-        monkeypatch.setattr(finer, name, number)
+        monkeypatch.setattr(refinements, name, number)
     refined = drift(run("refined"), answers).mean()
     assert 0 < refined < plain / 8
 
@@ -256,9 +256,9 @@ def refined(model: nn.Module) -> tuple[dict[str, Rounded], float]:
     calibration = Calibration(form)
     calibration.round(form.output_weight)
     names, shares = {id(buffer): name for name, buffer in form.named_buffers()}, calibration._shares
-    found = {id: r for id, r in calibration._rounded.items() if r.left or r.halves}
+    found = {id: r for id, r in calibration._rounded.items() if r.residuals or r.halves}
     more = [
-        shares[id] * (r.halves + sum(len(scale) for _, scale in r.left.values()) / r.rest.shape[1])
+        shares[id] * (r.halves + sum(len(scale) for _, scale in r.residuals.values()) / r.rest.shape[1])
         for id, r in found.items()
     ]
     return {names[id]: r for id, r in found.items()}, sum(more) / sum(shares.values())
@@ -269,17 +269,17 @@ def test_only_what_makes_the_drift_is_refined(monkeypatch: pytest.MonkeyPatch) -
     assert [*found] == ["output_weight"]
     assert 0 < more < 0.02
     for name, number in {"AIM": 0, "LEAST_WORTH": 0, "MOST_MORE": 0.05}.items():
-        monkeypatch.setattr(finer, name, number)
+        monkeypatch.setattr(refinements, name, number)
     found, more = refined(passing_on("lstm"))
-    assert found["output_weight"].left
+    assert found["output_weight"].residuals
     assert 0.04 < more <= 0.05
-    monkeypatch.setattr(finer, "TOLERATED", 1)
+    monkeypatch.setattr(refinements, "TOLERATED", 1)
     assert refined(passing_on("lstm")) == ({}, 0)
 
 
 def test_drift_that_comes_from_all_products_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TOLERATED", "AIM"):
-        monkeypatch.setattr(finer, name, 0)
+        monkeypatch.setattr(refinements, name, 0)
     assert refined(randomised("gru")) == ({}, 0)
 
 

@@ -3,6 +3,7 @@
     python -m tests.mistakes            # all
     python -m tests.mistakes int8       # those of a kind
     python -m tests.mistakes "a row of" # those whose kind, name or file has this in it
+    python -m tests.mistakes --list     # say what they are, and plant none
 
 Ends with status 1 if a mistake survived, or if a named test fails without any.
 """
@@ -87,9 +88,14 @@ def main() -> int:
     """Parse the command line and try the mistakes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="NAME", help="part of a kind, of a mistake's name or of its file")
-    mistakes = chosen(parser.parse_args().words)
+    parser.add_argument("--list", action="store_true", help="print the mistakes, and plant none")
+    options = parser.parse_args()
+    mistakes = chosen(options.words)
     if not mistakes:
         parser.error("no mistake is called so")
+    if options.list:
+        print(*(f"{m.file}: {m.name}\n    {m.noticed_by}" for m in mistakes), sep="\n")
+        return 0
     return 1 if try_all(mistakes) else 0
 
 

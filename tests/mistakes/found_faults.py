@@ -112,7 +112,7 @@ MISTAKES = [
     ),
     Mistake(
         "a checkpoint of `torch.compile` keeps its prefix",
-        "train/foreign.py",
+        "train/foreign_checkpoint.py",
         'PREFIXES = ("_orig_mod.", "module.")',
         'PREFIXES = ("module.",)',
         "tests/train/test_import_checkpoint.py::test_prefixes_of_wrappers_are_removed_and_recorded",
@@ -289,8 +289,8 @@ MISTAKES = [
     Mistake(
         "of Parquet files that were joined the last is read",
         "lvm_runtime/corpus/parquet.py",
-        "if rows is None:  # who asks",
-        "if False:  # who asks",
+        "if rows is None:  # whoever",
+        "if False:  # whoever",
         "tests/lvm_runtime/corpus/test_refused.py::test_files_that_were_joined_are_refused_and_not_read_in_part",
     ),
     Mistake(

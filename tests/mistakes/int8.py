@@ -2,7 +2,7 @@
 
 from tests.mistakes.mistake import Mistake
 
-_INT8, _ROUNDING, _FINER = "export/forms/int8.py", "export/forms/rounding.py", "export/forms/finer.py"
+_INT8, _ROUNDING, _REFINE = "export/forms/int8.py", "export/forms/rounding.py", "export/forms/refinements.py"
 _SENSITIVITY, _ONNX, _PLAN = "export/forms/sensitivity.py", "export/onnx/quantise.py", "export/native/plan.py"
 _WEIGHT = "tests/export/test_int8.py::test_quantised_weight_is_near_and_its_neighbours_do_not_saturate"
 _PRODUCT = "tests/export/test_int8.py::test_product_of_whole_steps_is_that_of_the_rounded_weight"
@@ -169,13 +169,17 @@ MISTAKES = [
     ),
     Mistake(
         "what saves the least is refined first",
-        _FINER,
+        _REFINE,
         "key=lambda r: -r.worth",
         "key=lambda r: r.worth",
         _CHOICE,
     ),
     Mistake(
-        "a form that drifts little is refined", _FINER, "    if total <= TOLERATED:\n        return\n", "", _CHOICE
+        "a form that drifts little is refined",
+        _REFINE,
+        "    if total <= TOLERATED:\n        return\n",
+        "",
+        _CHOICE,
     ),
-    Mistake("refinements cost what they like", _FINER, "or refinement.cost > budget", "", _CHOICE),
+    Mistake("refinements cost what they like", _REFINE, "or refinement.cost > budget", "", _CHOICE),
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Mistake:
     """In `file`, `old` (which is there once) becomes `new`; then the test with the pytest id `noticed_by` fails.
 
-    `name` says what is wrong in one line, as docs/mistakes.md does.
+    `name` says in one line what is wrong.
     """
 
     name: str

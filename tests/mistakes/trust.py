@@ -50,7 +50,7 @@ MISTAKES = [
     Mistake(
         "a manifest may name what a writer works on",
         _MANIFEST,
-        'hidden = any(part.startswith((TEMPORARY, "._")) or part == ".DS_Store" for part in relative.parts)',
+        "hidden = any(part.startswith(TEMPORARY) or is_finders(part) for part in relative.parts)",
         "hidden = False",
         f"{_BROKEN}[path of a writer]",
     ),
@@ -133,7 +133,7 @@ MISTAKES = [
     ),
     Mistake(
         "a foreign checkpoint may run code",
-        "train/foreign.py",
+        "train/foreign_checkpoint.py",
         'map_location="cpu", weights_only=True)',
         'map_location="cpu", weights_only=False)',
         f"{_NO_CODE}[foreign checkpoint]",

@@ -114,8 +114,7 @@ def check_corpus(
         zero += int((~block[~kept].any(axis=1)).sum())
         off_unit += int(((np.abs(norms - 1) > UNIT_NORM_TOLERANCE) & kept).sum())
         progress(len(block))
-    ids = np.zeros(total, np.int64) if corpus.doc_ids is None else corpus.doc_ids
-    lengths = np.diff(run_begins(ids), append=total)
+    lengths = np.diff(run_begins(corpus.document_ids), append=total)
     report = CorpusReport(
         rows=total,
         documents=len(lengths),

@@ -71,11 +71,11 @@ class SyntheticProcess:
         return float(np.sqrt(self.mean_norm**2 + explained))
 
     def unordered_ceiling(self, context_length: int = 5) -> float:
-        """Return a cosine that no predictor exceeds, linear or not, which does not know the order of its context.
+        """Return a cosine that no predictor, linear or not, exceeds if it does not know the order of its context.
 
-        The process reads the same forwards and backwards, so even who recovers the order from the vectors cannot
-        tell it from its reverse, and expects the mean of what both predict: Wiener weights made symmetric. An AMN
-        takes a mean and attention without positions, so it is such a predictor; what lies between this and
+        The process reads the same forwards and backwards. So even a predictor that recovers the order from the vectors
+        cannot tell it from its reverse, and expects the mean of what both predict: Wiener weights made symmetric. An
+        AMN takes a mean and attention without positions, so it is such a predictor; what lies between this and
         `ceiling` is for models that see the order.
         """
         covariance, _ = self._covariances(context_length)
@@ -84,7 +84,7 @@ class SyntheticProcess:
         return float(np.sqrt(self.mean_norm**2 + symmetric @ covariance @ symmetric))
 
     def bottleneck_ceiling(self, width: int, context_length: int = 5) -> float:
-        """Return a cosine that no predictor exceeds whose last step before normalising is Linear(width, D).
+        """Return a cosine that no predictor exceeds if its last step before normalising is Linear(width, D).
 
         Its outputs span `width` directions and the bias, whatever comes before. The best unit vector in that span
         follows the expected vector's part in it, whose mean length is at most √(|μ|² + q (width + 1) / D): the

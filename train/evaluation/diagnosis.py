@@ -96,7 +96,7 @@ class Diagnosis:
 
 def diagnose(corpus: Corpus, store: VectorStore, context_length: int = 5) -> Diagnosis:
     """Look at the whole corpus for duplicates and lengths, and at a sample of its windows for the rest."""
-    starts, ids = corpus.starts(context_length + 1), document_ids(corpus)
+    starts, ids = corpus.starts(context_length + 1), corpus.document_ids
     windows = WindowSet(store, torch.from_numpy(starts).to(store.device), starts, context_length)
     lengths = np.diff(run_begins(ids), append=len(ids))
     coherence, random_pairs = _coherence(ids, store)
@@ -111,11 +111,6 @@ def diagnose(corpus: Corpus, store: VectorStore, context_length: int = 5) -> Dia
         lengths=tuple(int(v) for v in np.percentile(lengths, [0, 25, 50, 75, 100])),
         short_documents=float((lengths <= context_length).mean()),
     )
-
-
-def document_ids(corpus: Corpus) -> NDArray[Any]:
-    """Return which document each vector of `corpus` belongs to `[N]`; without ids all are one document."""
-    return np.zeros(len(corpus.values), np.int64) if corpus.doc_ids is None else corpus.doc_ids
 
 
 def _coherence(ids: NDArray[Any], store: VectorStore) -> tuple[float, float]:

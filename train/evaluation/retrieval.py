@@ -1,4 +1,4 @@
-"""How often a prediction finds the next vector among all vectors of the corpus: the currency of a search.
+"""How often a search with a prediction finds the next vector among all vectors of the corpus.
 
 q queries, N corpus vectors, T context length, D vector.
 """

@@ -9,9 +9,9 @@ from typing import Any
 
 from lvm_runtime.system import atomic
 
-from .lookup import lookup_markdown
 from .page import page
 from .runs import Run, read_run
+from .search import search_markdown
 from .table import markdown
 
 
@@ -27,7 +27,7 @@ def compare(folders: list[Path], out: Path) -> str:
     remarks = []
     if len(digests) > 1:
         remarks.append("These runs were validated on different windows: compare their gains and not their cosines.")
-    text = f"{lookup_markdown(runs)}\n{markdown(runs, remarks)}"
+    text = f"{search_markdown(runs)}\n{markdown(runs, remarks)}"
     document = {"remarks": remarks, "runs": [_entry(run) for run in runs]}
     atomic.write_files(
         out,

@@ -7,8 +7,8 @@ from html import escape
 
 from lvm_runtime.system import extras
 
-from .lookup import HEADS, lookup_table, verdicts
 from .runs import Run
+from .search import HEADS, search_table, verdicts
 from .table import baseline_lines, table
 
 STYLE = """
@@ -31,17 +31,17 @@ UNIFORM = 0.02
 def page(runs: list[Run], remarks: list[str]) -> str:
     """Return the page for `runs`. Raises BackendUnavailable where matplotlib is missing."""
     extras.require("train", "the page of a comparison", "matplotlib")
-    from . import lookup_plots, plots
+    from . import plots, search_plots
 
     figures = [
         _figure(
             "Finding the next chunk",
-            lookup_plots.hits(runs),
+            search_plots.hits(runs),
             "hit@k over k, validation; grey: what needs no model.",
         ),
         _figure(
             "Where predictions point",
-            lookup_plots.offsets(runs),
+            search_plots.offsets(runs),
             "Validation. The best place is +1: the next chunk.",
         ),
         _figure("Validation by epoch", plots.curves(runs), "Zero: the linear average. Ring: the epoch kept."),
@@ -62,7 +62,7 @@ def page(runs: list[Run], remarks: list[str]) -> str:
     )
     notes = "".join(f"<p>{escape(line)}</p>" for line in [*remarks, *baseline_lines(runs)])
     summary = "".join(f"<p>{escape(line)}</p>" for line in verdicts(runs))
-    search = "".join(_search_row(line) for line in lookup_table(runs))
+    search = "".join(_search_row(line) for line in search_table(runs))
     search_head = "".join(f"<th>{escape(head)}</th>" for head in HEADS)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Latent vector models compared</title>'

@@ -31,7 +31,7 @@ from lvm_runtime.errors import ArtifactError
 from lvm_runtime.models import build_model
 from tests.artifacts import randomised
 from tests.fuzzing import damaged, exchanged, json_values, places, quick_settings
-from train.foreign import read_checkpoint
+from train.foreign_checkpoint import read_checkpoint
 
 FILE = StoredFile("a/b", 3, "0" * 64)
 CONFIG = make_config("lstm", dim=2, hidden_dim=2, num_layers=1)

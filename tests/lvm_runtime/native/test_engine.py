@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.forms import build_form, finer
+from export.forms import build_form, refinements
 from export.native.export import write_native
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.drift import max_drift
@@ -206,7 +206,7 @@ def test_refined_products_give_the_same_bits(
     architecture: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, number in {"TOLERATED": 0, "AIM": 0, "MOST_MORE": 0.8, "BLOCK": 32, "LEAST_WORTH": -1}.items():
-        monkeypatch.setattr(finer, name, number)
+        monkeypatch.setattr(refinements, name, number)
     case = Case(architecture, tmp_path, kind)
     assert b"_left" in case.content
     given = case.contexts if kind == "context" else case.contexts.reshape(-1, case.dim)

@@ -17,8 +17,8 @@ from lvm_runtime.errors import InvalidInput, WriteFailed
 from lvm_runtime.retrieval import Index
 from lvm_runtime.retrieval import index as index_module
 from lvm_runtime.retrieval.ann import FILE
+from lvm_runtime.retrieval.file_record import FileRecord
 from lvm_runtime.retrieval.index import ANN, EXACT, MANIFEST
-from lvm_runtime.retrieval.record import FileRecord
 
 
 def vectors(count: int, dim: int = 16, seed: int = 0) -> np.ndarray:

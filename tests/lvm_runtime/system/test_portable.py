@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from lvm_runtime.system import files
-from lvm_runtime.system.mapped import release
+from lvm_runtime.system.mapped import advise_sequential, release
 
 ROOT = Path(__file__).parents[3]
 WITHOUT = """
@@ -101,7 +101,7 @@ def test_parts_are_written_where_they_belong(tmp_path: Path, monkeypatch: pytest
 
 def test_mappings_without_advice_are_left_alone() -> None:
     silent = SimpleNamespace()
-    files.advise_sequential(silent)  # type: ignore[arg-type]
+    advise_sequential(silent)  # type: ignore[arg-type]
     release(silent)  # type: ignore[arg-type]
     with mmap.mmap(-1, mmap.PAGESIZE) as mapping:
-        files.advise_sequential(mapping)
+        advise_sequential(mapping)

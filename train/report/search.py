@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lvm_runtime.commands import tables
+
 from ..evaluation.baselines import PERSISTENCE
 from ..evaluation.evaluate import Difference, verdict
 from ..evaluation.metrics import Estimate
@@ -30,7 +32,7 @@ def verdicts(runs: list[Run]) -> list[str]:
     return lines
 
 
-def lookup_table(runs: list[Run]) -> list[list[str]]:
+def search_table(runs: list[Run]) -> list[list[str]]:
     """Return a line of cells per model and, after the models of a data set, one per baseline there.
 
     They are of test documents, which chose nothing, where a run kept some, and of validation documents elsewhere.
@@ -63,11 +65,9 @@ def _cells(name: str, found: dict[str, Any]) -> list[str]:
     return cells
 
 
-def lookup_markdown(runs: list[Run]) -> str:
+def search_markdown(runs: list[Run]) -> str:
     """Return verdicts and table as Markdown."""
-    table = [HEADS, ["---"] * len(HEADS), *lookup_table(runs)]
-    lines = [*verdicts(runs), "", *("| " + " | ".join(cells) + " |" for cells in table)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*verdicts(runs), "", tables.markdown(HEADS, search_table(runs), left=len(HEADS))]) + "\n"
 
 
 def _estimate(values: dict[str, Any]) -> Estimate:

@@ -1,14 +1,15 @@
-"""Which products of an int8 form are computed more finely, until its drift is small enough.
+"""Compute some products of an int8 form more finely, until its estimated drift is small enough.
 
-Few roundings make nearly all of the drift: those of the first and of the last product of a trained model. Each of two
-refinements costs as many multiply-adds as what it is for.
+In trained models few roundings make nearly all of the drift: those of the first and of the last product. There are two
+refinements, and each computes what it refines a second time.
 
-* What rounding left of some columns of a weight is rounded as well, and added: nothing is left.
-* The positive and the negative part of each row are multiplied one by one, each in 255 steps of a largest number of its
-  own and not in 127: a fifth of the rows' part is left.
+* Columns of a weight: the error that rounding made in them is rounded as well, and its product is added. No error of
+  the weight is left there.
+* Rows: their positive and their negative part are multiplied one by one. Each part has 255 steps up to its own largest
+  number, in the place of 127. A fifth of the error of the rows is left.
 
-Refinements are taken in the order of the drift that a multiply-add saves, by an estimate in float64 with fixed contexts
-and signs: the same model gives the same files.
+Refinements are taken in the order of the drift that they save per multiply-add. It is estimated in float64 with fixed
+contexts and signs, so the same model gives the same files.
 
 K inputs and N outputs of a product, R rows of all contexts.
 """
@@ -44,9 +45,10 @@ Where the drift comes evenly from all products, they are worth 1e-4, and the for
 
 @dataclass(frozen=True, slots=True)
 class _Refinement:
-    """Of a weight's columns from `start` on, or of its rows.
+    """Refine a block of a weight's columns from `start` on, or the rows that the weight multiplies (`start` is None).
 
-    It saves `gain` of the drift for `cost`, a share of the form's multiply-adds; the weight's are worth `worth`.
+    It saves `gain` of the drift and adds `cost`, a share of the form's multiply-adds. `worth` is gain per cost, taken
+    over all blocks of a weight that may be refined.
     """
 
     weight: int
@@ -65,7 +67,7 @@ def refine(
 ) -> None:
     """Refine some of the weights in `rounded` until the estimate for `contexts` `[n, T, D]` is small enough.
 
-    `costs` are the multiply-adds of the products with a weight; both go by the weight's id.
+    `costs` are the multiply-adds of the products with a weight. The keys of both are ids of weights.
     """
 
     def errors(product: Product) -> dict[str, Error]:
@@ -73,7 +75,7 @@ def refine(
         rows = product.rows if product.norm is None else product.rows - centre(product.norm)
         width = weight.rest.shape[1]
         found = {
-            "weight": Error(rows @ weight.lost(), BLOCK),
+            "weight": Error(rows @ weight.residual(), BLOCK),
             "rows": Error((round_rows(rows, positive=product.positive) - rows) @ weight.rest, width),
         }
         if not product.positive:
@@ -95,16 +97,16 @@ def refine(
         else:
             columns.setdefault(refinement.weight, []).append(refinement.start)
     for weight, starts in columns.items():
-        lost = rounded[weight].lost().numpy()
-        rounded[weight].left = {
-            start: quantise_weight(lost[:, start:stop]) for start, stop in _ranges(starts, lost.shape[1])
+        residual = rounded[weight].residual().numpy()
+        rounded[weight].residuals = {
+            start: quantise_weight(residual[:, start:stop]) for start, stop in _ranges(starts, residual.shape[1])
         }
 
 
 def _refinements(
     drifts: Mapping[tuple[int, str], Tensor], rounded: Mapping[int, Rounded], shares: Mapping[int, float]
 ) -> Iterator[_Refinement]:
-    """Give the refinements that are worth their cost; those of a weight's columns are worth the same, from the left."""
+    """Yield the refinements that are worth their cost; blocks of one weight have one worth, and come in order."""
     for (weight, kind), drift in drifts.items():
         share = shares[weight]
         if kind == "halves":

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..evaluation.offsets import OFFSETS
-from .lookup import baseline_curves, hits_by_k
 from .plots import GREY, colours, figure
 from .runs import Run
+from .search import baseline_curves, hits_by_k
 
 _STYLES = ("-", "--", ":", "-.")
 

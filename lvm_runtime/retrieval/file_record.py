@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from lvm_runtime.corpus.npy import open_regular
-
-_BLOCK = 1 << 20
+from lvm_runtime.system.files import sha256_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +41,5 @@ def _state(path: Path) -> tuple[int, int, int, int]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_BLOCK))
     with open_regular(path) as file:
-        while count := file.readinto(buffer):  # type: ignore[attr-defined]
-            digest.update(buffer[:count])
-    return digest.hexdigest()
+        return sha256_of(file)
