@@ -15,7 +15,7 @@ import numpy as np
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.base import Array
 from lvm_runtime.backends.torch_base import TorchBackend
-from lvm_runtime.errors import BackendUnavailable
+from lvm_runtime.errors import BackendUnavailable, one_line
 
 
 class CompiledBackend(TorchBackend):
@@ -39,8 +39,7 @@ class CompiledBackend(TorchBackend):
                 for batch in (8, 1):  # torch compiles batch 1 by itself
                     self.run(np.zeros((batch, config.context_length, config.dim), np.float32))
         except Exception as error:  # whatever the compiler's tool chain raises
-            problem = str(error).strip().splitlines()[0]
-            raise BackendUnavailable(f"torch.compile does not work here: {problem}") from error
+            raise BackendUnavailable(f"torch.compile does not work here: {one_line(error, 300)}") from error
 
     def _outputs(self, contexts: Array, attention: bool) -> list[Array]:
         with self._lock:

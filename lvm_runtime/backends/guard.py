@@ -117,14 +117,18 @@ class Guard:
 
 
 @contextmanager
-def proving(source: Path) -> Iterator[None]:
-    """Build a backend from `source` and try it in the body: whatever a framework raises there is an ArtifactError."""
+def proving(source: Path, *, exported: bool = True) -> Iterator[None]:
+    """Build a backend from `source` and try it in the body: whatever a framework raises there is an ArtifactError.
+
+    What was not `exported`, as the weights that torch.compile takes, is not made whole by another export.
+    """
     try:
         yield
     except (LvmError, MemoryError):
         raise
     except Exception as error:
-        raise ArtifactError(f"{source}: it cannot be run ({one_line(error, 300)}); export it again") from error
+        advice = "; export it again" if exported else ""
+        raise ArtifactError(f"{source}: it cannot be run ({one_line(error, 300)}){advice}") from error
 
 
 @contextmanager

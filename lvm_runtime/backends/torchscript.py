@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from lvm_runtime.backends.torch_base import TorchBackend
 from lvm_runtime.backends.torchscript_file import checked_module
-from lvm_runtime.errors import ArtifactError
+from lvm_runtime.errors import ArtifactError, one_line
 
 
 class TorchScriptBackend(TorchBackend):
@@ -27,7 +27,7 @@ class TorchScriptBackend(TorchBackend):
                 warnings.filterwarnings("ignore", "`torch.jit")  # torch deprecates TorchScript; files exist
                 self._module: Any = self._torch.jit.load(checked_module(source), map_location=self.device).eval()
         except RuntimeError as error:
-            raise ArtifactError(f"{source}: PyTorch cannot load it: {str(error).splitlines()[0]}") from error
+            raise ArtifactError(f"{source}: PyTorch cannot load it: {one_line(error, 300)}") from error
 
     def _call(self, contexts: Any, attention: bool) -> tuple[Any, ...]:
         outputs = self._module(contexts)

@@ -88,9 +88,13 @@ def list_entries() -> list[Entry]:
     entries = []
     root = folder()
     for note in sorted(root.glob(f"*/{_NOTE}")) if root else ():
-        body = json.loads(note.read_text())
+        try:
+            body = json.loads(note.read_bytes())
+            source, created = str(body["source"]), str(body["created"])
+        except (OSError, ValueError, KeyError, TypeError):
+            source, created = "its note cannot be read", ""
         size = sum(file.stat().st_size for file in note.parent.rglob("*") if file.is_file())
-        entries.append(Entry(note.parent, size, body["source"], body["created"]))
+        entries.append(Entry(note.parent, size, source, created))
     return sorted(entries, key=lambda entry: entry.created)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, one_line
 from lvm_runtime.retrieval.exact import unit_rows
 from lvm_runtime.system import extras
 from lvm_runtime.system.mapped import release_rows
@@ -41,7 +41,7 @@ class AnnSearch:
             self._index = self._faiss.read_index(str(path))
             self._groups = int(self._faiss.extract_index_ivf(self._index).nlist)
         except RuntimeError as error:
-            raise InvalidInput(f"{path}: cannot be read by faiss ({str(error).splitlines()[0]})") from error
+            raise InvalidInput(f"{path}: cannot be read by faiss ({one_line(error, 300)})") from error
         if (self._index.ntotal, self._index.d) != (count, dim):
             found = [self._index.ntotal, self._index.d]
             raise InvalidInput(f"{path}: index of {found}, expected {[count, dim]}; make the index again")

@@ -64,8 +64,9 @@ class Session:
         Raises BackendUnavailable or ArtifactError if it cannot be built here, VerificationFailed if its answers
         are off.
         """
-        with building(), proving(candidate.source):
-            backend = backend_class(candidate.backend)(
+        kind = backend_class(candidate.backend)
+        with building(), proving(candidate.source, exported=kind.format is not None):
+            backend = kind(
                 candidate.source, device=candidate.device, threads=request.threads, precision=candidate.precision
             )
             if backend.batch_sizes is None:

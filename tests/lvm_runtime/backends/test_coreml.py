@@ -227,6 +227,20 @@ def test_cache_compiles_once_per_content_and_version(cache: Callable[[Path, Path
     assert len(coreml_cache.list_entries()) == 3
 
 
+@pytest.mark.parametrize("note", [b"", b"[]", b"{}", b"\xff"], ids=["empty", "list", "no source", "no text"])
+def test_an_entry_with_a_damaged_note_is_listed_and_cleared(
+    cache: Callable[[Path, Path], None], tmp_path: Path, note: bytes
+) -> None:
+    package = tmp_path / "some.mlpackage"
+    package.mkdir()
+    (package / "model").write_bytes(b"one")
+    entry = coreml_cache.compiled_model(package, cache, versions="").parent
+    (entry / "entry.json").write_bytes(note)
+    assert [found.source for found in coreml_cache.list_entries()] == ["its note cannot be read"]
+    assert [found.path for found in coreml_cache.clear()] == [entry]
+    assert not entry.exists()
+
+
 def test_interrupted_compilation_leaves_no_entry(cache: Callable[[Path, Path], None], tmp_path: Path) -> None:
     package = tmp_path / "some.mlpackage"
     package.mkdir()

@@ -18,6 +18,7 @@ from lvm_runtime import ArtifactError, LvmError, Predictor
 from lvm_runtime.artifact.fingerprint import Fingerprint, probe_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.backends.eager import EagerBackend
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.selection.candidates import Candidate
 from lvm_runtime.selection.session import Session
@@ -195,6 +196,17 @@ def test_a_form_that_cannot_take_the_probes_is_an_artifact_error(
     _of_another_size(path, backend)
     with pytest.raises(ArtifactError, match=r"fp32\.(onnx|pt): it cannot be run \(.*\); export it again"):
         Predictor(path, backend=backend)
+
+
+def test_nobody_is_told_to_export_again_what_is_not_exported(
+    small_artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: EagerBackend, contexts: Array) -> Array:
+        raise RuntimeError("file too short")
+
+    monkeypatch.setattr(EagerBackend, "run", fail)
+    with pytest.raises(ArtifactError, match=r"it cannot be run \(file too short\)$"):
+        Predictor(small_artifacts("gru"), backend="eager")
 
 
 @pytest.mark.parametrize(
