@@ -180,6 +180,9 @@ def test_nothing_is_left_of_a_thousand_predictors(path: Path, form: str) -> None
     assert abs(late - early) < 5
 
 
+KINDS = {"_predict", "_sequence", "_batch", "closed", "forked"}
+
+
 class _Mix:
     """Threads that predict with one Predictor while others close it, fork, and batch."""
 
@@ -195,10 +198,15 @@ class _Mix:
         _run_threads([self._close, self._fork, *(self._repeat(tasks[i % 3], i) for i in range(callers))])
         self.predictor.close()
 
+    def _goes_on(self) -> bool:
+        """Until the time is up and, on a machine that is busy with other work, everything was done once."""
+        late = time.monotonic() - self.end
+        return late < 0 or (late < 60 and set(self.counts) != KINDS)
+
     def _repeat(self, task: Callable[[random.Random], None], seed: int) -> Callable[[], None]:
         def run() -> None:
             generator = random.Random(seed)
-            while time.monotonic() < self.end:
+            while self._goes_on():
                 try:
                     task(generator)
                     self.counts[task.__name__] += 1
@@ -226,14 +234,14 @@ class _Mix:
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
     def _close(self) -> None:
-        while time.monotonic() < self.end:
+        while self._goes_on():
             time.sleep(0.02)
             old, self.predictor = self.predictor, _open(self.path, "onnx fp32")
             old.close()
             self.counts["closed"] += 1
 
     def _fork(self) -> None:
-        while time.monotonic() < self.end:
+        while self._goes_on():
             time.sleep(0.05)
             predictor, child = self.predictor, os.fork()
             if child == 0:
@@ -269,7 +277,7 @@ def _mix(path: Path, callers: int, seconds: float) -> None:
     assert all(now <= before for now, before in zip(_held(), held, strict=True))
     grown = in_use() - memory
     print(f"mixed: {callers} threads for {seconds:.0f} s, {counts}, memory in use {grown:+.1f} MB")
-    assert set(counts) == {"_predict", "_sequence", "_batch", "closed", "forked"}
+    assert set(counts) == KINDS
     assert abs(grown) < 5
 
 

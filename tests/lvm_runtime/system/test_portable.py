@@ -17,6 +17,7 @@ from lvm_runtime.system.mapped import advise_sequential, release
 
 ROOT = Path(__file__).parents[3]
 WITHOUT = """
+import asyncio  # Linux's own looks for sysconf as it is imported, from Python 3.12 on
 import mmap, os, signal, sys
 sys.modules["fcntl"] = None
 sys.modules["resource"] = None
