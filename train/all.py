@@ -29,8 +29,10 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     require_places(arguments, *runs)
     extras.require("train", "training", "torch", "safetensors", "matplotlib")
     from .report.compare import compare
-    from .run import train
+    from .run import require_start, train
 
+    for options in runs:
+        require_start(options)
     result = None
     for options in runs:
         console.show(f"== {options.model}")
