@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.system import extras
 
 from .__main__ import add_shared_arguments, options_from, require_places
@@ -15,7 +15,7 @@ from .__main__ import add_shared_arguments, options_from, require_places
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line, train each model and write the comparison."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog or console.program(),
         description="Train the four architectures in turn under one config, then compare them.",
     )

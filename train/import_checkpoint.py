@@ -7,7 +7,6 @@ forward pass, so with `--data` the validation cosine is computed again and compa
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from lvm_runtime.artifact.folder import Artifact, require_place
 from lvm_runtime.artifact.weights import check_shapes
 from lvm_runtime.backends.devices import import_torch
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.errors import ArtifactError, InvalidInput, VerificationFailed
 from lvm_runtime.system import extras
 
@@ -148,7 +148,7 @@ def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, A
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and import."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog or console.program(),
         description="Turn a checkpoint of the reference implementation into an artifact.",
         epilog="With --data the validation cosine is computed again; a difference over 0.01 is an error.",

@@ -11,6 +11,7 @@ from benchmarks.report.documents import results_page, results_text, write_readme
 from benchmarks.report.read import read
 from benchmarks.report.results import Run, join, newest_first
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import atomic
 
@@ -27,7 +28,7 @@ EPILOG = """examples:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.report",
         description="Report results of the benchmarks: Markdown tables; on request a page, a document or a summary.",
         epilog=EPILOG,

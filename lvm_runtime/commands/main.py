@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.commands.tools import TOOLS, find_tool, run_tool
 
 COMMANDS = {
@@ -31,7 +32,7 @@ COMMANDS = {
 
 def build_parser(chosen: str | None = None, prog: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of `lvm-runtime`, with the options of the command `chosen`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog or console.program(),
         description="Serve latent vector models: predict the next vector of a document.",
         epilog="COMMAND --help shows the options of a command.",
