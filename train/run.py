@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from lvm_runtime.artifact.folder import Artifact, require_place
-from lvm_runtime.backends.devices import torch_device
+from lvm_runtime.backends.devices import torch_device, usual_defaults
 from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.models import build_model, parameter_count, save_model
@@ -42,6 +42,7 @@ REAL_CONTEXTS = 64
 """Held-out windows offered to the artifact's fingerprint."""
 
 
+@usual_defaults()
 def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | None = None) -> TrainResult:
     """Train one model and write its artifact, in place of any that was there; `say` receives each line of the report.
 
