@@ -101,8 +101,12 @@ def _summary(path: Path, runs: list[Run]) -> None:
 
 
 def _rerun(first: Run, again: list[Path]) -> bool:
-    same, why = rerun.verdict(rerun.pairs(first, join(read(path) for path in again)[0]))
+    second = join(read(path) for path in again)[0]
+    found = rerun.pairs(first, second)
+    same, why = rerun.verdict(found)
     print(f"\n{why}", file=sys.stderr)
+    for line in rerun.left_out(first, second, found):
+        print(f"not compared: {line}", file=sys.stderr)
     return same
 
 
