@@ -9,7 +9,6 @@ n windows, T context length, D vector.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from lvm_runtime import BackendUnavailable, Predictor
 from lvm_runtime.artifact.drift import max_drift
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.models import known_answers
 from lvm_runtime.selection.timing import interleave
 from train.evaluation.evaluate import Evaluation
@@ -140,7 +140,7 @@ def heading(text: str) -> None:
 
 def main() -> None:
     """Run `python -m demo`."""
-    parser = argparse.ArgumentParser(prog="python -m demo", description="Train, compare, export, verify, predict.")
+    parser = Parser(prog="python -m demo", description="Train, compare, export, verify, predict.")
     parser.add_argument(
         "--out", type=Path, default=Path("artifacts/demo"), help="artifact folder (default: %(default)s)"
     )

@@ -7,7 +7,6 @@ documents that trained nothing is found, with and without a model, and with thre
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -25,6 +24,7 @@ from export.verify import make_samples
 from lvm_runtime import Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.corpus.split import split
 from lvm_runtime.errors import counted
 from lvm_runtime.retrieval import Found, Index, next_chunks
@@ -146,7 +146,7 @@ def _where(hit: Found, truth: int) -> str:
 
 def main() -> None:
     """Run `python -m rag`."""
-    parser = argparse.ArgumentParser(prog="python -m rag", description="From text to the text that comes next.")
+    parser = Parser(prog="python -m rag", description="From text to the text that comes next.")
     parser.add_argument("--out", type=Path, default=Path("artifacts/rag"), help="folder (default: %(default)s)")
     parser.add_argument("--models", nargs="+", default=list(ARCHITECTURES), choices=ARCHITECTURES, metavar="MODEL")
     options = parser.parse_args()

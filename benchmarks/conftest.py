@@ -252,7 +252,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             f"other programs kept the CPUs busy (share of all CPUs), do not quote: {', '.join(cells)}", red=True
         )
     if absent := not_measured() | config.stash[FAILED_PEERS]:
-        terminalreporter.line(f"not measured: {', '.join(sorted(absent))}; the result file says why")
+        for reason in sorted(set(absent.values())):
+            names = sorted(name for name, why in absent.items() if why == reason)
+            terminalreporter.line(f"not measured: {', '.join(names)}: {reason}")
     if config.getoption("--fail-below") is not None and ours:
         for change in _slower(config):
             terminalreporter.line(f"slower: {change}", red=True)

@@ -11,6 +11,7 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.drift import OVERLAP_LIMIT
 from lvm_runtime.artifact.folder import MANIFEST, Artifact
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.coreml.package import import_coremltools
 from lvm_runtime.corpus import corpus as corpora
 from lvm_runtime.errors import InvalidInput
@@ -27,7 +28,7 @@ UNTRAINED_DIM = 768
 
 def make_parser(description: str, prog: str | None = None, epilog: str = "") -> argparse.ArgumentParser:
     """Return a parser with the options of every export command; `prog` is what the user typed for it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog or console.program(),
         description=description,
         epilog=f"example: %(prog)s --model amn\n{epilog}",

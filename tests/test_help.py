@@ -18,7 +18,7 @@ MODULES = sorted(
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
     for name in ("train", "export", "lvm_runtime")
     for file in (ROOT / name).rglob("*.py")
-    if '__name__ == "__main__"' in file.read_text() and "commands" not in file.parts
+    if '__name__ == "__main__"' in file.read_text() and "commands" not in file.relative_to(ROOT).parts
 )
 HIDE = """
 import argparse, runpy, sys
@@ -69,6 +69,14 @@ def test_every_help_answers_with_what_was_typed() -> None:
     assert "\nLVM_" not in done.stdout
     without = re.findall(r"^without help: python -m (.*)$", done.stdout, re.MULTILINE)
     assert without == [*MODULES, *front]  # and nothing after any name: all is explained
+
+
+def test_every_command_refuses_an_unknown_option_with_its_own_usage() -> None:
+    front = [f"lvm_runtime {name}" for name in (*COMMANDS, *TOOLS)]
+    done = run_hidden(*(f"{line} --bogus" for line in (*MODULES, *front)))
+    for line in (*MODULES, *front):
+        assert f"usage: python -m {line} [-h]" in done.stderr
+        assert f"python -m {line}: error: unrecognized arguments: --bogus\n{line} --bogus: 2\n" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import torch
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.errors import LvmError
-from train.checkpoint import load_checkpoint
+from train.checkpoint import Checkpoint
 from train.foreign_checkpoint import read_checkpoint
+from train.options import TrainOptions
 
 
 class Code:
@@ -43,7 +44,7 @@ def write_checkpoint(path: Path, code: Code) -> None:
 READERS: dict[str, tuple[Callable[[Path, Code], None], Callable[[Path], object]]] = {
     "fingerprint": (write_fingerprint, lambda path: Fingerprint.from_bytes(path.read_bytes(), "f")),
     "corpus": (write_corpus, lambda path: open_corpus(path, context_length=5, dim=8)),
-    "checkpoint": (write_checkpoint, lambda path: load_checkpoint(path, None, "")),  # type: ignore[arg-type]
+    "checkpoint": (write_checkpoint, lambda path: Checkpoint.read(path, TrainOptions(model="amn"))),
     "foreign checkpoint": (write_checkpoint, read_checkpoint),
 }
 

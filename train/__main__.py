@@ -11,6 +11,7 @@ from typing import Any
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import require_place
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.corpus.formats import ACCEPTED
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import extras
@@ -33,7 +34,7 @@ EXAMPLES = """examples:
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """Return the command's parser; `prog` is what the user typed for it."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog=prog or console.program(),
         description="Train a latent vector model and write it as an artifact.",
         epilog=EXAMPLES + ACCEPTED,

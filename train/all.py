@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import DEFAULT_ROOT
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.system import extras
 
 from .__main__ import add_shared_arguments, options_from, require_places
@@ -16,7 +16,7 @@ from .__main__ import add_shared_arguments, options_from, require_places
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line, train each model and write the comparison."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog or console.program(),
         description="Train the four architectures in turn under one config, then compare them.",
     )
@@ -30,8 +30,10 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     require_places(arguments, *runs)
     extras.require("train", "training", "torch", "safetensors", "matplotlib")
     from .report.compare import compare
-    from .run import train
+    from .run import require_start, train
 
+    for options in runs:
+        require_start(options)
     result = None
     for options in runs:
         console.show(f"== {options.model}")

@@ -21,6 +21,7 @@ from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.system import atomic
 
 from .loop import Trainer
+from .options import TrainOptions
 
 FILE = "checkpoint.pt"
 SCHEMA = 3
@@ -66,24 +67,40 @@ def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, corpus: st
     atomic.write_bytes(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, trainer: Trainer, corpus: str) -> Progress:
-    """Put `trainer` where the checkpoint at `path` was, and return the progress until then.
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What the checkpoint at `path` holds, of a run with the same options; its data are compared once they are read."""
 
-    Raises ArtifactError for a file that is none, and InvalidInput where options or data differ from the run's.
-    """
-    state = _read(path)
-    _compare_options(path, state["options"], trainer.options.to_dict())
-    if state["corpus"] != corpus:
-        raise InvalidInput(f"{path}: was made on other data (digest {state['corpus']}, now {corpus}); drop --resume")
-    trainer.model.load_state_dict(state["model"])
-    if trainer.average is not None:
-        trainer.average.load_state_dict(state["average"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    trainer.plateau.load_state_dict(state["plateau"])
-    trainer.epoch, trainer.step = state["epoch"], state["step"]
-    trainer.losses.copy_(state["losses"])
-    _set_random_state(state["random"], trainer.device)
-    return Progress(state["history"], state["best_epoch"], state["best_score"], state["best_weights"], state["seconds"])
+    path: Path
+    state: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path, options: TrainOptions) -> Checkpoint:
+        """Read a checkpoint; ArtifactError for a file that is none, InvalidInput where `options` are not its run's."""
+        state = _read(path)
+        _compare_options(path, state["options"], options.to_dict())
+        return cls(path, state)
+
+    def compare_data(self, corpus: str) -> None:
+        """Raise InvalidInput unless `corpus` is the digest of the run's data."""
+        if self.state["corpus"] != corpus:
+            raise InvalidInput(
+                f"{self.path}: was made on other data (digest {self.state['corpus']}, now {corpus}); drop --resume"
+            )
+
+    def restore(self, trainer: Trainer) -> Progress:
+        """Put `trainer` where the checkpoint was, and return the progress until then."""
+        state = self.state
+        trainer.model.load_state_dict(state["model"])
+        if trainer.average is not None:
+            trainer.average.load_state_dict(state["average"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.plateau.load_state_dict(state["plateau"])
+        trainer.epoch, trainer.step = state["epoch"], state["step"]
+        trainer.losses.copy_(state["losses"])
+        _set_random_state(state["random"], trainer.device)
+        best = state["best_epoch"], state["best_score"], state["best_weights"]
+        return Progress(state["history"], *best, state["seconds"])
 
 
 def _read(path: Path) -> dict[str, Any]:

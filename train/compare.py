@@ -5,19 +5,19 @@ A run is named by its artifact (`amn`, `artifacts/amn`) or by its folder of figu
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from lvm_runtime.artifact.folder import DEFAULT_ROOT
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import extras
 
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line, compare and print the table."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog or console.program(),
         description="Put trained models side by side, with intervals and baselines.",
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 
 from lvm_runtime.arguments import whole_number
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.system import extras
 
 from .data.corpus import check_corpus, load_corpus
@@ -15,7 +15,7 @@ from .data.corpus import check_corpus, load_corpus
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and print the diagnosis."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog or console.program(),
         description="Say what a corpus offers to learn from: coherence of neighbours, signal by position, duplicates, "
         "lengths of documents, with the figures of a good and a bad corpus beside them.",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from lvm_runtime.commands import console, embed
+from lvm_runtime.commands.parser import Parser
 
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and write a corpus."""
-    parser = argparse.ArgumentParser(prog=prog or console.program())
+    parser = Parser(prog=prog or console.program())
     embed.configure(parser)
     embed.run(parser.parse_args(argv))
     return 0

@@ -7,7 +7,6 @@ forward pass, so with `--data` the validation cosine is computed again and compa
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 from lvm_runtime.artifact.config import CONFIGS, ModelConfig, make_config
 from lvm_runtime.artifact.folder import Artifact, require_place
 from lvm_runtime.artifact.weights import check_shapes
-from lvm_runtime.backends.devices import import_torch
+from lvm_runtime.backends.devices import usual_defaults
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.errors import ArtifactError, InvalidInput, VerificationFailed
 from lvm_runtime.system import extras
 
@@ -38,6 +38,7 @@ _FIELD_NAMES = {name: name for name in ("num_layers", "dropout", "context_length
 _PLAIN_FIELDS = ("ffn_dim", "max_positions", "attention_dim", "bottleneck_dim", "recency")
 
 
+@usual_defaults()
 def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: Any) -> tuple[Artifact, float | None]:
     """Write the checkpoint at `path` as an artifact at `out`; return it and the recomputed cosine, if `data` is given.
 
@@ -51,7 +52,6 @@ def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: 
     >>> artifact.config.architecture, cosine
     ('amn', None)
     """
-    import_torch()
     from lvm_runtime.models import build_model, save_model
     from lvm_runtime.models.pack import require_finite
 
@@ -148,7 +148,7 @@ def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, A
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and import."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog or console.program(),
         description="Turn a checkpoint of the reference implementation into an artifact.",
         epilog="With --data the validation cosine is computed again; a difference over 0.01 is an error.",

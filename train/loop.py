@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvm_runtime.errors import InvalidInput, LvmError
+from lvm_runtime.errors import LvmError
 
 from .data.windows import WindowSet
 from .forward import training_form
@@ -47,8 +47,6 @@ class Trainer:
         self.windows = windows
         self.options = options
         self.processes = processes
-        if options.compile and options.model == "lstm" and self.device.type == "cpu":
-            raise InvalidInput("compile: inductor fails on the LSTM's operator on the CPU; train it without --compile")
         host = self.device.type == "cpu" and options.precision == "fp32" and not options.compile
         self.forward = processes.wrap(training_form(self.model, host=host))
         self.ranking: CorpusRanking | None = None

@@ -53,14 +53,24 @@ class Material:
         return max(float((1 / found.ranks.rank).mean()) for found in self.scores.values())
 
 
-def prepare(options: TrainOptions, device: str, say: Say, earlier: Material | None = None) -> Material:
+def prepare(
+    options: TrainOptions,
+    device: str,
+    say: Say,
+    earlier: Material | None = None,
+    *,
+    look: Callable[[str], None] | None = None,
+) -> Material:
     """Load, check and split the corpus, and print the baselines on its validation windows.
 
-    Those of an `earlier` run on the same data are taken over.
+    Those of an `earlier` run on the same data are taken over. `look` is given the digest of the data before they are
+    computed, and may raise.
     """
     made_for = (device, *(getattr(options, name) for name in _DATA_OPTIONS))
     if earlier is not None and earlier.made_for == made_for:
         say(f"data {earlier.corpus.name}: with the baselines of the run before")
+        if look is not None:
+            look(earlier.digest)
         return _with_ceiling(earlier, options, say)
     corpus = load_corpus(
         options.data,
@@ -90,6 +100,9 @@ def prepare(options: TrainOptions, device: str, say: Say, earlier: Material | No
         f"data {corpus.name}: D={corpus.dim}, windows {len(split.train):,} to train, "
         f"{len(split.validation):,} to validate" + (f", {len(split.test):,} to test" if len(split.test) else "")
     )
+    digest = corpus.digest()
+    if look is not None:
+        look(digest)
     diagnosis = diagnose(corpus, store, options.context_length)
     for line in diagnosis.lines():
         say(line)
@@ -105,7 +118,7 @@ def prepare(options: TrainOptions, device: str, say: Say, earlier: Material | No
         say(f"  {name:<15} {bootstrap(reached.rows.cosine, split.validation.groups)}  MRR {mrr}  "
             f"{baselines.notes.get(name, '')}".rstrip())  # fmt: skip
     test_scores = score(baselines.predictors, split.test, options.queries) if len(split.test) else {}
-    material = Material(corpus, split, corpus.digest(), baselines, scores, test_scores, diagnosis, made_for)
+    material = Material(corpus, split, digest, baselines, scores, test_scores, diagnosis, made_for)
     return _with_ceiling(material, options, say)
 
 

@@ -17,14 +17,14 @@ import torch
 from torch import nn
 
 from lvm_runtime.artifact.folder import Artifact, require_place
-from lvm_runtime.backends.devices import torch_device
+from lvm_runtime.backends.devices import torch_device, usual_defaults
 from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.models import build_model, parameter_count, save_model
 from lvm_runtime.system import atomic
 from lvm_runtime.text.encoder import same_probe
 
-from .checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
+from .checkpoint import FILE, Checkpoint, Progress, save_checkpoint
 from .evaluation.evaluate import Evaluation, evaluate, figures, predictor, verdict
 from .evaluation.gate import ROWS, check_agreement, compare_step
 from .evaluation.metrics import score_rows
@@ -42,6 +42,7 @@ REAL_CONTEXTS = 64
 """Held-out windows offered to the artifact's fingerprint."""
 
 
+@usual_defaults()
 def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | None = None) -> TrainResult:
     """Train one model and write its artifact, in place of any that was there; `say` receives each line of the report.
 
@@ -58,6 +59,7 @@ def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | Non
     (16, 1)
     """
     device = torch_device(options.device)
+    checkpoint = require_start(options)
     processes = Processes(device)
     if processes.main:
         _check_outputs(options)
@@ -70,15 +72,31 @@ def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | Non
             "run it in one process"
         )
     try:
-        material = prepare(options, device, report, earlier.material if earlier else None)
+        material = prepare(
+            options,
+            device,
+            report,
+            earlier.material if earlier else None,
+            look=checkpoint.compare_data if checkpoint else None,
+        )
         began = time.perf_counter()
         trainer = _trainer(options, material, processes, report)
-        progress = _start(trainer, material, report, time.perf_counter() - began)
+        progress = _start(trainer, material, checkpoint, report, time.perf_counter() - began)
         with deterministic_order(trainer), Interruption() as interruption:
             _epochs(trainer, progress, material, interruption, report)
         return _finish(trainer, progress, material, report)
     finally:
         processes.close()
+
+
+def require_start(options: TrainOptions) -> Checkpoint | None:
+    """Return the checkpoint that a run goes on from, if it does.
+
+    Raises a child of LvmError for what keeps a run with these options from going on, or from its first step here.
+    """
+    if options.compile and options.model == "lstm" and torch_device(options.device) == "cpu":
+        raise InvalidInput("compile: inductor fails on the LSTM's operator on the CPU; train it without --compile")
+    return Checkpoint.read(options.run_path / FILE, options) if options.resume else None
 
 
 def _check_outputs(options: TrainOptions) -> None:
@@ -112,12 +130,12 @@ def _trainer(options: TrainOptions, material: Material, processes: Processes, sa
     return trainer
 
 
-def _start(trainer: Trainer, material: Material, say: Say, seconds: float) -> Progress:
+def _start(trainer: Trainer, material: Material, checkpoint: Checkpoint | None, say: Say, seconds: float) -> Progress:
     """Return the progress that a checkpoint holds, or a new one; a model set to a baseline counts as epoch 0."""
     options = trainer.options
     path = options.run_path / FILE
-    if options.resume:
-        progress = load_checkpoint(path, trainer, material.digest)
+    if checkpoint is not None:
+        progress = checkpoint.restore(trainer)
         say(f"resuming at epoch {trainer.epoch + 1}, step {trainer.step} of {trainer.steps}")
         return progress
     if path.exists() and trainer.processes.main:

@@ -11,6 +11,7 @@ from benchmarks.report.documents import results_page, results_text, write_readme
 from benchmarks.report.read import read
 from benchmarks.report.results import Run, join, newest_first
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.system import atomic
 
@@ -27,7 +28,7 @@ EPILOG = """examples:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.report",
         description="Report results of the benchmarks: Markdown tables; on request a page, a document or a summary.",
         epilog=EPILOG,
@@ -100,8 +101,12 @@ def _summary(path: Path, runs: list[Run]) -> None:
 
 
 def _rerun(first: Run, again: list[Path]) -> bool:
-    same, why = rerun.verdict(rerun.pairs(first, join(read(path) for path in again)[0]))
+    second = join(read(path) for path in again)[0]
+    found = rerun.pairs(first, second)
+    same, why = rerun.verdict(found)
     print(f"\n{why}", file=sys.stderr)
+    for line in rerun.left_out(first, second, found):
+        print(f"not compared: {line}", file=sys.stderr)
     return same
 
 

@@ -95,6 +95,31 @@ def _range(run: Run, row: Row) -> Interval | None:
     return float(low), float(high)
 
 
+def left_out(first: Run, again: Run, found: Sequence[Pair]) -> list[str]:
+    """Return a line for each side with a ratio that `found`, the pairs of both runs, lacks, and the reason if known.
+
+    Otherwise a form that fails in the second run would look like one that says the same.
+    """
+    with_ratio = [{row.key for row in run.rows if row.over_anchor is not None} for run in (first, again)]
+    compared = {(pair.model, pair.batch, pair.contender) for pair in found}
+    batches: dict[tuple[str, str, str], list[int]] = {}
+    for key in dict.fromkeys(row.key for row in (*first.rows, *again.rows)):
+        model, batch, contender = key
+        if contender == ANCHOR or key in compared or not any(key in keys for keys in with_ratio):
+            continue
+        here, there = (key in keys for keys in with_ratio)
+        alone = "the first run only" if here else "the second run only"
+        where = "both runs, of which one keeps no rounds" if here and there else alone
+        batches.setdefault((model, contender, where), []).append(batch)
+    reasons = first.not_measured | again.not_measured
+    return [
+        f"{model} {contender}: in {where}, at batch "
+        + ", ".join(map(str, sorted(sizes)))
+        + (f" ({reasons[contender]})" if contender in reasons else "")
+        for (model, contender, where), sizes in batches.items()
+    ]
+
+
 def verdict(found: Sequence[Pair]) -> tuple[bool, str]:
     """Return whether the second run says the same as the first, and the reasons in words."""
     differing = [pair for pair in found if pair.gap > 0]

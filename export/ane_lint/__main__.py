@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 
 from .findings import Level
 from .lint import lint_package, report
@@ -14,7 +14,7 @@ from .lint import lint_package, report
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line, lint and print."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog or console.program(),
         description="Say what would keep a Core ML package (any mlprogram) off the Neural Engine: errors, warnings and "
         "notes, each with the operation, why, and what to do. Exits with 1 if there are errors.",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.coreml.package import require_macos
 from lvm_runtime.system import atomic, extras
 
@@ -22,7 +22,7 @@ machines."""
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line, measure and write the report."""
-    parser = argparse.ArgumentParser(prog=prog or console.program(), description=DESCRIPTION, epilog=EPILOG)
+    parser = Parser(prog=prog or console.program(), description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--out", type=Path, default=Path("mac-report.md"), help="default: mac-report.md")
     parser.add_argument("--dim", type=int, default=768, help="vector size D (default: 768)")
     parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES), help="default: all")

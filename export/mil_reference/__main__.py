@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.system import atomic
 
@@ -32,7 +33,7 @@ It proves the package, not the device: which device Core ML chooses, and how tha
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog or console.program(),
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,

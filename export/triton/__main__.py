@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 
 from .repository import KINDS, write_repository
 
@@ -17,7 +17,7 @@ lvm_runtime in Triton's Python, and its ONNX file behind the ONNX backend."""
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and write the repository."""
-    parser = argparse.ArgumentParser(prog=prog or console.program(), description=DESCRIPTION)
+    parser = Parser(prog=prog or console.program(), description=DESCRIPTION)
     add = parser.add_argument
     add("--model", required=True, metavar="NAME|PATH", help="an artifact's folder, or NAME for artifacts/NAME")
     add("--out", type=Path, default=Path("triton"), metavar="FOLDER", help="the repository (default: %(default)s)")

@@ -42,7 +42,7 @@ class Backend(ABC):
     name: ClassVar[str]
     """The name by which it is asked for, and its key in the registry."""
     format: ClassVar[str | None]
-    """The kind of compiled file that it reads; None: the artifact's training weights."""
+    """The kind of compiled file that it reads; None: the artifact's training weights, through `load_model`."""
     framework: ClassVar[str]
     """The module that it imports."""
     install: ClassVar[str]

@@ -199,3 +199,19 @@ def inference(device: str, threads: int | None) -> Iterator[None]:
             yield
     finally:
         _PRECISION.end()
+
+
+@contextlib.contextmanager
+def usual_defaults() -> Iterator[None]:
+    """Let tensors be on the CPU and in float32 where nothing else is said, whatever a program made torch's defaults.
+
+    The default dtype is a setting of the process, which is put back; the default device is one of the thread.
+    """
+    torch = import_torch()
+    dtype, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu") if elsewhere else contextlib.nullcontext():  # each call costs more with it
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.commands.tools import TOOLS, find_tool, run_tool
+from lvm_runtime.system.imports import load
 
 COMMANDS = {
     "embed": "make a corpus from text files",
@@ -31,7 +32,7 @@ COMMANDS = {
 
 def build_parser(chosen: str | None = None, prog: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of `lvm-runtime`, with the options of the command `chosen`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog or console.program(),
         description="Serve latent vector models: predict the next vector of a document.",
         epilog="COMMAND --help shows the options of a command.",
@@ -43,7 +44,7 @@ def build_parser(chosen: str | None = None, prog: str | None = None) -> argparse
     for name, line in COMMANDS.items():
         command = commands.add_parser(name, help=line)
         if name == chosen:
-            import_module(f"lvm_runtime.commands.{name}").configure(command)
+            load(f"lvm_runtime.commands.{name}").configure(command)
     return parser
 
 
@@ -58,7 +59,7 @@ def _dispatch(given: list[str]) -> int | None:
         return run_tool(tool, given[len(tool.split()) :], console.program())
     chosen = given[0] if given and given[0] in COMMANDS else None
     options = build_parser(chosen).parse_args(given)
-    result: int | None = import_module(f"lvm_runtime.commands.{options.command}").run(options)
+    result: int | None = load(f"lvm_runtime.commands.{options.command}").run(options)
     return result
 
 

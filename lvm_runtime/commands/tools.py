@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
+
+from lvm_runtime.system.imports import load
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -40,7 +41,8 @@ def find_tool(arguments: Sequence[str]) -> str | None:
 
 def run_tool(name: str, arguments: Sequence[str], program: str) -> int | None:
     """Run a tool's `command` with the arguments that follow its name; `program` is what the user typed before it."""
-    return import_module(module_of(name)).command(arguments, prog=f"{program} {name}")
+    result: int | None = load(module_of(name)).command(arguments, prog=f"{program} {name}")
+    return result
 
 
 def module_of(name: str) -> str:

@@ -50,6 +50,14 @@ class Candidate:
         """Whether it can be tried without loading a heavy framework."""
         return backend_class(self.backend).light
 
+    def check(self, artifact: Artifact) -> None:
+        """Compare its file with the hash in the manifest; ArtifactError if it differs.
+
+        Except for the weights, which `load_model` compares when it reads them: once is enough for what may be large.
+        """
+        if backend_class(self.backend).format is not None:
+            artifact.check_file(self.file)
+
     def __str__(self) -> str:
         device = "" if self.device == AUTO else f" on {self.device}"
         return f"{self.backend} {self.precision}{device} ({self.file})"

@@ -53,7 +53,7 @@ def open_session(artifact: Artifact, request: Request) -> tuple[Session, list[Re
             else:
                 pick = next(iter(faulty))
                 del faulty[pick]
-            artifact.check_file(pick.file)  # a damaged one is an error, and not a reason to take the next
+            pick.check(artifact)  # a damaged one is an error, and not a reason to take the next
             try:
                 session = Session.open(pick, fingerprint, request)
             except (BackendUnavailable, VerificationFailed, ArtifactError) as error:

@@ -83,7 +83,7 @@ def measure(
     try:
         for candidate in candidates:
             report(f"loading {candidate}")
-            artifact.check_file(candidate.file)
+            candidate.check(artifact)
             try:
                 own = replace(request, precision=candidate.precision, max_drift=None)
                 sessions[candidate] = Session.open(candidate, fingerprint, own)

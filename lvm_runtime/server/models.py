@@ -179,11 +179,9 @@ class Models:
         return old
 
     def get(self, name: str, version: str | None) -> ServedModel:
-        """Return a model, without a `version` its highest; Refused if there is none, or before it is loaded."""
+        """Return a model, without a `version` its highest; Refused if there is none."""
         versions = self._served.get(name)
         if versions is None:
-            if not self.ready and any(spec.name == name for spec in self.specs):
-                raise Refused(Failure.BUSY, f"model {name!r} is being loaded; try again later")
             raise Refused(Failure.UNKNOWN, f"no model {name!r:.99}; there are {', '.join(sorted(self._served))}")
         if not version:
             return self._newest[name]

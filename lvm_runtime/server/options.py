@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lvm_runtime.arguments import finite_number, whole_number
 from lvm_runtime.artifact.folder import resolve
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, one_line
 
 _SPEC = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)(?::(?P<version>[0-9]+))?=)?(?P<path>.+)")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -51,6 +51,8 @@ class ServerOptions:
             raise InvalidInput(f"max_request is {self.max_request}, expected at most max_queue, {self.max_queue}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InvalidInput("TLS needs both a certificate and its key: give --tls-cert and --tls-key")
+        if self.tls_cert is not None and self.tls_key is not None:
+            _check_pair(self.tls_cert, self.tls_key)
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
             raise InvalidInput("the token is empty or holds what a header cannot; expected printable ASCII")
 
@@ -84,3 +86,18 @@ class ModelSpec:
         if not _NAME.fullmatch(name):
             raise InvalidInput(f"{text!r}: {name!r} is no name for a model; give one: NAME={text}")
         return cls(name, (found and found["version"]) or "1", path)
+
+
+def _check_pair(cert: Path, key: Path) -> None:
+    """Raise InvalidInput unless TLS can be had with the two files, and OSError for one that cannot be read."""
+    import ssl  # takes 20 ms, and few servers have TLS
+
+    for path in (cert, key):
+        path.open("rb").close()  # the error of a file that is missing names it, which that of ssl does not
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
+    except ssl.SSLError as error:
+        raise InvalidInput(
+            f"{cert} and {key}: no certificate and its key ({one_line(error)}); expected both in PEM form, and no "
+            "passphrase on the key"
+        ) from error

@@ -1,4 +1,6 @@
-"""Run the server: both sides on one event loop, from the first socket to the last answer.
+"""Run the server: both sides on one event loop, from the loading of the models to the last answer.
+
+The ports open once every model is loaded: a server that anybody can connect to is one that answers.
 
 A server that is told to stop says at once that it is not ready, and goes on answering for `drain` seconds, in which
 whoever balances the load finds that out; HTTP answers then end their connections. After that nothing new is taken, and
@@ -23,6 +25,7 @@ import uvicorn
 
 from lvm_runtime.errors import LvmError
 from lvm_runtime.server.connection import Connection
+from lvm_runtime.server.ports import open_port
 from lvm_runtime.server.rest import build_app
 from lvm_runtime.server.rpc import build_server
 from lvm_runtime.server.state import State
@@ -45,8 +48,8 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def run(state: State, listener: socket.socket, grpc_port: int, supervisor: int | None = None) -> None:
-    """Serve on `listener` and `grpc_port` until SIGTERM or SIGINT; SIGHUP loads the models again.
+def run(state: State, web: socket.socket, rpc: socket.socket, supervisor: int | None = None) -> None:
+    """Serve on the ports that `web` and `rpc` hold until SIGTERM or SIGINT; SIGHUP loads the models again.
 
     A worker also stops when its `supervisor`, the process that started it, was killed. Raises what a model that cannot
     be loaded raises.
@@ -57,34 +60,45 @@ def run(state: State, listener: socket.socket, grpc_port: int, supervisor: int |
         import uvloop
 
         uvloop.install()
-    asyncio.run(_serve(state, listener, grpc_port, supervisor))
+    asyncio.run(_serve(state, web, rpc, supervisor))
 
 
-async def _serve(state: State, listener: socket.socket, grpc_port: int, supervisor: int | None) -> None:
+async def _serve(state: State, web: socket.socket, rpc: socket.socket, supervisor: int | None) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     watching = loop.create_task(_watch(supervisor, stop)) if supervisor else None
     reloads: set[asyncio.Task[None]] = set()
     loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(state.models.reload())))
-    web, rpc = _web(state), build_server(state)
-    bound = _bind(rpc, state, grpc_port)
-    serving = loop.create_task(web.serve(sockets=[listener]))
-    await rpc.start()
-    where = {"http": listener.getsockname()[1], "grpc": bound, "host": state.options.host}
-    _log.info("listening", extra=where | {"tls": state.options.tls_cert is not None})
     try:
-        await _load(state, stop)
-        await stop.wait()
-        await _drain(state)
+        if not state.models.ready:
+            await loop.run_in_executor(None, state.models.load)
+        if not stop.is_set():
+            await _answer(state, web, rpc, stop)
     finally:
         if watching is not None:
             watching.cancel()
-        web.should_exit = True
-        await asyncio.gather(serving, rpc.stop(state.options.grace))
         await asyncio.gather(*reloads)
         state.models.close()
-        _log.info("stopped")
+    _log.info("stopped")
+
+
+async def _answer(state: State, web: socket.socket, rpc: socket.socket, stop: asyncio.Event) -> None:
+    """Open the ports and answer until `stop` is set and what was under way is done."""
+    answering, server = _web(state), build_server(state)
+    bound = _bind(server, state, rpc)
+    open_port(web, state.options.host)
+    serving = asyncio.get_running_loop().create_task(answering.serve(sockets=[web]))
+    try:
+        await server.start()
+        where = {"http": web.getsockname()[1], "grpc": bound, "host": state.options.host}
+        _log.info("listening", extra=where | {"tls": state.options.tls_cert is not None})
+        _log.info("ready")
+        await stop.wait()
+        await _drain(state)
+    finally:
+        answering.should_exit = True
+        await asyncio.gather(serving, server.stop(state.options.grace))
 
 
 async def _watch(supervisor: int, stop: asyncio.Event) -> None:
@@ -92,13 +106,6 @@ async def _watch(supervisor: int, stop: asyncio.Event) -> None:
         await asyncio.sleep(_LOOK)
     _log.error("the supervisor is gone", extra={"supervisor": supervisor})
     stop.set()
-
-
-async def _load(state: State, stop: asyncio.Event) -> None:
-    if not state.models.ready:
-        await asyncio.get_running_loop().run_in_executor(None, state.models.load)
-    if not stop.is_set():
-        _log.info("ready")
 
 
 async def _drain(state: State) -> None:
@@ -129,9 +136,12 @@ def _web(state: State) -> _Uvicorn:
     )
 
 
-def _bind(server: Any, state: State, port: int) -> int:
-    options = state.options
+def _bind(server: Any, state: State, holder: socket.socket) -> int:
+    """Give the gRPC server the port that `holder` holds, or had: several workers share it, one has it alone."""
+    options, port = state.options, holder.getsockname()[1]
     host = f"[{options.host}]" if ":" in options.host else options.host
+    if options.workers == 1:
+        holder.close()
     try:
         if options.tls_cert is None or options.tls_key is None:
             return server.add_insecure_port(f"{host}:{port}")

@@ -6,7 +6,6 @@ backend does not live through a fork, each process loads its own.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -22,6 +21,7 @@ from lvm_runtime.request import Request
 from lvm_runtime.server.metrics import Metrics
 from lvm_runtime.server.models import Models
 from lvm_runtime.server.options import ModelSpec, ServerOptions
+from lvm_runtime.server.ports import hold
 from lvm_runtime.server.run import run
 from lvm_runtime.server.state import State
 
@@ -37,23 +37,26 @@ def serve(specs: list[ModelSpec], request: Request, options: ServerOptions) -> N
         )
     metrics = Metrics()
     state = State(options, Models(specs, request, options, metrics), metrics)
-    listener = _listen(options.host, options.http_port)
-    if options.workers == 1:
-        run(state, listener, options.grpc_port)
-        return
-    state.models.load()
-    if any(not _survives_forks(model.predictor) for model in state.models):
-        state.models.close()
-        state.models = Models(specs, request, options, metrics)
-    with _reserve(options.host, options.grpc_port) as reserved:
-        _Supervisor(state, listener, reserved.getsockname()[1]).run()
+    several = options.workers > 1
+    with (
+        hold(options.host, options.http_port, "HTTP") as web,
+        hold(options.host, options.grpc_port, "gRPC", shared=several) as rpc,
+    ):
+        if not several:
+            run(state, web, rpc)
+            return
+        state.models.load()
+        if any(not _survives_forks(model.predictor) for model in state.models):
+            state.models.close()
+            state.models = Models(specs, request, options, metrics)
+        _Supervisor(state, web, rpc).run()
 
 
 class _Supervisor:
     """Keeps the workers running, and passes signals on to them."""
 
-    def __init__(self, state: State, listener: socket.socket, grpc_port: int) -> None:
-        self._state, self._listener, self._grpc_port = state, listener, grpc_port
+    def __init__(self, state: State, web: socket.socket, rpc: socket.socket) -> None:
+        self._state, self._web, self._rpc = state, web, rpc
         self._workers: dict[int, float] = {}  # process and when it began
         self._stopping = False
 
@@ -87,7 +90,7 @@ class _Supervisor:
         try:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
-            run(self._state, self._listener, self._grpc_port, supervisor)
+            run(self._state, self._web, self._rpc, supervisor)
             status = 0
         except BaseException:
             _log.exception("failed")
@@ -103,40 +106,3 @@ class _Supervisor:
 def _survives_forks(predictor: Any) -> bool:
     running = predictor.explain().running
     return running.device in backend_class(running.backend).several_runs
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=_family(host), backlog=2048)
-    except (OSError, UnicodeError) as error:
-        raise _unusable(host, port, "HTTP", error) from error
-
-
-def _reserve(host: str, port: int) -> socket.socket:
-    """Return a socket that holds a port, which the gRPC server of each worker shares, and takes no connection."""
-    holder = socket.socket(_family(host))
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        holder.bind((host, port))
-    except OSError as error:
-        raise _unusable(host, port, "gRPC", error) from error
-    return holder
-
-
-def _unusable(host: str, port: int, what: str, error: OSError | UnicodeError) -> LvmError:
-    """Return the error for an address that cannot be bound, which says whether the host or the port is at fault."""
-    code = getattr(error, "errno", None)
-    try:
-        socket.getaddrinfo(host or None, port, _family(host))
-    except (OSError, UnicodeError) as unknown:
-        error, code = unknown, errno.EADDRNOTAVAIL
-    reason = getattr(error, "strerror", None) or error
-    if code in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-        return LvmError(f"host {host!r} cannot be listened on ({reason}); expected an address of this machine")
-    return LvmError(
-        f"port {port} of {host} cannot be used for {what} ({reason}); choose another: --{what.lower()}-port"
-    )
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

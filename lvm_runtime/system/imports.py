@@ -1,16 +1,20 @@
-"""Imports in a process that was forked.
+"""Imports of frameworks, and of modules that import them: in a fork, and where Ctrl-C comes meanwhile.
 
 If another thread was importing a module at the fork, the child has a part of the module, and a lock that nobody will
 release: importing it there would wait for ever. A module that was imported before the fork is whole in the child, but
-the threads that it had started are not there.
+the threads that it had started are not there. A compiled module whose import Ctrl-C stops says that it cannot be
+imported, and cannot be from then on.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from threading import get_ident
+from threading import current_thread, get_ident, main_thread
 from types import ModuleType
 
 from lvm_runtime.errors import LvmError
@@ -20,13 +24,42 @@ _inherited: dict[str, int] = {}  # modules that were there when this process was
 
 
 def load(name: str) -> ModuleType:
-    """Import the module `name`; LvmError if another thread was importing it when this process was forked."""
+    """Import the module `name`; LvmError if another thread was importing it when this process was forked.
+
+    Ctrl-C takes effect when it is imported, and a second one at once.
+    """
     if name in _cut_short:
         raise LvmError(
             f"this process was forked while another thread imported {name}, which it can now never use; "
             f"import {name} before the fork, or fork before any thread imports it"
         )
-    return import_module(name)
+    with _interrupted_afterwards():
+        return import_module(name)
+
+
+@contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """Put Ctrl-C off until the body has ended, where it would raise KeyboardInterrupt, and raise that then."""
+    usual = signal.default_int_handler
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+        yield
+        return
+    pressed = 0
+
+    def note(number: int, frame: object) -> None:
+        nonlocal pressed
+        pressed += 1
+        if pressed > 1:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:  # and not one that the framework brought along
+            signal.signal(signal.SIGINT, usual)
+        if pressed:
+            raise KeyboardInterrupt
 
 
 def inherited(name: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lvm_runtime.errors import counted
 from lvm_runtime.system.cpus import usable_cpus
+from lvm_runtime.system.imports import load
 
 PACKAGES = (
     "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "coremltools", "coreai-core",
@@ -94,7 +95,7 @@ def memory_bytes() -> int:
 def accelerators() -> list[str]:
     """Return the GPUs that PyTorch sees; empty without PyTorch."""
     try:
-        import torch
+        torch = load("torch")
     except ImportError:
         return []
     if torch.cuda.is_available():

@@ -78,6 +78,14 @@ def test_a_regression_alone_fails_the_run(run: tuple[Path, str]) -> None:
     assert "× best peer of equal precision" in run[1]
 
 
+def test_a_run_says_what_it_left_out_and_why(run: tuple[Path, str]) -> None:
+    """`make bench` keeps no result file to look it up in."""
+    absent = json.loads(run[0].read_text())["not_measured"]
+    assert absent
+    told = re.findall(r"^not measured: (.*?): (.*)$", run[1], re.MULTILINE)
+    assert {name: reason for names, reason in told for name in names.split(", ")} == absent
+
+
 def test_every_result_carries_what_it_takes_to_believe_it(result: Path) -> None:
     body = json.loads(result.read_text())
     records = [b["extra_info"] for b in body["benchmarks"] if b["extra_info"]["suite"] in ("latency", "throughput")]

@@ -367,9 +367,9 @@ MISTAKES = [
     Mistake(
         "a damaged form is passed over for another",
         "lvm_runtime/selection/choice.py",
-        "            artifact.check_file(pick.file)  # a damaged one is an error, and not a reason to take the next\n"
+        "            pick.check(artifact)  # a damaged one is an error, and not a reason to take the next\n"
         "            try:\n",
-        "            try:\n                artifact.check_file(pick.file)\n",
+        "            try:\n                pick.check(artifact)\n",
         "tests/lvm_runtime/artifact/test_folder.py::test_a_form_that_was_damaged_since_it_was_measured_is_an_error",
     ),
     Mistake(

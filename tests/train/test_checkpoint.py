@@ -18,7 +18,8 @@ from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models import build_model
 from train.__main__ import command as command_line
-from train.checkpoint import FILE, Progress, _random_state, _set_random_state, load_checkpoint, save_checkpoint
+from train.all import command as all_models
+from train.checkpoint import FILE, Checkpoint, Progress, _random_state, _set_random_state, save_checkpoint
 from train.data.corpus import load_corpus
 from train.data.windows import VectorStore, split_windows
 from train.loop import Trainer, TrainingDiverged
@@ -36,7 +37,8 @@ COMMAND = [
 def options(out: Path, **values: object) -> TrainOptions:
     """Return options for a run of seconds, with dropout, noise and averaging on."""
     base: dict = {"data": "synthetic", "windows": 1200, "dim": 16, "epochs": 3, "device": "cpu", "ema": 0.99}
-    return TrainOptions(model="lstm", out=out, sizes={"hidden_dim": 16}, input_noise=0.3, **(base | values))
+    base |= {"model": "lstm", "sizes": {"hidden_dim": 16}, "input_noise": 0.3}
+    return TrainOptions(out=out, **(base | values))
 
 
 def weights(path: Path) -> str:
@@ -95,9 +97,20 @@ def test_finished_run_can_be_extended(tmp_path: Path, device: str) -> None:
     assert weights(tmp_path / "steps") == weights(tmp_path / "whole")
 
 
-def test_other_options_are_refused(tmp_path: Path) -> None:
+def without_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let baselines be an error from here on: they take minutes on a large corpus."""
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise AssertionError("the baselines are computed")
+
+    monkeypatch.setattr("train.material.diagnose", refuse)
+    monkeypatch.setattr("train.material.fit_baselines", refuse)
+
+
+def test_other_options_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = options(tmp_path / "a", epochs=1)
     train(before, quiet)
+    without_baselines(monkeypatch)
     with pytest.raises(InvalidInput, match=rf"a\.run/{FILE}: was made with learning_rate = 0\.0005, this run has 0\.1"):
         train(replace(before, resume=True, learning_rate=0.1), quiet)
     with pytest.raises(InvalidInput, match="made with windows"):
@@ -109,7 +122,18 @@ def test_other_options_are_refused(tmp_path: Path) -> None:
         train(replace(before, resume=True), quiet)
 
 
-def test_other_data_under_the_same_name_is_refused(tmp_path: Path) -> None:
+def test_every_run_is_looked_at_before_the_first_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["--data", "synthetic", "--windows", "200", "--dim", "16", "--device", "cpu", "--epochs", "1"]
+    line = [*small, "--out", str(tmp_path), "--models", "amn", "gru"]
+    train(options(tmp_path / "amn", model="amn", windows=200, epochs=1, ema=0.0, input_noise=0.0, sizes={}), quiet)
+    without_baselines(monkeypatch)
+    with pytest.raises(ArtifactError, match=rf"gru\.run/{FILE}: no checkpoint to resume from"):
+        all_models([*line, "--resume"])
+    with pytest.raises(InvalidInput, match="inductor fails on the LSTM"):
+        all_models([*line, "lstm", "--overwrite", "--compile"])
+
+
+def test_other_data_under_the_same_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).standard_normal((120, 16)).astype(np.float32)
     before = options(tmp_path / "a", epochs=1, data=str(tmp_path / "corpus.npz"), normalize=True)
     np.savez(before.data, vectors=vectors, doc_ids=np.arange(120) // 10)
@@ -117,6 +141,7 @@ def test_other_data_under_the_same_name_is_refused(tmp_path: Path) -> None:
     train(replace(before, resume=True), quiet)
     vectors[7, 3] += 0.001
     np.savez(before.data, vectors=vectors, doc_ids=np.arange(120) // 10)
+    without_baselines(monkeypatch)
     with pytest.raises(InvalidInput, match="was made on other data"):
         train(replace(before, resume=True), quiet)
 
@@ -158,7 +183,7 @@ def test_what_a_checkpoint_holds_comes_back(tmp_path: Path) -> None:
     following = torch.rand(3)
     resumed = fresh(1)
     torch.manual_seed(99)
-    save_checkpoint(tmp_path / "b.pt", resumed, load_checkpoint(tmp_path / "a.pt", resumed, "digest"), "digest")
+    save_checkpoint(tmp_path / "b.pt", resumed, Checkpoint.read(tmp_path / "a.pt", run).restore(resumed), "digest")
     assert torch.equal(torch.rand(3), following)
     states = [torch.load(tmp_path / name, weights_only=True) for name in ("a.pt", "b.pt")]
     assert repr(states[0]) == repr(states[1])

@@ -119,11 +119,10 @@ def test_compiled_follows_eager() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_compiling_an_lstm_on_the_cpu_is_refused() -> None:
-    options = TrainOptions(model="lstm", sizes={"hidden_dim": 16}, compile=True)
-    model = build_model(make_config("lstm", dim=16, hidden_dim=16))
+def test_compiling_an_lstm_on_the_cpu_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    options = TrainOptions(model="lstm", data="absent.npz", out=tmp_path / "lstm", device="cpu", compile=True)
     with pytest.raises(InvalidInput, match="without --compile"):
-        Trainer(model, data().train, options, Processes())
+        train(options)
 
 
 def test_plateau_halves_the_rate_after_three_epochs_without_progress() -> None:

@@ -8,7 +8,6 @@ order, so that the slice has the manuals in the proportions of the whole.
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lvm_runtime.commands import console
+from lvm_runtime.commands.parser import Parser
 from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.system import atomic
@@ -42,7 +42,7 @@ def cut(source: Path, out: Path, budget: int, seed: int) -> str:
 
 def command(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and cut."""
-    parser = argparse.ArgumentParser(prog=console.program(), description=__doc__.split("\n\n")[0])
+    parser = Parser(prog=console.program(), description=__doc__.split("\n\n")[0])
     parser.add_argument("source", type=Path, help="the corpus to cut from")
     parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
     parser.add_argument("--bytes", type=int, default=3_900_000, help="size limit of the slice (default 3900000)")

@@ -267,6 +267,9 @@ def test_a_form_that_was_not_measured_again_is_named(
     assert main([str(now), "--against", str(result), "--fail-below", "0.9"]) == 0
     message = "not compared: amn lvm-onnx-int8: in the stored run and not in this one, at batch 1, 32"
     assert message in capsys.readouterr().err.splitlines()
+    assert main([str(result), "--rerun", str(now)]) == 0
+    message = "not compared: amn lvm-onnx-int8: in the first run only, at batch 1, 32"
+    assert message in capsys.readouterr().err.splitlines()
 
 
 def test_against_needs_fail_below(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from benchmarks.harness.contender import ANCHOR
-from benchmarks.report.rerun import Pair, pairs, verdict
+from benchmarks.report.rerun import Pair, left_out, pairs, verdict
 from benchmarks.report.results import Row, Run
 from lvm_runtime.errors import InvalidInput
 
@@ -76,6 +77,17 @@ def test_the_anchor_and_rows_without_rounds_are_left_out() -> None:
     old = row("old", 1.0, round_milliseconds=[])
     [pair] = pairs(run(old, row("a", 1.0)), run(old, row("a", 1.0), row("only-here", 1.0)))
     assert pair.contender == "a"
+
+
+def test_what_is_not_compared_is_named_with_its_reason() -> None:
+    """A form that fails in the second run is none that says the same."""
+    first = run(row("a", 1.0), row("gone", 2.0), row("gone", 2.0, batch=8), row("old", 1.0, round_milliseconds=[]))
+    again = replace(run(row("a", 1.0), row("new", 3.0), row("old", 1.0)), not_measured={"gone": "openvino is missing"})
+    assert left_out(first, again, pairs(first, again)) == [
+        "amn gone: in the first run only, at batch 8, 32 (openvino is missing)",
+        "amn old: in both runs, of which one keeps no rounds, at batch 32",
+        "amn new: in the second run only, at batch 32",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -71,13 +71,18 @@ def test_a_form_that_was_damaged_since_it_was_measured_is_an_error(int8: Path) -
         Predictor(int8, max_drift=1e-3)
 
 
-def test_only_what_is_served_from_is_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other forms may be hundreds of megabytes, on a disk that is not fast."""
+@pytest.mark.parametrize(
+    ("backend", "name"), [("onnx", "fp32.onnx"), ("torchscript", "fp32.pt"), ("eager", "model.safetensors")]
+)
+def test_only_what_is_served_from_is_read_and_hashed_once(
+    copy: Path, backend: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A form may be hundreds of megabytes, on a disk that is not fast."""
     hashed: list[str] = []
     hash_of = files._sha256
     monkeypatch.setattr(files, "_sha256", lambda path: hashed.append(path.name) or hash_of(path))
-    Predictor(copy, backend="onnx").close()
-    assert hashed == ["fingerprint.npz", "fp32.onnx"]
+    Predictor(copy, backend=backend).close()
+    assert hashed == ["fingerprint.npz", name]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ import tritonclient.http
 
 from lvm_runtime import Predictor, Request
 from lvm_runtime.commands.main import main
-from lvm_runtime.errors import LvmError
+from lvm_runtime.errors import InvalidInput, LvmError
 from lvm_runtime.server.failures import Refused
 from lvm_runtime.server.metrics import Metrics
 from lvm_runtime.server.models import Models
@@ -33,7 +35,7 @@ from lvm_runtime.server.options import ModelSpec, ServerOptions
 from lvm_runtime.server.workers import serve
 from lvm_runtime.system import atomic
 from tests.artifacts import some_contexts
-from tests.lvm_runtime.server.serving import Running, serving
+from tests.lvm_runtime.server.serving import ROOT, Running, serving
 from tests.lvm_runtime.server.test_clients import client, curl, infer
 from tests.lvm_runtime.server.test_refusals import request
 
@@ -212,19 +214,85 @@ def test_a_host_that_is_not_this_machine_is_at_fault_and_not_the_port(host: str)
         serve([], Request(), ServerOptions(host=host, http_port=0))
 
 
-def test_a_port_in_use_is_at_fault_and_not_the_host() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(LvmError) as refused:
-        serve([], Request(), ServerOptions(http_port=taken.getsockname()[1]))
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("side", ["HTTP", "gRPC"])
+def test_a_port_in_use_is_at_fault_and_told_before_a_model_is_loaded(
+    side: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(models: Models) -> None:
+        raise AssertionError("the models are loaded")
+
+    monkeypatch.setattr(Models, "load", load)
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
+        ports: Any = {"http_port": 0, "grpc_port": 0} | {f"{side.lower()}_port": taken.getsockname()[1]}
+        with pytest.raises(LvmError) as refused:
+            serve([], Request(), ServerOptions(workers=workers, **ports))
     assert re.match(
-        r"port \d+ of 127\.0\.0\.1 cannot be used for HTTP \(.*\); choose another: --http-port", str(refused.value)
+        rf"port \d+ of 127\.0\.0\.1 cannot be used for {side} \(.*\); choose another: --{side.lower()}-port",
+        str(refused.value),
     )
+
+
+LOADING = """
+import socket, sys
+from lvm_runtime import LvmError, Request
+from lvm_runtime.server.models import Models
+from lvm_runtime.server.options import ServerOptions
+from lvm_runtime.server.workers import serve
+
+http, grpc, workers = map(int, sys.argv[1:])
+
+def load(models):
+    for port in (http, grpc):
+        with socket.socket() as client:
+            print(client.connect_ex(("127.0.0.1", port)))
+    raise LvmError("it cannot be served")
+
+Models.load = load
+serve([], Request(), ServerOptions(http_port=http, grpc_port=grpc, workers=workers))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nobody_can_connect_before_every_model_is_loaded(workers: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as http, socket.create_server(("127.0.0.1", 0)) as grpc:
+        ports = [str(free.getsockname()[1]) for free in (http, grpc)]
+    command = [sys.executable, "-c", LOADING, *ports, str(workers)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.stdout.splitlines() == 2 * [str(errno.ECONNREFUSED)], done.stderr
+    assert done.stderr.splitlines()[-1].endswith("LvmError: it cannot be served")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_form_that_is_missing_is_one_line_and_nothing_else(small_artifacts: Get, workers: str) -> None:
+    form = ("--backend", "onnx", "--precision", "int8", "--workers", workers)
+    with pytest.raises(AssertionError) as refused, serving(str(small_artifacts("amn")), *form):
+        pass
+    assert re.match(r"\[\{'event': 'error: [^']+ has no onnx int8 form [^']+'\}\]", str(refused.value))
+
+
+def _make_pair(cert: Path, key: Path) -> None:
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key, "-out", cert]
+    subprocess.run([*map(str, make), *names], check=True, capture_output=True)
+
+
+def test_a_certificate_and_its_key_are_looked_at_before_anything_else(tmp_path: Path) -> None:
+    cert, key, other = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "other.pem"
+    _make_pair(cert, other)
+    _make_pair(cert, key)
+    ServerOptions(tls_cert=cert, tls_key=key)
+    for wrong in ((cert, other), (key, key), (key, cert)):
+        with pytest.raises(InvalidInput, match=r"\.pem: no certificate and its key \(.*\); expected both in PEM form"):
+            ServerOptions(tls_cert=wrong[0], tls_key=wrong[1])
+    with pytest.raises(FileNotFoundError) as missing:
+        ServerOptions(tls_cert=cert, tls_key=tmp_path / "none.pem")
+    assert missing.value.filename == str(tmp_path / "none.pem")
 
 
 def test_tls_and_token(small_artifacts: Get, tmp_path: Path) -> None:
     cert, key, token = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "token"
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key, "-out", cert]
-    subprocess.run([*map(str, make), *names], check=True, capture_output=True)
+    _make_pair(cert, key)
     token.write_text("secret\n")
     files = ("--tls-cert", str(cert), "--tls-key", str(key), "--token-file", str(token))
     with serving(str(small_artifacts("amn")), *files, "--drain", "0") as server:

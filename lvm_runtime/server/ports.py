@@ -1,0 +1,70 @@
+"""The ports of the server: held before the models are loaded, opened once they are.
+
+A port that is held refuses connections. So nobody takes for a server what then ends because of a model, and a port that
+is in use is told before the models take their time.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from lvm_runtime.errors import LvmError
+
+_BACKLOG = 2048
+
+
+def hold(host: str, port: int, protocol: str, *, shared: bool = False) -> socket.socket:
+    """Return a socket that is bound to a port, or any free one for 0, and takes no connection; LvmError if none can be.
+
+    A `shared` port can be bound by other processes as well, once no other server listens on it. `protocol`, HTTP or
+    gRPC, is for the message.
+    """
+    try:
+        if shared:  # and would be had beside a stranger who shares it, too
+            _bound(host, port).close()
+        return _bound(host, port, shared=shared)
+    except (OSError, UnicodeError) as error:
+        raise _unusable(host, port, protocol, error) from error
+
+
+def open_port(holder: socket.socket, host: str) -> None:
+    """Let a socket of `hold` take HTTP connections; LvmError where another process opened the port meanwhile."""
+    try:
+        holder.listen(_BACKLOG)
+    except OSError as error:
+        raise _unusable(host, holder.getsockname()[1], "HTTP", error) from error
+
+
+def _bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    holder = socket.socket(_family(host))
+    try:
+        if holder.family == socket.AF_INET6:
+            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as socket.create_server has it
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # after connections that have just ended
+        if shared:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind((host, port))
+    except BaseException:
+        holder.close()
+        raise
+    return holder
+
+
+def _unusable(host: str, port: int, protocol: str, error: OSError | UnicodeError) -> LvmError:
+    """Return the error for an address that cannot be bound, which says whether the host or the port is at fault."""
+    code = getattr(error, "errno", None)
+    try:
+        socket.getaddrinfo(host or None, port, _family(host))
+    except (OSError, UnicodeError) as unknown:
+        error, code = unknown, errno.EADDRNOTAVAIL
+    reason = getattr(error, "strerror", None) or error
+    if code in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return LvmError(f"host {host!r} cannot be listened on ({reason}); expected an address of this machine")
+    return LvmError(
+        f"port {port} of {host} cannot be used for {protocol} ({reason}); choose another: --{protocol.lower()}-port"
+    )
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

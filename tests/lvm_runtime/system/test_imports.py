@@ -1,0 +1,67 @@
+"""Importing what Ctrl-C must not stop half-way."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lvm_runtime.system import extras
+from lvm_runtime.system.imports import load
+
+COMPILED = """
+import signal
+try:
+    for _ in range({times}):
+        signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt as error:
+    raise ImportError("initialization failed") from error
+done = True
+"""
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the name of a module that fails as a compiled one does when Ctrl-C comes during its import."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "compiled_stub.py").write_text(COMPILED.format(times=1))
+    yield "compiled_stub"
+    sys.modules.pop("compiled_stub", None)
+
+
+def test_ctrl_c_during_an_import_comes_after_it_and_is_no_missing_library(compiled: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        extras.require("torch", "this", compiled)
+    assert sys.modules[compiled].done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert extras.require("torch", "this", compiled) is sys.modules[compiled]
+
+
+def test_a_second_ctrl_c_does_not_wait(compiled: str, tmp_path: Path) -> None:
+    (tmp_path / f"{compiled}.py").write_text(COMPILED.format(times=2))
+    with pytest.raises(KeyboardInterrupt):
+        load(compiled)
+    assert compiled not in sys.modules
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_program_keeps_its_own_handler(compiled: str) -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        load(compiled)
+        assert came == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_import_without_signals() -> None:
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(load("json")))
+    thread.start()
+    thread.join()
+    assert found == [sys.modules["json"]]
