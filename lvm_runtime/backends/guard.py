@@ -22,13 +22,7 @@ from typing import TypeVar
 from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.batch_sizes import any_batch
 from lvm_runtime.errors import ArtifactError, LvmError, one_line
-from lvm_runtime.system.forks import handle_forks
-
-# A framework's import needs the locks that this module and `logging`, which it imports, take before a fork. Imported
-# here, our handlers come after theirs, and so run before. Where a thread that a fork waits for imported them, that fork
-# released locks which it had not taken. onnxruntime imports both; others start some 10 ms later.
-with suppress(RuntimeError):  # the interpreter is about to exit
-    import concurrent.futures.thread  # noqa: F401
+from lvm_runtime.system.forks import ahead_of, handle_forks
 
 _R = TypeVar("_R")
 _LOOK_SECONDS = 0.0005  # how often a close looks whether the runs have ended
@@ -143,6 +137,10 @@ def building() -> Iterator[None]:
     with forks_wait():
         if _exiting.is_set():
             raise LvmError("the interpreter is about to exit; no backend can be built any more")
+        if threading.active_count() > 1:
+            for name in ("logging", "concurrent.futures.thread"):  # their locks are needed to import a framework
+                with suppress(RuntimeError):  # the interpreter is about to exit
+                    ahead_of(name)
         yield
 
 

@@ -21,44 +21,6 @@ from tests.artifacts import add_torchscript, make_artifact
 Get = Callable[[str], Path]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
-DURING_FORK = """
-import os, sys, threading, time
-from lvm_runtime.backends import guard
-
-class Wait:
-    def find_spec(self, name, path=None, target=None):
-        if name == sys.argv[1]:
-            inside.set()
-            while not guard._forking:
-                time.sleep(0.001)
-
-def build():
-    with guard.building():
-        __import__(sys.argv[1])
-        inside.set()
-
-inside = threading.Event()
-sys.meta_path.insert(0, Wait())
-thread = threading.Thread(target=build)
-thread.start()
-inside.wait()
-child = os.fork()
-if child == 0:
-    os._exit(0)
-os.waitpid(child, 0)
-thread.join()
-"""
-
-
-@needs_fork
-@pytest.mark.parametrize("module", ["logging", "concurrent.futures.thread"])
-def test_a_fork_releases_no_lock_of_a_module_that_was_imported_meanwhile(module: str) -> None:
-    """As it was printed once in 250 forks beside threads that opened Predictors."""
-    command = [sys.executable, "-c", DURING_FORK, module]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
-    assert done.stderr == ""
-
-
 AFTER_FORK = """
 import os, sys, time
 import numpy as np
