@@ -204,7 +204,7 @@ MISTAKES = [
     Mistake(
         "a framework's own error comes out of the constructor",
         "lvm_runtime/selection/session.py",
-        "with building(), proving(candidate.source):",
+        "with building(), proving(candidate.source, exported=kind.format is not None):",
         "with building():",
         "tests/lvm_runtime/selection/test_session.py::test_a_form_that_cannot_take_the_probes_is_an_artifact_error[onnx]",
     ),
