@@ -277,6 +277,21 @@ def test_rows_of_zeros_and_huge_rows_give_finite_answers(precision: str, tmp_pat
         assert np.isfinite(case.run(case.engine())).all(), architecture
 
 
+@pytest.mark.parametrize("norm", [1e-3, 1e-6, 1e-11])
+@pytest.mark.parametrize("architecture", ["lstm", "gru"])
+def test_values_near_zero_keep_their_digits(architecture: str, norm: float, tmp_path: Path) -> None:
+    """Of a model without biases nothing else is left of short vectors."""
+    case = Case(architecture, tmp_path, precision="fp32", num_layers=1)
+    with torch.no_grad():
+        for name, parameter in case.model.named_parameters():
+            if "bias" in name:
+                parameter.zero_()
+    write_native(build_form(case.model), tmp_path / "short", "context", precision="fp32")
+    case.content = (tmp_path / "short").read_bytes()
+    case.contexts *= np.float32(norm)
+    assert max_drift(case.run(case.engine()), case.answers()[0]) <= DRIFT["fp32"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="how long a thread ran is read from /proc")
 @pytest.mark.parametrize(("sizes", "batch", "helpers"), [({}, 1, 0), (WIDER, 1, 1), (WIDER, 3, 2), (WIDER, 40, 5)])
 def test_no_more_threads_wake_than_there_is_work_for(
