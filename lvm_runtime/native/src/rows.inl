@@ -116,9 +116,10 @@ inline void layer_norm(const RowOp& op, const float* x, float* out) {
     });
 }
 
+// A row that is shorter than 1e-12 is divided by that, as PyTorch does.
 inline void normalise(const RowOp& op, const float* x, float* out) {
     float squares = dot(x, x, op.width);
-    F factor = all(1.0f / root(squares > 1.17549435e-38f ? squares : 1.17549435e-38f));
+    F factor = all(1.0f / root(squares > 1e-24f ? squares : 1e-24f));
     each(op.width, [&](int64_t k, auto lanes) { put(out + k, get(x + k, lanes) * factor, lanes); });
 }
 
