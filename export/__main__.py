@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from lvm_runtime.commands import console
-from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.errors import InvalidInput, VerificationFailed
 
 from .commandline import make_parser, open_arguments, report_line
 from .formats import FORMATS, exports, makeable
@@ -15,8 +15,8 @@ from .formats import FORMATS, exports, makeable
 DESCRIPTION = """\
 Add compiled forms to an artifact: TorchScript, ONNX, native, MLX, Core ML and Core AI.
 
-A form that fails its verification is not kept and does not keep the others from being made; the command then ends
-with an error that names it."""
+A form that fails its verification, or cannot hold the model, is not kept and does not keep the others from being made;
+the command then ends with an error that names it."""
 EPILOG = """
 Each format has a command of its own with more options, and there are tools for Triton and for Core ML packages:
 
@@ -42,7 +42,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     for path, export in exports(source, samples, formats):
         try:
             console.show(report_line(export(), path))
-        except VerificationFailed as error:
+        except (InvalidInput, VerificationFailed) as error:
             refused.append(path)
             print(f"refused: {console.printable(str(error))}", file=sys.stderr)
     if refused:

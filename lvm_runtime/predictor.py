@@ -124,8 +124,9 @@ class Predictor:
 
         Raises InvalidInput for a wrong shape or dtype, for an `out` that overlaps itself or `contexts`, and, with the
         first bad row, for NaN, infinity or a vector of a norm over `largest_norm`; rows of `out` before that one may be
-        filled by then. Vectors may be as small as they like, zeros too; only where the model's answer itself has no
-        direction, as that of an untrained AMN to zeros, a row is shorter than 1 or zero.
+        filled by then. Vectors may be as small as they like, zeros too; only where the model's answer is shorter than
+        1e-12 before it is normalised (5e-7 in Core ML), as that of an untrained AMN to zeros, a row is shorter than 1
+        or zero.
 
         >>> predictor = Predictor("artifacts/amn")
         >>> predictor.predict(np.ones((5, 384), np.float16)).dtype

@@ -118,6 +118,11 @@ def reference_config(model_type: Any, values: Any) -> ModelConfig:
             sizes[name] = value
         elif value:  # a zero or None says that there is none, which is so
             raise InvalidInput(f"model_config has {key} = {value!r}, and a {architecture} has no {name}")
+    if "num_heads" in known - set(sizes):
+        raise InvalidInput(
+            "model_config has no nhead, which no shape of its weights tells; expected the number of heads that the "
+            f"{architecture} was trained with: save the checkpoint again with it"
+        )
     return make_config(architecture, **sizes)
 
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.plan_file import LARGEST_LENGTH
+from lvm_runtime.errors import InvalidInput
 
 from ..forms import Form, build_form
 from ..norms import largest_norm
@@ -25,13 +27,17 @@ from ..verify import Sample, SequenceRunner, verify, verify_file
 from .files import FILES
 from .plan import PlanOps, build_plan
 
+MOST_INPUTS = 32768
+"""Of a product, so that its sum of integers stays below 2³¹."""
+
 
 def export_native(
     source: Source, samples: Sequence[Sample], kind: str = "context", precision: str = "int8"
 ) -> Artifact:
     """Write the form `kind` ("context" or "sequence") in "int8" or "fp32", verify the file and add it to the artifact.
 
-    Raises VerificationFailed, and keeps nothing, if it drifts too far or lets batch-mates change an answer.
+    Raises VerificationFailed, and keeps nothing, if it drifts too far or lets batch-mates change an answer, and
+    InvalidInput for a model that is larger than the engine takes.
 
     >>> from export.source import open_source
     >>> from export.verify import make_samples
@@ -48,12 +54,13 @@ def export_plan(
 ) -> Artifact:
     """Write the form `kind` as a plan at `path`, verify it through the backend of `format` and add it to the artifact.
 
-    Raises VerificationFailed, and keeps nothing, as `export_native` does.
+    Raises InvalidInput and VerificationFailed, and keeps nothing, as `export_native` does.
     """
-    artifact = source.artifact
+    artifact, form = source.artifact, build_form(source.model)
+    _refuse_what_does_not_fit(form, format)
     with artifact.adding(path) as temporary:
         contexts = artifact.read_fingerprint().real
-        write_native(build_form(source.model), temporary, kind, contexts, precision=precision)
+        write_native(form, temporary, kind, contexts, precision=precision)
         if kind == "context":
             report = verify_file(temporary, samples, format=format, precision=precision)
             norm = largest_norm(temporary, source, samples, format=format, precision=precision)
@@ -71,6 +78,18 @@ def export_plan(
             largest_norm=norm,
             details=report.details(),
         )
+
+
+def _refuse_what_does_not_fit(form: Form, format: str) -> None:
+    widest = max(weight.shape[0] for weight in form.buffers() if weight.ndim == 2)
+    for what, most, found in (
+        ("vectors of a context", LARGEST_LENGTH, form.length),
+        ("inputs of a product", MOST_INPUTS if format == "native" else widest, widest),
+    ):
+        if found > most:
+            raise InvalidInput(
+                f"{format} takes at most {most:,} {what}, and this model has {found:,}; export it to onnx instead"
+            )
 
 
 def write_native(

@@ -310,7 +310,11 @@ def _fold(
     operations: Sequence[Operation],
     tensors: dict[str, NDArray[Any]],
 ) -> bool:
-    """Fold `addition` into the product that made `operand`, or into those that made its columns; say whether."""
+    """Fold `addition` into the product that made `operand`, or into those that made its columns; say whether.
+
+    A product adds its bias before its addend, and a document's windows add theirs last. To keep the bits alike, a
+    product with an addend gets no bias.
+    """
     makers = [op for op in before if any(out.buffer is operand.buffer for out in op.outputs.values())]
     readers = [op for op in operations if any(view.buffer is operand.buffer for view in op.inputs.values())]
     if not makers or readers != [addition] or any(op.name != "linear" for op in makers):
@@ -325,7 +329,7 @@ def _fold(
         if "add" in product.inputs or made != operand or others[0].buffer.root()[0] in late:
             return False
         product.inputs["add"] = others[0]
-    elif addition.weights and not any("bias" in op.weights for op in makers):
+    elif addition.weights and not any("bias" in op.weights or "add" in op.inputs for op in makers):
         _share_out(addition.weights["y"], makers, width, tensors)
     else:
         return False

@@ -152,10 +152,10 @@ class GraphOps:
     def normalise(self, x: Node) -> Node:
         """Divide by the norm, spelled out: onnxruntime's LpNormalization is several times slower than these nodes.
 
-        The smallest normal number under the root keeps a row of zeros at zero.
+        A row that is shorter than 1e-12 is divided by that, as PyTorch does.
         """
         square = self.node("ReduceSum", [self.mul(x, x).name, self.integers(-1)], (*x.shape[:-1], 1), keepdims=1)
-        tiny = self.constant("tiny", np.array(np.finfo(np.float32).tiny))
+        tiny = self.constant("tiny", np.array(1e-24, np.float32))
         norm = self.node("Sqrt", [self.node("Max", [square.name, tiny], square.shape).name], square.shape)
         return self.mul(x, self.node("Reciprocal", [norm.name], norm.shape))
 

@@ -25,7 +25,9 @@ def check_shapes(found: Mapping[str, Shape], config: ModelConfig, source: str) -
     count = 0
     for name, shape in config.weight_shapes():
         if name not in found:
-            raise ArtifactError(f"{source}: not the weights of this {config.architecture}: {name} is missing")
+            other = next((n for n in found if n.endswith(f".{name}")), next(iter(found), None))
+            instead = "" if other is None else f"; there is {other[:99]!r}"
+            raise ArtifactError(f"{source}: not the weights of this {config.architecture}: {name} is missing{instead}")
         if tuple(found[name]) != shape:
             raise ArtifactError(
                 f"{source}: not the weights of this {config.architecture}: {name} has shape {list(found[name])}, "

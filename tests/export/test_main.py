@@ -63,3 +63,15 @@ def test_a_refused_form_is_named_and_the_others_are_made(
         command(["--model", str(folder), "--format", "torchscript", "--format", "onnx"])
     assert made(folder) == {"torchscript/fp32.pt", "onnx/fp32.onnx", "onnx/sequence-fp32.onnx"}
     assert "refused: onnx int8: largest drift" in capsys.readouterr().err
+
+
+def test_a_form_that_cannot_hold_the_model_does_not_keep_the_others_from_being_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
+    config = make_config("amn", dim=16, context_length=65, attention_dim=8, hidden_dim=8, bottleneck_dim=8)
+    folder = save_model(randomise(build_model(config)), tmp_path / "amn").path
+    with pytest.raises(VerificationFailed, match=r"native/fp32\.safetensors.* not made, for the reasons above"):
+        command(["--model", str(folder), "--format", "native", "--format", "torchscript"])
+    assert made(folder) == {"torchscript/fp32.pt"}
+    assert "refused: native takes at most 64 vectors" in capsys.readouterr().err

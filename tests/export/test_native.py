@@ -20,7 +20,7 @@ from export.source import Source
 from export.verify import make_samples
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
 from lvm_runtime.artifact.drift import DRIFT_LIMITS
-from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.errors import InvalidInput, VerificationFailed
 from lvm_runtime.models import build_model, save_model
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -53,6 +53,25 @@ def test_plan_names_exactly_what_it_uses(architecture: str, kind: str, precision
     assert (plan["form"], plan["precision"]) == (kind, precision)
     assert {buffer["per"] for buffer in plan["buffers"]} == ({"window"} if kind == "context" else {"window", "vector"})
     assert ("attention" in plan["outputs"]) == (architecture == "amn")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"context_length": 65},
+            "native takes at most 64 vectors of a context, and this model has 65; export",
+        ),
+        ({"bottleneck_dim": 32769}, "native takes at most 32,768 inputs of a product, and this model has 32,769"),
+    ],
+    ids=["vectors", "inputs"],
+)
+def test_a_model_that_the_engine_cannot_run_is_refused(sizes: dict[str, int], message: str, tmp_path: Path) -> None:
+    config = make_config("amn", **{"dim": 4, "attention_dim": 4, "hidden_dim": 4, "bottleneck_dim": 4} | sizes)
+    source = Source(save_model(randomise(build_model(config)), tmp_path / "amn"), build_model(config).eval())
+    with pytest.raises(InvalidInput, match=message):
+        export_native(source, [])
+    assert not (tmp_path / "amn/native").exists()
 
 
 @pytest.mark.parametrize("kind", ["context", "sequence"])

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from export.forms import build_form
+from export.native.export import write_native
 from export.onnx.export import write_graph
+from export.torchscript import trace_form
 from lvm_runtime import InvalidInput, Predictor
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends import backend_class
@@ -100,6 +102,25 @@ def test_up_to_the_bound_bf16_is_the_same_model(tmp_path: Path) -> None:
     assert drift_at(backend.largest_norm) <= DRIFT_LIMITS["bf16"]
     assert drift_at(1e4) > 10 * DRIFT_LIMITS["bf16"]  # so a bound is needed
     backend.close()
+
+
+@pytest.mark.parametrize("backend", ["native", "onnx", "openvino", "torchscript"])
+def test_what_has_nearly_no_length_is_as_short_as_in_the_training_form(tmp_path: Path, backend: str) -> None:
+    """PyTorch divides by 1e-12 what is shorter. A fresh AMN predicts the average of its context."""
+    model = build_model(make_config("amn", **CONFIGS["amn"].small), seed=0).eval()
+    form, path = build_form(model), tmp_path / "form"
+    if backend == "native":
+        pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
+        write_native(form, path, precision="fp32")
+    elif backend == "torchscript":
+        trace_form(form, path)
+    else:
+        write_graph(form, path, "fp32")
+    runner = backend_class(backend)(path, device="cpu", precision="fp32")
+    for norm in (1e-11, 1e-12, 1e-13, 1e-16):
+        short = some_contexts(4) * np.float32(norm)
+        np.testing.assert_allclose(runner.run(short), known_answers(model, short)[0], rtol=0, atol=1e-6)
+    runner.close()
 
 
 def test_a_form_serves_vectors_up_to_the_norm_that_was_measured(with_int8: Get, tmp_path: Path) -> None:

@@ -66,8 +66,9 @@ def test_sizes_are_mapped() -> None:
         ("mamba", {}, "model_type is 'mamba'"),
         ("gru", {"width": 3}, "the key 'width'"),
         ("amn", {"nhead": 8}, "has no num_heads"),
+        ("transformer", {"input_dim": 16, "d_model": 8}, "has no nhead, which no shape of its weights tells"),
     ],
-    ids=["position", "position only", "output", "type", "key", "field of another"],
+    ids=["position", "position only", "output", "type", "key", "field of another", "number of heads"],
 )
 def test_unusable_configs_are_refused(kind: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
@@ -122,6 +123,14 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
             import_checkpoint(tmp_path / name, tmp_path / "out")
     file = checkpoint(tmp_path / "w.pt", "amn", model_config=CONFIGS["amn"] | {"hidden_dim": 13})
     with pytest.raises(ArtifactError, match=r"residual_net\.0\.weight has shape"):
+        import_checkpoint(file, tmp_path / "out")
+
+
+def test_weights_under_other_names_are_shown(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "best.pt", "amn")
+    weights = torch.load(file, weights_only=True)["model_state_dict"]
+    checkpoint(file, "amn", model_state_dict={f"net.{name}": tensor for name, tensor in weights.items()})
+    with pytest.raises(ArtifactError, match=r"encoder\.weight is missing; there is 'net\.context_encoder\.weight'"):
         import_checkpoint(file, tmp_path / "out")
 
 

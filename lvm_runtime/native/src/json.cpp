@@ -1,6 +1,7 @@
 #include "json.h"
 
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -141,9 +142,11 @@ const Json& Json::at(const std::string& key) const {
 
 int64_t Json::integer(const char* what, int64_t least, int64_t most) const {
     expect(kind == Kind::number && number == std::floor(number), what, "a whole number");
-    if (number < static_cast<double>(least) || number > static_cast<double>(most))
-        throw FileError(std::string(what) + " is " + std::to_string(number) + ", expected " + std::to_string(least) +
-                        " to " + std::to_string(most));
+    if (number < static_cast<double>(least) || number > static_cast<double>(most)) {
+        char found[32];
+        std::snprintf(found, sizeof found, "%.15g", number);
+        throw FileError(std::string(what) + " is " + found + ", expected " + std::to_string(least) + " to " + std::to_string(most));
+    }
     return static_cast<int64_t>(number);
 }
 

@@ -276,7 +276,8 @@ int Reader::matrix(const std::string& name) {
 void Reader::read_linear(const Json& entry, Operation& operation, bool per_vector) {
     const View& out = operation.out[0];
     const View& x = operation.in[0] = input(entry, "x", per_vector);
-    require(x.rows == out.rows && x.width <= most_inputs, "x does not fit the result");
+    require(x.rows == out.rows, "x does not fit the result");
+    require(x.width <= most_inputs, "x has " + std::to_string(x.width) + " columns, expected at most " + std::to_string(most_inputs));
     const Json& weights = entry.at("weights");
     const std::string& name = weights.at("weight").string("weight");
     operation.matrix = matrix(name);

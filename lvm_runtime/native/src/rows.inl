@@ -48,27 +48,37 @@ inline float total(int64_t n, Step step) {
     return sum(reduce(n, step, [](F x, F y) { return x + y; }));
 }
 
-// exp(scale · x) for a scale of ±1 or −2 and a product from −87 to 88: 2^f / 2^n with n = round(−scale · x log₂ e), and 2^f
-// by a polynomial fitted on [−½, ½] with 1 at 0. The relative error is 2.1e-7 at most up to |scale · x| = 10, 1.3e-6 up
-// to 87.
-inline F exponential(F x, float scale) {
+// exp(scale · x) for a scale of ±1 or −2 and a product from −87 to 88 is (1 + f · p) / 2^n with n = round(−scale · x log₂ e),
+// which `shifted` holds, and a polynomial fitted to 2^f on [−½, ½] with 1 at 0. The relative error is 2.1e-7 at most up to
+// |scale · x| = 10, 1.3e-6 up to 87.
+struct Power {
+    F f, p, shifted;
+};
+inline Power power(F x, float scale) {
     constexpr float log2_e = 1.44269504f;
     F shifted = fma(x, all(scale * -log2_e), all(rounder));
     F f = fma(x, all(scale * log2_e), shifted - all(rounder));
     F p = fma(all(1.32647273e-3f), f, all(9.67151299e-3f));
     p = fma(p, f, all(5.55073358e-2f));
     p = fma(p, f, all(2.40222424e-1f));
-    p = fma(p, f, all(6.93147004e-1f));
-    return over_power_of_two(fma(p, f, all(1.0f)), shifted);
+    return {f, fma(p, f, all(6.93147004e-1f)), shifted};
+}
+
+inline F exponential(F x, float scale) {
+    Power e = power(x, scale);
+    return over_power_of_two(fma(e.p, e.f, all(1.0f)), e.shifted);
 }
 
 inline F logistic(F x) {
     return all(1.0f) / (all(1.0f) + exponential(smaller(larger(x, all(-88.0f)), all(87.0f)), -1.0f));
 }
 
+// By exp(−2|x|) − 1, of which no digit is lost where x is near 0.
 inline F tangent(F x) {
-    F e = exponential(smaller(size(x), all(43.0f)), -2.0f);
-    return with_sign((all(1.0f) - e) / (all(1.0f) + e), x);
+    Power e = power(smaller(size(x), all(43.0f)), -2.0f);
+    F part = over_power_of_two(all(1.0f), e.shifted);
+    F less = fma(part * e.f, e.p, part - all(1.0f));
+    return with_sign((all(0.0f) - less) / (all(2.0f) + less), x);
 }
 
 // x · Φ(x). erf z = 1 − exp(−z · P(z)), P fitted to −log(erfc z) / z on [0, 4]: off by 1.3e-7 at most.
@@ -106,9 +116,10 @@ inline void layer_norm(const RowOp& op, const float* x, float* out) {
     });
 }
 
+// A row that is shorter than 1e-12 is divided by that, as PyTorch does.
 inline void normalise(const RowOp& op, const float* x, float* out) {
     float squares = dot(x, x, op.width);
-    F factor = all(1.0f / root(squares > 1.17549435e-38f ? squares : 1.17549435e-38f));
+    F factor = all(1.0f / root(squares > 1e-24f ? squares : 1e-24f));
     each(op.width, [&](int64_t k, auto lanes) { put(out + k, get(x + k, lanes) * factor, lanes); });
 }
 

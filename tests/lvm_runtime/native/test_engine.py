@@ -222,6 +222,25 @@ def test_refined_products_give_the_same_bits(
             np.testing.assert_array_equal(found, expected[start : start + len(found)], f"{path} {threads} {start}")
 
 
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_refined_products_give_a_document_its_windows_bits(
+    architecture: str, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every weight has what its rounding left, and no row is halved, so that biases of positions could be folded in."""
+    for name, number in {"TOLERATED": 0, "AIM": 0, "MOST_MORE": 9, "LEAST_WORTH": -1}.items():
+        monkeypatch.setattr(finer, name, number)
+    found = finer._refinements
+    monkeypatch.setattr(finer, "_refinements", lambda *given: (r for r in found(*given) if r.start is not None))
+    windows = Case(architecture, tmp_path, rows=400, context_length=length)
+    sequence = Case(architecture, tmp_path, "sequence", context_length=length)
+    assert b"_left" in windows.content
+    vectors = windows.contexts.reshape(-1, windows.dim)
+    predictions = np.empty((len(vectors) - length + 1, windows.dim), np.float32)
+    sequence.engine().run(vectors, predictions)
+    np.testing.assert_array_equal(predictions[::length], windows.run(windows.engine()))
+
+
 @pytest.mark.parametrize("length", [1, 4, 11, *(pytest.param(t, marks=pytest.mark.soak) for t in (2, 3, 5, 6, 7, 8))])
 @pytest.mark.parametrize("precision", DRIFT)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -275,6 +294,21 @@ def test_rows_of_zeros_and_huge_rows_give_finite_answers(precision: str, tmp_pat
         case.contexts[2] *= 1e-30
         case.contexts[3] *= 1e6
         assert np.isfinite(case.run(case.engine())).all(), architecture
+
+
+@pytest.mark.parametrize("norm", [1e-3, 1e-6, 1e-11])
+@pytest.mark.parametrize("architecture", ["lstm", "gru"])
+def test_values_near_zero_keep_their_digits(architecture: str, norm: float, tmp_path: Path) -> None:
+    """Of a model without biases nothing else is left of short vectors."""
+    case = Case(architecture, tmp_path, precision="fp32", num_layers=1)
+    with torch.no_grad():
+        for name, parameter in case.model.named_parameters():
+            if "bias" in name:
+                parameter.zero_()
+    write_native(build_form(case.model), tmp_path / "short", "context", precision="fp32")
+    case.content = (tmp_path / "short").read_bytes()
+    case.contexts *= np.float32(norm)
+    assert max_drift(case.run(case.engine()), case.answers()[0]) <= DRIFT["fp32"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how long a thread ran is read from /proc")

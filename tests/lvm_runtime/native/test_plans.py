@@ -87,6 +87,7 @@ def test_malformed_plans_say_what_is_wrong(small: list[Case]) -> None:
 
     assert "version is 2" in problem(version=2)
     assert "fp64" in problem(precision="fp64")
+    assert "context_length is 65, expected 1 to 64" in problem(context_length=65)
     assert "first buffer" in problem(dim=17)
     assert "operation 0: there is no operation pow" in problem(operations=[plan["operations"][0] | {"op": "pow"}])
     assert "nothing writes the prediction" in problem(operations=plan["operations"][:-1])
