@@ -229,9 +229,9 @@ def test_refined_products_give_a_document_its_windows_bits(
 ) -> None:
     """Every weight has what its rounding left, and no row is halved, so that biases of positions could be folded in."""
     for name, number in {"TOLERATED": 0, "AIM": 0, "MOST_MORE": 9, "LEAST_WORTH": -1}.items():
-        monkeypatch.setattr(finer, name, number)
-    found = finer._refinements
-    monkeypatch.setattr(finer, "_refinements", lambda *given: (r for r in found(*given) if r.start is not None))
+        monkeypatch.setattr(refinements, name, number)
+    found = refinements._refinements
+    monkeypatch.setattr(refinements, "_refinements", lambda *given: (r for r in found(*given) if r.start is not None))
     windows = Case(architecture, tmp_path, rows=400, context_length=length)
     sequence = Case(architecture, tmp_path, "sequence", context_length=length)
     assert b"_left" in windows.content
