@@ -50,7 +50,7 @@ class Predictor:
 
     Safe to share between threads; can be pickled (the artifact's folder must be there again); a context manager. In a
     fork of its process it goes on with one thread where the backend can, and says so where not. `largest_norm` is the
-    largest norm that a vector may have: 1e6, in fp16 and bf16 200, and in int8 what its export measured.
+    largest norm that a vector may have: 1e6, in fp16 and bf16 200 (64 for an AMN), in int8 what its export measured.
 
     Raises ArtifactError for a missing or damaged artifact, BackendUnavailable for what cannot run here,
     VerificationFailed if the model's answers here are not the known ones, InvalidInput for wrong arguments.

@@ -18,7 +18,7 @@ from lvm_runtime.artifact.drift import (
     require,
 )
 from lvm_runtime.artifact.fingerprint import Fingerprint
-from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, Backend
+from lvm_runtime.backends.base import ATTENTION_LARGEST_NORM, REDUCED_LARGEST_NORM, Array, Backend
 from lvm_runtime.backends.guard import Guard, building, proving
 from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.errors import counted
@@ -72,8 +72,8 @@ class Session:
             if backend.batch_sizes is None:
                 backend.batch_sizes = candidate.batch_sizes
             measured = candidate.largest_norm
-            if measured is None and backend.precision == "int8":
-                measured = REDUCED_LARGEST_NORM
+            if measured is None and (backend.precision == "int8" or backend.largest_norm == REDUCED_LARGEST_NORM):
+                measured = REDUCED_LARGEST_NORM if fingerprint.attention is None else ATTENTION_LARGEST_NORM
             if measured is not None:
                 backend.largest_norm = min(backend.largest_norm, measured)
             try:

@@ -12,14 +12,15 @@ import pytest
 from export.forms import build_form
 from export.native.export import write_native
 from export.onnx.export import write_graph
+from export.randomise import randomise
 from export.torchscript import trace_form
 from lvm_runtime import InvalidInput, Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
-from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
+from lvm_runtime.artifact.drift import ATTENTION_LIMITS, DRIFT_LIMITS, largest_difference, max_drift
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends import backend_class
 from lvm_runtime.bulk.predict import predict_file
-from lvm_runtime.models import build_model, known_answers, load_model
+from lvm_runtime.models import build_model, known_answers, load_model, save_model
 from lvm_runtime.predictor import MOST_AT_ONCE
 from tests.artifacts import add_onnx, edit_manifest, some_contexts
 from tests.conftest import AVAILABLE
@@ -102,6 +103,28 @@ def test_up_to_the_bound_bf16_is_the_same_model(tmp_path: Path) -> None:
     assert drift_at(backend.largest_norm) <= DRIFT_LIMITS["bf16"]
     assert drift_at(1e4) > 10 * DRIFT_LIMITS["bf16"]  # so a bound is needed
     backend.close()
+
+
+def test_up_to_the_bound_attention_in_bf16_is_right(tmp_path: Path) -> None:
+    """Predictions of the AMN hardly change with longer vectors, while its attention does."""
+    if not AVAILABLE["bf16"]():
+        pytest.skip("this CPU has no bf16")
+    model = randomise(build_model(make_config("amn", dim=384)), seed=1)
+    save_model(model, tmp_path / "amn")
+    add_onnx(Artifact.load(tmp_path / "amn"), model)
+    contexts = some_contexts(64, 384)
+    contexts /= np.linalg.norm(contexts, axis=2, keepdims=True)
+
+    def off_at(norm: float) -> float:
+        long = contexts * np.float32(norm)
+        _, attention = known_answers(model, long)
+        assert attention is not None
+        return largest_difference(predictor.predict(long, return_attention=True)[1], attention)
+
+    with Predictor(tmp_path / "amn", backend="openvino", precision="bf16", threads=1) as predictor:
+        assert off_at(0.999 * predictor.largest_norm) <= ATTENTION_LIMITS["bf16"]
+        with pytest.raises(InvalidInput, match="expected at most 64"):
+            off_at(65)
 
 
 @pytest.mark.parametrize("backend", ["native", "onnx", "openvino", "torchscript"])
