@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from lvm_runtime.arguments import whole_number
+from lvm_runtime.artifact.json_text import numbers_or_null
 from lvm_runtime.commands import console
 from lvm_runtime.commands.parser import Parser
 from lvm_runtime.system import extras
@@ -33,7 +34,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     report, _ = check_corpus(corpus, options.context_length)
     found = diagnose(corpus, VectorStore(corpus.values, "cpu"), options.context_length)
     if options.json:
-        console.show(json.dumps(found.to_dict(), indent=2))
+        console.show(json.dumps(numbers_or_null(found.to_dict()), indent=2))
     else:
         console.show(
             "\n".join([corpus.name, *(f"  {line}" for line in report.lines(options.context_length)), *found.lines()])

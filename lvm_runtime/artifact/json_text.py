@@ -1,8 +1,9 @@
-"""JSON from a stranger: refused where readers could disagree on it, or where it is too deep to walk."""
+"""JSON for strangers, and from them: refused where readers could disagree on it, or where it is too deep to walk."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from lvm_runtime.artifact.limits import DEEPEST_JSON
@@ -31,6 +32,19 @@ def parse_object(data: bytes, source: str) -> dict[str, Any]:
     if level:
         raise ArtifactError(_too_deep(source))
     return body
+
+
+def numbers_or_null(value: Any) -> Any:
+    """Return JSON values with null for NaN and infinity: JSON has neither, and readers in other languages refuse them.
+
+    >>> numbers_or_null({"cosine": float("nan"), "epochs": [3, 4.5]})
+    {'cosine': None, 'epochs': [3, 4.5]}
+    """
+    if isinstance(value, dict):
+        return {key: numbers_or_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [numbers_or_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from lvm_runtime.artifact.config import ModelConfig, make_config
 from lvm_runtime.artifact.drift import PRECISIONS
 from lvm_runtime.artifact.files import StoredFile, is_finders
-from lvm_runtime.artifact.json_text import parse_object
+from lvm_runtime.artifact.json_text import numbers_or_null, parse_object
 from lvm_runtime.artifact.limits import (
     LARGEST_BATCH,
     LARGEST_FILE,
@@ -122,7 +122,7 @@ class Manifest:
         body["config"] = self.config.to_dict()
         head = {"schema": SCHEMA_VERSION, "architecture": self.config.architecture}
         try:
-            data = seal(head | body)
+            data = seal(numbers_or_null(head | body))
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidInput(f"the manifest cannot hold this: {error}") from error
         if len(data) > LARGEST_MANIFEST:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, ModelConfig, make_config
 from lvm_runtime.artifact.drift import PRECISIONS
+from lvm_runtime.artifact.json_text import numbers_or_null
 from lvm_runtime.artifact.limits import (
     DEEPEST_JSON,
     LARGEST_BATCH,
@@ -75,8 +76,9 @@ def test_reads_what_it_writes(
     provenance: dict[str, Any],
     compiled: tuple[CompiledFile, ...],
 ) -> None:
-    """repr, as a NaN in provenance equals nothing."""
-    manifest = Manifest(config, created, weights, fingerprint, provenance, compiled)
+    """What is no number, in provenance or details, is null."""
+    compiled = tuple(dataclasses.replace(form, details=numbers_or_null(form.details)) for form in compiled)
+    manifest = Manifest(config, created, weights, fingerprint, numbers_or_null(provenance), compiled)
     data = manifest.to_json()
     found = Manifest.from_json(data, "m")
     assert repr(found) == repr(manifest)
@@ -247,6 +249,18 @@ def test_a_manifest_without_a_list_of_forms_has_none() -> None:
     body = json.loads(_manifest().to_json())
     del body["digest"], body["compiled"]
     assert Manifest.from_json(seal(body), "m") == dataclasses.replace(_manifest(), compiled=())
+
+
+def test_a_manifest_is_json_for_readers_in_other_languages() -> None:
+    """Which know neither NaN nor Infinity; a checkpoint may have stored either."""
+    metrics = {"val_cosine": float("nan"), "losses": [float("inf"), (0.5, -float("inf"))]}
+    data = dataclasses.replace(_manifest(), provenance={"metrics": metrics}).to_json()
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    json.loads(data, parse_constant=refuse)
+    assert Manifest.from_json(data, "m").provenance == {"metrics": {"val_cosine": None, "losses": [None, [0.5, None]]}}
 
 
 def test_a_manifest_that_could_not_be_read_is_not_written() -> None:
