@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[3]
 PRESS = """
 import runpy, signal, sys
 moment, *sys.argv = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's jobs in the background ignore
 
 class Press:
     def find_spec(self, name, path=None, target=None):

@@ -29,7 +29,9 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Return the name of a module that fails as a compiled one does when Ctrl-C comes during its import."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "compiled_stub.py").write_text(COMPILED.format(times=1))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background ignore Ctrl-C
     yield "compiled_stub"
+    signal.signal(signal.SIGINT, before)
     sys.modules.pop("compiled_stub", None)
 
 
