@@ -30,10 +30,10 @@ COMMANDS = {
 }
 
 
-def build_parser(chosen: str | None = None, prog: str | None = None) -> argparse.ArgumentParser:
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of `lvm-runtime`, with the options of the command `chosen`."""
     parser = Parser(
-        prog=prog or console.program(),
+        prog=console.program(),
         description="Serve latent vector models: predict the next vector of a document.",
         epilog="COMMAND --help shows the options of a command.",
     )
@@ -61,7 +61,3 @@ def _dispatch(given: list[str]) -> int | None:
     options = build_parser(chosen).parse_args(given)
     result: int | None = load(f"lvm_runtime.commands.{options.command}").run(options)
     return result
-
-
-if __name__ == "__main__":
-    sys.exit(main())

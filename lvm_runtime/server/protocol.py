@@ -54,7 +54,7 @@ def check_contexts(config: ModelConfig, contexts: NDArray[Any], most: int) -> No
 
 def outputs_of(config: ModelConfig) -> tuple[str, ...]:
     """Return the names of a model's outputs."""
-    return OUTPUTS if config.architecture == "amn" else OUTPUTS[:1]
+    return OUTPUTS if config.attention else OUTPUTS[:1]
 
 
 def tensors_of(config: ModelConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
