@@ -43,6 +43,8 @@ class ServerOptions:
     def __post_init__(self) -> None:
         for name in ("http_port", "grpc_port"):
             whole_number(getattr(self, name), name, least=0, most=65535)
+        if self.http_port == self.grpc_port != 0:  # Linux would say so once the models are loaded
+            raise InvalidInput(f"http_port and grpc_port are both {self.http_port}; expected two ports")
         for name in ("workers", "max_batch", "max_request", "max_queue", "max_body"):
             whole_number(getattr(self, name), name)
         for name in ("max_delay_ms", "timeout", "drain", "grace"):

@@ -233,6 +233,12 @@ def test_a_port_in_use_is_at_fault_and_told_before_a_model_is_loaded(
     )
 
 
+def test_one_port_for_both_sides_is_told_before_a_model_is_loaded() -> None:
+    with pytest.raises(InvalidInput, match="http_port and grpc_port are both 8000; expected two ports"):
+        ServerOptions(grpc_port=8000)
+    ServerOptions(http_port=0, grpc_port=0)
+
+
 LOADING = """
 import socket, sys
 from lvm_runtime import LvmError, Request
