@@ -72,7 +72,7 @@ class Session:
             if backend.batch_sizes is None:
                 backend.batch_sizes = candidate.batch_sizes
             measured = candidate.largest_norm
-            if measured is None and (backend.precision == "int8" or backend.largest_norm == REDUCED_LARGEST_NORM):
+            if measured is None and backend.precision != "fp32":
                 measured = REDUCED_LARGEST_NORM if fingerprint.attention is None else ATTENTION_LARGEST_NORM
             if measured is not None:
                 backend.largest_norm = min(backend.largest_norm, measured)

@@ -17,7 +17,7 @@ import torch
 from lvm_runtime import ArtifactError, LvmError, Predictor
 from lvm_runtime.artifact.fingerprint import Fingerprint, probe_contexts
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, Backend
 from lvm_runtime.backends.eager import EagerBackend
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.selection.candidates import Candidate
@@ -196,6 +196,15 @@ def test_a_form_that_cannot_take_the_probes_is_an_artifact_error(
     _of_another_size(path, backend)
     with pytest.raises(ArtifactError, match=r"fp32\.(onnx|pt): it cannot be run \(.*\); export it again"):
         Predictor(path, backend=backend)
+
+
+def test_attention_does_not_narrow_the_norms_of_full_precision(
+    small_artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Core ML and static forms of Core AI take no norm over 200 in fp32 either, for other reasons."""
+    monkeypatch.setattr(EagerBackend, "largest_norm", REDUCED_LARGEST_NORM)
+    with Predictor(small_artifacts("amn"), backend="eager") as predictor:
+        assert predictor.largest_norm == REDUCED_LARGEST_NORM
 
 
 def test_nobody_is_told_to_export_again_what_is_not_exported(
