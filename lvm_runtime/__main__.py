@@ -15,7 +15,7 @@ def main() -> int:
         return 130
     finally:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # what frameworks do at the exit would print it
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # or a Ctrl-C while frameworks shut down has a traceback
 
 
 if __name__ == "__main__":

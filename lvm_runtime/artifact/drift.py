@@ -26,7 +26,7 @@ BATCH_INVARIANCE_LIMIT = 1e-6
 """Largest change in one component of a row that its batch-mates may cause, in every precision."""
 
 OVERLAP_LIMIT = 0.98
-"""Smallest share of the ten vectors that the training form finds first in a corpus, which another form finds too."""
+"""Smallest share of the ten vectors that the training form finds first in a corpus, and that another form must find."""
 
 ATTENTION_LIMITS: dict[str, float] = {"fp32": 2e-5, "fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2}
 """Largest difference in one attention weight. People look at them, and need two digits."""

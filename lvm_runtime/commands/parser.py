@@ -1,7 +1,7 @@
-"""The parser of every command line: what is wrong with an option is said with the usage of the command it was given to.
+"""The parser of every command line: an error about an option shows the usage of the command that it was given to.
 
-argparse leaves an option that a command does not have to the program's own parser, whose usage says nothing of the
-command's, and speaks first of arguments that are missing.
+argparse hands an option that a command does not have back to the program's parser, whose usage does not list the
+command's options, and it complains of missing arguments first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The ports of the server: held before the models are loaded, opened once they are.
+"""The ports of the server: bound before the models are loaded, opened once they are.
 
-A port that is held refuses connections. So nobody takes for a server what then ends because of a model, and a port that
-is in use is told before the models take their time.
+A port that is bound and not opened refuses connections. So nobody connects to a server that then ends because of a
+model, and a port on which another server listens is an error before the models are loaded.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _BACKLOG = 2048
 
 
 def hold(host: str, port: int, protocol: str, *, shared: bool = False) -> socket.socket:
-    """Return a socket that is bound to a port, or any free one for 0, and takes no connection; LvmError if none can be.
+    """Return a socket that is bound to a port (0: any free one) and takes no connection; LvmError if none can be.
 
-    A `shared` port can be bound by other processes as well, once no other server listens on it. `protocol`, HTTP or
-    gRPC, is for the message.
+    Other processes can bind a `shared` port as well; it is refused while another server listens on it. `protocol`, HTTP
+    or gRPC, is for the message.
     """
     try:
-        if shared:  # and would be had beside a stranger who shares it, too
+        if shared:  # which would succeed where a stranger listens who shares the port as well
             _bound(host, port).close()
         return _bound(host, port, shared=shared)
     except (OSError, UnicodeError) as error:

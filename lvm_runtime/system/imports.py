@@ -2,8 +2,8 @@
 
 If another thread was importing a module at the fork, the child has a part of the module, and a lock that nobody will
 release: importing it there would wait for ever. A module that was imported before the fork is whole in the child, but
-the threads that it had started are not there. A compiled module whose import Ctrl-C stops says that it cannot be
-imported, and cannot be from then on.
+the threads that it had started are not there. If Ctrl-C stops the import of a compiled module, that raises ImportError,
+and so does every later import of it in this process.
 """
 
 from __future__ import annotations
