@@ -82,6 +82,7 @@ def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | Non
         began = time.perf_counter()
         trainer = _trainer(options, material, processes, report)
         progress = _start(trainer, material, checkpoint, report, time.perf_counter() - began)
+        del checkpoint  # several times the memory of the model, for as long as the run lasts
         with deterministic_order(trainer), Interruption() as interruption:
             _epochs(trainer, progress, material, interruption, report)
         return _finish(trainer, progress, material, report)

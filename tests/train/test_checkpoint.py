@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from train.data.windows import VectorStore, split_windows
 from train.loop import Trainer, TrainingDiverged
 from train.options import TrainOptions
 from train.processes import Processes
-from train.run import train
+from train.run import _epochs, train
 
 COMMAND = [
     *(sys.executable, "-m", "train", "--model", "lstm", "--data", "synthetic", "--windows", "3000", "--dim", "24"),
@@ -95,6 +97,21 @@ def test_finished_run_can_be_extended(tmp_path: Path, device: str) -> None:
     train(options(tmp_path / "steps", device=device, epochs=1), quiet)
     train(options(tmp_path / "steps", device=device, resume=True), quiet)
     assert weights(tmp_path / "steps") == weights(tmp_path / "whole")
+
+
+def test_a_checkpoint_is_let_go_once_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the weights, their average, the best ones and the optimizer's two moments."""
+    train(options(tmp_path / "model", epochs=1), quiet)
+    kept: list[bool] = []
+    epochs = _epochs
+
+    def look(*arguments: Any) -> None:
+        kept.append(any(type(found) is Checkpoint for found in gc.get_objects()))
+        epochs(*arguments)
+
+    monkeypatch.setattr("train.run._epochs", look)
+    train(options(tmp_path / "model", epochs=2, resume=True), quiet)
+    assert kept == [False]
 
 
 def without_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
