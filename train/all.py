@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lvm_runtime.artifact.config import ARCHITECTURES
@@ -18,7 +19,8 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     """Parse the command line, train each model and write the comparison."""
     parser = Parser(
         prog=prog or console.program(),
-        description="Train the four architectures in turn under one config, then compare them.",
+        description="Train the four architectures in turn under one config, then compare them. With --resume, those "
+        "that have no checkpoint yet begin.",
     )
     parser.add_argument("--out", type=Path, default=DEFAULT_ROOT, help="folder of the artifacts")
     parser.add_argument("--report", type=Path, help="folder of the comparison (default OUT/comparison)")
@@ -27,11 +29,16 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     arguments = parser.parse_args(argv)
     # every config is checked before the first model spends its time
     runs = [options_from(arguments, model=name, out=arguments.out / name) for name in arguments.models]
-    require_places(arguments, *runs)
     extras.require("train", "training", "torch", "safetensors", "matplotlib")
+    from .checkpoint import FILE
     from .report.compare import compare
     from .run import require_start, train
 
+    if arguments.resume:
+        begun = [(options.run_path / FILE).exists() for options in runs]
+        if any(begun):  # the others come after the one that was stopped
+            runs = [replace(options, resume=resume) for options, resume in zip(runs, begun, strict=True)]
+    require_places(arguments, *runs)
     for options in runs:
         require_start(options)
     result = None

@@ -42,6 +42,8 @@ _LEAST_SHARES = {"fp32": (16, 288e6), "int8": (4, 32e6)}
 """From how many rows per thread, and from what product of rows and bytes of weights, a share of its own is worth the
 50 to 150 µs that it takes to wake a thread for it. Products in int8 gain little from sharing each of them out."""
 
+_WRONG_ON_AMX = {(1, minor) for minor in range(21, 25)}
+"""Versions of onnxruntime whose products of integers may be wrong on a CPU with AMX."""
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
@@ -94,6 +96,8 @@ class OnnxBackend(LightBackend):
         rows, work = _LEAST_SHARES.get(self.precision, _LEAST_SHARES["fp32"])
         self._share_from = self.threads * max(rows, math.ceil(work / source.stat().st_size))
         self._helpers = HelperThreads(self.threads if self._single else 1)
+        if self.precision == "int8" and self.device == "cpu" and self._input == "context":
+            self._refuse_wrong_products()
 
     @classmethod
     def load_framework(cls) -> Any:
@@ -115,6 +119,25 @@ class OnnxBackend(LightBackend):
         """Return the devices that the installed onnxruntime was built for, the CPU first."""
         present = cls.load_framework().get_available_providers()
         return [device for device, provider in PROVIDERS.items() if provider in present]
+
+    def _refuse_wrong_products(self) -> None:
+        """Raise BackendUnavailable where onnxruntime multiplies many rows of integers otherwise than few.
+
+        1.21 to 1.24 do on a CPU with AMX, from 32 rows on, where the last columns of a weight are 17 to 31. The known
+        answers are too few rows to show it.
+        """
+        version = self.load_framework().__version__
+        if tuple(map(int, version.split(".")[:2])) not in _WRONG_ON_AMX:
+            return
+        _, length, dim = self._session.get_inputs()[0].shape
+        many = np.random.default_rng(0).normal(size=(40, length, dim)).astype(np.float32)
+        alone = [self._session.run(["prediction"], {self._input: many[i : i + 1]})[0] for i in range(len(many))]
+        together = self._session.run(["prediction"], {self._input: many})[0]
+        if not np.allclose(together, np.concatenate(alone), rtol=0, atol=1e-5):
+            raise BackendUnavailable(
+                f"onnxruntime {version} multiplies integers wrongly on this CPU (AMX) for a model of these sizes; "
+                "upgrade it to 1.25 or later, or use another backend"
+            )
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]`."""

@@ -142,12 +142,24 @@ def test_other_options_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_every_run_is_looked_at_before_the_first_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ["--data", "synthetic", "--windows", "200", "--dim", "16", "--device", "cpu", "--epochs", "1"]
     line = [*small, "--out", str(tmp_path), "--models", "amn", "gru"]
+    with pytest.raises(ArtifactError, match=rf"amn\.run/{FILE}: no checkpoint to resume from"):
+        all_models([*line, "--resume"])
     train(options(tmp_path / "amn", model="amn", windows=200, epochs=1, ema=0.0, input_noise=0.0, sizes={}), quiet)
     without_baselines(monkeypatch)
-    with pytest.raises(ArtifactError, match=rf"gru\.run/{FILE}: no checkpoint to resume from"):
+    (tmp_path / "gru.run").mkdir()
+    (tmp_path / f"gru.run/{FILE}").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=rf"gru\.run/{FILE}: not a readable checkpoint"):
         all_models([*line, "--resume"])
     with pytest.raises(InvalidInput, match="inductor fails on the LSTM"):
         all_models([*line, "lstm", "--overwrite", "--compile"])
+
+
+def test_models_that_a_stopped_run_had_not_come_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--data", "synthetic", "--windows", "200", "--dim", "16", "--device", "cpu", "--epochs", "1"]
+    train(options(tmp_path / "amn", model="amn", windows=200, epochs=1, ema=0.0, input_noise=0.0, sizes={}), quiet)
+    assert all_models([*small, "--out", str(tmp_path), "--models", "amn", "gru", "--resume"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"amn", "amn.run", "gru", "gru.run", "comparison"}
+    assert "starting afresh" not in capsys.readouterr().out
 
 
 def test_other_data_under_the_same_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

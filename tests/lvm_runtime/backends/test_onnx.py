@@ -13,10 +13,13 @@ import onnxruntime
 import pytest
 
 import lvm_runtime.backends.onnx as onnx_backend
+from export.forms import build_form
+from export.onnx.export import write_graph
 from lvm_runtime.artifact.config import ARCHITECTURES
+from lvm_runtime.backends.base import Array
 from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.backends.openvino import OpenVinoBackend
-from lvm_runtime.errors import ArtifactError
+from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from tests.artifacts import add_onnx, make_artifact, randomised, some_contexts
 
 
@@ -198,3 +201,29 @@ def test_weights_are_in_memory_twice_only_where_threads_share(
     backend.run(some_contexts(40))
     assert bool(cuts) == (system == "linux")
     backend.close()
+
+
+class WrongOfMany:
+    """A session that computes 32 rows or more otherwise than fewer, as onnxruntime 1.24 does with AMX."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, names: list[str], inputs: dict[str, Array]) -> list[Array]:
+        found: list[Array] = self._session.run(names, inputs)
+        if len(found[0]) >= 32:
+            found[0][:32, -1] += 0.01
+        return found
+
+
+def test_versions_that_multiply_many_rows_wrongly_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_graph(build_form(randomised("amn", dim=24)), tmp_path / "int8.onnx", "int8")
+    monkeypatch.setattr(onnxruntime, "__version__", "1.24.4")
+    OnnxBackend(tmp_path / "int8.onnx", threads=1).close()
+    usual = onnx_backend._open_session
+    monkeypatch.setattr(onnx_backend, "_open_session", lambda *given: WrongOfMany(usual(*given)))
+    with pytest.raises(BackendUnavailable, match=r"onnxruntime 1\.24\.4 multiplies integers wrongly on this CPU"):
+        OnnxBackend(tmp_path / "int8.onnx", threads=1)
