@@ -92,7 +92,10 @@ def test_every_command_refuses_an_unknown_option_with_its_own_usage() -> None:
         ("export --model amn", "torch", "export"),
         ("lvm_runtime serve amn", "orjson", "serve"),
         ("export.coreml --model amn", "torch", "export"),
-        ("export.coreai --model amn", "coreai", "coreai"),
+        pytest.param(
+            *("export.coreai --model amn", "coreai", "coreai"),
+            marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="coreai-torch needs Python 3.11"),
+        ),
         ("export.ane_lint some.mlpackage", "coremltools", "coreml"),
     ],
     ids=lambda value: value.replace(" ", "_"),

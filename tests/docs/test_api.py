@@ -25,6 +25,8 @@ def test_everything_public_is_on_the_page() -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_examples_run(name: str, guide_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name.startswith("export.coreai."):
+        pytest.importorskip("coreai_torch", reason="coreai-torch needs Python 3.11")
     monkeypatch.chdir(guide_folder)
     path, _, attribute = name.rpartition(".")
     module = importlib.import_module(path)

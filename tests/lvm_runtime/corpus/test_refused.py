@@ -63,9 +63,12 @@ NPZ: dict[str, tuple[dict[str, Any], str]] = {
         "metadata has 1 entry for 2 contexts",
     ),
 }
+NULL_OF_A_SIZE = "row 100 is null in column vectors"
+if int(pa.__version__.split(".")[0]) < 26:  # whose own reader stops there
+    NULL_OF_A_SIZE = "column vectors cannot be read from row 0 on"
 PARQUET: dict[str, tuple[dict[str, Any], str]] = {
     "columns": ({"a": ROWS, "b": ROWS}, "columns a, b; expected lists named vectors or contexts"),
-    "null row": ({"vectors": pa.array(NULL_ROW, pa.list_(pa.float32(), 4))}, "row 100 is null in column vectors"),
+    "null row": ({"vectors": pa.array(NULL_ROW, pa.list_(pa.float32(), 4))}, NULL_OF_A_SIZE),
     "null row of a list": ({"vectors": NULL_ROW}, "row 100 is null in column vectors"),
     "null number": ({"vectors": NULL_NUMBER}, "row 100 is null in column vectors"),
     "null in a fixed-size list": ({"vectors": pa.array(NULL_NUMBER, pa.list_(pa.float32(), 4))}, "row 100 is null"),
