@@ -220,7 +220,7 @@ class WrongOfMany:
 
 
 def test_versions_that_multiply_many_rows_wrongly_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_graph(build_form(randomised("amn", dim=24)), tmp_path / "int8.onnx", "int8")
+    write_graph(build_form(randomised("amn", dim=32)), tmp_path / "int8.onnx", "int8")
     monkeypatch.setattr(onnxruntime, "__version__", "1.24.4")
     OnnxBackend(tmp_path / "int8.onnx", threads=1).close()
     usual = onnx_backend._open_session
