@@ -81,11 +81,11 @@ def export_plan(
 
 
 def _refuse_what_does_not_fit(form: Form, format: str) -> None:
-    widest = max(weight.shape[0] for weight in form.buffers() if weight.ndim == 2)
-    for what, most, found in (
-        ("vectors of a context", LARGEST_LENGTH, form.length),
-        ("inputs of a product", MOST_INPUTS if format == "native" else widest, widest),
-    ):
+    sizes = [("vectors of a context", form.length, LARGEST_LENGTH)]
+    if format == "native":
+        widest = max(weight.shape[0] for weight in form.buffers() if weight.ndim == 2)
+        sizes.append(("inputs of a product", widest, MOST_INPUTS))
+    for what, found, most in sizes:
         if found > most:
             raise InvalidInput(
                 f"{format} takes at most {most:,} {what}, and this model has {found:,}; export it to onnx instead"

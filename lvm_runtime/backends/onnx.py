@@ -42,7 +42,7 @@ _LEAST_SHARES = {"fp32": (16, 288e6), "int8": (4, 32e6)}
 """From how many rows per thread, and from what product of rows and bytes of weights, a share of its own is worth the
 50 to 150 µs that it takes to wake a thread for it. Products in int8 gain little from sharing each of them out."""
 
-_WRONG_ON_AMX = {(1, minor) for minor in range(21, 25)}
+_WRONG_ON_AMX = ("1.21.", "1.22.", "1.23.", "1.24.")
 """Versions of onnxruntime whose products of integers may be wrong on a CPU with AMX."""
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
@@ -91,13 +91,13 @@ class OnnxBackend(LightBackend):
             )
         self._take(source, self._session.get_modelmeta().custom_metadata_map, precision)
         self._input = self._session.get_inputs()[0].name
+        if self.precision == "int8" and self.device == "cpu" and self._input == "context":
+            self._refuse_wrong_products()
         self._widths = {output.name: output.shape[1] for output in self._session.get_outputs()}
         self._slots: list[_Slot] = []
         rows, work = _LEAST_SHARES.get(self.precision, _LEAST_SHARES["fp32"])
         self._share_from = self.threads * max(rows, math.ceil(work / source.stat().st_size))
         self._helpers = HelperThreads(self.threads if self._single else 1)
-        if self.precision == "int8" and self.device == "cpu" and self._input == "context":
-            self._refuse_wrong_products()
 
     @classmethod
     def load_framework(cls) -> Any:
@@ -121,13 +121,13 @@ class OnnxBackend(LightBackend):
         return [device for device, provider in PROVIDERS.items() if provider in present]
 
     def _refuse_wrong_products(self) -> None:
-        """Raise BackendUnavailable where onnxruntime multiplies many rows of integers otherwise than few.
+        """Raise BackendUnavailable where this onnxruntime computes many contexts otherwise than one.
 
-        1.21 to 1.24 do on a CPU with AMX, from 32 rows on, where the last columns of a weight are 17 to 31. The known
-        answers are too few rows to show it.
+        1.21 to 1.24 do on a CPU with AMX, from 32 rows on, if the width of a weight is 17 to 31 more than a multiple
+        of 32. The known answers are fewer rows.
         """
         version = self.load_framework().__version__
-        if tuple(map(int, version.split(".")[:2])) not in _WRONG_ON_AMX:
+        if not version.startswith(_WRONG_ON_AMX):
             return
         _, length, dim = self._session.get_inputs()[0].shape
         many = np.random.default_rng(0).normal(size=(40, length, dim)).astype(np.float32)

@@ -34,27 +34,6 @@ MISTAKES = [
         "tests/lvm_runtime/test_norms.py::test_a_form_serves_vectors_up_to_the_norm_that_was_measured",
     ),
     Mistake(
-        "the norm of int8 is not bounded by its drift",
-        "export/norms.py",
-        "> DRIFT_LIMITS[precision]:",
-        "> 1:",
-        "tests/export/test_norms.py::test_int8_records_the_norm_up_to_which_it_stays_within_its_limit[transformer-native]",
-    ),
-    Mistake(
-        "the norm of int8 is measured where all vectors are as long",
-        "export/norms.py",
-        "    longer[1::3, -1:] = contexts[1::3, -1:]\n",
-        "",
-        "tests/export/test_norms.py::test_int8_records_the_norm_up_to_which_it_stays_within_its_limit[gru-native]",
-    ),
-    Mistake(
-        "the norm of int8 is not bounded by its attention",
-        "export/norms.py",
-        "return off <= ATTENTION_LIMITS[precision]",
-        "return True",
-        "tests/export/test_norms.py::test_int8_records_the_norm_up_to_which_it_stays_within_its_limit[amn-native]",
-    ),
-    Mistake(
         "bf16 takes vectors as long as fp32",
         "lvm_runtime/backends/openvino.py",
         "self.largest_norm = REDUCED_LARGEST_NORM",
@@ -362,13 +341,6 @@ MISTAKES = [
         "            mask_filter_value=BARRED,\n",
         "",
         "tests/lvm_runtime/test_norms.py::test_up_to_the_bound_answers_are_those_of_the_training_form[openvino-transformer]",
-    ),
-    Mistake(
-        "ONNX gives norm 1 to what has nearly no length",
-        "export/onnx/graph.py",
-        "np.array(1e-24, np.float32)",
-        "np.array(np.finfo(np.float32).tiny)",
-        "tests/lvm_runtime/test_norms.py::test_what_has_nearly_no_length_is_as_short_as_in_the_training_form[onnx]",
     ),
     Mistake(
         "a checkpoint that does not say its heads has eight",

@@ -182,4 +182,25 @@ MISTAKES = [
         _CHOICE,
     ),
     Mistake("refinements cost what they like", _REFINE, "or refinement.cost > budget", "", _CHOICE),
+    Mistake(
+        "the norm of int8 is not bounded by its drift",
+        "export/norms.py",
+        "> DRIFT_LIMITS[precision]:",
+        "> 1:",
+        "tests/export/test_norms.py::test_int8_records_the_norm_up_to_which_it_stays_within_its_limit[transformer-native]",
+    ),
+    Mistake(
+        "the norm of int8 is measured where all vectors are as long",
+        "export/norms.py",
+        "    longer[1::3, -1:] = contexts[1::3, -1:]\n",
+        "",
+        "tests/export/test_norms.py::test_int8_records_the_norm_up_to_which_it_stays_within_its_limit[gru-native]",
+    ),
+    Mistake(
+        "the norm of int8 is not bounded by its attention",
+        "export/norms.py",
+        "return off <= ATTENTION_LIMITS[precision]",
+        "return True",
+        "tests/export/test_norms.py::test_int8_records_the_norm_up_to_which_it_stays_within_its_limit[amn-native]",
+    ),
 ]
