@@ -10,6 +10,7 @@ n contexts, b batch, T context length, D vector.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lvm_runtime.artifact.drift import (
     OVERLAP_LIMIT,
     drift,
     largest_difference,
+    max_drift,
     require,
 )
 from lvm_runtime.artifact.fingerprint import random_contexts
@@ -34,6 +36,7 @@ from lvm_runtime.backends.base import Array
 from lvm_runtime.backends.batch_sizes import Runner, any_batch
 from lvm_runtime.corpus.corpus import BUNDLED
 from lvm_runtime.models import known_answers
+from lvm_runtime.selection.sequences import window
 
 from .search import SearchCheck, SearchReport
 from .source import Source
@@ -66,6 +69,10 @@ class SequenceRunner:
         """Return predictions `[b, D]` and attention `[b, T]`."""
         predictions, attention = self._backend.run_with_attention(self._document(contexts))
         return predictions[:: self._length].copy(), attention[:: self._length].copy()
+
+    def run_all(self, contexts: Array) -> Array:
+        """Return the predictions `[b · T − T + 1, D]` of all windows, those that begin within a context too."""
+        return self._backend.run(self._document(contexts))
 
     def close(self) -> None:
         """Release the backend."""
@@ -252,3 +259,19 @@ def verify_file(
         return verify(any_batch(backend), samples, name=name, precision=backend.precision, batch_sizes=batch_sizes)
     finally:
         backend.close()
+
+
+def verify_sequence(path: Path, source: Source, samples: Sequence[Sample], *, format: str, precision: str) -> Report:
+    """Load the sequence form at `path` and verify the contexts of `samples`, joined to documents.
+
+    Windows that begin within a context are compared in one document of a few contexts: the training form has answers
+    for T times as many windows to compute there.
+    """
+    length, name = source.artifact.config.context_length, f"{format} sequence {precision}"
+    with closing(SequenceRunner(path, length, format=format)) as runner:
+        report = verify(runner, samples, name=name, precision=precision)
+        contexts = samples[-1].contexts[:ALONE]
+        known, _ = known_answers(source.model, window(np.concatenate(contexts), length))
+        off = max_drift(runner.run_all(contexts), known)
+    require(off, DRIFT_LIMITS[precision], f"{name}: largest drift (1 - cosine) of a window of a document", _REMEDY)
+    return report

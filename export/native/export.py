@@ -9,7 +9,6 @@ B batch, N vectors of a document, T context length, D vector.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from lvm_runtime.errors import InvalidInput
 from ..forms import Form, build_form
 from ..norms import largest_norm
 from ..source import Source
-from ..verify import Sample, SequenceRunner, verify, verify_file
+from ..verify import Sample, verify_file, verify_sequence
 from .files import FILES
 from .plan import PlanOps, build_plan
 
@@ -66,8 +65,7 @@ def export_plan(
             norm = largest_norm(temporary, source, samples, format=format, precision=precision)
         else:
             norm = None  # that of the context form, whose answers it gives
-            with closing(SequenceRunner(temporary, artifact.config.context_length, format=format)) as runner:
-                report = verify(runner, samples, name=f"{format} sequence {precision}", precision=precision)
+            report = verify_sequence(temporary, source, samples, format=format, precision=precision)
         return artifact.commit(
             temporary,
             path,

@@ -6,7 +6,6 @@ B batch, N vectors of a document, T context length, D vector.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from lvm_runtime.artifact.folder import Artifact
 from ..forms import Form, build_form
 from ..norms import largest_norm
 from ..source import Source
-from ..verify import Sample, SequenceRunner, verify, verify_file
+from ..verify import Sample, verify_file, verify_sequence
 from .files import SEQUENCE_FILE, context_file
 from .graph import GraphOps, build_graph
 from .quantise import Int8GraphOps
@@ -68,8 +67,7 @@ def export_sequence(source: Source, samples: Sequence[Sample]) -> Artifact:
     artifact = source.artifact
     with artifact.adding(SEQUENCE_FILE) as temporary:
         write_graph(build_form(source.model), temporary, "fp32", "sequence")
-        with closing(SequenceRunner(temporary, artifact.config.context_length)) as runner:
-            report = verify(runner, samples, name="onnx sequence fp32", precision="fp32")
+        report = verify_sequence(temporary, source, samples, format="onnx", precision="fp32")
         return artifact.commit(
             temporary,
             SEQUENCE_FILE,

@@ -26,6 +26,7 @@ from export.verify import (
     make_samples,
     verify,
     verify_file,
+    verify_sequence,
 )
 from export.windows import read_windows
 from lvm_runtime.artifact.config import make_config
@@ -35,7 +36,8 @@ from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.base import Array
 from lvm_runtime.corpus.corpus import BUNDLED
 from lvm_runtime.errors import InvalidInput, VerificationFailed
-from lvm_runtime.models import build_model, save_model
+from lvm_runtime.models import build_model, known_answers, save_model
+from lvm_runtime.selection.sequences import window
 
 DIM = 16
 
@@ -129,6 +131,37 @@ def test_contexts_joined_to_a_document_run_on_the_cpu_and_give_their_own_windows
         np.testing.assert_array_equal(predictions, contexts[:, 0])
         np.testing.assert_array_equal(attention, contexts[:, :, 0])
         assert asked[-2:] == [(Path(format), {"device": "cpu"}), "closed"]
+
+
+@pytest.mark.parametrize("apart", [1, 5], ids=["right", "wrong"])
+def test_windows_that_begin_within_a_context_are_compared_too(
+    apart: int, source: Source, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Backend:
+        """Answers windows that begin at a multiple of `apart` rightly, and others as the one of these before them."""
+
+        def __init__(self, path: Path, **options: Any) -> None: ...
+
+        def run_with_attention(self, document: Array) -> tuple[Array, Array]:
+            windows = window(document, 5)[np.arange(len(document) - 4) // apart * apart]
+            predictions, attention = known_answers(source.model, windows)
+            assert attention is not None
+            return predictions.astype(np.float32), attention.astype(np.float32)
+
+        def run(self, document: Array) -> Array:
+            return self.run_with_attention(document)[0]
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("export.verify.backend_class", {"onnx": Backend}.__getitem__)
+    check = partial(verify_sequence, Path("m.onnx"), source, [sample], format="onnx", precision="fp32")
+    if apart == 1:
+        assert check().worst_drift < 1e-12
+    else:
+        with pytest.raises(
+            VerificationFailed, match=r"^onnx sequence fp32: largest drift .* of a window of a document"
+        ):
+            check()
 
 
 @pytest.mark.parametrize("off", [0.0, 0.1], ids=["right", "wrong"])
