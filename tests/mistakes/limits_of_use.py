@@ -96,8 +96,8 @@ MISTAKES = [
     Mistake(
         "a form of documents that cannot run stays open",
         "lvm_runtime/selection/sequences.py",
-        "        try:\n            answers = backend.run(probes.reshape(n * length, dim))[::length]",
-        "        answers = backend.run(probes.reshape(n * length, dim))[::length]\n        try:\n            pass",
+        "        try:\n            answers = backend.run(document)",
+        "        answers = backend.run(document)\n        try:\n            pass",
         f"{_CLOSED}[broken_for_documents]",
     ),
     Mistake(

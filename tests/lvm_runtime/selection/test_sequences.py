@@ -17,7 +17,7 @@ from lvm_runtime import InvalidInput, Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.manifest import CompiledFile
-from lvm_runtime.backends.base import Backend
+from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.errors import LvmError
 from lvm_runtime.predictor import MOST_AT_ONCE
@@ -96,6 +96,23 @@ def test_a_sequence_form_that_disagrees_is_not_used_and_says_so(
         assert any(
             "its largest difference to single windows is" in refusal.why for refusal in predictor.explain().refused
         )
+
+
+def test_a_sequence_form_that_is_wrong_between_the_probes_is_not_used(
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OnnxBackend.run
+
+    def every_fifth(backend: OnnxBackend, contexts: Array) -> Array:
+        answers = run(backend, contexts)
+        return answers if contexts.ndim == 3 else answers[np.arange(len(answers)) // 5 * 5]
+
+    monkeypatch.setattr(OnnxBackend, "run", every_fifth)
+    vectors = _document(9)
+    with Predictor(small_artifacts("gru"), backend="onnx") as predictor:
+        with pytest.warns(UserWarning, match="window by window.*largest difference to single windows"):
+            found = predictor.predict_sequence(vectors)
+        np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("wrong", ["dimension", "metadata"])
