@@ -26,7 +26,8 @@ _inherited: dict[str, int] = {}  # modules that were there when this process was
 def load(name: str) -> ModuleType:
     """Import the module `name`; LvmError if another thread was importing it when this process was forked.
 
-    Ctrl-C takes effect when it is imported, and a second one at once.
+    Whatever else stops it is an ImportError, such as the OSError of a library that lacks another one. Ctrl-C takes
+    effect when it is imported, and a second one at once.
     """
     if name in _cut_short:
         raise LvmError(
@@ -34,7 +35,12 @@ def load(name: str) -> ModuleType:
             f"import {name} before the fork, or fork before any thread imports it"
         )
     with _interrupted_afterwards():
-        return import_module(name)
+        try:
+            return import_module(name)
+        except (ImportError, LvmError, MemoryError):
+            raise
+        except Exception as error:
+            raise ImportError(f"{type(error).__name__}: {error}", name=name) from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from lvm_runtime.backends.onnx import OnnxBackend
+from lvm_runtime.commands.main import main
+from lvm_runtime.errors import BackendUnavailable
 from lvm_runtime.system import extras
 from lvm_runtime.system.imports import load
 
@@ -41,6 +45,22 @@ def test_ctrl_c_during_an_import_comes_after_it_and_is_no_missing_library(compil
     assert sys.modules[compiled].done
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert extras.require("torch", "this", compiled) is sys.modules[compiled]
+
+
+def test_a_framework_that_fails_in_its_own_way_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As PyTorch does whose CUDA is missing, or what was compiled for another NumPy."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_stub.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
+    problem = r"cannot be imported.*OSError: libcudart\.so\.13"
+    with pytest.raises(BackendUnavailable, match=rf"this needs broken_stub, which {problem}"):
+        extras.require("torch", "this", "broken_stub")
+    monkeypatch.setattr(OnnxBackend, "framework", "broken_stub")
+    with pytest.raises(BackendUnavailable, match=rf"backend onnx is not available: broken_stub {problem}"):
+        OnnxBackend.load_framework()
+    assert main(["doctor"]) == 0
+    assert re.search(rf"onnx +no +broken_stub {problem}", capsys.readouterr().out)
 
 
 def test_a_second_ctrl_c_does_not_wait(compiled: str, tmp_path: Path) -> None:
