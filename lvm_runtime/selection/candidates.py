@@ -6,13 +6,14 @@ Nothing is loaded here: what the manifest and the list of backends say is enough
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lvm_runtime.artifact.drift import PRECISIONS
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.registry import BACKENDS, backend_class
-from lvm_runtime.errors import ArtifactError
+from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.request import AUTO, Request
 
 SMALLEST_REDUCED_DRIFT = 2e-6
@@ -121,7 +122,8 @@ def _forms(artifact: Artifact, backend: str, request: Request) -> list[Candidate
     cls = backend_class(backend)
     devices = [request.device]
     if request.backend == AUTO and request.device == AUTO and cls.light and not cls.missing():
-        devices = cls.devices()
+        with suppress(BackendUnavailable):  # its framework is broken: it is ruled out when it is opened
+            devices = cls.devices()
     if cls.format is None:
         weights = artifact.manifest.weights.path
         files: list[_File] = [(artifact.path, weights, "fp32", 0.0, None, None)]

@@ -144,6 +144,18 @@ def test_a_form_that_does_not_open_gives_way_to_the_next_and_is_named(
     assert why["eager fp32 (model.safetensors)"].startswith("not tried, because it loads a heavy framework")
 
 
+def test_a_framework_that_cannot_be_imported_gives_way_to_the_next(
+    int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_stub.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
+    monkeypatch.setattr(OnnxBackend, "framework", "broken_stub")
+    with Predictor(int8) as predictor:
+        assert predictor.explain().running.backend != "onnx"
+        refused = {refusal.what: refusal.why for refusal in predictor.explain().refused}
+    assert "broken_stub cannot be imported (OSError: libcudart" in refused["onnx fp32 (onnx/fp32.onnx)"]
+
+
 def test_a_form_that_is_another_model_is_warned_of_unless_it_was_named(
     int8: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
