@@ -196,7 +196,7 @@ inline void attention(const RowOp& op, const float* query, const float* key, con
         auto each_pair = [&](auto body) {
             int64_t stop = first + 16 < pairs ? first + 16 : pairs, s = first / op.heads, head = first % op.heads;
             for (int64_t pair = first; pair < stop; ++pair) {
-                body(s, head * d, op.causal ? s + 1 : op.keys, weights[0] + pair - first);
+                body(s, head * d, op.causal ? s + 1 : op.keys, weights[0] + (pair - first));
                 if (++head == op.heads) head = 0, ++s;
             }
         };
