@@ -88,7 +88,9 @@ def read_arrays(path: Path) -> dict[str | None, NDArray[Any]]:
     try:
         loaded = np.load(path, allow_pickle=False)
     except OSError as error:
-        raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise InvalidInput(
+            f"{path}: cannot be read ({error.strerror or error}); expected an .npy or .npz file of numbers"
+        ) from error
     except (ValueError, EOFError) as error:
         raise InvalidInput(f"{path}: expected an .npy or .npz file of numbers; {error}") from error
     if isinstance(loaded, np.ndarray):
