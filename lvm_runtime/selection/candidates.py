@@ -149,7 +149,8 @@ def _nothing(artifact: Artifact, request: Request) -> ArtifactError:
     in_file = cls.precisions is None  # and not the arithmetic that is chosen when an fp32 file is loaded
     said = f"{artifact.path} has no {wanted} form (it has {present})"
     if in_file and request.precision is not None and request.precision not in cls.exports:
-        return ArtifactError(f"{said}, and there is no such export; {cls.name} has {' or '.join(cls.exports)}")
+        makes = " or ".join(cls.exports)
+        return ArtifactError(f"{said}, and no export makes one; lvm-runtime export {cls.format} makes {makes}")
     option = cls.exports.get(request.precision or "", "") if in_file else ""
     return ArtifactError(f"{said}; make one with: lvm-runtime export {cls.format} --model {artifact.path}{option}")
 

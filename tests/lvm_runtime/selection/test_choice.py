@@ -65,8 +65,8 @@ NOTHING: dict[str, tuple[Request, bool, str]] = {
     "a precision that no export of the backend writes": (
         Request("onnx", precision="fp16"),
         True,
-        "has no onnx fp16 form (it has onnx fp32, torchscript fp32), and there is no such export; "
-        "onnx has fp32 or int8",
+        "has no onnx fp16 form (it has onnx fp32, torchscript fp32), and no export makes one; "
+        "lvm-runtime export onnx makes fp32 or int8",
     ),
     "a precision that another option makes": (
         Request("coreai", precision="int8"),
