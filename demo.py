@@ -94,14 +94,14 @@ def _print_comparison(test: Evaluation) -> None:
     average = test.linear_average.value
     print(f"  {'':<16} cosine [95 % interval over documents]   to the linear average")
     for name, found in test.baselines.items():
-        print(f"  {name:<16} {found.cosine}   {found.cosine.value - average:+.4f}")
+        print(f"  {name:<16} {found.cosine!s:<37}   {found.cosine.value - average:+.4f}")
     gain = test.gain
-    print(f"  {'AMN':<16} {test.metrics.cosine}   {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
+    print(f"  {'AMN':<16} {test.metrics.cosine!s:<37}   {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
 
 
 def _export(source: Source) -> None:
     for path, export in exports(source, make_samples(source)):
-        print(f"  {path:<28}", end="", flush=True)
+        print(f"  {path:<33}", end="", flush=True)
         began = time.perf_counter()
         made = export().manifest.compiled[-1]
         size, seconds = made.file.bytes / 1e6, time.perf_counter() - began

@@ -26,10 +26,17 @@ Each format has a command of its own with more options, and there are tools for 
   lvm-runtime export mil-reference PACKAGE    what a package answers, computed on any machine
   lvm-runtime export mac-report               on a Mac: placement, latency and accuracy of this device"""
 
+_OF_FORMATS = {"--precision": "onnx", "--no-sequence": "onnx"} | dict.fromkeys(
+    ("--shapes", "--batch-sizes", "--compress"), "coreml"
+)
+
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and export."""
     parser = make_parser(DESCRIPTION, prog, EPILOG)
+    parser.elsewhere = {
+        option: f"a format's own command, such as `{parser.prog} {name}`," for option, name in _OF_FORMATS.items()
+    }
     what = "may be repeated (default: all that can be made here)"
     parser.add_argument("--format", action="append", choices=FORMATS, help=what)
     arguments: argparse.Namespace = parser.parse_args(argv)

@@ -26,7 +26,7 @@ COREML = "coremltools"
 UNTRAINED_DIM = 768
 
 
-def make_parser(description: str, prog: str | None = None, epilog: str = "") -> argparse.ArgumentParser:
+def make_parser(description: str, prog: str | None = None, epilog: str = "") -> Parser:
     """Return a parser with the options of every export command; `prog` is what the user typed for it."""
     parser = Parser(
         prog=prog or console.program(),

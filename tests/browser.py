@@ -67,20 +67,26 @@ window.addEventListener("load", async () => {
   const over = document.documentElement.scrollWidth - innerWidth;
   if (over > 1) found.push(`the page is ${over} pixels wider than the window`);
   const pictures = images.length + document.querySelectorAll("svg").length;
-  document.title = "looked " + JSON.stringify({ found, pictures });
+  parent.postMessage("looked " + JSON.stringify({ found, pictures }), "*");
 });
 </script>
 """
+_FRAME = """
+<script>addEventListener("message", event => { document.title = event.data; });</script>
+<iframe src="looked-at.html" style="border: 0; height: 1000px; width: %dpx"></iframe>
+"""
+"""Holds the page, because no window is narrower than 500 pixels."""
 
 
 def look(page: Path, width: int = 1400) -> tuple[list[str], int]:
     """Return what is wrong with a page in a window of `width` pixels, and how many pictures it shows."""
     assert CHROMIUM is not None
-    copy = page.with_name("looked-at.html")
-    copy.write_text(page.read_text() + _LOOK)
+    page.with_name("looked-at.html").write_text(page.read_text() + _LOOK)
+    frame = page.with_name("frame.html")
+    frame.write_text(_FRAME % width)
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    options += [f"--window-size={width},1000", f"--user-data-dir={page.parent / 'browser'}"]
-    command = [CHROMIUM, *options, "--virtual-time-budget=20000", "--dump-dom", copy.as_uri()]
+    options += [f"--window-size={width + 100},1100", f"--user-data-dir={page.parent / 'browser'}"]
+    command = [CHROMIUM, *options, "--virtual-time-budget=20000", "--dump-dom", frame.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     title = re.search("<title>looked (.*?)</title>", done.stdout, re.DOTALL)
     assert title is not None, done.stderr[-2000:]

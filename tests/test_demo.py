@@ -26,6 +26,8 @@ def test_the_demo_ends_with_its_table_and_an_artifact_that_serves(tmp_path: Path
     assert set(table) == {("eager", "fp32"), *served}
     everywhere = {"torchscript", "onnx", "coreml"}  # native needs a compiler, mlx and coreai their libraries
     assert {format for format, _ in served} - {"native", "mlx", "coreai"} == everywhere
+    exported = [line for line in done.stdout.splitlines() if "   verified   " in line]
+    assert len({line.index(" MB ") for line in exported}) == 1, exported
     gain = re.search(r"above the linear average by (-?\d\.\d+) \[", done.stdout)
     assert gain is not None, done.stdout
     assert float(gain[1]) > 0

@@ -67,6 +67,7 @@ def test_every_help_answers_with_what_was_typed() -> None:
         assert f"{line} --help: 0" in done.stderr, done.stderr
         assert f"usage: python -m {line} [-h]" in done.stdout
     assert "\nLVM_" not in done.stdout
+    assert not re.search(r"\(default [^:\s]", done.stdout), "defaults are said in one way"
     without = re.findall(r"^without help: python -m (.*)$", done.stdout, re.MULTILINE)
     assert without == [*MODULES, *front]  # and nothing after any name: all is explained
 

@@ -19,13 +19,15 @@ from lvm_runtime.system import extras
 from .options import JUDGES, LOSSES, NAMED_RECIPES, PRECISIONS, RECIPES, SCHEDULES, SPLITS, STARTS, TrainOptions
 
 EXAMPLES = """examples:
-  %(prog)s --model amn                                  the bundled corpus, to artifacts/amn
-  %(prog)s --model lstm --data corpus.npz --test 0.1    your vectors; a tenth of the documents kept for a test
-  %(prog)s --model amn --data synthetic                 80,000 windows whose best possible cosine is known
-  %(prog)s --model gru --recipe tuned --set dropout=0.3 named settings, and a change to the model's config
-  %(prog)s --model amn --recipe retrieval               to search with: ranks over the corpus, judged by MRR
-  %(prog)s --model amn --resume                         take up a run that was stopped or killed
-  torchrun --nproc-per-node 2 -m lvm_runtime train --model amn    two processes, same global batch
+  %(prog)s --model amn                                   the bundled corpus, to artifacts/amn
+  %(prog)s --model lstm --data corpus.npz --test 0.1     your vectors; a tenth of the documents kept for a test
+  %(prog)s --model amn --data synthetic                  80,000 windows whose best possible cosine is known
+  %(prog)s --model gru --recipe tuned --set dropout=0.3  named settings, and a change to the model's config
+  %(prog)s --model amn --recipe retrieval                to search with: ranks over the corpus, judged by MRR
+  %(prog)s --model amn --resume                          take up a run that was stopped or killed
+
+  two processes, same global batch:
+  torchrun --nproc-per-node 2 -m lvm_runtime train --model amn
 
 `lvm-runtime embed FILES` makes a corpus from text.
 
@@ -41,7 +43,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("--model", required=True, choices=ARCHITECTURES, help="the architecture")
-    result.add_argument("--out", type=Path, help="the artifact's folder (default artifacts/MODEL)")
+    result.add_argument("--out", type=Path, help="the artifact's folder (default: artifacts/MODEL)")
     add_shared_arguments(result)
     return result
 
@@ -61,7 +63,7 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
 
     def add(group: Any, name: str, text: str, **how: Any) -> None:
         default = defaults[name.replace("-", "_")]
-        note = f" (default {default})" if default not in (False, None, "") else ""
+        note = f" (default: {default})" if default not in (False, None, "") else ""
         if how.get("action") is None and "choices" not in how:
             how.setdefault("type", type(default))
         group.add_argument(f"--{name}", help=text + note, default=None, **how)
@@ -79,7 +81,7 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     add(data, "trust-pickle", "allow object arrays: reading them runs code of the file's maker", action="store_true")
 
     recipe = result.add_argument_group("recipe")
-    recipe.add_argument("--recipe", choices=RECIPES, default="reference", help="named settings (default reference)")
+    recipe.add_argument("--recipe", choices=RECIPES, default="reference", help="named settings (default: reference)")
     recipe.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the model's config")
     add(recipe, "start", "weights to begin with: default, or a linear fit to targets (baseline) or to the ranking loss "
         "(ranked); an amn starts at an average by itself", choices=STARTS)  # fmt: skip

@@ -23,7 +23,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         "that have no checkpoint yet begin.",
     )
     parser.add_argument("--out", type=Path, default=DEFAULT_ROOT, help="folder of the artifacts")
-    parser.add_argument("--report", type=Path, help="folder of the comparison (default OUT/comparison)")
+    parser.add_argument("--report", type=Path, help="folder of the comparison (default: OUT/comparison)")
     parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES, help="default: all")
     add_shared_arguments(parser)
     arguments = parser.parse_args(argv)

@@ -21,8 +21,12 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         prog=prog or console.program(),
         description="Put trained models side by side, with intervals and baselines.",
     )
-    parser.add_argument("runs", nargs="*", help="artifacts or .run folders (default: all under artifacts/)")
-    parser.add_argument("--out", type=Path, default=DEFAULT_ROOT / "comparison", help="folder of the report")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="*", help="artifacts or .run folders (default: all under artifacts/)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=DEFAULT_ROOT / "comparison", help="folder of the report (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     extras.require("train", "comparing models", "torch", "safetensors", "matplotlib")
     from .report.compare import compare

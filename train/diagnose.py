@@ -21,8 +21,8 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         description="Say what a corpus offers to learn from: coherence of neighbours, signal by position, duplicates, "
         "lengths of documents, with the figures of a good and a bad corpus beside them.",
     )
-    parser.add_argument("corpus", help="bundled, synthetic, or the path of a corpus")
-    parser.add_argument("--context-length", type=int, default=5, help="vectors in a context (default 5)")
+    parser.add_argument("corpus", metavar="CORPUS", help="bundled, synthetic, or the path of a corpus")
+    parser.add_argument("--context-length", type=int, default=5, help="vectors in a context (default: 5)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args(argv)
     whole_number(options.context_length, "context_length")

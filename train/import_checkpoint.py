@@ -158,13 +158,13 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         description="Turn a checkpoint of the reference implementation into an artifact.",
         epilog="With --data the validation cosine is computed again; a difference over 0.01 is an error.",
     )
-    parser.add_argument("checkpoint", type=Path, help="a torch.save file, such as best_model.pt")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a torch.save file, such as best_model.pt")
     parser.add_argument("--out", type=Path, required=True, help="the artifact's folder, such as artifacts/amn")
     parser.add_argument("--overwrite", action="store_true", help="replace the artifact in OUT, with its exports")
     parser.add_argument("--data", help="the corpus to check the stored val_cosine on")
-    parser.add_argument("--validation", type=float, help="share of documents validated on (default 0.1)")
-    parser.add_argument("--split", choices=("last", "random"), help="which documents (default last)")
-    parser.add_argument("--seed", type=int, help="of a random split (default 0)")
+    parser.add_argument("--validation", type=float, help="share of documents validated on (default: 0.1)")
+    parser.add_argument("--split", choices=("last", "random"), help="which documents (default: last)")
+    parser.add_argument("--seed", type=int, help="of a random split (default: 0)")
     options = parser.parse_args(argv)
     if options.data is None:
         console.refuse_given(options, ("validation", "split", "seed"), "is for the documents of --data; give that too")

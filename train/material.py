@@ -114,8 +114,9 @@ def prepare(
     baselines = fit_baselines(split.train, seed=options.seed)
     scores = score(baselines.predictors, split.validation, options.queries)
     for name, reached in scores.items():
+        cosine = str(bootstrap(reached.rows.cosine, split.validation.groups))
         mrr = reached.ranks.estimates()["mrr"]
-        say(f"  {name:<15} {bootstrap(reached.rows.cosine, split.validation.groups)}  MRR {mrr}  "
+        say(f"  {name:<15} {cosine:<24}  MRR {mrr}  "
             f"{baselines.notes.get(name, '')}".rstrip())  # fmt: skip
     test_scores = score(baselines.predictors, split.test, options.queries) if len(split.test) else {}
     material = Material(corpus, split, digest, baselines, scores, test_scores, diagnosis, made_for)

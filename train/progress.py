@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -47,3 +49,5 @@ class Interruption:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        with suppress(OSError):  # past Python's own buffer, which the loop may be writing to
+            os.write(2, b"\n" * os.isatty(2) + b"stopping within a few steps; Ctrl-C again stops at once\n")

@@ -17,7 +17,7 @@ from lvm_runtime.system import machine
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #212529; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 2px solid #e4e7eb; padding-bottom: .3rem; }
-.machines { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1.5rem; }
+.machines { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 1.5rem; }
 body.wide { max-width: 1900px; } .machines > div { min-width: 0; } .scroll { overflow-x: auto; }
 svg { width: 100%; min-width: 480px; height: auto; font-family: system-ui, sans-serif; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lvm_runtime.coreml.package import import_coremltools
+from lvm_runtime.errors import counted
 
 from ..mil_reference.program import load_program, operations
 from .findings import Finding, Level
@@ -27,7 +28,7 @@ def lint_package(package: Path) -> list[Finding]:
 def report(package: Path, findings: list[Finding]) -> str:
     """Return the findings as lines, and a last line that counts them."""
     counts = Counter(finding.level for finding in findings)
-    summary = ", ".join(f"{counts[level]} {level.name.lower()}s" for level in Level)
+    summary = ", ".join(counted(counts[level], level.name.lower()) for level in Level)
     return "\n".join([*map(str, findings), f"{package}: {summary}"])
 
 

@@ -143,7 +143,7 @@ def fused_gelu(op: Any) -> Finding | None:
             op,
             "gelu",
             "an M1 looks it up in a table (relative error up to 0.08 was seen)",
-            "check the device's answers, or spell it out by erf",
+            "check the device's answers, or spell it out (`lvm-runtime export coreml` does so with --gelu erf)",
         )
     return None
 

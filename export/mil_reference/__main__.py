@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,14 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     if arguments.input is None:
         console.refuse_given(arguments, ("mode", "function", "output"), "is for what is evaluated; give --input too")
     mode = arguments.mode or "exact"
+    arrays = None if arguments.input is None else read_arrays(arguments.input)
     program = load_program(arguments.package)
-    for name in sorted(program.functions):
+    for name in in_order(program.functions):
         counts = Counter(op.op_type for op in operations(program, name) if op.op_type != "const")
         listed = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
         console.show(f"{name}: {counted(sum(counts.values()), 'operation')}: {listed}")
-    if arguments.input is None:
+    if arrays is None:
         return 0
-    arrays = read_arrays(arguments.input)
     evaluate, inputs = fitting(program, arrays, mode, arguments.function)
     outputs = evaluate(inputs)
     console.show(f"function {evaluate.name}, {mode} arithmetic")
@@ -78,11 +78,20 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     return 0
 
 
+def in_order(functions: Iterable[str]) -> list[str]:
+    """Return the names of a package's functions, `batch8` before `batch32`."""
+    return sorted(functions, key=lambda name: (len(name), name))
+
+
 def read_arrays(path: Path) -> dict[str | None, NDArray[Any]]:
     """Read an `.npz` by name, or the one array of an `.npy` under None. Raises InvalidInput for anything else."""
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except OSError as error:
+        raise InvalidInput(
+            f"{path}: cannot be read ({error.strerror or error}); expected an .npy or .npz file of numbers"
+        ) from error
+    except (ValueError, EOFError) as error:
         raise InvalidInput(f"{path}: expected an .npy or .npz file of numbers; {error}") from error
     if isinstance(loaded, np.ndarray):
         return {None: loaded}
@@ -94,7 +103,7 @@ def fitting(
     program: Any, arrays: dict[str | None, NDArray[Any]], mode: str, function: str | None
 ) -> tuple[Evaluator, dict[str, NDArray[Any]]]:
     """Return the evaluator of `function`, or of the first whose inputs have the shapes of `arrays`, and its inputs."""
-    names = [function] if function is not None or len(program.functions) == 1 else sorted(program.functions)
+    names = [function] if function is not None or len(program.functions) == 1 else in_order(program.functions)
     refused: list[str] = []
     for name in names:
         evaluate = Evaluator(program, mode=mode, function=name)

@@ -58,6 +58,8 @@ class Backend(ABC):
     """The only operating system that it runs on, as `platform.system()` says it; None: any."""
     precisions: ClassVar[tuple[str, ...] | None] = None
     """What it makes of full-precision weights; None: a file runs in the precision that it was made in."""
+    exports: ClassVar[Mapping[str, str]] = {"fp32": ""}
+    """The precisions of the files that `lvm-runtime export` writes in its format, each with the option for it."""
     light: ClassVar[bool] = False
     """Whether its framework loads in hundredths of a second, so that it may be tried while a Predictor is built."""
     slow_to_build: ClassVar[bool] = False

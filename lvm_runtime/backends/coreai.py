@@ -12,7 +12,7 @@ import hashlib
 import sys
 import threading
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -45,6 +45,7 @@ class CoreAIBackend(Backend):
 
     name: ClassVar[str] = "coreai"
     format: ClassVar[str | None] = "coreai"
+    exports: ClassVar[Mapping[str, str]] = {"fp32": "", "fp16": "", "int8": " --compress int8"}
     framework: ClassVar[str] = "coreai"
     install: ClassVar[str] = extras.pip_command("coreai")
     packages: ClassVar[tuple[str, ...]] = ("coreai-core",)

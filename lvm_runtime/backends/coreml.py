@@ -8,6 +8,7 @@ b batch, T context length, D vector.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +37,7 @@ class CoreMLBackend(Backend):
 
     name: ClassVar[str] = "coreml"
     format: ClassVar[str | None] = "coreml"
+    exports: ClassVar[Mapping[str, str]] = {"fp16": "", "fp32": " --precision fp32", "int8": " --compress int8"}
     framework: ClassVar[str] = "coremltools"
     install: ClassVar[str] = extras.pip_command("coreml")
     system: ClassVar[str | None] = "Darwin"

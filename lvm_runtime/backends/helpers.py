@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 
 Slice = tuple[int, int]
@@ -17,6 +17,8 @@ Slice = tuple[int, int]
 
 class HelperThreads:
     """`size` threads, the caller's among them. Safe to share: while one caller has the helpers, others run alone."""
+
+    _at_work: Sequence[threading.Lock] = ()  # also where a Ctrl-C comes before there are any
 
     def __init__(self, size: int) -> None:
         self._process = os.getpid()

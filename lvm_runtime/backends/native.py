@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +33,7 @@ class NativeBackend(LightBackend):
 
     name: ClassVar[str] = "native"
     format: ClassVar[str | None] = "native"
+    exports: ClassVar[Mapping[str, str]] = {"fp32": "", "int8": " --precision int8"}
     framework: ClassVar[str] = "lvm_runtime.native._engine"
     install: ClassVar[str] = f"{extras.build_command()}, with a C++17 compiler"
     packages: ClassVar[tuple[str, ...]] = ("lvm_runtime",)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
@@ -57,6 +58,7 @@ class OnnxBackend(LightBackend):
 
     name: ClassVar[str] = "onnx"
     format: ClassVar[str | None] = "onnx"
+    exports: ClassVar[Mapping[str, str]] = {"fp32": "", "int8": " --precision int8"}
     framework: ClassVar[str] = "onnxruntime"
     install: ClassVar[str] = "pip install onnxruntime"
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")

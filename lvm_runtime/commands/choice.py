@@ -22,7 +22,12 @@ def add_choice(parser: argparse.ArgumentParser, max_drift: float | None = None) 
     add("--device", default=AUTO, help=f"auto, or one of {', '.join(DEVICES)}, as the backend has it (default: auto)")
     add("--precision", help="fp32, fp16, bf16 or int8 (default: any within --max-drift)")
     shown = "1e-6, full precision" if max_drift is None else f"{max_drift:g}"
-    add("--max-drift", type=float, default=max_drift, help=f"largest 1 - cosine to the model's answers ({shown})")
+    add(
+        "--max-drift",
+        type=float,
+        default=max_drift,
+        help=f"largest 1 - cosine to the model's answers (default: {shown})",
+    )
     add("--threads", type=int, help="threads for one run (default: all usable CPUs)")
     add("--typical-batch", type=int, metavar="B", help="the batch size to be fastest at (default: weigh all)")
 

@@ -31,12 +31,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="the corpus to write, .npz or .parquet")
     add_encoder(parser)
-    parser.add_argument("--tokens", type=int, help="tokens of a chunk at most (default 128, or what the encoder reads)")
+    parser.add_argument(
+        "--tokens", type=int, help="tokens of a chunk at most (default: 128, or what the encoder reads)"
+    )
     parser.add_argument(
         "--overlap",
         type=int,
         default=0,
-        help="tokens that a chunk repeats of the one before (default 0); a model then seems better than it is",
+        help="tokens that a chunk repeats of the one before (default: 0); a model then seems better than it is",
     )
     parser.add_argument("--restart", action="store_true", help="encode everything anew")
 

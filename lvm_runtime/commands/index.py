@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from lvm_runtime.commands.console import show
+from lvm_runtime.commands.console import printable, show
 from lvm_runtime.corpus.formats import ACCEPTED
 from lvm_runtime.errors import counted
 from lvm_runtime.retrieval.index import EXACT, KINDS, LARGEST_EXACT, Index
@@ -26,7 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Build the index and say what was written."""
-    index = Index.build(options.corpus, options.kind, options.out)
-    what = "every vector is compared" if index.record.kind == EXACT else "approximate"
+    index = Index.build(
+        options.corpus, options.kind, options.out, report=lambda line: print(printable(line), file=sys.stderr)
+    )
     size = sum(file.bytes for file in index.record.files) / 1e6
-    show(f"{index.path}: {counted(index.record.vectors, 'vector')}, D={index.record.dim}, {what}, {size:,.1f} MB")
+    what = "every vector is compared" if index.record.kind == EXACT else f"approximate, {size:,.1f} MB"
+    show(f"{index.path}: {counted(index.record.vectors, 'vector')}, D={index.record.dim}, {what}")

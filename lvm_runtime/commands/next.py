@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     given = parser.add_mutually_exclusive_group()
     given.add_argument("--document", default="-", help=f"a text ({', '.join(SUFFIXES)}); - is stdin (default)")
     given.add_argument("--vectors", type=Path, help="vectors of a text, or contexts [n, T, D], in the place of a text")
-    parser.add_argument("-k", type=int, default=5, help="chunks to print (default 5)")
+    parser.add_argument("-k", type=int, default=5, help="chunks to print (default: 5)")
     parser.add_argument("--compare", action="store_true", help="print also what a search with the last chunk finds")
     parser.add_argument("--json", action="store_true", help="print JSON, with the chunks' whole texts")
     add_encoder(parser, None, "--encoder-device")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
@@ -19,6 +19,9 @@ _ALIKE = 0.7  # of difflib's ratio: `drift` is like `max-drift`, and `bogus` is 
 
 class Parser(argparse.ArgumentParser):
     """Ends with status 2 at an option that it does not have, and names the one that may have been meant."""
+
+    elsewhere: Mapping[str, str] = {}
+    """Options of other commands, each with the command that has it."""
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse as argparse does, for the parsers of commands and of the program alike; all has to be known."""
@@ -47,5 +50,6 @@ class Parser(argparse.ArgumentParser):
         names = {name.lstrip("-"): name for name in self._option_string_actions}
         asked = [word.partition("=")[0].lstrip("-") for word in words if word.startswith("--")]
         near = [names[found] for name in asked for found in difflib.get_close_matches(name, names, 1, _ALIKE)]
-        hint = f"; did you mean {' and '.join(near)}?" if near else ""
+        others = [self.elsewhere[option] for name in asked if (option := f"--{name}") in self.elsewhere]
+        hint = f"; did you mean {' and '.join(near)}?" if near else f"; {others[0]} has it" if others else ""
         self.error(printable(f"unrecognized arguments: {' '.join(words)}{hint}"))

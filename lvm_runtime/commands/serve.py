@@ -39,13 +39,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--token-file", type=Path, metavar="FILE", help="file with the bearer token that requests must carry")
     add = parser.add_argument_group("how requests run").add_argument
     add("--workers", type=int, default=1, metavar="N", help="server processes (default: 1)")
-    add("--max-batch", type=int, default=_DEFAULTS.max_batch, metavar="N", help="contexts of a batch (%(default)s)")
+    add(
+        "--max-batch",
+        type=int,
+        default=_DEFAULTS.max_batch,
+        metavar="N",
+        help="contexts of a batch (default: %(default)s)",
+    )
     add(
         "--max-delay-ms",
         type=float,
         default=_DEFAULTS.max_delay_ms,
         metavar="MS",
-        help="longest wait for as many callers as came together before; a caller alone does not wait (%(default)g)",
+        help="longest wait for as many callers as came together before; a caller alone does not wait (default: "
+        "%(default)g)",
     )
     add = parser.add_argument_group("limits").add_argument
     for name, what in (
@@ -60,7 +67,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("drain", "seconds in which a server that was told to stop still takes requests"),
         ("grace", "seconds that it then waits for those under way"),
     ):
-        add(f"--{name}", type=float, default=getattr(_DEFAULTS, name), metavar="S", help=f"{what} (%(default)g)")
+        add(
+            f"--{name}",
+            type=float,
+            default=getattr(_DEFAULTS, name),
+            metavar="S",
+            help=f"{what} (default: %(default)g)",
+        )
     parser.add_argument("--log-requests", action="store_true", help="write a line for each request")
     add_choice(parser)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.corpus.corpus import Corpus
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, counted
 
 _NO_GROUPS = (
     "warning: these windows do not say which document they come from, so they are split where they lie, with "
@@ -60,7 +60,10 @@ def split(
         bad = np.concatenate([[0], np.cumsum(~usable)])
         starts = starts[bad[starts + context_length + 1] == bad[starts]]
     if not len(starts):
-        raise InvalidInput(f"{corpus.name}: no document has {context_length + 1} usable vectors, so there is no window")
+        short = int((~usable).sum())
+        why = f" ({short:,} of {len(usable):,} vectors have no length)" if short else ""
+        window = f"{context_length + 1} usable vectors in a row"
+        raise InvalidInput(f"{corpus.name}: no document has {window}, so there is no window{why}")
     remarks = corpus.remarks
     if corpus.groups is None:
         groups = np.arange(len(starts), dtype=np.int64)
@@ -71,7 +74,8 @@ def split(
         chosen = _document_sides(groups, validation, test, how, seed)
     for name, mask, wanted in zip(("training", "validation", "test"), chosen, (1.0, validation, test), strict=True):
         if wanted and not mask.any():
-            raise InvalidInput(f"{corpus.name}: {name} gets no window; give it a larger share or a larger corpus")
+            of = "" if corpus.groups is None else f" of {counted(len(np.unique(groups)), 'document')}"
+            raise InvalidInput(f"{corpus.name}: {name} gets no window{of}; give it a larger share or a larger corpus")
     train, held_out, last = (Side(starts[mask], groups[mask]) for mask in chosen)
     return Sides(train, held_out, last, remarks)
 

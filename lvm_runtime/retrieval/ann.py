@@ -9,13 +9,14 @@ q queries, N vectors, D vector, k hits.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.errors import InvalidInput, one_line
+from lvm_runtime.errors import InvalidInput, counted, one_line
 from lvm_runtime.retrieval.exact import unit_rows
 from lvm_runtime.system import extras
 from lvm_runtime.system.mapped import release_rows
@@ -59,14 +60,16 @@ class AnnSearch:
             probes *= 4  # these groups hold fewer than k vectors
 
 
-def build_ann(vectors: NDArray[Any], path: Path) -> None:
+def build_ann(vectors: NDArray[Any], path: Path, report: Callable[[str], None]) -> None:
     """Write the index of vectors `[N, D]`, which may be mapped, to a file. Raises BackendUnavailable without faiss."""
     faiss = _import_faiss()
     count, dim = vectors.shape
     groups = min(2 ** round(math.log2(2 * math.sqrt(count))), max(1, count // 39))
     index = faiss.index_factory(dim, f"IVF{groups},SQ8", faiss.METRIC_INNER_PRODUCT)
     sample = np.sort(np.random.default_rng(_SEED).choice(count, min(count, _SAMPLE * groups), replace=False))
+    report(f"grouping {counted(len(sample), 'vector')} around {counted(groups, 'centroid')}")
     index.train(unit_rows(vectors[sample]))
+    report(f"adding {counted(count, 'vector')}")
     for begin in range(0, count, _BLOCK):
         index.add(unit_rows(vectors[begin : begin + _BLOCK]))
         release_rows(vectors, begin, min(begin + _BLOCK, count))

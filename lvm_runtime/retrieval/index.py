@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,18 @@ class Index:
             self._search = AnnSearch(path / FILE, record.vectors, record.dim)
 
     @classmethod
-    def build(cls, corpus: str | Path, kind: str = "auto", out: str | Path | None = None) -> Index:
+    def build(
+        cls,
+        corpus: str | Path,
+        kind: str = "auto",
+        out: str | Path | None = None,
+        *,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> Index:
         """Index the vectors of the file `corpus` and write the index to the folder `out`, CORPUS.index if it is None.
 
         `kind` is "exact", "ann" (approximate, from the extra `search`) or "auto", which is exact up to 50,000 vectors.
+        `report` is called with a line for each step that may take minutes.
         Raises InvalidInput for a corpus without vectors, for a vector that is not finite, and for a corpus that
         another program changes meanwhile, BackendUnavailable without the extra.
 
@@ -106,7 +114,7 @@ class Index:
         with atomic.replacing(path) as temporary, atomic.writing(path):
             temporary.mkdir()
             if kind == ANN:
-                build_ann(opened.values, temporary / FILE)
+                build_ann(opened.values, temporary / FILE, report)
             files = [FileRecord.of(temporary / FILE)] if kind == ANN else []
             record = Record(kind, count, opened.dim, before, files)
             if any(not file.matches(source.with_name(file.name)) for file in before):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lvm_runtime.artifact.drift import PRECISIONS
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.base import Backend
 from lvm_runtime.backends.registry import BACKENDS, backend_class
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.request import AUTO, Request
@@ -112,10 +113,8 @@ def _holds_code(form: Candidate, request: Request) -> str | None:
 def _over_limit(form: Candidate, request: Request) -> str | None:
     limit = request.drift_limit(form.precision)
     if form.drift is None:
-        return (
-            f"{form.precision} arithmetic drifts by more than {limit:.0e}" if limit < SMALLEST_REDUCED_DRIFT else None
-        )
-    return f"its measured drift {form.drift:.1e} is over {limit:.0e}" if form.drift > limit else None
+        return f"{form.precision} arithmetic drifts by more than {limit:g}" if limit < SMALLEST_REDUCED_DRIFT else None
+    return f"its measured drift {form.drift:.1e} is over {limit:g}" if form.drift > limit else None
 
 
 def _forms(artifact: Artifact, backend: str, request: Request) -> list[Candidate]:
@@ -143,15 +142,26 @@ def _forms(artifact: Artifact, backend: str, request: Request) -> list[Candidate
 
 def _nothing(artifact: Artifact, request: Request) -> ArtifactError:
     named = request.backend != AUTO
-    cls = backend_class(request.backend if named else next(iter(BACKENDS)))
+    cls = backend_class(request.backend) if named else _maker(request.precision)
     if named and cls.precisions is not None:
         cls.arithmetic(request.precision)  # says what it computes in, if that is the problem
     wanted = " ".join(filter(None, (cls.name if named else "", request.precision or "")))
     forms = dict.fromkeys(f"{c.format} {c.precision}" for c in artifact.manifest.compiled)
     present = ", ".join(forms) or "no compiled form"
     in_file = cls.precisions is None  # and not the arithmetic that is chosen when an fp32 file is loaded
-    option = f" --precision {request.precision}" if in_file and request.precision not in (None, "fp32") else ""
-    return ArtifactError(
-        f"{artifact.path} has no {wanted} form (it has {present}); "
-        f"make one with: lvm-runtime export {cls.format} --model {artifact.path}{option}"
-    )
+    said = f"{artifact.path} has no {wanted} form (it has {present})"
+    if in_file and request.precision is not None and request.precision not in cls.exports:
+        makes = " or ".join(cls.exports)
+        return ArtifactError(f"{said}, and no export makes one; lvm-runtime export {cls.format} makes {makes}")
+    option = cls.exports.get(request.precision or "", "") if in_file else ""
+    return ArtifactError(f"{said}; make one with: lvm-runtime export {cls.format} --model {artifact.path}{option}")
+
+
+def _maker(precision: str | None) -> type[Backend]:
+    """Return the backend to make a form of `precision` for, where none was named: if possible one that runs here."""
+    able = [
+        cls
+        for cls in map(backend_class, BACKENDS)
+        if cls.format and not cls.holds_code and precision in (None, *(cls.precisions or cls.exports))
+    ]
+    return next((cls for cls in able if not cls.missing()), able[0])

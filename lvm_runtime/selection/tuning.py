@@ -110,7 +110,7 @@ def problem_for(measured: Measurement, request: Request) -> str | None:
     """Say what keeps a form from serving `request` by what was measured of it, None if nothing does."""
     limit = request.drift_limit(measured.precision)
     if measured.problem is None and measured.drift > limit:
-        return f"its drift here is {measured.drift:.1e}, over {limit:.0e}"
+        return f"its drift here is {measured.drift:.1e}, over {limit:g}"
     return measured.problem
 
 

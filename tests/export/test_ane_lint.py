@@ -117,6 +117,11 @@ def test_flexible_and_fp32_inputs(tmp_path: Path) -> None:
     assert "input" not in levels
 
 
+def test_one_of_a_kind_is_counted_as_one() -> None:
+    note = Finding(Level.NOTE, "gelu", "gelu x", "why", "do this")
+    assert report(Path("p"), [note]).endswith("p: 0 errors, 0 warnings, 1 note")
+
+
 def test_command_prints_counts_and_fails_on_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = converted(tmp_path / "range.mlpackage", (ct.RangeDim(1, 8), 4), dtype=np.float32)
     assert command([str(path)]) == 1

@@ -53,7 +53,7 @@ def test_report_is_whole_and_self_contained(runs: list[Path], tmp_path: Path) ->
 
 @needs_browser
 @pytest.mark.soak
-@pytest.mark.parametrize("width", [1400, 700])
+@pytest.mark.parametrize("width", [1400, 700, 400])
 def test_page_in_a_browser(runs: list[Path], tmp_path: Path, width: int) -> None:
     compare(runs, tmp_path)
     assert look(tmp_path / "comparison.html", width) == ([], 9)

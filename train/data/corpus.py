@@ -107,7 +107,8 @@ def check_corpus(
         original = corpus.values[begin : begin + _BLOCK]
         block = np.asarray(original, dtype=np.float32)
         if not is_usable(block, largest_norm):
-            advice = "; --normalize divides each row by its length" if largest_norm < LARGEST_SCALED else ""
+            long = largest_norm < LARGEST_SCALED and np.isfinite(block).all()
+            advice = "; --normalize divides each row by its length" if long else ""
             raise InvalidInput(f"{corpus.name}: {describe_bad_row(original, block, begin, largest_norm)}{advice}")
         norms = np.sqrt(np.einsum("nd,nd->n", block, block))
         kept = usable[begin : begin + _BLOCK] = norms >= SMALLEST_NORM

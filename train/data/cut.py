@@ -45,8 +45,8 @@ def command(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog=console.program(), description=__doc__.split("\n\n")[0])
     parser.add_argument("source", type=Path, help="the corpus to cut from")
     parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
-    parser.add_argument("--bytes", type=int, default=3_900_000, help="size limit of the slice (default 3900000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of documents (default 0)")
+    parser.add_argument("--bytes", type=int, default=3_900_000, help="size limit of the slice (default: 3900000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of documents (default: 0)")
     options = parser.parse_args(argv)
     print(cut(options.source, options.out, options.bytes, options.seed))
     return 0

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from lvm_runtime.commands.tables import aligned
+
 from ..data.windows import WindowSet
 from .baselines import LINEAR_AVERAGE
 from .metrics import Estimate, Metrics, bootstrap, bootstrap_all
@@ -114,12 +116,13 @@ def verdict(versus: dict[str, Difference]) -> str:
 def figures(evaluation: Evaluation, notes: dict[str, str] | None = None) -> list[str]:
     """Return a line of figures for the model and one for each baseline, under a head, and the offset profile."""
     heads = ("cosine", "hit@1", "hit@5", "hit@10", "MRR", "contrastive")
-    lines = [f"  {'':<28}" + "".join(f"{head:<22}" for head in heads).rstrip()]
+    rows: list[tuple[str, ...]] = [("", *heads)]
     for name, metrics in {"this model": evaluation.metrics, **evaluation.baselines}.items():
         note = (notes or {}).get(name)
         title = name if note is None else f"{name}, {note}"
         cells = [metrics.cosine, *metrics.retrieval.values()]
-        lines.append(f"  {title:<28}" + "".join(f"{c.short():<22}" for c in cells).rstrip())
+        rows.append((title, *(cell.short() for cell in cells)))
+    lines = [f"  {line}" for line in aligned(rows[0], rows[1:]).splitlines()]
     margin, gain = evaluation.metrics.margin, evaluation.gain
     lines.append(f"  margin to the last vector {margin.value:+.3f}; cosine less the linear average {gain}")
     return lines + profile_lines(evaluation.offsets)

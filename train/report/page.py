@@ -20,7 +20,8 @@ table { border-collapse: collapse; font-size: 12.5px; font-variant-numeric: tabu
 th, td { padding: .35rem .55rem; text-align: right; border-bottom: 1px solid #e5e7eb; vertical-align: top }
 th { font-weight: 600; text-align: right } td:first-child, th:first-child, td.text, th.text { text-align: left }
 td:first-child { font-weight: 600 } td.text { min-width: 9rem } td.nowrap { white-space: nowrap }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1.6rem; margin-top: 1.5rem }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 1.6rem;
+  margin-top: 1.5rem }
 figure { margin: 0 } figure img { width: 100%; height: auto } figcaption { font-size: 12.5px; color: #4b5563 }
 """
 

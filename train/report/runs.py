@@ -74,8 +74,9 @@ def read_run(folder: Path) -> Run:
         trained_on = f"{machine.line(result['machine'])}, torch {result['machine']['versions']['torch']}"
         return Run(_row(folder, result), result, windows, trained_on)
     except (OSError, ValueError, KeyError) as error:
+        why = getattr(error, "strerror", None) or error
         raise ArtifactError(
-            f"{folder}: no figures of a finished run ({error}); train it with: lvm-runtime train"
+            f"{folder}: no figures of a finished run ({why}); train it with: lvm-runtime train"
         ) from error
 
 

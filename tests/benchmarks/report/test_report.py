@@ -163,12 +163,12 @@ def test_readme_without_markers_is_refused(result: Path, tmp_path: Path) -> None
 
 @needs_browser
 @pytest.mark.soak
-@pytest.mark.parametrize("machines", [1, 2])
-def test_stored_results_in_a_browser(tmp_path: Path, machines: int) -> None:
+@pytest.mark.parametrize(("machines", "width"), [(1, 1400), (2, 1400), (2, 400)])
+def test_stored_results_in_a_browser(tmp_path: Path, machines: int, width: int) -> None:
     runs = newest_first([read(path) for path in sorted((ROOT / "benchmarks" / "results").glob("*-1-all.json"))])
     page = tmp_path / "page.html"
     page.write_text(render(runs[:machines]))
-    wrong, pictures = look(page)
+    wrong, pictures = look(page, width)
     assert not wrong
     assert pictures >= 4 * machines
 

@@ -119,6 +119,19 @@ def test_an_error_comes_out_when_nobody_works_any_more(
     assert len(again) == len(SLICES)
 
 
+def test_a_ctrl_c_before_there_are_any_says_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    monkeypatch.setattr("lvm_runtime.backends.helpers.os.getpid", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        HelperThreads(2)
+    gc.collect()
+    assert not ignored
+
+
 def test_helpers_leave_with_the_crew() -> None:
     before = _helpers()
     helpers = HelperThreads(4)

@@ -155,6 +155,18 @@ WITHOUT_EFFECT = {
 }
 
 
+WRONG |= {
+    "no such contexts": (
+        ["export", "mil-reference", "p.mlpackage", "--input", "absent.npy"],
+        "absent.npy: cannot be read (No such file or directory)",
+    ),
+    "no such run": (
+        ["compare", "absent"],
+        "absent.run: no figures of a finished run (No such file or directory); train it",
+    ),
+}
+
+
 @pytest.mark.parametrize(
     ("command", "message"), [*WRONG.values(), *WITHOUT_EFFECT.values()], ids=[*WRONG, *WITHOUT_EFFECT]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lvm_runtime.commands import console
 from lvm_runtime.commands.main import main
 from lvm_runtime.commands.parser import Parser
 
@@ -17,6 +18,11 @@ SLIPS = {
     "in the place of a required one": ("train --modle amn", "train", "--modle; did you mean --model?"),
     "two": ("tune amn --thraeds 1 --bogus", "tune", "--thraeds --bogus; did you mean --threads?"),
     "of a format": ("export onnx --model amn --dta x", "export onnx", "--dta; did you mean --data?"),
+    "of another format": (
+        "export --model amn --precision int8",
+        "export",
+        "--precision; a format's own command, such as `{program} export onnx`, has it",
+    ),
     "a word too many": ("info amn lstm", "info", "lstm"),
     "before the command": ("--backend onnx info amn", "", "--backend"),
     "a letter before the command": ("-x info amn", "", "-x"),
@@ -31,6 +37,7 @@ def test_a_slip_is_told_with_the_usage_of_its_command(line: str, command: str, t
     assert end.value.code == 2
     first, *_, last = capsys.readouterr().err.splitlines()
     assert f"{command} [-h]" in first
+    told = told.format(program=console.program())
     assert last.endswith(f"{command}: error: unrecognized arguments: {told}")
 
 

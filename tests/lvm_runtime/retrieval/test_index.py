@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lvm_runtime.commands.main import main
 from lvm_runtime.errors import InvalidInput, WriteFailed
 from lvm_runtime.retrieval import Index
 from lvm_runtime.retrieval import index as index_module
@@ -165,6 +166,14 @@ def test_a_corpus_without_an_index_is_told_from_none(tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", vectors(300))
     with pytest.raises(InvalidInput, match=rf"no index .*; make one: lvm-runtime index {tmp_path}/c\.npy$"):
         Index.open(tmp_path / "c.npy")
+
+
+def test_indexing_many_vectors_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "c.npy", vectors(300))
+    assert main(["index", str(tmp_path / "c.npy"), "--kind", "ann"]) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines() == ["grouping 280 vectors around 7 centroids", "adding 300 vectors"]
+    assert said.out == f"{tmp_path}/c.npy.index: 300 vectors, D=16, approximate, 0.0 MB\n"
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())

@@ -62,6 +62,18 @@ NOTHING: dict[str, tuple[Request, bool, str]] = {
         False,
         "has no openvino bf16 form (it has no compiled form); make one with: lvm-runtime export onnx --model {path}",
     ),
+    "a precision that no export of the backend writes": (
+        Request("onnx", precision="fp16"),
+        True,
+        "has no onnx fp16 form (it has onnx fp32, torchscript fp32), and no export makes one; "
+        "lvm-runtime export onnx makes fp32 or int8",
+    ),
+    "a precision that another option makes": (
+        Request("coreai", precision="int8"),
+        True,
+        "has no coreai int8 form (it has onnx fp32, torchscript fp32); "
+        "make one with: lvm-runtime export coreai --model {path} --compress int8",
+    ),
 }
 
 
@@ -217,6 +229,12 @@ def test_a_form_whose_measurement_has_a_problem_is_opened_where_no_other_serves(
             Predictor(int8, backend="onnx", device="cpu", precision="int8")
     with Predictor(int8, backend="onnx", device="cpu", precision="int8") as predictor:
         assert predictor.explain().running.precision == "int8"
+
+
+def test_a_limit_is_named_as_it_was_asked_for(int8: Path) -> None:
+    edit_manifest(int8, lambda body: body["compiled"][-1].update(drift=9e-4))
+    _, refused = list_candidates(Artifact.load(int8), Request("onnx", device="cpu", max_drift=1.5e-4))
+    assert [refusal.why for refusal in refused] == ["its measured drift 9.0e-04 is over 0.00015"]
 
 
 def test_the_limit_of_a_measurement_is_not_that_of_later_requests(int8: Path) -> None:

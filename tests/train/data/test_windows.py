@@ -57,6 +57,23 @@ def test_overlapping_windows_without_documents_keep_a_gap() -> None:
     assert first - last > T
 
 
+@pytest.mark.parametrize(
+    ("corpus", "unusable", "said"),
+    [
+        (make(1), 0, "test: training gets no window of 1 document; give it a larger share or a larger corpus"),
+        (make(2, 5), 0, "test: no document has 6 usable vectors in a row, so there is no window"),
+        (make(2), 18, "test: no document has 6 usable vectors in a row, so there is no window (18 of 18 vectors have "
+                      "no length)"),
+    ],
+    ids=["one document", "short documents", "vectors without a length"],
+)  # fmt: skip
+def test_a_corpus_without_windows_is_told_why(corpus: Corpus, unusable: int, said: str) -> None:
+    usable = np.arange(len(corpus.values)) >= unusable
+    with pytest.raises(InvalidInput) as refused:
+        split_windows(corpus, usable, VectorStore(corpus.values, "cpu"))
+    assert str(refused.value) == said
+
+
 def test_batches_hold_the_right_rows(tmp_path: Path) -> None:
     corpus = make(4)
     np.save(tmp_path / "v.npy", corpus.values)

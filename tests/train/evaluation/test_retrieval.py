@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import numpy as np
@@ -183,6 +184,8 @@ def test_what_is_said_of_a_model_beside_its_baselines(split: Split) -> None:
     assert found.versus["mrr"].value.value == pytest.approx(expected, abs=1e-12)
     lines = figures(found, {"ridge map": "penalty 1"})
     assert any("ridge map, penalty 1" in line for line in lines)
+    starts = {tuple(m.start() for m in re.finditer(r"(?<=  )\S", line))[-6:] for line in lines[: len(baselines) + 2]}
+    assert len(starts) == 1, "each column has its place, two spaces from the one before"
     assert "FITS THE PAST" in lines[-1]
     assert "to the last vector" in lines[-1]
 
