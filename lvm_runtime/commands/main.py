@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from lvm_runtime import __version__
 from lvm_runtime.commands import console
 from lvm_runtime.commands.parser import Parser
 from lvm_runtime.commands.tools import TOOLS, find_tool, run_tool
@@ -37,6 +38,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
         description="Serve latent vector models: predict the next vector of a document.",
         epilog="COMMAND --help shows the options of a command.",
     )
+    parser.add_argument("--version", action="version", version=f"lvm_runtime {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, line) in TOOLS.items():
         if line:

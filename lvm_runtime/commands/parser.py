@@ -45,11 +45,16 @@ class Parser(argparse.ArgumentParser):
         return any(known.startswith(name) for known in self._option_string_actions)  # argparse takes a beginning too
 
     def _refuse(self, words: Sequence[str]) -> NoReturn:
-        import difflib
-
-        names = {name.lstrip("-"): name for name in self._option_string_actions}
         asked = [word.partition("=")[0].lstrip("-") for word in words if word.startswith("--")]
-        near = [names[found] for name in asked for found in difflib.get_close_matches(name, names, 1, _ALIKE)]
+        near = list(filter(None, map(self._near, asked)))
         others = [self.elsewhere[option] for name in asked if (option := f"--{name}") in self.elsewhere]
         hint = f"; did you mean {' and '.join(near)}?" if near else f"; {others[0]} has it" if others else ""
         self.error(printable(f"unrecognized arguments: {' '.join(words)}{hint}"))
+
+    def _near(self, asked: str) -> str:
+        """Return the option that is most like what was `asked`, or those that it is a part of."""
+        import difflib
+
+        names = {name.lstrip("-"): name for name in self._option_string_actions}
+        parts = [name for name in names if asked in name.split("-")]
+        return " or ".join(names[name] for name in difflib.get_close_matches(asked, names, 1, _ALIKE) or parts)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import lvm_runtime
 from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.registry import BACKENDS
@@ -45,6 +46,12 @@ def test_info_rounds_what_training_recorded_and_leaves_out_what_lies_deep(tmp_pa
     shown = capsys.readouterr().out.splitlines()
     assert "metrics: gain {value 0.1235, parts [0.9877], by {…}, of {}}, epochs 4" in shown
     assert {"data: None", "notes: {x}"} <= set(shown)
+
+
+def test_the_version_is_that_of_the_package(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"lvm_runtime {lvm_runtime.__version__}\n")
 
 
 def test_doctor_says_of_every_backend_whether_it_works(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ SLIPS = {
     "in the place of a required one": ("train --modle amn", "train", "--modle; did you mean --model?"),
     "two": ("tune amn --thraeds 1 --bogus", "tune", "--thraeds --bogus; did you mean --threads?"),
     "of a format": ("export onnx --model amn --dta x", "export onnx", "--dta; did you mean --data?"),
+    "a part of two": ("serve amn --port 80", "serve", "--port; did you mean --http-port or --grpc-port?"),
     "of another format": (
         "export --model amn --precision int8",
         "export",
