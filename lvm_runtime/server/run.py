@@ -76,7 +76,7 @@ async def _serve(state: State, web: socket.socket, rpc: socket.socket, superviso
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         if not state.models.ready:
-            await loop.run_in_executor(None, state.models.load)
+            await state.models.load_first()
         if not stop.is_set():
             await _answer(state, web, rpc, stop)
     finally:

@@ -1,7 +1,8 @@
-"""Signals that come while the server starts: none is lost, and none hits a process that does not listen yet."""
+"""Signals that come while the server starts or loads: none is lost, and none hits a process that does not listen."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -10,9 +11,14 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lvm_runtime import Request
+from lvm_runtime.server.metrics import Metrics
+from lvm_runtime.server.models import Models
+from lvm_runtime.server.options import ServerOptions
 from tests.lvm_runtime.server.serving import ROOT
 
 Get = Callable[[str], Path]
@@ -62,3 +68,52 @@ def test_a_signal_while_the_workers_start_is_heard(where: str, name: str, small_
             late.cancel()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+class Numbered(Models):
+    """Models that say how often they were loaded; the first load waits for the gate, and the third fails."""
+
+    def __init__(self) -> None:
+        super().__init__([], Request(), ServerOptions(), Metrics())
+        self.began, self.served, self.gate = 0, list[int](), threading.Event()
+
+    def _build(self) -> Any:
+        self.began += 1
+        number = self.began
+        if number == 1:
+            self.gate.wait(20)
+        if number == 3:
+            raise MemoryError("not enough of it")
+        return [number]
+
+    def _take_over(self, fresh: Any) -> Any:
+        self.served += fresh
+        return []
+
+
+@pytest.mark.parametrize("first", ["load_first", "reload"])
+def test_models_that_were_read_later_take_over_later(first: str) -> None:
+    async def run() -> Numbered:
+        models = Numbered()
+        tasks = [asyncio.ensure_future(getattr(models, name)()) for name in (first, "reload", "reload")]
+        while not models.began:
+            await asyncio.sleep(0.001)
+        asyncio.get_running_loop().call_later(0.1, models.gate.set)
+        await asyncio.gather(*tasks)
+        return models
+
+    models = asyncio.run(run())
+    assert models.served == [1, 2]
+    assert models.began == 2  # what was asked for twice, before it began, came once
+
+
+def test_a_reload_that_fails_of_anything_leaves_the_models(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> Numbered:
+        models = Numbered()
+        models.gate.set()
+        for _ in range(4):
+            await models.reload()
+        return models
+
+    assert asyncio.run(run()).served == [1, 2, 4]
+    assert "reload failed, the models before go on: not enough of it" in caplog.text
