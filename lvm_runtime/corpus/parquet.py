@@ -39,7 +39,7 @@ class ParquetFile:
 
     def __init__(self, path: Path, scratch: Path | None = None, rows: range | None = None) -> None:
         self.path, self._scratch = path, scratch
-        self._arrow, parquet = import_pyarrow()
+        self._arrow, parquet = import_pyarrow(path)
         open_regular(path).close()
         try:
             self._file = parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
@@ -269,10 +269,17 @@ def _side_by_side(copy: Callable[[BinaryIO, Lock, Event, range], None], parts: l
             stop.set()
 
 
-def import_pyarrow() -> tuple[Any, Any]:
-    """Import pyarrow and its Parquet module, or raise BackendUnavailable with the pip command."""
+def import_pyarrow(path: Path | None = None) -> tuple[Any, Any]:
+    """Import pyarrow and its Parquet module, or raise BackendUnavailable with the pip command.
+
+    Raises InvalidInput for the `path` of a file to read or to write whose name pyarrow does not take.
+    """
     extras.require("train", "reading and writing Parquet", "pyarrow", "pyarrow.parquet")
     import pyarrow
     from pyarrow import parquet
 
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{path}: pyarrow takes names in UTF-8 only; choose another name") from error
     return pyarrow, parquet

@@ -38,7 +38,7 @@ def require_kind(path: Path) -> None:
     if path.suffix not in WRITTEN:
         raise InvalidInput(f"{path}: a corpus is written as {' or '.join(WRITTEN)}; choose a name that ends in one")
     if path.suffix == ".parquet":
-        import_pyarrow()
+        import_pyarrow(path)
 
 
 def write_corpus(
