@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lvm_runtime.corpus import footer
 from lvm_runtime.corpus.documents import DocumentIds
-from lvm_runtime.corpus.npy import open_regular, unpack
+from lvm_runtime.corpus.npy import open_regular, require_same, state_of, unpack
 from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
@@ -41,6 +41,7 @@ class ParquetFile:
         self.path, self._scratch = path, scratch
         self._arrow, parquet = import_pyarrow(path)
         open_regular(path).close()
+        self._state = state_of(path)
         try:
             self._file = parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
             self.columns: list[str] = self._file.schema_arrow.names
@@ -96,6 +97,17 @@ class ParquetFile:
                 if start + len(values) > inside[-1]:
                     break
         return [found[row] for row in rows.tolist()]
+
+    def strings_later(self, column: str) -> Callable[[NDArray[np.int64]], list[str | None]]:
+        """Return what does what `strings` does after this file was closed; InvalidInput if it is another by then."""
+        path, rows_of_file, before = self.path.absolute(), range(self.total), self._state
+
+        def read(rows: NDArray[np.int64]) -> list[str | None]:
+            with ParquetFile(path, rows=rows_of_file) as again:
+                require_same(path, again._state, before)
+                return again.strings(column, rows)
+
+        return read
 
     def array(self, column: str) -> NDArray[Any]:
         """Return a column of lists of one length as `[N, length]`, or of lists of lists as `[N, n, m]`.

@@ -88,6 +88,24 @@ def test_chunks_come_back_for_any_rows_in_any_order(write: Callable[[Path], Path
     assert corpus.starts(3).tolist() == [0]  # the documents are what they were
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_are_never_those_of_a_file_that_took_the_corpus_place(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus = open_corpus(KINDS[kind](Path()), context_length=2)
+    for file in list(tmp_path.iterdir()):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / file.name).write_bytes(file.read_bytes().replace("Käse".encode(), b"Tofu!"))
+        (tmp_path / "other" / file.name).replace(file)
+    monkeypatch.chdir("/")
+    if kind in ("npz compressed", "parquet", "parquet of ours"):
+        with pytest.raises(InvalidInput, match="was changed, or replaced by another file, since it was opened"):
+            corpus.chunks(np.arange(5))
+    else:
+        assert corpus.chunks(np.arange(5)) == EXPECTED
+
+
 @pytest.mark.parametrize("kind", [".npz", ".parquet"])
 @quick_settings(25)
 @given(
