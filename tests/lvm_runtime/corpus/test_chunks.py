@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,12 @@ def test_what_is_written_is_the_same_to_the_bit_and_says_how_it_was_made(name: s
     corpus = open_corpus(first, context_length=2)
     assert corpus.columns.made == MADE
     assert np.array_equal(corpus.values, VECTORS)
+
+
+@pytest.mark.parametrize("name", ["c.npz", "c.parquet"])
+def test_files_whose_names_are_no_text_are_documents_of_their_own(name: str, tmp_path: Path) -> None:
+    write_corpus(tmp_path / name, _parts, 8, [os.fsdecode(b"a\xff"), os.fsdecode(b"a\xfe")], MADE)
+    assert open_corpus(tmp_path / name, context_length=2).starts(3).tolist() == [0]
 
 
 def test_a_corpus_without_texts_still_has_documents_and_places(tmp_path: Path) -> None:
