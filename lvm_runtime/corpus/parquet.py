@@ -122,7 +122,7 @@ class ParquetFile:
                 f"{self.path}: column {column} holds {first.dtype}, expected float16, float32 or float64"
             )
         shape = (self._rows, *first.shape[1:])
-        copy = partial(_copy, self.path, column, first[0], self._span.start)
+        copy = partial(_copy, self.path, self._state, column, first[0], self._span.start)
         return unpack(partial(_side_by_side, copy, self._parts()), shape, first.dtype, self.path, self._scratch)
 
     def _parts(self) -> list[range]:
@@ -254,10 +254,22 @@ class ParquetFile:
 
 
 def _copy(
-    path: Path, column: str, like: NDArray[Any], origin: int, file: BinaryIO, lock: Lock, stop: Event, rows: range
+    path: Path,
+    before: tuple[int, ...],
+    column: str,
+    like: NDArray[Any],
+    origin: int,
+    file: BinaryIO,
+    lock: Lock,
+    stop: Event,
+    rows: range,
 ) -> None:
-    """Write `rows` of a column, each a list such as `like`, to their place in `file`, which begins with `origin`."""
+    """Write `rows` of a column, each a list such as `like`, to their place in `file`, which begins with `origin`.
+
+    Raises InvalidInput if the file at `path` is no longer in the state `before`.
+    """
     with ParquetFile(path, rows=rows) as part:
+        require_same(path, part._state, before)
         first = rows.start
         for block in part._dense(column):
             if stop.is_set():
