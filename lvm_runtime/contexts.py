@@ -20,6 +20,7 @@ from lvm_runtime.errors import InvalidInput, one_line
 Array = NDArray[np.float32]
 
 _DOT_LIMIT = 8192  # longer dot products start BLAS threads, which would compete with the backend's
+_CLEARLY = 0.99  # share of a bound up to which the rounding of a sum over all vectors cannot matter
 
 
 class Contexts:
@@ -120,8 +121,8 @@ def refuse(array: NDArray[Any], converted: Array, largest_norm: float, first_row
 def is_usable(array: Array, largest_norm: float) -> bool:
     """Say whether every vector of a contiguous array `[b, …, D]` is finite and of norm `largest_norm` at most, cheaply.
 
-    If x·x of the whole array is within the bound of one vector, each of them is, and none is NaN or infinite. That
-    takes a fifth of the time of looking at every value; only where it fails does each vector count. (`vdot` and
+    If x·x of the whole array is clearly within the bound of one vector, each of them is, and none is NaN or infinite.
+    That takes a fifth of the time of looking at every value; only where it fails does each vector count. (`vdot` and
     `einsum` overflow in silence, `dot` and `vecdot` warn; turning that off takes longer than the product of a few
     contexts.)
     """
@@ -130,7 +131,7 @@ def is_usable(array: Array, largest_norm: float) -> bool:
     else:
         flat = array.reshape(-1)
         square = np.einsum("i,i->", flat, flat)
-    return float(square) <= largest_norm * largest_norm or not len(bad_rows(array, largest_norm))
+    return float(square) <= _CLEARLY * largest_norm * largest_norm or not len(bad_rows(array, largest_norm))
 
 
 def bad_rows(array: NDArray[Any], largest_norm: float) -> NDArray[np.intp]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models.transformer import Transformer
 
 from .data.holdout import hold_out
@@ -41,6 +42,8 @@ HELD_WINDOWS = 2_000  # to judge it and the penalty
 FIT_WINDOWS = 80_000  # for the last layer
 OPEN = 2.0  # bias of an open gate: it lets 0.88 pass
 _BATCH = 256
+_ALIKE = 1e-12
+"""Variance, as a share of the mean square, that rounding leaves of what is the same in all windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,11 @@ class _Moments:
     def _ridge(self, penalty: float, cross: Tensor, prior: Tensor) -> Tensor:
         """Return W of least ‖Y − F W‖² + penalty · variance · ‖W − prior‖²; the constant's row is free."""
         variance = (self.own.diagonal() - self.own[-1].square() / self.own[-1, -1])[:-1].mean()
+        if variance <= _ALIKE * self.own.diagonal()[:-1].mean():
+            raise InvalidInput(
+                "the training windows all hold the same vectors, to which no start can be fitted; look at them with "
+                "`lvm-runtime diagnose`, or give --start default"
+            )
         weights = torch.full_like(self.own[-1], float(penalty * variance))
         weights[-1] = 0
         return torch.linalg.solve(self.own + weights.diag(), cross + weights[:, None] * prior)

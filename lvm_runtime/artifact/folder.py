@@ -80,7 +80,9 @@ class Artifact:
         """
         path = file_name(path, "path")
         require_place(path, overwrite=True)
-        with atomic.replacing(path) as folder, atomic.writing(path):
+        # a form that is being added takes its turn, or the manifest with it would come into the new folder
+        turn = atomic.locked(path) if os.path.exists(path) else contextlib.nullcontext()
+        with turn, atomic.replacing(path) as folder, atomic.writing(path):
             folder.mkdir()
             (folder / WEIGHTS).write_bytes(weights)
             (folder / FINGERPRINT).write_bytes(fingerprint.to_bytes())
@@ -249,14 +251,14 @@ class Artifact:
         Raises InvalidInput for a place that no form can have, and for what a manifest cannot hold.
         """
         self._check_place(relative)
-        file = replace(describe(temporary.parent, temporary.name), path=relative)
-        entry = CompiledFile(file, format, precision, drift, form, batch_sizes, largest_norm, details or {})
         with atomic.locked(self.path):
             manifest = _read_manifest(self.path)  # another process may have added to it since we loaded
             if manifest.model != self.manifest.model:
                 raise ArtifactError(
                     f"{self.path}: its config or weights changed while {relative} was being made; export again"
                 )
+            file = replace(describe(temporary.parent, temporary.name), path=relative)
+            entry = CompiledFile(file, format, precision, drift, form, batch_sizes, largest_norm, details or {})
             others = tuple(c for c in manifest.compiled if c.file.path != relative)
             listed = replace(manifest, compiled=(*others, entry))
             data = listed.to_json()  # before anything is changed: it may be more than a manifest can hold

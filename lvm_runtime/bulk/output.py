@@ -52,7 +52,7 @@ class Output:
         row_numbers: RowNumbers = np.arange,
     ) -> None:
         if place.path.suffix == ".parquet":
-            import_pyarrow()
+            import_pyarrow(place.path)
         self.place, self.rows, self.dim, self.block = place, rows, dim, block
         self._row_numbers = row_numbers
         self.bad: dict[int, str] = {}
@@ -261,7 +261,7 @@ class PredictionTable:
     """A Parquet file of predictions `[n, D]` and the rows that they belong to, as it grows."""
 
     def __init__(self, path: Path, dim: int) -> None:
-        self._arrow, parquet = import_pyarrow()
+        self._arrow, parquet = import_pyarrow(path)
         lists = self._arrow.list_(self._arrow.float32(), dim)
         self._schema = self._arrow.schema([("row", self._arrow.int64()), ("prediction", lists)])
         self._writer = parquet.ParquetWriter(  # no number comes twice, and nobody looks up a smallest component

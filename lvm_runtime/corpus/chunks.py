@@ -86,7 +86,7 @@ def named_by(ids: NDArray[Any]) -> Column | None:
 
 
 def _npz_texts(file: NpzFile, key: str, count: int) -> Column:
-    """Return the column of `texts`; the file is opened again when rows are asked for, and read where they lie."""
+    """Return the column of `texts`, which are read where they lie when rows are asked for."""
     header = file.header(key)
     packed = header.dtype == np.uint8 and ENDS in file.keys
     length = file.header(ENDS).shape if packed else header.shape
@@ -96,33 +96,33 @@ def _npz_texts(file: NpzFile, key: str, count: int) -> Column:
         )
     if length != (count,):
         raise InvalidInput(f"{file.path}: {key} holds {list(length)} texts, expected [{count}], one for each vector")
-    path, scratch = file.path, file.scratch
+    path, arrays = file.path, file.later(*([key, ENDS] if packed else [key]))
 
     def read(rows: NDArray[np.int64]) -> list[str | None]:
-        with NpzFile(path, scratch) as again:
-            array = again.array(key)
-            if not packed:
-                return [str(text) for text in array[rows]]
-            ends = again.array(ENDS)
-            begins = np.where(rows > 0, ends[rows - 1], 0)
-            wrong = np.flatnonzero(~((begins >= 0) & (begins <= ends[rows]) & (ends[rows] <= len(array))))
-            if len(wrong):
-                raise InvalidInput(f"{path}: {ENDS} of row {rows[wrong[0]]} is out of order, or beyond the texts")
-            spans = zip(begins.tolist(), ends[rows].tolist(), strict=True)
-            return [array[begin:end].tobytes().decode("utf-8", "replace") for begin, end in spans]
+        array, *others = arrays()
+        if not others:
+            return [str(text) for text in array[rows]]
+        (ends,) = others
+        begins = np.where(rows > 0, ends[rows - 1], 0)
+        wrong = np.flatnonzero(~((begins >= 0) & (begins <= ends[rows]) & (ends[rows] <= len(array))))
+        if len(wrong):
+            raise InvalidInput(f"{path}: {ENDS} of row {rows[wrong[0]]} is out of order, or beyond the texts")
+        spans = zip(begins.tolist(), ends[rows].tolist(), strict=True)
+        return [array[begin:end].tobytes().decode("utf-8", "replace") for begin, end in spans]
 
     return read
 
 
 def _npz_names(file: NpzFile, doc_ids: NDArray[Any]) -> Column:
     """Return the column of document names: `files[id]`, or the id where there is no such file."""
-    path, scratch, header = file.path, file.scratch, file.header(FILES)
+    header = file.header(FILES)
     if header.dtype.kind != "U" or len(header.shape) != 1:
-        raise InvalidInput(f"{path}: {FILES} is {header.dtype} {list(header.shape)}, expected a list of strings")
+        raise InvalidInput(f"{file.path}: {FILES} is {header.dtype} {list(header.shape)}, expected a list of strings")
+
+    arrays = file.later(FILES)
 
     def read(rows: NDArray[np.int64]) -> list[str | None]:
-        with NpzFile(path, scratch) as again:
-            files = again.array(FILES)
+        (files,) = arrays()
         return [str(files[i]) if 0 <= i < len(files) else str(i) for i in doc_ids[rows].tolist()]
 
     return read
@@ -130,17 +130,10 @@ def _npz_names(file: NpzFile, doc_ids: NDArray[Any]) -> Column:
 
 def parquet_columns(file: ParquetFile, ids_key: str | None) -> ChunkColumns:
     """Return the columns of an open Parquet file."""
-    path, rows_of_file, strings = file.path, range(file.total), file.string_columns()
-
-    def column(key: str) -> Column:
-        def read(rows: NDArray[np.int64]) -> list[str | None]:
-            with ParquetFile(path, rows=rows_of_file) as again:
-                return again.strings(key, rows)
-
-        return read
-
-    texts = next((column(key) for key in TEXT_KEYS if key in strings), None)
-    return ChunkColumns(texts, column(ids_key) if ids_key in strings else None, _parse(file.metadata(METADATA)))
+    strings = file.string_columns()
+    texts = next((file.strings_later(key) for key in TEXT_KEYS if key in strings), None)
+    names = file.strings_later(ids_key) if ids_key in strings else None
+    return ChunkColumns(texts, names, _parse(file.metadata(METADATA)))
 
 
 def positions(begins: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterable[int]:

@@ -6,6 +6,7 @@ n rows of an array.
 from __future__ import annotations
 
 import math
+import os
 import stat
 import tempfile
 from collections.abc import Callable
@@ -99,6 +100,18 @@ def open_regular(path: Path) -> BufferedReader:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:  # a NUL in the name
         raise InvalidInput(f"{str(path)!r}: no name of a file ({error})") from error
+
+
+def state_of(file: Path | int) -> tuple[int, ...]:
+    """Return what tells a file, by its name or open, from any other and from itself after a change."""
+    found = os.stat(file)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def require_same(path: Path, found: tuple[int, ...], before: tuple[int, ...]) -> None:
+    """Raise InvalidInput if `path` is in another state than `before`, as `state_of` says it."""
+    if found != before:
+        raise InvalidInput(f"{path}: was changed, or replaced by another file, since it was opened; open it again")
 
 
 def map_array(file: BinaryIO, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

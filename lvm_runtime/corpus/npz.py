@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.corpus.npy import NpyFile, map_array, open_regular, unpack
+from lvm_runtime.corpus.npy import NpyFile, map_array, open_regular, require_same, state_of, unpack
 from lvm_runtime.errors import InvalidInput, LvmError
 
 _BLOCK = 1 << 22
@@ -81,6 +81,25 @@ class NpzFile:
             raise
         except _DAMAGE as error:
             raise self._damaged(key, error) from error
+
+    def later(self, *keys: str) -> Callable[[], list[NDArray[Any]]]:
+        """Return what returns the arrays `keys` when they are asked for, after this file was closed.
+
+        They are mapped now if they are stored as they are. Otherwise the file is opened again and has to be the same:
+        InvalidInput if it is not.
+        """
+        members = [self._archive.infolist()[self.keys.index(key)] for key in keys]
+        if all(member.compress_type == zipfile.ZIP_STORED for member in members):
+            arrays = [self.array(key) for key in keys]
+            return lambda: arrays
+        path, scratch, before = self.path.absolute(), self.scratch, state_of(self._file.fileno())
+
+        def read() -> list[NDArray[Any]]:
+            with NpzFile(path, scratch) as again:
+                require_same(path, state_of(again._file.fileno()), before)
+                return [again.array(key) for key in keys]
+
+        return read
 
     def _in_place(self, info: zipfile.ZipInfo, array: NpyFile) -> NDArray[Any]:
         self._file.seek(info.header_offset + _LOCAL_HEADER - 4)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lvm_runtime.corpus import footer
 from lvm_runtime.corpus.documents import DocumentIds
-from lvm_runtime.corpus.npy import open_regular, unpack
+from lvm_runtime.corpus.npy import open_regular, require_same, state_of, unpack
 from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
@@ -39,8 +39,9 @@ class ParquetFile:
 
     def __init__(self, path: Path, scratch: Path | None = None, rows: range | None = None) -> None:
         self.path, self._scratch = path, scratch
-        self._arrow, parquet = import_pyarrow()
+        self._arrow, parquet = import_pyarrow(path)
         open_regular(path).close()
+        self._state = state_of(path)
         try:
             self._file = parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
             self.columns: list[str] = self._file.schema_arrow.names
@@ -97,6 +98,17 @@ class ParquetFile:
                     break
         return [found[row] for row in rows.tolist()]
 
+    def strings_later(self, column: str) -> Callable[[NDArray[np.int64]], list[str | None]]:
+        """Return what does what `strings` does after this file was closed; InvalidInput if it is another by then."""
+        path, rows_of_file, before = self.path.absolute(), range(self.total), self._state
+
+        def read(rows: NDArray[np.int64]) -> list[str | None]:
+            with ParquetFile(path, rows=rows_of_file) as again:
+                require_same(path, again._state, before)
+                return again.strings(column, rows)
+
+        return read
+
     def array(self, column: str) -> NDArray[Any]:
         """Return a column of lists of one length as `[N, length]`, or of lists of lists as `[N, n, m]`.
 
@@ -110,7 +122,7 @@ class ParquetFile:
                 f"{self.path}: column {column} holds {first.dtype}, expected float16, float32 or float64"
             )
         shape = (self._rows, *first.shape[1:])
-        copy = partial(_copy, self.path, column, first[0], self._span.start)
+        copy = partial(_copy, self.path, self._state, column, first[0], self._span.start)
         return unpack(partial(_side_by_side, copy, self._parts()), shape, first.dtype, self.path, self._scratch)
 
     def _parts(self) -> list[range]:
@@ -242,10 +254,22 @@ class ParquetFile:
 
 
 def _copy(
-    path: Path, column: str, like: NDArray[Any], origin: int, file: BinaryIO, lock: Lock, stop: Event, rows: range
+    path: Path,
+    before: tuple[int, ...],
+    column: str,
+    like: NDArray[Any],
+    origin: int,
+    file: BinaryIO,
+    lock: Lock,
+    stop: Event,
+    rows: range,
 ) -> None:
-    """Write `rows` of a column, each a list such as `like`, to their place in `file`, which begins with `origin`."""
+    """Write `rows` of a column, each a list such as `like`, to their place in `file`, which begins with `origin`.
+
+    Raises InvalidInput if the file at `path` is no longer in the state `before`.
+    """
     with ParquetFile(path, rows=rows) as part:
+        require_same(path, part._state, before)
         first = rows.start
         for block in part._dense(column):
             if stop.is_set():
@@ -269,10 +293,17 @@ def _side_by_side(copy: Callable[[BinaryIO, Lock, Event, range], None], parts: l
             stop.set()
 
 
-def import_pyarrow() -> tuple[Any, Any]:
-    """Import pyarrow and its Parquet module, or raise BackendUnavailable with the pip command."""
+def import_pyarrow(path: Path | None = None) -> tuple[Any, Any]:
+    """Import pyarrow and its Parquet module, or raise BackendUnavailable with the pip command.
+
+    Raises InvalidInput for the `path` of a file to read or to write whose name pyarrow does not take.
+    """
     extras.require("train", "reading and writing Parquet", "pyarrow", "pyarrow.parquet")
     import pyarrow
     from pyarrow import parquet
 
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{path}: pyarrow takes names in UTF-8 only; choose another name") from error
     return pyarrow, parquet

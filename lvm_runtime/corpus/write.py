@@ -38,7 +38,7 @@ def require_kind(path: Path) -> None:
     if path.suffix not in WRITTEN:
         raise InvalidInput(f"{path}: a corpus is written as {' or '.join(WRITTEN)}; choose a name that ends in one")
     if path.suffix == ".parquet":
-        import_pyarrow()
+        import_pyarrow(path)
 
 
 def write_corpus(
@@ -83,7 +83,7 @@ def _write_parquet(path: Path, parts: Callable[[], Iterable[Part]], dim: int, fi
         for group in _groups(parts()):
             rows = np.concatenate([part.vectors for part in group]).reshape(-1)
             values = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows), dim)
-            names = [_utf8(files[part.document]).decode() for part in group for _ in part.texts]
+            names = [_name(files[part.document]) for part in group for _ in part.texts]
             texts = [_utf8(text).decode() for part in group for text in part.texts]
             writer.write_table(pyarrow.table([values, pyarrow.array(names), pyarrow.array(texts)], schema=schema))
 
@@ -100,6 +100,11 @@ def _groups(parts: Iterable[Part]) -> Iterator[list[Part]]:
             group, rows = [], 0
     if group:
         yield group
+
+
+def _name(file: str) -> str:
+    """Return a file's name in what UTF-8 has. No two become the same, or their documents would be one."""
+    return file.encode("utf-8", "backslashreplace").decode()
 
 
 def _utf8(text: str) -> bytes:

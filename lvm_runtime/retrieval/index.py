@@ -63,7 +63,8 @@ class Index:
     Scores are exact cosines; only which vectors are compared depends on the kind of the index.
 
     The corpus is compared with what was indexed when the index is opened, and mapped from then on: whoever writes into
-    its file has to open the index again. A file that takes its place, as `embed` writes one, does not disturb.
+    its file has to open the index again. A file that takes its place, as `embed` writes one, does not disturb; only the
+    texts of a compressed `.npz` and of Parquet are then refused.
 
     >>> from lvm_runtime.retrieval import Index
     >>> index = Index.build("corpus.npz")

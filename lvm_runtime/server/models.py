@@ -143,27 +143,39 @@ class Models:
         self.specs, self._request, self._options, self._metrics = list(specs), request, options, metrics
         self._served: dict[str, dict[str, ServedModel]] = {}
         self._newest: dict[str, ServedModel] = {}
+        self._turn, self._asked = asyncio.Lock(), False  # of those that load; whether a reload waits for its own
         self.ready = False
 
     def load(self) -> None:
         """Build every model; nothing is served before."""
         self._take_over(self._build())
 
-    async def reload(self) -> None:
-        """Load again; when that fails, the old models go on, and the log says why.
+    async def load_first(self) -> None:
+        """Do what `load` does, in a thread."""
+        async with self._turn:
+            await asyncio.get_running_loop().run_in_executor(None, self.load)
 
-        The new models take over on the event loop, which finds a model and hands it a request in one go: no request
-        goes to a model that is being closed.
+    async def reload(self) -> None:
+        """Load again, after what is being loaded; when that fails, the old models go on, and the log says why.
+
+        A load that began earlier and took longer would bring back older models. The new models take over on the event
+        loop, which finds a model and hands it a request in one go: no request goes to a model that is being closed.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            fresh = await loop.run_in_executor(None, self._build)
-        except (LvmError, OSError) as error:
-            _log.error("reload failed, the models before go on: %s", error)
-            return
-        for model in self._take_over(fresh):
-            model.settle()
-            await loop.run_in_executor(None, model.close)
+        if self._asked:
+            return  # the one that waits will read what is there by then
+        self._asked = True
+        async with self._turn:
+            self._asked = False
+            loop = asyncio.get_running_loop()
+            try:
+                fresh = await loop.run_in_executor(None, self._build)
+            except Exception as error:
+                usual = isinstance(error, LvmError | OSError)
+                _log.error("reload failed, the models before go on: %s", error, exc_info=not usual)
+                return
+            for model in self._take_over(fresh):
+                model.settle()
+                await loop.run_in_executor(None, model.close)
 
     def _build(self) -> list[ServedModel]:
         return [ServedModel(spec, self._open(spec), self._options, self._metrics) for spec in self.specs]

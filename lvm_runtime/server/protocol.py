@@ -36,10 +36,15 @@ def contexts_of(names: Sequence[Any]) -> None:
 
 
 def check_outputs(config: ModelConfig, names: Sequence[str]) -> bool:
-    """Return whether attention is among the outputs; InvalidInput for one that the model does not have."""
-    for name in names:
+    """Return whether attention is among the outputs; InvalidInput for one that the model does not have, or twice.
+
+    An answer in which an output comes as often as a request can name it would take gigabytes.
+    """
+    for number, name in enumerate(names):
         if name not in outputs_of(config):
             raise InvalidInput(f"output {name!r:.99}: expected {' or '.join(outputs_of(config))}")
+        if name in names[:number]:
+            raise InvalidInput(f"output {name} is there twice; expected it once")
     return "attention" in names
 
 

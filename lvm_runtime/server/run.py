@@ -30,6 +30,9 @@ from lvm_runtime.server.rest import build_app
 from lvm_runtime.server.rpc import build_server
 from lvm_runtime.server.state import State
 
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+"""What a server is told things by."""
+
 _log = logging.getLogger("lvm_runtime.server")
 _KEEP_ALIVE = 75  # seconds; longer than the minute after which balancers drop idle connections themselves
 _LOOK = 0.5  # seconds between two looks of a worker at its supervisor
@@ -51,8 +54,8 @@ class _Uvicorn(uvicorn.Server):
 def run(state: State, web: socket.socket, rpc: socket.socket, supervisor: int | None = None) -> None:
     """Serve on the ports that `web` and `rpc` hold until SIGTERM or SIGINT; SIGHUP loads the models again.
 
-    A worker also stops when its `supervisor`, the process that started it, was killed. Raises what a model that cannot
-    be loaded raises.
+    These signals may be blocked until then, and are let in once somebody listens. A worker also stops when its
+    `supervisor`, the process that started it, was killed. Raises what a model that cannot be loaded raises.
     """
     sys.setswitchinterval(_SWITCH)
     gc.set_threshold(_YOUNG)
@@ -70,9 +73,10 @@ async def _serve(state: State, web: socket.socket, rpc: socket.socket, superviso
     watching = loop.create_task(_watch(supervisor, stop)) if supervisor else None
     reloads: set[asyncio.Task[None]] = set()
     loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(state.models.reload())))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         if not state.models.ready:
-            await loop.run_in_executor(None, state.models.load)
+            await state.models.load_first()
         if not stop.is_set():
             await _answer(state, web, rpc, stop)
     finally:

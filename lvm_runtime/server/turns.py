@@ -121,8 +121,8 @@ class TurnBatcher:
         return min((seconds for size, seconds in list(self._seconds.items()) if size >= bits), default=math.inf)
 
     def _answer(self, batch: list[_Waiting]) -> None:
-        contexts = batch[0][0] if len(batch) == 1 else np.concatenate([contexts for contexts, _ in batch])
         try:
+            contexts = batch[0][0] if len(batch) == 1 else np.concatenate([contexts for contexts, _ in batch])
             answers = self._run(contexts)
         except InvalidInput:
             if good := [request for request in batch if self._is_good(request)]:

@@ -197,7 +197,8 @@ def own_folder(holder: Path) -> Iterator[None]:
         _empty(holder)
         yield
     finally:
-        _empty(holder)
+        with contextlib.suppress(FileNotFoundError):  # gone with the folder around it, which another one replaced
+            _empty(holder)
         _remove_emptied(holder)  # before the lock, after which it may be the next writer's
         lock.release()
         with contextlib.suppress(OSError):
@@ -248,9 +249,10 @@ def _restore(holder: Path, folder: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold an advisory lock on a folder, so that processes and threads that add to it take turns.
 
-    The lock is a file beside the folder, `.NAME.lock`. Raises WriteFailed where it cannot be made.
+    The lock is a file beside the folder, `.NAME.lock`, and beside what a link leads to. Raises WriteFailed where it
+    cannot be made.
     """
-    folder = folder.absolute()
+    folder = Path(os.path.realpath(folder))
     lock = file_lock(folder.with_name(f".{folder.name}.lock"))
     with writing(folder):
         lock.acquire()

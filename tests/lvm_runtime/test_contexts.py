@@ -233,6 +233,15 @@ def test_bad_rows_are_found() -> None:
     assert bad_rows(half, 100).tolist() == [1]  # float16 would round the sum 10,001 to 10,000
 
 
+def test_a_vector_at_the_very_bound_counts_alone_as_among_others() -> None:
+    x = some_contexts(4000, 24)
+    x *= np.float32(NORM) / np.linalg.norm(x, axis=2, keepdims=True)  # of which some are longer by a rounding
+    x[:, 1:] = 0
+    bad = set(bad_rows(x, NORM).tolist())
+    assert 100 < len(bad) < 3900
+    assert {row for row in range(len(x)) if not is_usable(x[row], NORM)} == bad
+
+
 @pytest.mark.parametrize("numpy", [1, 2])
 @pytest.mark.parametrize("dim", [16, 9000])
 def test_bad_rows_are_found_by_any_numpy_and_of_any_length(

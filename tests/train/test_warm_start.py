@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from lvm_runtime.artifact.config import make_config
+from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import build_model
 from train.data.corpus import load_corpus
 from train.data.windows import Split, VectorStore, split_windows
@@ -100,6 +102,17 @@ def test_amn_is_left_as_it_is() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert start_at_baseline(model, split.train) is None
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("recipe", [{"start": "baseline"}, {"start": "ranked", "loss": "ranking"}], ids=str)
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_vectors_that_are_all_the_same_are_refused(architecture: str, recipe: dict[str, Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "same.npz", vectors=np.ones((200, 8), np.float32), doc_ids=np.repeat(np.arange(20), 10))
+    alike = TrainOptions(
+        model=architecture, data=str(tmp_path / "same.npz"), out=tmp_path / "out", sizes=SIZES[architecture], **recipe
+    )
+    with pytest.raises(InvalidInput, match=r"windows all hold the same vectors.*give --start default"):
+        train(alike, say=lambda line: None)
 
 
 def options(out: Path, **values: object) -> TrainOptions:

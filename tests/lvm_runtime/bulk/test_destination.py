@@ -148,6 +148,17 @@ def test_names_that_cannot_be_written(
     assert _snapshot(tmp_path) == before
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="has no other names")
+def test_parquet_files_have_names_in_utf8(predictor: Predictor, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"\xff.parquet")
+    with pytest.raises(InvalidInput, match="pyarrow takes names in UTF-8 only"):
+        predict_file(predictor, source, out, progress=False)
+    assert list(tmp_path.iterdir()) == [source]
+    out.touch()
+    with pytest.raises(InvalidInput, match="pyarrow takes names in UTF-8 only"):
+        predict_file(predictor, out, tmp_path / "out.npy", progress=False)
+
+
 def test_a_second_writer_is_told_so(predictor: Predictor, source: Path, tmp_path: Path, monkeypatch: Any) -> None:
     out, refused, others = tmp_path / "out.npy", [], iter(range(1))
 

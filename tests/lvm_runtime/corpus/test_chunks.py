@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,24 @@ def test_chunks_come_back_for_any_rows_in_any_order(write: Callable[[Path], Path
     assert corpus.starts(3).tolist() == [0]  # the documents are what they were
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_are_never_those_of_a_file_that_took_the_corpus_place(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus = open_corpus(KINDS[kind](Path()), context_length=2)
+    for file in list(tmp_path.iterdir()):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / file.name).write_bytes(file.read_bytes().replace("Käse".encode(), b"Tofu!"))
+        (tmp_path / "other" / file.name).replace(file)
+    monkeypatch.chdir("/")
+    if kind in ("npz compressed", "parquet", "parquet of ours"):
+        with pytest.raises(InvalidInput, match="was changed, or replaced by another file, since it was opened"):
+            corpus.chunks(np.arange(5))
+    else:
+        assert corpus.chunks(np.arange(5)) == EXPECTED
+
+
 @pytest.mark.parametrize("kind", [".npz", ".parquet"])
 @quick_settings(25)
 @given(
@@ -120,6 +139,12 @@ def test_what_is_written_is_the_same_to_the_bit_and_says_how_it_was_made(name: s
     corpus = open_corpus(first, context_length=2)
     assert corpus.columns.made == MADE
     assert np.array_equal(corpus.values, VECTORS)
+
+
+@pytest.mark.parametrize("name", ["c.npz", "c.parquet"])
+def test_files_whose_names_are_no_text_are_documents_of_their_own(name: str, tmp_path: Path) -> None:
+    write_corpus(tmp_path / name, _parts, 8, [os.fsdecode(b"a\xff"), os.fsdecode(b"a\xfe")], MADE)
+    assert open_corpus(tmp_path / name, context_length=2).starts(3).tolist() == [0]
 
 
 def test_a_corpus_without_texts_still_has_documents_and_places(tmp_path: Path) -> None:

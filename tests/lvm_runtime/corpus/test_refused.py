@@ -174,6 +174,23 @@ def test_what_is_no_file_of_a_corpus(tmp_path: Path, name: str, make: Callable[[
         open_corpus(tmp_path / name, context_length=5)
 
 
+def test_a_file_that_is_replaced_while_it_is_opened_is_not_mixed_with_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = ParquetFile._parts
+    for name, value in (("c", 1.0), ("other", 2.0)):
+        columns = {"vectors": [[value, value]] * 8, "doc_ids": [int(value)] * 8}
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+
+    def replaced(file: ParquetFile) -> list[range]:
+        (tmp_path / "other.parquet").replace(tmp_path / "c.parquet")
+        return parts(file)
+
+    monkeypatch.setattr(ParquetFile, "_parts", replaced)
+    with pytest.raises(InvalidInput, match="was changed, or replaced by another file, since it was opened"):
+        open_corpus(tmp_path / "c.parquet", context_length=2)
+
+
 def test_ids_that_would_be_taken_for_addresses(tmp_path: Path) -> None:
     np.save(tmp_path / "bad.npy", VECTORS)
     objects = np.array([2**70 + i for i in IDS.tolist()], object)  # a pickle that is longer than as many addresses

@@ -47,6 +47,11 @@ def request(**changes: Any) -> bytes:
             400,
             "row 1, position 1, component 4 is inf",
         ),
+        (
+            request()[:-1] + b', "outputs": [{"name": "prediction"}, {"name": "prediction"}]}',
+            400,
+            "prediction is there twice",
+        ),
         (request(shape=[201, 5, 16], data=[0] * 80 * 201), 413, "201 contexts, expected at most 200"),
         (b" " * 300_001, 413, "more than 300000 bytes"),
     ],

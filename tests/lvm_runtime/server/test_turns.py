@@ -189,6 +189,24 @@ def test_a_failure_of_the_model_reaches_every_caller(known: int) -> None:
     assert on_a_loop(body, known=known).runs == []
 
 
+def test_too_little_memory_for_a_batch_reaches_every_caller_and_the_next_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(arrays: Any) -> Any:
+        raise MemoryError("not enough of it")
+
+    async def body(model: Model) -> None:
+        parts = [some(1), some(1)]
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "concatenate", full)
+            answers = [model.turns.predict(part) for part in parts]
+            found = await asyncio.wait_for(asyncio.gather(*answers, return_exceptions=True), 10)
+        assert [type(error) for error in found] == [MemoryError] * 2
+        await model.turns.predict(some(3))
+
+    assert on_a_loop(body).runs == [(3, True)]
+
+
 def test_a_request_whose_caller_is_gone_is_not_run() -> None:
     async def body(model: Model) -> None:
         gone, stays = model.turns.predict(some(2)), model.turns.predict(some(3))

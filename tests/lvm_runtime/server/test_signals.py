@@ -1,0 +1,119 @@
+"""Signals that come while the server starts or loads: none is lost, and none hits a process that does not listen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvm_runtime import Request
+from lvm_runtime.server.metrics import Metrics
+from lvm_runtime.server.models import Models
+from lvm_runtime.server.options import ServerOptions
+from tests.lvm_runtime.server.serving import ROOT
+
+Get = Callable[[str], Path]
+
+STARTING = """
+import os, signal, sys
+from lvm_runtime.commands.main import main
+from lvm_runtime.server.models import Models
+
+where, name, *arguments = sys.argv[1:]
+load, fork = Models.load, os.fork
+
+def signalled(here, result):
+    global where
+    if here == where:
+        where = None
+        os.killpg(0, getattr(signal, name))
+    return result
+
+Models.load = lambda models: signalled("load", load(models))
+os.fork = lambda: signalled("supervisor" if (process := fork()) else "worker", process)
+sys.exit(main(["serve", *arguments, "--workers", "3", "--http-port", "0", "--grpc-port", "0", "--drain", "0"]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+@pytest.mark.parametrize("where", ["load", "supervisor", "worker"])
+def test_a_signal_while_the_workers_start_is_heard(where: str, name: str, small_artifacts: Get) -> None:
+    """It goes to all processes that there are by then, as Ctrl-C does; a worker does not listen yet."""
+    command = [sys.executable, "-c", STARTING, where, name, str(small_artifacts("amn"))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        late = threading.Timer(60, os.killpg, (process.pid, signal.SIGKILL))
+        late.start()
+        try:
+            assert process.stderr is not None
+            loaded, expected = 0, 1 + 3 if name == "SIGHUP" else 0
+            while loaded < expected and (line := process.stderr.readline()):
+                loaded += '"loaded"' in line
+            assert loaded == expected
+            if expected:
+                process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            late.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+class Numbered(Models):
+    """Models that say how often they were loaded; the first load waits for the gate, and the third fails."""
+
+    def __init__(self) -> None:
+        super().__init__([], Request(), ServerOptions(), Metrics())
+        self.began, self.served, self.gate = 0, list[int](), threading.Event()
+
+    def _build(self) -> Any:
+        self.began += 1
+        number = self.began
+        if number == 1:
+            self.gate.wait(20)
+        if number == 3:
+            raise MemoryError("not enough of it")
+        return [number]
+
+    def _take_over(self, fresh: Any) -> Any:
+        self.served += fresh
+        return []
+
+
+@pytest.mark.parametrize("first", ["load_first", "reload"])
+def test_models_that_were_read_later_take_over_later(first: str) -> None:
+    async def run() -> Numbered:
+        models = Numbered()
+        tasks = [asyncio.ensure_future(getattr(models, name)()) for name in (first, "reload", "reload")]
+        while not models.began:
+            await asyncio.sleep(0.001)
+        asyncio.get_running_loop().call_later(0.1, models.gate.set)
+        await asyncio.gather(*tasks)
+        return models
+
+    models = asyncio.run(run())
+    assert models.served == [1, 2]
+    assert models.began == 2  # what was asked for twice, before it began, came once
+
+
+def test_a_reload_that_fails_of_anything_leaves_the_models(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> Numbered:
+        models = Numbered()
+        models.gate.set()
+        for _ in range(4):
+            await models.reload()
+        return models
+
+    assert asyncio.run(run()).served == [1, 2, 4]
+    assert "reload failed, the models before go on: not enough of it" in caplog.text
