@@ -35,7 +35,7 @@ from lvm_runtime.backends.batch_sizes import Runner, any_batch
 from lvm_runtime.corpus.corpus import BUNDLED
 from lvm_runtime.models import known_answers
 
-from .search import SearchCheck, SearchReport
+from .search_check import SearchCheck, SearchReport
 from .source import Source
 from .windows import read_windows
 

@@ -17,10 +17,10 @@ from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import build_model
 from train.data.corpus import load_corpus
 from train.data.windows import Split, VectorStore, split_windows
+from train.distributed import Processes
 from train.loop import Trainer, TrainingDiverged
 from train.losses import row_losses
 from train.options import TrainOptions
-from train.processes import Processes
 from train.run import train
 
 SIZES = {"hidden_dim": 16, "attention_dim": 8, "bottleneck_dim": 8}

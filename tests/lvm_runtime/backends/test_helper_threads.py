@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lvm_runtime.backends.helpers import HelperThreads, Slice
+from lvm_runtime.backends.helper_threads import HelperThreads, Slice
 
 SLICES: list[Slice] = [(i, i + 1) for i in range(40)]
 
@@ -164,7 +164,7 @@ def test_a_task_is_forgotten_when_it_is_done(helpers: HelperThreads) -> None:
 def test_a_forked_child_works_alone() -> None:
     program = """
 import os
-from lvm_runtime.backends.helpers import HelperThreads
+from lvm_runtime.backends.helper_threads import HelperThreads
 helpers, done = HelperThreads(2), []
 helpers.run(lambda start, stop: None, [(0, 1), (1, 2)])
 child = os.fork()

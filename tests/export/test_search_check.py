@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from export.__main__ import command
-from export.search import SearchCheck
+from export.search_check import SearchCheck
 from export.source import Source
 from export.verify import make_samples, verify
 from lvm_runtime.artifact.config import make_config

@@ -24,7 +24,7 @@ _DATA_OPTIONS = ("data", "windows", "dim", "seed", "context_length", "trust_pick
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class PreparedData:
     """The data of a run, ready to train on.
 
     `scores` and `test_scores` are the baselines' on the validation and the test windows; `made_for` are the options
@@ -57,10 +57,10 @@ def prepare(
     options: TrainOptions,
     device: str,
     say: Say,
-    earlier: Material | None = None,
+    earlier: PreparedData | None = None,
     *,
     look: Callable[[str], None] | None = None,
-) -> Material:
+) -> PreparedData:
     """Load, check and split the corpus, and print the baselines on its validation windows.
 
     Those of an `earlier` run on the same data are taken over. `look` is given the digest of the data before they are
@@ -118,15 +118,15 @@ def prepare(
         say(f"  {name:<15} {bootstrap(reached.rows.cosine, split.validation.groups)}  MRR {mrr}  "
             f"{baselines.notes.get(name, '')}".rstrip())  # fmt: skip
     test_scores = score(baselines.predictors, split.test, options.queries) if len(split.test) else {}
-    material = Material(corpus, split, digest, baselines, scores, test_scores, diagnosis, made_for)
-    return _with_ceiling(material, options, say)
+    prepared = PreparedData(corpus, split, digest, baselines, scores, test_scores, diagnosis, made_for)
+    return _with_ceiling(prepared, options, say)
 
 
-def _with_ceiling(material: Material, options: TrainOptions, say: Say) -> Material:
+def _with_ceiling(prepared: PreparedData, options: TrainOptions, say: Say) -> PreparedData:
     if options.data != "synthetic":
-        return material
+        return prepared
     process = SyntheticProcess(dim=options.dim)
     ceiling = process.ceiling(options.context_length)
-    own = process.ceiling_of(options.config(material.corpus.dim))
+    own = process.ceiling_of(options.config(prepared.corpus.dim))
     say(f"  {'ceiling':<15} {ceiling:.4f}; for this {options.model} {own:.4f} (closed forms, in expectation)")
-    return replace(material, ceiling=ceiling, own_ceiling=own)
+    return replace(prepared, ceiling=ceiling, own_ceiling=own)
