@@ -59,11 +59,6 @@ class SequenceRunner:
         if self._guard is not None:
             self._guard.close()
 
-    @property
-    def in_use(self) -> bool:
-        """Whether the sequence form is open and runs documents."""
-        return self._guard is not None
-
     def _open(self) -> None:
         with self._lock:
             if self._opened:
