@@ -10,19 +10,15 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from lvm_runtime.artifact.folder import Artifact, require_place
 from lvm_runtime.backends.devices import torch_device, usual_defaults
-from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.models import build_model, parameter_count, save_model
 from lvm_runtime.system import atomic
-from lvm_runtime.text.encoder import same_probe
 
 from .checkpoint import FILE, Checkpoint, Progress, save_checkpoint
 from .distributed import Processes
@@ -34,6 +30,7 @@ from .loop import Trainer, TrainingDiverged
 from .options import TrainOptions
 from .prepared_data import PreparedData, Say, prepare
 from .progress import Interruption, progress_bar
+from .provenance import provenance
 from .ranked_start import start_ranked
 from .report.results import TrainResult, write_results
 from .warm_start import start_at_baseline
@@ -289,54 +286,17 @@ def _write(
     validation: Evaluation,
     test: Evaluation | None,
 ) -> Artifact:
-    options, corpus = trainer.options, prepared.corpus
-    path = options.artifact_path
+    path = trainer.options.artifact_path
     if not trainer.processes.main:
         trainer.processes.wait()
         return Artifact.load(path)
     held_out = prepared.split.validation.sample(REAL_CONTEXTS)
     contexts = held_out.batch(held_out.starts)[0].cpu().numpy()
-    metrics: dict[str, Any] = {
-        "val_cosine": validation.metrics.cosine.value,
-        "linear_average": validation.linear_average.value,
-        "gain": validation.gain.to_dict(),
-        "validation": validation.to_dict(),
-        "baseline_settings": prepared.baselines.notes,
-        "ceiling": prepared.ceiling,
-    }
-    if test is not None:
-        metrics |= {"test": test.to_dict(), "test_gain": test.gain.to_dict()}
-    provenance = {
-        "data": {
-            "diagnosis": prepared.diagnosis.to_dict(),
-            "name": Path(corpus.name).name,
-            "vectors": len(corpus.values),
-            "digest": prepared.digest,
-            "made": _encoder_of(corpus),
-            "windows": {"train": len(prepared.split.train), "validation": len(prepared.split.validation)},
-        },
-        "metrics": metrics,
-        "training": {
-            "options": options.to_dict() | {"data": Path(options.data).name, "out": path.name},
-            "best_epoch": progress.best_epoch,
-            "epochs": trainer.epoch,
-            "seconds": round(progress.seconds, 2),
-            "device": str(trainer.device),
-            "processes": trainer.processes.count,
-        },
-    }
-    artifact = save_model(model.cpu(), path, real_contexts=contexts, provenance=provenance)
+    told = provenance(trainer, progress, prepared, validation, test)
+    artifact = save_model(model.cpu(), path, real_contexts=contexts, provenance=told)
     model.to(trainer.device)
     trainer.processes.wait()
     return artifact
-
-
-def _encoder_of(corpus: Corpus) -> dict[str, Any] | None:
-    """Return name and probe of the encoder that made the corpus, None where it does not say."""
-    made = corpus.columns.made or {}
-    if not same_probe(made.get("probe"), made.get("probe")) or len(made["probe"]) != corpus.dim:
-        return None
-    return {"encoder": Path(str(made.get("encoder"))).name, "probe": made["probe"]}
 
 
 @contextmanager
