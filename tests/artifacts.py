@@ -1,8 +1,4 @@
-"""Small artifacts with real compiled forms, for tests of the runtime.
-
-Every parameter gets its own random value: a fresh AMN is the linear average, and fresh LayerNorms are identities,
-so most mistakes would not show.
-"""
+"""Small models and artifacts with real compiled forms; every parameter is random, as `export.randomise` says why."""
 
 from __future__ import annotations
 
