@@ -28,8 +28,8 @@ from lvm_runtime.commands.parser import Parser
 from lvm_runtime.models import known_answers
 from lvm_runtime.selection.timing import interleave
 from train.evaluation.evaluate import Evaluation
-from train.material import prepare
 from train.options import TUNED, TrainOptions
+from train.prepared_data import prepare
 from train.run import train
 
 BATCHES = (1, 32, 128)

@@ -25,9 +25,9 @@ from lvm_runtime.models import build_model
 from lvm_runtime.selection.timing import interleave, speedup
 from train.data.corpus import load_corpus
 from train.data.windows import VectorStore, WindowSet, split_windows
+from train.distributed import Processes
 from train.loop import Trainer
 from train.options import TrainOptions
-from train.processes import Processes
 
 BATCH = 32
 COMPILED = "amn"

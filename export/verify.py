@@ -38,7 +38,7 @@ from lvm_runtime.corpus.corpus import BUNDLED
 from lvm_runtime.models import known_answers
 from lvm_runtime.selection.sequences import window
 
-from .search import SearchCheck, SearchReport
+from .search_check import SearchCheck, SearchReport
 from .source import Source
 from .windows import read_windows
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lvm_runtime.arguments import whole_number
 from lvm_runtime.artifact.folder import Artifact, resolve
-from lvm_runtime.backends.guard import building, forks_wait
+from lvm_runtime.backends.lifecycle import building, forks_wait
 from lvm_runtime.contexts import Array, Contexts, as_float_array, refuse, to_float32
 from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError, counted
 from lvm_runtime.request import AUTO, Request
@@ -24,8 +24,8 @@ from lvm_runtime.selection.choice import open_session
 from lvm_runtime.selection.explanation import Explanation
 from lvm_runtime.selection.sequences import SequenceRunner
 from lvm_runtime.selection.session import Session
-from lvm_runtime.system.mapped import mapping_of, release
-from lvm_runtime.system.overlap import overlap, overlaps_itself
+from lvm_runtime.system.memory_maps import mapping_of, release
+from lvm_runtime.system.memory_overlap import overlap, overlaps_itself
 
 if TYPE_CHECKING:
     import mmap

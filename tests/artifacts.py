@@ -1,8 +1,4 @@
-"""Small artifacts with real compiled forms, for tests of the runtime.
-
-Every parameter gets its own random value: a fresh AMN is the linear average, and fresh LayerNorms are identities,
-so most mistakes would not show.
-"""
+"""Small models and artifacts with real compiled forms; every parameter is random, as `export.randomise` says why."""
 
 from __future__ import annotations
 
@@ -12,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from export.forms import build_form
 from export.onnx.export import write_graph
+from export.randomise import randomise
 from export.torchscript import trace_form
 from lvm_runtime.artifact.config import CONFIGS, make_config
 from lvm_runtime.artifact.fingerprint import random_contexts
@@ -26,13 +22,8 @@ from lvm_runtime.models import build_model, save_model
 
 
 def randomised(architecture: str, *, seed: int = 0, **sizes: Any) -> nn.Module:
-    """Return a model in eval mode in which every parameter has its own random values."""
-    model = build_model(make_config(architecture, **(sizes or CONFIGS[architecture].small)), seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return model.eval()
+    """Return a model in eval mode in which every parameter has its own random values, a small one without `sizes`."""
+    return randomise(build_model(make_config(architecture, **(sizes or CONFIGS[architecture].small))), seed=seed)
 
 
 def with_other_heads(model: nn.Module) -> nn.Module:

@@ -68,7 +68,11 @@ CORE: dict[str, tuple[str, ...]] = {
     "export/forms/*.py": ("tests/export/test_forms.py", "tests/export/test_int8.py", "tests/export/test_recency.py"),
     "export/onnx/graph.py": _EXPORT,
     "export/onnx/quantise.py": _EXPORT,
-    "export/verify.py": ("tests/export/test_verify.py", "tests/export/test_search.py", "tests/export/test_onnx.py"),
+    "export/verify.py": (
+        "tests/export/test_verify.py",
+        "tests/export/test_search_check.py",
+        "tests/export/test_onnx.py",
+    ),
     "train/checkpoint.py": ("tests/train/test_checkpoint.py", "tests/test_no_code_runs.py"),
     "train/data/windows.py": ("tests/train/data/test_windows.py",),
     "train/evaluation/gate.py": (f"{_EVALUATION}/test_gate.py",),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lvm_runtime.commands.main import COMMANDS
-from lvm_runtime.commands.tools import TOOLS
+from lvm_runtime.commands.train_and_export import TOOLS
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(

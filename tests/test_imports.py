@@ -26,11 +26,11 @@ ALLOWED = {
 ORDER = {
     "lvm_runtime": """errors arguments system artifact contexts corpus models coreml native backends request selection
         batcher predictor bulk text retrieval . server integrations commands __main__""",
-    "train": """options progress processes data losses ranking recurrent forward evaluation warm_start ranked_start
-        material loop checkpoint report run foreign_checkpoint import_checkpoint embed diagnose compare __main__ all
-        .""",
-    "export": """randomise source windows search verify norms forms mil_reference ane_lint commandline torchscript onnx
-        native mlx triton coreml coreai formats mac_report __main__ .""",
+    "train": """options progress distributed data losses ranking recurrent forward evaluation warm_start ranked_start
+        prepared_data loop checkpoint provenance report run foreign_checkpoint import_checkpoint embed diagnose compare
+        __main__ all .""",
+    "export": """randomise source windows search_check verify norms forms mil_reference ane_lint commandline torchscript
+        onnx native mlx triton coreml coreai formats mac_report __main__ .""",
     "benchmarks": "limits harness report conftest test .",
 }
 """Rooms of each package from the ground up; `.` is the package itself. A room imports those before it, and itself."""
@@ -106,7 +106,7 @@ def test_the_runtime_names_the_others_only_in_its_table_of_commands() -> None:
     naming = [
         name for name, file in MODULES.items() if name.startswith("lvm_runtime") and '"train.' in file.read_text()
     ]
-    assert naming == ["lvm_runtime.commands.tools"]
+    assert naming == ["lvm_runtime.commands.train_and_export"]
 
 
 def test_importing_loads_numpy_at_most() -> None:

@@ -53,7 +53,7 @@ def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: 
     ('amn', None)
     """
     from lvm_runtime.models import build_model, save_model
-    from lvm_runtime.models.pack import require_finite
+    from lvm_runtime.models.serialisation import require_finite
 
     from .foreign_checkpoint import read_checkpoint, strip_prefixes
 
@@ -135,17 +135,17 @@ def _field_name(architecture: str, key: str) -> str | None:
 
 def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, Any]) -> tuple[float, Any]:
     from .evaluation.metrics import score_rows
-    from .material import prepare
     from .options import TrainOptions
+    from .prepared_data import prepare
     from .run import REAL_CONTEXTS
 
     options = TrainOptions(
         model=config.architecture, data=data, dim=config.dim, context_length=config.context_length, **corpus
     )
-    material = prepare(options, "cpu", lambda line: None)
-    if material.corpus.dim != config.dim:
-        raise InvalidInput(f"{data}: vectors have D={material.corpus.dim}, and the checkpoint D={config.dim}")
-    validation = material.split.validation
+    prepared = prepare(options, "cpu", lambda line: None)
+    if prepared.corpus.dim != config.dim:
+        raise InvalidInput(f"{data}: vectors have D={prepared.corpus.dim}, and the checkpoint D={config.dim}")
+    validation = prepared.split.validation
     sample = validation.sample(REAL_CONTEXTS)
     cosine = float(score_rows(model, validation).cosine.mean())
     return cosine, sample.batch(sample.starts)[0].numpy()

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from lvm_runtime.errors import LvmError
 
 from .data.windows import WindowSet
+from .distributed import Processes
 from .forward import training_form
 from .losses import row_losses
 from .options import TrainOptions
-from .processes import Processes
 from .ranking import CorpusRanking
 
 INTERVAL = 50

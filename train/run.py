@@ -10,30 +10,27 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from lvm_runtime.artifact.folder import Artifact, require_place
 from lvm_runtime.backends.devices import torch_device, usual_defaults
-from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.errors import InvalidInput, counted
 from lvm_runtime.models import build_model, parameter_count, save_model
 from lvm_runtime.system import atomic
-from lvm_runtime.text.encoder import same_probe
 
 from .checkpoint import FILE, Checkpoint, Progress, save_checkpoint
+from .distributed import Processes
 from .evaluation.evaluate import Evaluation, evaluate, figures, predictor, verdict
 from .evaluation.gate import ROWS, check_agreement, compare_step
 from .evaluation.metrics import score_rows
 from .evaluation.retrieval import rank_rows
 from .loop import Trainer, TrainingDiverged
-from .material import Material, Say, prepare
 from .options import TrainOptions
-from .processes import Processes
+from .prepared_data import PreparedData, Say, prepare
 from .progress import Interruption, progress_bar
+from .provenance import provenance
 from .ranked_start import start_ranked
 from .report.results import TrainResult, write_results
 from .warm_start import start_at_baseline
@@ -72,20 +69,20 @@ def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | Non
             "run it in one process"
         )
     try:
-        material = prepare(
+        prepared = prepare(
             options,
             device,
             report,
-            earlier.material if earlier else None,
+            earlier.prepared if earlier else None,
             look=checkpoint.compare_data if checkpoint else None,
         )
         began = time.perf_counter()
-        trainer = _trainer(options, material, processes, report)
-        progress = _start(trainer, material, checkpoint, report, time.perf_counter() - began)
+        trainer = _trainer(options, prepared, processes, report)
+        progress = _start(trainer, prepared, checkpoint, report, time.perf_counter() - began)
         del checkpoint  # several times the memory of the model, for as long as the run lasts
         with deterministic_order(trainer), Interruption() as interruption:
-            _epochs(trainer, progress, material, interruption, report)
-        return _finish(trainer, progress, material, report)
+            _epochs(trainer, progress, prepared, interruption, report)
+        return _finish(trainer, progress, prepared, report)
     finally:
         processes.close()
 
@@ -108,10 +105,10 @@ def _check_outputs(options: TrainOptions) -> None:
     atomic.require_writable(options.run_path, folder=True)
 
 
-def _trainer(options: TrainOptions, material: Material, processes: Processes, say: Say) -> Trainer:
-    config = options.config(material.corpus.dim)
+def _trainer(options: TrainOptions, prepared: PreparedData, processes: Processes, say: Say) -> Trainer:
+    config = options.config(prepared.corpus.dim)
     model = build_model(config, seed=options.seed)
-    train_windows = material.split.train
+    train_windows = prepared.split.train
     device = train_windows.starts.device
     say(f"{options.model}: {parameter_count(model):,} parameters, training on {device} in {options.precision}")
     if device.type != "cpu":
@@ -131,7 +128,9 @@ def _trainer(options: TrainOptions, material: Material, processes: Processes, sa
     return trainer
 
 
-def _start(trainer: Trainer, material: Material, checkpoint: Checkpoint | None, say: Say, seconds: float) -> Progress:
+def _start(
+    trainer: Trainer, prepared: PreparedData, checkpoint: Checkpoint | None, say: Say, seconds: float
+) -> Progress:
     """Return the progress that a checkpoint holds, or a new one; a model set to a baseline counts as epoch 0."""
     options = trainer.options
     path = options.run_path / FILE
@@ -145,14 +144,14 @@ def _start(trainer: Trainer, material: Material, checkpoint: Checkpoint | None, 
     progress = Progress()
     if options.start != "default" or options.judge != "cosine":
         progress.seconds = seconds
-        _record(progress, trainer, {}, _validate(trainer, material))
-        say(f"epoch 0/{options.epochs}  before training  {_judged(progress.history[-1], material)}")
+        _record(progress, trainer, {}, _validate(trainer, prepared))
+        say(f"epoch 0/{options.epochs}  before training  {_judged(progress.history[-1], prepared)}")
     return progress
 
 
-def _validate(trainer: Trainer, material: Material) -> dict[str, float]:
+def _validate(trainer: Trainer, prepared: PreparedData) -> dict[str, float]:
     """Return the validation cosine; where epochs are judged by it, the mean reciprocal rank and the sum of both."""
-    predict, windows = predictor(trainer.evaluated), material.split.validation
+    predict, windows = predictor(trainer.evaluated), prepared.split.validation
     found = {"val_cosine": float(score_rows(predict, windows).cosine.mean())}
     if trainer.options.judge != "cosine":
         found["val_mrr"] = float((1 / rank_rows({"": predict}, windows, trainer.options.queries)[""].rank).mean())
@@ -160,7 +159,7 @@ def _validate(trainer: Trainer, material: Material) -> dict[str, float]:
     return found
 
 
-def _epochs(trainer: Trainer, progress: Progress, material: Material, interruption: Interruption, say: Say) -> None:
+def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interruption: Interruption, say: Say) -> None:
     """Train and judge epoch after epoch, with a checkpoint after each."""
     options, processes = trainer.options, trainer.processes
     path = options.run_path / FILE
@@ -170,7 +169,7 @@ def _epochs(trainer: Trainer, progress: Progress, material: Material, interrupti
 
     def keep() -> None:
         if processes.main:
-            save_checkpoint(path, trainer, progress, material.digest)
+            save_checkpoint(path, trainer, progress, prepared.digest)
 
     with progress_bar(total, options.model, "window", initial=min(done, total)) as bar:
 
@@ -193,7 +192,7 @@ def _epochs(trainer: Trainer, progress: Progress, material: Material, interrupti
             try:
                 loss = trainer.train_epoch(watch)
                 progress.seconds += time.perf_counter() - began
-                found = _validate(trainer, material)
+                found = _validate(trainer, prepared)
                 if not math.isfinite(found["val_cosine"]):
                     raise TrainingDiverged(f"the weights are not finite after the last step of epoch {trainer.epoch}")
             except TrainingDiverged as error:
@@ -203,7 +202,7 @@ def _epochs(trainer: Trainer, progress: Progress, material: Material, interrupti
             _record(progress, trainer, {"loss": loss, "learning_rate": rate}, found)
             trainer.end_epoch(found[f"val_{options.judge}"])
             keep()
-            say(_epoch_line(progress, options.epochs, material))
+            say(_epoch_line(progress, options.epochs, prepared))
             if processes.any(interruption.requested) and trainer.epoch < options.epochs:
                 say(f"stopped after epoch {trainer.epoch}; --resume continues from {path}")
                 raise KeyboardInterrupt
@@ -217,61 +216,61 @@ def _record(progress: Progress, trainer: Trainer, training: dict[str, float], fo
         progress.best_weights = {k: v.detach().cpu().clone() for k, v in trainer.evaluated.state_dict().items()}
 
 
-def _epoch_line(progress: Progress, epochs: int, material: Material) -> str:
+def _epoch_line(progress: Progress, epochs: int, prepared: PreparedData) -> str:
     last = progress.history[-1]
     before = progress.history[-2]["seconds"] if len(progress.history) > 1 else 0.0
-    rate = len(material.split.train) / max(last["seconds"] - before, 1e-9)
+    rate = len(prepared.split.train) / max(last["seconds"] - before, 1e-9)
     best = "  best" if progress.best_epoch == last["epoch"] else ""
     return (
-        f"epoch {last['epoch']:.0f}/{epochs}  loss {last['loss']:.6f}  {_judged(last, material)}  "
+        f"epoch {last['epoch']:.0f}/{epochs}  loss {last['loss']:.6f}  {_judged(last, prepared)}  "
         f"lr {last['learning_rate']:.1e}  "
         f"{rate:,.0f} windows/s{best}"
     )
 
 
-def _judged(record: dict[str, float], material: Material) -> str:
+def _judged(record: dict[str, float], prepared: PreparedData) -> str:
     cosine = record["val_cosine"]
-    text = f"val cosine {cosine:.4f} ({cosine - material.linear_average:+.4f} to the linear average)"
+    text = f"val cosine {cosine:.4f} ({cosine - prepared.linear_average:+.4f} to the linear average)"
     if "val_mrr" not in record:
         return text
     mrr = record["val_mrr"]
-    return f"{text}  val MRR {mrr:.4f} ({mrr - material.best_mrr:+.4f} to the best baseline)"
+    return f"{text}  val MRR {mrr:.4f} ({mrr - prepared.best_mrr:+.4f} to the best baseline)"
 
 
-def _finish(trainer: Trainer, progress: Progress, material: Material, say: Say) -> TrainResult:
+def _finish(trainer: Trainer, progress: Progress, prepared: PreparedData, say: Say) -> TrainResult:
     """Judge the best epoch's weights, pass the gate and write the artifact and the run's figures."""
     options = trainer.options
-    split = material.split
-    model = build_model(options.config(material.corpus.dim))
+    split = prepared.split
+    model = build_model(options.config(prepared.corpus.dim))
     model.load_state_dict(progress.best_weights)
     model = model.to(trainer.device).eval()
     probes, _ = split.validation.batch(split.validation.sample(ROWS).starts)
     gate = check_agreement(model, probes, str(trainer.device))
     say(f"gate: {max(gate, key=lambda g: g.drift)} at worst, over {counted(len(probes), 'window')}")
-    validation = evaluate(model, split.validation, material.scores, material.corpus.document_ids)
+    validation = evaluate(model, split.validation, prepared.scores, prepared.corpus.document_ids)
     test = None
     if len(split.test):
-        test = evaluate(model, split.test, material.test_scores, material.corpus.document_ids)
+        test = evaluate(model, split.test, prepared.test_scores, prepared.corpus.document_ids)
     for name, found in ((f"best epoch {progress.best_epoch}: validation", validation),
                         ("test documents, not used to choose the epoch", test)):  # fmt: skip
         if found is not None:
             say(f"{name}: {verdict(found.versus)}")
-            for line in figures(found, material.baselines.notes):
+            for line in figures(found, prepared.baselines.notes):
                 say(line)
     result = TrainResult(
         options=options,
-        config=options.config(material.corpus.dim),
-        artifact=_write(model, trainer, progress, material, validation, test),
+        config=options.config(prepared.corpus.dim),
+        artifact=_write(model, trainer, progress, prepared, validation, test),
         history=progress.history,
         best_epoch=progress.best_epoch,
         validation=validation,
         test=test,
-        ceiling=material.ceiling,
-        own_ceiling=material.own_ceiling,
+        ceiling=prepared.ceiling,
+        own_ceiling=prepared.own_ceiling,
         parameters=parameter_count(model),
         seconds=progress.seconds,
         gate=gate,
-        material=material,
+        prepared=prepared,
     )
     if trainer.processes.main:
         write_results(options.run_path, result, model, split.validation)
@@ -283,58 +282,21 @@ def _write(
     model: nn.Module,
     trainer: Trainer,
     progress: Progress,
-    material: Material,
+    prepared: PreparedData,
     validation: Evaluation,
     test: Evaluation | None,
 ) -> Artifact:
-    options, corpus = trainer.options, material.corpus
-    path = options.artifact_path
+    path = trainer.options.artifact_path
     if not trainer.processes.main:
         trainer.processes.wait()
         return Artifact.load(path)
-    held_out = material.split.validation.sample(REAL_CONTEXTS)
+    held_out = prepared.split.validation.sample(REAL_CONTEXTS)
     contexts = held_out.batch(held_out.starts)[0].cpu().numpy()
-    metrics: dict[str, Any] = {
-        "val_cosine": validation.metrics.cosine.value,
-        "linear_average": validation.linear_average.value,
-        "gain": validation.gain.to_dict(),
-        "validation": validation.to_dict(),
-        "baseline_settings": material.baselines.notes,
-        "ceiling": material.ceiling,
-    }
-    if test is not None:
-        metrics |= {"test": test.to_dict(), "test_gain": test.gain.to_dict()}
-    provenance = {
-        "data": {
-            "diagnosis": material.diagnosis.to_dict(),
-            "name": Path(corpus.name).name,
-            "vectors": len(corpus.values),
-            "digest": material.digest,
-            "made": _encoder_of(corpus),
-            "windows": {"train": len(material.split.train), "validation": len(material.split.validation)},
-        },
-        "metrics": metrics,
-        "training": {
-            "options": options.to_dict() | {"data": Path(options.data).name, "out": path.name},
-            "best_epoch": progress.best_epoch,
-            "epochs": trainer.epoch,
-            "seconds": round(progress.seconds, 2),
-            "device": str(trainer.device),
-            "processes": trainer.processes.count,
-        },
-    }
-    artifact = save_model(model.cpu(), path, real_contexts=contexts, provenance=provenance)
+    told = provenance(trainer, progress, prepared, validation, test)
+    artifact = save_model(model.cpu(), path, real_contexts=contexts, provenance=told)
     model.to(trainer.device)
     trainer.processes.wait()
     return artifact
-
-
-def _encoder_of(corpus: Corpus) -> dict[str, Any] | None:
-    """Return name and probe of the encoder that made the corpus, None where it does not say."""
-    made = corpus.columns.made or {}
-    if not same_probe(made.get("probe"), made.get("probe")) or len(made["probe"]) != corpus.dim:
-        return None
-    return {"encoder": Path(str(made.get("encoder"))).name, "probe": made["probe"]}
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.background_load import seconds_elsewhere
 from benchmarks.harness.contender import ANCHOR, Array, Contender, Runner
 from benchmarks.harness.contenders import contender
-from benchmarks.harness.elsewhere import seconds_elsewhere
 from benchmarks.harness.workload import Workload
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.selection.timing import Timing, interleave, median_interval, speedup, speedups

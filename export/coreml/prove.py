@@ -34,7 +34,7 @@ from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import known_answers
 
 from ..mil_reference import Evaluator, load_program
-from ..search import SearchReport
+from ..search_check import SearchReport
 from ..verify import Sample, search, search_details
 from .options import CoreMLOptions
 

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, LightBackend
-from lvm_runtime.backends.helpers import HelperThreads
+from lvm_runtime.backends.helper_threads import HelperThreads
 from lvm_runtime.backends.onnx_file import refuse_external_data
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, one_line
 from lvm_runtime.system.cpus import usable_cpus

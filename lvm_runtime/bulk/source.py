@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.corpus.corpus import Corpus
-from lvm_runtime.system.mapped import advise_sequential, mapping_of, release_rows
+from lvm_runtime.system.memory_maps import advise_sequential, mapping_of, release_rows
 
 
 class Source:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
 from lvm_runtime.commands.console import show
+from lvm_runtime.commands.request_options import add_artifact, add_request_options, request_from
 from lvm_runtime.predictor import Predictor
 
 DESCRIPTION = """Open the artifact as a Predictor with the same options would, and print what Predictor.explain() says:
@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Set up the command's parser."""
     parser.description = DESCRIPTION
     add_artifact(parser)
-    add_choice(parser)
+    add_request_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:

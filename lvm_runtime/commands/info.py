@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from lvm_runtime.artifact.folder import Artifact, resolve
-from lvm_runtime.commands.choice import add_artifact
 from lvm_runtime.commands.console import fields, short, show
+from lvm_runtime.commands.request_options import add_artifact
 from lvm_runtime.commands.tables import aligned
 
 DESCRIPTION = """Check every file of an artifact against its recorded size and SHA-256, and show what it holds: its

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from lvm_runtime import __version__
 from lvm_runtime.commands import console
 from lvm_runtime.commands.parser import Parser
-from lvm_runtime.commands.tools import TOOLS, find_tool, run_tool
+from lvm_runtime.commands.train_and_export import TOOLS, find_tool, run_tool
 from lvm_runtime.system.imports import load
 
 COMMANDS = {

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from lvm_runtime.arguments import whole_number
 from lvm_runtime.artifact.folder import read_config
-from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
 from lvm_runtime.commands.console import refuse_given, show
 from lvm_runtime.commands.embed import add_encoder
+from lvm_runtime.commands.request_options import add_artifact, add_request_options, request_from
 from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.corpus.documents import run_begins
 from lvm_runtime.errors import InvalidInput, counted
@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", action="store_true", help="print also what a search with the last chunk finds")
     parser.add_argument("--json", action="store_true", help="print JSON, with the chunks' whole texts")
     add_encoder(parser, None, "--encoder-device")
-    add_choice(parser)
+    add_request_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.commands.console import show
 from lvm_runtime.coreml.package import UNITS, compile_package, import_coremltools, read_package, require_macos
-from lvm_runtime.coreml.plan import read_placements, summarise
+from lvm_runtime.coreml.placement import read_placements, summarise
 from lvm_runtime.errors import InvalidInput
 
 DESCRIPTION = """Show what Core ML's compute plan says: each device's share of the estimated cost, and, where less than

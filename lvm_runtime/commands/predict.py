@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 
 from lvm_runtime.bulk.predict import BulkResult, look_first, open_for_bulk, predict_file, workers_for
-from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
 from lvm_runtime.commands.console import printable, refuse_given, show
+from lvm_runtime.commands.request_options import add_artifact, add_request_options, request_from
 from lvm_runtime.corpus.formats import ACCEPTED
 from lvm_runtime.errors import counted
 
@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cpus", type=int, metavar="N", help="with --ray: CPUs of a worker (default: 1)")
     parser.add_argument("--gpus", type=float, metavar="N", help="with --ray: GPUs of a worker (default: 0)")
-    add_choice(parser)
+    add_request_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-from lvm_runtime.commands.choice import add_choice, request_from
+from lvm_runtime.commands.request_options import add_request_options, request_from
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.server.options import ModelSpec, ServerOptions
 from lvm_runtime.system.atomic import scratch
@@ -75,7 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             help=f"{what} (default: %(default)g)",
         )
     parser.add_argument("--log-requests", action="store_true", help="write a line for each request")
-    add_choice(parser)
+    add_request_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:

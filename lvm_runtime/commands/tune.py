@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lvm_runtime.commands.choice import add_artifact, add_choice, request_from
 from lvm_runtime.commands.console import printable, show
+from lvm_runtime.commands.request_options import add_artifact, add_request_options, request_from
 from lvm_runtime.commands.tables import aligned
 from lvm_runtime.selection.candidates import Refusal
 from lvm_runtime.selection.measurements import BATCHES, Measurement
@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Set up the command's parser."""
     parser.description = DESCRIPTION
     add_artifact(parser)
-    add_choice(parser, max_drift=1e-3)
+    add_request_options(parser, max_drift=1e-3)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.errors import InvalidInput
-from lvm_runtime.system.mapped import release_rows
+from lvm_runtime.system.memory_maps import release_rows
 
 _BLOCK = 65_536
 

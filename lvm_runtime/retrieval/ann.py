@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lvm_runtime.errors import InvalidInput, counted, one_line
 from lvm_runtime.retrieval.exact import unit_rows
 from lvm_runtime.system import extras
-from lvm_runtime.system.mapped import release_rows
+from lvm_runtime.system.memory_maps import release_rows
 
 FILE = "vectors.faiss"
 GROUPS_LOOKED_INTO = 32

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.system.mapped import release_rows
+from lvm_runtime.system.memory_maps import release_rows
 
 _BLOCK = 8192  # rows that are in memory at a time, as float32
 _TINY = 1e-15  # squares of float32 vanish below 1e-38, so shorter vectors are scaled before they are squared

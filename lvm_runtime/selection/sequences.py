@@ -14,7 +14,7 @@ from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, largest_differenc
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.manifest import CompiledFile
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.guard import Guard, building, proving
+from lvm_runtime.backends.lifecycle import GuardedBackend, building, proving
 from lvm_runtime.contexts import is_usable
 from lvm_runtime.errors import LvmError
 from lvm_runtime.selection.candidates import Refusal
@@ -33,7 +33,7 @@ class SequenceRunner:
         self._windows = windows
         self._lock = threading.Lock()
         self._opened = False
-        self._guard: Guard | None = None
+        self._guard: GuardedBackend | None = None
         self.refusal: Refusal | None = None
 
     def run(self, vectors: Array) -> Array:
@@ -59,11 +59,6 @@ class SequenceRunner:
         if self._guard is not None:
             self._guard.close()
 
-    @property
-    def in_use(self) -> bool:
-        """Whether the sequence form is open and runs documents."""
-        return self._guard is not None
-
     def _open(self) -> None:
         with self._lock:
             if self._opened:
@@ -74,7 +69,7 @@ class SequenceRunner:
                     try:
                         self._artifact.check_file(form.file.path)
                         with building(), proving(self._artifact.file(form)):
-                            self._guard = Guard(self._verified(form))
+                            self._guard = GuardedBackend(self._verified(form))
                         break
                     except LvmError as error:
                         what = f"{served.name} {form.precision} sequence ({form.file.path})"

@@ -19,7 +19,7 @@ from lvm_runtime.artifact.drift import (
 )
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.backends.base import ATTENTION_LARGEST_NORM, REDUCED_LARGEST_NORM, Array, Backend
-from lvm_runtime.backends.guard import Guard, building, proving
+from lvm_runtime.backends.lifecycle import GuardedBackend, building, proving
 from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.errors import counted
 from lvm_runtime.request import Request
@@ -53,7 +53,7 @@ class Session:
         self.backend = backend
         self.requested_threads: int | None = None
         self.has_attention = fingerprint.attention is not None
-        self._guard = Guard(backend)
+        self._guard = GuardedBackend(backend)
         self.run_usable = partial(self._guard.guarded, self._guard.runner.run_usable)
         self.answers, self.drift = self._verify(fingerprint, drift_limit)
 

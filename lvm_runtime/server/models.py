@@ -23,12 +23,12 @@ from lvm_runtime.contexts import Array, usable_float32
 from lvm_runtime.errors import LvmError
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.request import Request
+from lvm_runtime.server.event_loop_batcher import EventLoopBatcher
 from lvm_runtime.server.failures import Failure, Refused
 from lvm_runtime.server.metrics import Metrics
 from lvm_runtime.server.options import ModelSpec, ServerOptions
 from lvm_runtime.server.protocol import check_contexts, check_outputs
 from lvm_runtime.server.statistics import Statistics
-from lvm_runtime.server.turns import TurnBatcher
 from lvm_runtime.system.cpus import usable_cpus
 
 _log = logging.getLogger("lvm_runtime.server")
@@ -41,7 +41,7 @@ class ServedModel:
         self.spec, self.predictor, self.config = spec, predictor, predictor.config
         self.statistics = Statistics()
         self._options = options
-        self._turns: dict[bool, TurnBatcher] = {}
+        self._batchers: dict[bool, EventLoopBatcher] = {}
         labels = (spec.name, spec.version)
         self._requests = metrics.requests
         self._contexts = metrics.contexts.labels(*labels)
@@ -55,7 +55,7 @@ class ServedModel:
 
         Raises InvalidInput with the first bad row, and Refused when the queue is full. Nothing is awaited before the
         batcher has the request, so that a reload or a stop finds it either accepted or refused. `staggered` is what
-        `TurnBatcher.predict` says.
+        `EventLoopBatcher.predict` says.
         """
         attention = check_outputs(self.config, outputs)
         check_contexts(self.config, contexts, self._options.max_request)
@@ -82,16 +82,16 @@ class ServedModel:
             self.statistics.failed()
 
     async def _submit(self, contexts: NDArray[Any], attention: bool, staggered: bool) -> Array:
-        turns = self._turns.get(attention) or self._start(attention)
-        if turns.pending + len(contexts) > self._options.max_queue:
-            raise Refused(Failure.BUSY, f"{turns.pending} contexts are waiting; try again later")
+        batcher = self._batchers.get(attention) or self._start(attention)
+        if batcher.pending + len(contexts) > self._options.max_queue:
+            raise Refused(Failure.BUSY, f"{batcher.pending} contexts are waiting; try again later")
         self._queue.inc(len(contexts))
         try:
-            return await turns.predict(contexts, staggered=staggered)
+            return await batcher.predict(contexts, staggered=staggered)
         finally:
             self._queue.dec(len(contexts))
 
-    def _start(self, attention: bool) -> TurnBatcher:
+    def _start(self, attention: bool) -> EventLoopBatcher:
         """Make what batches when the first request comes: a thread does not live through a fork."""
 
         def run(contexts: NDArray[Any]) -> Array:
@@ -101,11 +101,11 @@ class ServedModel:
             self._batch.observe(len(contexts))
             self._compute.observe(seconds)
             self.statistics.ran(len(contexts), seconds)
-            turns.learn(len(contexts), seconds)
+            batcher.learn(len(contexts), seconds)
             return answers
 
         check = partial(usable_float32, largest_norm=self.predictor.largest_norm)
-        batcher = Batcher(
+        threaded = Batcher(
             check,
             run,
             max_batch=self._options.max_batch,
@@ -115,8 +115,8 @@ class ServedModel:
             whole=True,
             deliver=asyncio.get_running_loop().call_soon_threadsafe,
         )
-        turns = self._turns[attention] = TurnBatcher(check, run, batcher)
-        return turns
+        batcher = self._batchers[attention] = EventLoopBatcher(check, run, threaded)
+        return batcher
 
     def _predict(self, contexts: NDArray[Any], attention: bool) -> Array:
         if attention:
@@ -126,13 +126,13 @@ class ServedModel:
 
     def settle(self) -> None:
         """Run what came in this turn of the event loop, or hand it over; called on the loop before a close."""
-        for turns in self._turns.values():
-            turns.settle()
+        for batcher in self._batchers.values():
+            batcher.settle()
 
     def close(self) -> None:
         """Answer what was accepted, then release the Predictor."""
-        for turns in self._turns.values():
-            turns.close()
+        for batcher in self._batchers.values():
+            batcher.close()
         self.predictor.close()
 
 

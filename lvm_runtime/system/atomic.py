@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lvm_runtime.errors import WriteFailed
-from lvm_runtime.system.exchange import exchange
+from lvm_runtime.system.folder_exchange import exchange
 from lvm_runtime.system.forks import ahead_of
 
 TEMPORARY = ".tmp-"

@@ -12,13 +12,12 @@ from export.coreai.export import export_coreai
 from export.coreai.options import USUAL
 from export.mlx.export import export_mlx
 from export.onnx.export import export_onnx
-from export.randomise import randomise
 from export.source import Source
 from export.verify import make_samples
-from lvm_runtime.artifact.config import make_config
 from lvm_runtime.backends.coreai import CoreAIBackend
 from lvm_runtime.backends.mlx import MlxBackend
-from lvm_runtime.models import build_model, save_model
+from lvm_runtime.models import save_model
+from tests.artifacts import randomised
 
 SIZES = {"attention_dim": 8, "hidden_dim": 12, "bottleneck_dim": 8}
 """An AMN for the vectors of the bundled corpus, narrow inside, so that its export takes a second."""
@@ -28,7 +27,7 @@ SIZES = {"attention_dim": 8, "hidden_dim": 12, "bottleneck_dim": 8}
 def guide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with artifacts/amn (D = 384), best_model.pt, corpus.npz and contexts.npy."""
     folder = tmp_path_factory.mktemp("guide")
-    model = randomise(build_model(make_config("amn", dim=384, **SIZES)))
+    model = randomised("amn", dim=384, **SIZES)
     source = Source(save_model(model, folder / "artifacts/amn"), model)
     samples = make_samples(source)
     for precision in ("fp32", "int8"):

@@ -21,16 +21,16 @@ from export.coreai.convert import compressed, coreai_form, operations, write_ass
 from export.coreai.export import export_coreai
 from export.coreai.options import PRECISIONS, SHAPES, CoreAIOptions, chosen
 from export.coreai.stock import compare_stock
-from export.randomise import randomise
 from export.source import Source
 from export.verify import Sample, make_samples
 from lvm_runtime import Predictor
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import BackendUnavailable, InvalidInput, LvmError, VerificationFailed
-from lvm_runtime.models import build_model, known_answers, save_model
+from lvm_runtime.models import known_answers, save_model
+from tests.artifacts import randomised
 
 DIM, LENGTH = 16, 2
 SMALL = {
@@ -47,7 +47,7 @@ SOAK = [(a, *k) for a in ARCHITECTURES for k in KINDS if k != USUAL[a] or a == "
 
 def small_source(architecture: str, folder: Path) -> Source:
     """Return an artifact of a small model with every parameter random."""
-    model = randomise(build_model(make_config(architecture, dim=DIM, context_length=LENGTH, **SMALL[architecture])))
+    model = randomised(architecture, dim=DIM, context_length=LENGTH, **SMALL[architecture])
     return Source(save_model(model, folder / architecture), model)
 
 
@@ -156,7 +156,7 @@ def test_what_is_left_open_is_chosen(shapes: str | None, precision: str | None, 
 
 def wide_source(folder: Path) -> Source:
     """Return an AMN with matrices that are large enough to be compressed, 1,024 weights and more."""
-    model = randomise(build_model(make_config("amn", dim=64, attention_dim=64, hidden_dim=128, bottleneck_dim=64)))
+    model = randomised("amn", dim=64, attention_dim=64, hidden_dim=128, bottleneck_dim=64)
     return Source(save_model(model, folder / "amn"), model)
 
 
@@ -222,7 +222,7 @@ LARGEST_MB = {"lstm": 11, "gru": 15, "transformer": 37, "amn": 4}
 @pytest.mark.soak
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_full_size_for_the_neural_engine(architecture: str, tmp_path: Path) -> None:
-    model = randomise(build_model(make_config(architecture)))
+    model = randomised(architecture, dim=768)
     source = Source(save_model(model, tmp_path / architecture), model)
     artifact = export_coreai(source, make_samples(source), CoreAIOptions(shapes="static", precision="fp16"))
     (compiled,) = artifact.find("coreai")

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from export.forms import build_form, multiply_adds
 from export.forms.ops import TorchOps
-from export.randomise import randomise
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
 from lvm_runtime.models import build_model, known_answers
+from tests.artifacts import randomised
 
 NARROW: dict[str, dict[str, Any]] = {
     "lstm": {"dim": 12, "hidden_dim": 8},
@@ -42,10 +41,6 @@ PLAIN_AND_REWRITTEN = {  # million multiply-adds at D=768, T=5
 }
 
 
-def random_model(architecture: str, seed: int = 3, **values: Any) -> nn.Module:
-    return randomise(build_model(make_config(architecture, **values), seed=0), seed=seed)
-
-
 def first(outputs: Any) -> torch.Tensor:
     """Return the prediction, whether attention comes with it or not."""
     return outputs[0] if isinstance(outputs, tuple) else outputs
@@ -59,7 +54,7 @@ def random_input(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("length", range(1, 9))
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_form_equals_training_form(architecture: str, length: int, widths: str) -> None:
-    model = random_model(architecture, **WIDTHS[widths][architecture], context_length=length)
+    model = randomised(architecture, seed=3, **WIDTHS[widths][architecture], context_length=length)
     contexts = random_input(4, length, model.config.dim)  # type: ignore[union-attr,arg-type]
     expected, attention = known_answers(model, contexts.numpy())
     outputs = build_form(model)(contexts)
@@ -72,7 +67,7 @@ def test_form_equals_training_form(architecture: str, length: int, widths: str) 
 @pytest.mark.parametrize("length", [1, 2, 5])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_sequence_form_equals_windows(architecture: str, length: int) -> None:
-    form = build_form(random_model(architecture, **NARROW[architecture], context_length=length))
+    form = build_form(randomised(architecture, seed=3, **NARROW[architecture], context_length=length))
     vectors = random_input(11, 12)
     outputs = form.sequence(TorchOps(), vectors)
     windows = vectors.unfold(0, length, 1).transpose(1, 2)  # [N-T+1, T, D]
@@ -85,7 +80,7 @@ def test_sequence_form_equals_windows(architecture: str, length: int) -> None:
 def test_every_parameter_matters(architecture: str) -> None:
     """A form that left a parameter out could not follow when it changes; key biases alone drop out of the softmax."""
     deep = {} if architecture == "amn" else {"num_layers": 2}
-    model = random_model(architecture, **NARROW[architecture], **deep)
+    model = randomised(architecture, seed=3, **NARROW[architecture], **deep)
     contexts = random_input(2, 5, 12)
     before = first(build_form(model)(contexts))
     for name, parameter in model.named_parameters():

@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 
 from export.__main__ import command
-from export.randomise import randomise
 from export.verify import DRIFT_LIMITS
-from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.config import CONFIGS
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import InvalidInput, VerificationFailed
-from lvm_runtime.models import build_model, save_model
+from lvm_runtime.models import save_model
+from tests.artifacts import randomised
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    config = make_config("amn", dim=16, attention_dim=8, hidden_dim=8, bottleneck_dim=8)
-    return save_model(randomise(build_model(config)), tmp_path / "amn").path
+    return save_model(randomised("amn"), tmp_path / "amn").path
 
 
 def made(folder: Path) -> set[str]:
@@ -69,8 +68,8 @@ def test_a_form_that_cannot_hold_the_model_does_not_keep_the_others_from_being_m
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
-    config = make_config("amn", dim=16, context_length=65, attention_dim=8, hidden_dim=8, bottleneck_dim=8)
-    folder = save_model(randomise(build_model(config)), tmp_path / "amn").path
+    sizes = CONFIGS["amn"].small | {"context_length": 65}
+    folder = save_model(randomised("amn", **sizes), tmp_path / "amn").path
     with pytest.raises(VerificationFailed, match=r"native/fp32\.safetensors.* not made, for the reasons above"):
         command(["--model", str(folder), "--format", "native", "--format", "torchscript"])
     assert made(folder) == {"torchscript/fp32.pt"}

@@ -15,13 +15,13 @@ from export.native.export import export_native
 from export.native.files import FILES
 from export.native.plan import PlanOps, build_plan
 from export.native.views import Buffer, View, join
-from export.randomise import randomise
 from export.source import Source
 from export.verify import make_samples
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.drift import DRIFT_LIMITS
 from lvm_runtime.errors import InvalidInput, VerificationFailed
-from lvm_runtime.models import build_model, save_model
+from lvm_runtime.models import save_model
+from tests.artifacts import randomised
 
 SIZES: dict[str, dict[str, Any]] = {
     "lstm": {"hidden_dim": 64},
@@ -32,8 +32,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def make_source(architecture: str, folder: Path, dim: int = 96) -> Source:
-    model = build_model(make_config(architecture, dim=dim, **SIZES[architecture]), seed=0)
-    randomise(model, seed=2)
+    model = randomised(architecture, seed=2, dim=dim, **SIZES[architecture])
     return Source(save_model(model, folder / architecture), model)
 
 
@@ -67,8 +66,8 @@ def test_plan_names_exactly_what_it_uses(architecture: str, kind: str, precision
     ids=["vectors", "inputs"],
 )
 def test_a_model_that_the_engine_cannot_run_is_refused(sizes: dict[str, int], message: str, tmp_path: Path) -> None:
-    config = make_config("amn", **{"dim": 4, "attention_dim": 4, "hidden_dim": 4, "bottleneck_dim": 4} | sizes)
-    source = Source(save_model(randomise(build_model(config)), tmp_path / "amn"), build_model(config).eval())
+    model = randomised("amn", **{"dim": 4, "attention_dim": 4, "hidden_dim": 4, "bottleneck_dim": 4} | sizes)
+    source = Source(save_model(model, tmp_path / "amn"), model)
     with pytest.raises(InvalidInput, match=message):
         export_native(source, [])
     assert not (tmp_path / "amn/native").exists()
@@ -146,7 +145,7 @@ def test_export_is_verified_and_listed(architecture: str, kind: str, precision: 
 def test_wrong_export_leaves_no_file(kind: str, precision: str, tmp_path: Path) -> None:
     pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
     source = make_source("gru", tmp_path)
-    other = Source(source.artifact, randomise(make_source("gru", tmp_path / "other").model, seed=9))
+    other = Source(source.artifact, randomised("gru", seed=9, dim=96, **SIZES["gru"]))
     with pytest.raises(VerificationFailed, match="largest drift"):
         export_native(other, make_samples(source), kind, precision)
     assert not (source.artifact.path / "native").exists()

@@ -10,15 +10,14 @@ import pytest
 from export.native.export import export_native
 from export.norms import ROUNDING, largest_norm
 from export.onnx.export import export_onnx
-from export.randomise import randomise
 from export.source import Source, open_source
 from export.verify import Sample, make_samples
 from lvm_runtime import Predictor
-from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.drift import ATTENTION_LIMITS, DRIFT_LIMITS, largest_difference, max_drift
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.base import Backend
-from lvm_runtime.models import build_model, known_answers, save_model
+from lvm_runtime.models import known_answers, save_model
+from tests.artifacts import randomised
 
 pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
 
@@ -26,7 +25,7 @@ pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not b
 @pytest.fixture(params=[("transformer", 64), ("gru", 64), ("amn", 384)], ids=["transformer", "gru", "amn"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     architecture, dim = request.param
-    save_model(randomise(build_model(make_config(architecture, dim=dim), seed=0), seed=2).eval(), tmp_path / "artifact")
+    save_model(randomised(architecture, seed=2, dim=dim), tmp_path / "artifact")
     return open_source(str(tmp_path / "artifact"))
 
 

@@ -17,14 +17,14 @@ from export.forms.rounding import quantise_weight
 from export.onnx.__main__ import command
 from export.onnx.export import export_onnx, export_sequence, write_graph
 from export.onnx.plain import export_plain
-from export.randomise import randomise
 from export.source import Source
 from export.verify import Sample, make_samples
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, FP32_ABSOLUTE_LIMIT, max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.errors import VerificationFailed
-from lvm_runtime.models import build_model, known_answers, save_model
+from lvm_runtime.models import known_answers, save_model
+from tests.artifacts import randomised
 
 SIZES: dict[str, dict[str, Any]] = {
     "lstm": {"dim": 96, "hidden_dim": 64},
@@ -37,12 +37,12 @@ LEFTOVERS = {"Shape", "Gather", "Expand", "ConstantOfShape", "Loop", "Scan", "If
 
 
 def make_source(architecture: str, folder: Path, **changes: Any) -> Source:
-    model = randomise(build_model(make_config(architecture, **SIZES[architecture] | changes), seed=0), seed=2)
+    model = randomised(architecture, seed=2, **SIZES[architecture] | changes)
     return Source(save_model(model, folder / architecture), model)
 
 
 def write(architecture: str, precision: str, kind: str, folder: Path) -> tuple[Any, Path]:
-    model = randomise(build_model(make_config(architecture, **SIZES[architecture]), seed=0), seed=2)
+    model = randomised(architecture, seed=2, **SIZES[architecture])
     path = folder / f"{architecture}.onnx"
     write_graph(build_form(model), path, precision, kind)
     return model, path
@@ -162,8 +162,7 @@ def test_sequence_export_is_listed_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("precision", "kind"), FILES)
 def test_wrong_export_leaves_no_file(precision: str, kind: str, tmp_path: Path) -> None:
     source = make_source("gru", tmp_path)
-    other = make_source("gru", tmp_path / "other")
-    with_other_weights = Source(source.artifact, randomise(other.model, seed=9))
+    with_other_weights = Source(source.artifact, randomised("gru", seed=9, **SIZES["gru"]))
     export = export_sequence if kind == "sequence" else partial(export_onnx, precision=precision)
     with pytest.raises(VerificationFailed, match="largest drift"):
         export(with_other_weights, make_samples(source))
@@ -181,7 +180,7 @@ def test_wrong_attention_is_refused(tmp_path: Path) -> None:
 
 
 def test_plain_export_computes_the_same(tmp_path: Path) -> None:
-    model = randomise(build_model(make_config("amn", **SIZES["amn"]), seed=0), seed=2)
+    model = randomised("amn", seed=2, **SIZES["amn"])
     export_plain(model, tmp_path / "plain.onnx")
     contexts = random_contexts(3, 5, 96)
     predictions = open_session(tmp_path / "plain.onnx").run(["prediction"], {"context": contexts})[0]
@@ -217,7 +216,7 @@ def test_integer_products_do_not_saturate_on_this_cpu(inner: int, rows: int, tmp
 
 @pytest.mark.parametrize("architecture", ["gru", "transformer", "amn"])
 def test_centres_change_the_drift_and_not_the_function(architecture: str, tmp_path: Path) -> None:
-    model = randomise(build_model(make_config(architecture, **SIZES[architecture]), seed=0), seed=2)
+    model = randomised(architecture, seed=2, **SIZES[architecture])
     contexts = random_contexts(64, 5, 96)
     answers = known_answers(model, contexts)[0]
     drifts = []

@@ -17,7 +17,6 @@ from export.coreml.options import CoreMLOptions
 from export.forms import build_form, multiply_adds
 from export.forms.ops import TorchOps
 from export.onnx.export import export_onnx, export_sequence
-from export.randomise import randomise
 from export.source import Source
 from export.torchscript import export_torchscript
 from export.verify import Sample
@@ -26,6 +25,7 @@ from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import build_model, known_answers, load_model, save_model
+from tests.artifacts import randomised
 from train.forward import training_form
 from train.import_checkpoint import reference_config
 
@@ -35,7 +35,7 @@ ADDED = {"mean_recency", "attention_recency"}
 
 def recent_model(dim: int = 96, length: int = 5, spread: float = 1.5) -> nn.Module:
     """Return an AMN with recency and random parameters, the biases far from even."""
-    model = randomise(build_model(make_config("amn", dim=dim, context_length=length, recency=True, **SIZES), seed=0))
+    model = randomised("amn", dim=dim, context_length=length, recency=True, **SIZES)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name in ADDED:

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.randomise import randomise
 from export.source import Source
 from export.torchscript import FILE, command, export_torchscript
 from export.verify import make_samples
-from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.errors import VerificationFailed
-from lvm_runtime.models import build_model, save_model
+from lvm_runtime.models import save_model
+from tests.artifacts import randomised
 
 
 def make_source(architecture: str, folder: Path) -> Source:
-    model = randomise(build_model(make_config(architecture, **CONFIGS[architecture].small), seed=0), seed=4)
+    model = randomised(architecture, seed=4)
     return Source(save_model(model, folder / architecture), model)
 
 
@@ -49,7 +49,7 @@ def test_file_needs_no_code_of_this_project(tmp_path: Path) -> None:
 def test_wrong_export_leaves_no_file(tmp_path: Path) -> None:
     source = make_source("lstm", tmp_path)
     samples = make_samples(source)
-    wrong = Source(source.artifact, randomise(build_model(source.artifact.config, seed=0), seed=5))
+    wrong = Source(source.artifact, randomised("lstm", seed=5))
     with pytest.raises(VerificationFailed, match="drift"):
         export_torchscript(wrong, samples)
     assert not (source.artifact.path / "torchscript").exists()

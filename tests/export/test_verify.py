@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from export.commandline import make_parser, open_arguments
-from export.randomise import randomise
 from export.source import Source, open_source
 from export.verify import (
     BATCH_SIZES,
@@ -29,15 +28,16 @@ from export.verify import (
     verify_sequence,
 )
 from export.windows import read_windows
-from lvm_runtime.artifact.config import make_config
+from lvm_runtime.artifact.config import CONFIGS
 from lvm_runtime.artifact.drift import drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.base import Array
 from lvm_runtime.corpus.corpus import BUNDLED
 from lvm_runtime.errors import InvalidInput, VerificationFailed
-from lvm_runtime.models import build_model, known_answers, save_model
+from lvm_runtime.models import known_answers, save_model
 from lvm_runtime.selection.sequences import window
+from tests.artifacts import randomised
 
 DIM = 16
 
@@ -74,8 +74,7 @@ class Faulty:
 
 
 def small_artifact(folder: Path, dim: int, real: Array | None = None) -> Path:
-    config = make_config("amn", dim=dim, attention_dim=8, hidden_dim=8, bottleneck_dim=8)
-    return save_model(randomise(build_model(config)), folder / "amn", real_contexts=real).path
+    return save_model(randomised("amn", **CONFIGS["amn"].small | {"dim": dim}), folder / "amn", real_contexts=real).path
 
 
 @pytest.fixture(scope="module")

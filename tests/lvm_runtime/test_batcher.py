@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 from lvm_runtime import InvalidInput, LvmError, Predictor
-from lvm_runtime.batcher import Batcher, Prediction, _Queue, _Request
+from lvm_runtime.batcher import Batcher
 from tests.artifacts import some_contexts
 
 Get = Callable[[str], Path]
@@ -47,10 +49,53 @@ class Model:
         return Batcher(_check, self.run, **options)
 
 
+class Steps:
+    """A model that begins a batch only when the one before it was let go, and a clock that stands still."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self._begun: SimpleQueue[int] = SimpleQueue()
+        self._go = threading.Semaphore(0)
+        self._busy = False
+        monkeypatch.setattr("lvm_runtime.batcher.time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def run(self, contexts: Any) -> Any:
+        self._begun.put(len(contexts))
+        assert self._go.acquire(timeout=20)
+        return contexts[:, 0]
+
+    def begin(self, *, soon: float = 20) -> int:
+        """Let the running batch go and return the size of the next one, 0 if none begins `soon`."""
+        self.let_go()
+        try:
+            found = self._begun.get(timeout=soon)
+        except Empty:
+            return 0
+        self._busy = True
+        return found
+
+    def let_go(self) -> None:
+        if self._busy:
+            self._go.release()
+            self._busy = False
+
+
 def _check(value: Any) -> Any:
     if not isinstance(value, int):
         raise InvalidInput("not a number")
     return np.full((1, 1, 1), value, np.float32)
+
+
+def _rows(count: int) -> Any:
+    return np.full((count, 1, 1), count, np.float32)
+
+
+def _worker(make: Callable[[], Batcher]) -> tuple[Batcher, threading.Thread]:
+    """Return a new batcher and its thread."""
+    before = set(threading.enumerate())
+    batcher = make()
+    (worker,) = set(threading.enumerate()) - before
+    return batcher, worker
 
 
 def test_many_callers_get_their_own_answers(small_artifacts: Get) -> None:
@@ -71,10 +116,11 @@ def test_requests_that_arrive_together_run_together() -> None:
 
 
 def test_what_is_not_said_is_as_documented() -> None:
-    with Model().batcher() as batcher:
+    batcher, worker = _worker(Model().batcher)
+    with batcher:
         assert (batcher.max_batch, batcher.max_delay, batcher.max_pending) == (64, 0.002, 256)
-        assert batcher._queue.enough == 64  # not adaptive
-        assert batcher._worker.daemon  # or a process with a batcher that nobody closes would not end
+        assert worker.daemon  # or a process with a batcher that nobody closes would not end
+    assert inspect.signature(Batcher).parameters["adaptive"].default is False
 
 
 @pytest.mark.parametrize(
@@ -83,10 +129,23 @@ def test_what_is_not_said_is_as_documented() -> None:
 def test_the_worker_is_woken_for_a_first_request_and_when_there_are_enough(
     rows: list[int], woken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue, notified = _Queue(4, 60.0, 32, False), []
-    monkeypatch.setattr(queue._work, "notify", lambda: notified.append(len(queue.waiting) - 1))
-    for count in rows:
-        queue.put(_Request(np.zeros((count, 1, 1), np.float32), Prediction()), lambda: None)
+    model, notify, come, notified = Model(), threading.Condition.notify, [], []
+    model.gate.clear()
+
+    def note(condition: threading.Condition, n: int = 1) -> None:
+        if threading.current_thread() is threading.main_thread():
+            notified.append(len(come) - 1)
+        notify(condition, n)
+
+    with Batcher(_rows, model.run, max_batch=4, max_delay_ms=60_000, whole=True) as batcher:
+        batcher.submit(4)
+        assert model.started.wait(20)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Condition, "notify", note)
+            for count in rows:
+                come.append(count)
+                batcher.submit(count)
+        model.gate.set()
     assert notified == woken
 
 
@@ -102,38 +161,43 @@ def test_while_a_batch_runs_the_next_one_collects() -> None:
     assert model.batches == [1, 5]
 
 
-@pytest.mark.parametrize(("age", "waits"), [(0.0, [None, 5.0]), (4.5, [None, 0.5]), (5.0, [None]), (6.0, [None])])
-def test_a_lone_request_waits_no_longer_than_the_delay(
-    age: float, waits: list[float | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of 5 s, counted from when it came: by a clock that stands still, and by what the worker asks to wait for."""
-    now, asked = 100.0, []
-    monkeypatch.setattr("lvm_runtime.batcher.time", SimpleNamespace(monotonic=lambda: now))
-    queue = _Queue(8, 5.0, 32, False)
-    queue.put(_Request(_check(4), Prediction()), lambda: None)
-    now += age
-    monkeypatch.setattr(queue._work, "wait_for", lambda ready, timeout=None: asked.append(timeout))
-    assert len(queue.take()) == 1
-    assert asked == waits
+def test_a_lone_request_waits_no_longer_than_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a minute, counted from when it came: the first three come while a batch runs, the last one while none does."""
+    steps = Steps(monkeypatch)
+    with Batcher(_check, steps.run, max_batch=2, max_delay_ms=60_000) as batcher:
+        batcher.submit(4)
+        batcher.submit(4)
+        assert steps.begin() == 2
+        for age in (60, 59.9, 61):
+            batcher.submit(4)
+            steps.now += age
+            assert steps.begin() == 1
+        batcher.submit(4)
+        assert steps.begin(soon=0.05) == 0
+        batcher.submit(4)
+        assert steps.begin() == 2
+        steps.let_go()
 
 
 @pytest.mark.parametrize(
-    ("adaptive", "batches"),
+    ("adaptive", "scenes"),
     [
-        (True, [(1, True, 1), (3, True, 3), (2, False, 2), (2, True, 2), (6, True, 4), (1, False, 3), (3, True, 3)]),
-        (False, [(1, False, 1), (4, True, 4), (3, False, 3)]),
+        (True, [(1, 0, 1), (3, 0, 3), (2, 0, 0), (1, 0, 3), (2, 60, 2), (2, 0, 2), (6, 0, 4), (1, 0, 0), (1, 0, 4)]),
+        (False, [(4, 0, 4), (1, 60, 1), (3, 0, 0), (1, 0, 4)]),
     ],
 )
 def test_an_adaptive_batch_starts_when_it_is_as_large_as_the_one_before(
-    adaptive: bool, batches: list[tuple[int, bool, int]], monkeypatch: pytest.MonkeyPatch
+    adaptive: bool, scenes: list[tuple[int, float, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """How many requests come, whether the batch starts before its time, and how many it has."""
-    queue, ready = _Queue(4, 60.0, 32, adaptive), []
-    monkeypatch.setattr(queue._work, "wait_for", lambda is_ready, timeout=None: ready.append(bool(is_ready())))
-    for come, at_once, taken in batches:
-        for _ in range(come):
-            queue.put(_Request(_check(4), Prediction()), lambda: None)
-        assert (len(queue.take()), ready[-1]) == (taken, at_once)
+    """How many requests come while a batch runs, for how many seconds they wait, and how many the next one has."""
+    steps = Steps(monkeypatch)
+    with Batcher(_check, steps.run, max_batch=4, max_delay_ms=60_000, adaptive=adaptive) as batcher:
+        for come, seconds, begun in scenes:
+            for _ in range(come):
+                batcher.submit(4)
+            steps.now += seconds
+            assert steps.begin(soon=20 if begun else 0.05) == begun
+        steps.let_go()
 
 
 def test_whole_requests_count_by_their_contexts_and_are_delivered_by_batch() -> None:
@@ -144,14 +208,7 @@ def test_whole_requests_count_by_their_contexts_and_are_delivered_by_batch() -> 
         settle()
         settled.append(sum(future.done() for future in futures) - sum(settled))
 
-    batcher = Batcher(
-        lambda rows: np.full((rows, 1, 1), rows, np.float32),
-        model.run,
-        max_batch=4,
-        max_delay_ms=60_000,
-        whole=True,
-        deliver=deliver,
-    )
+    batcher = Batcher(_rows, model.run, max_batch=4, max_delay_ms=60_000, whole=True, deliver=deliver)
     model.gate.clear()
     futures = [batcher.submit(9)]
     model.started.wait(20)
@@ -290,7 +347,7 @@ def test_a_senseless_timeout_is_refused() -> None:
 def test_a_callback_may_submit_and_close(small_artifacts: Get) -> None:
     contexts, done = some_contexts(4), threading.Event()
     with Predictor(small_artifacts("amn")) as predictor:
-        batcher = predictor.batcher(max_batch=1, max_delay_ms=0, max_pending=1)
+        batcher, worker = _worker(lambda: predictor.batcher(max_batch=1, max_delay_ms=0, max_pending=1))
         answered = 0
 
         def again(future: Any) -> None:
@@ -305,8 +362,8 @@ def test_a_callback_may_submit_and_close(small_artifacts: Get) -> None:
 
         batcher.submit(contexts[0]).add_done_callback(again)
         assert done.wait(20)
-        batcher._worker.join(20)
-        assert not batcher._worker.is_alive()
+        worker.join(20)
+        assert not worker.is_alive()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -332,8 +389,8 @@ def test_nothing_that_is_done_to_a_future_ends_the_worker() -> None:
 
 def test_a_dropped_batcher_answers_and_frees_its_thread(small_artifacts: Get) -> None:
     with Predictor(small_artifacts("amn")) as predictor:
-        batcher = predictor.batcher(max_delay_ms=60_000)
-        worker, kept = batcher._worker, weakref.ref(batcher)
+        batcher, worker = _worker(lambda: predictor.batcher(max_delay_ms=60_000))
+        kept = weakref.ref(batcher)
         future = batcher.submit(some_contexts(1)[0])
         del batcher
         gc.collect()

@@ -99,7 +99,7 @@ WHILE_THREADS_RUN = """
 import os, signal, sys, threading
 import numpy as np
 from lvm_runtime import Predictor
-from lvm_runtime.backends import guard
+from lvm_runtime.backends import lifecycle
 predictor = Predictor(sys.argv[1], backend="onnx", threads=1)
 values = np.random.default_rng(0).standard_normal((64, 5, 16)).astype(np.float32)
 expected, ended = predictor.predict(values), threading.Event()
@@ -114,7 +114,7 @@ for _ in range(int(sys.argv[2])):
     child = os.fork()
     if child == 0:
         signal.alarm(200)
-        assert not any(tasks for tasks in guard._all_tasks()), "forked while a thread ran"
+        assert not any(tasks for tasks in lifecycle._all_tasks()), "forked while a thread ran"
         assert np.abs(predictor.predict(values) - expected).max() < 1e-6
         sys.exit(0)
     statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -175,12 +175,12 @@ def test_a_child_does_not_wait_for_an_import_of_its_parent(small_artifacts: Get,
 WHILE_A_BUILDER_WRITES = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from lvm_runtime.backends import guard
+from lvm_runtime.backends import lifecycle
 from lvm_runtime.system.atomic import scratch
-guard._LONGEST_WAIT = 1e9  # a fork that waits for ever, in place of a minute
+lifecycle._LONGEST_WAIT = 1e9  # a fork that waits for ever, in place of a minute
 begun, folder = threading.Event(), Path(sys.argv[1])
 def build():
-    with guard.building():
+    with lifecycle.building():
         with scratch(folder):  # which imports filelock, whose handler of forks takes a lock
             begun.set()
             time.sleep(0.2)

@@ -12,7 +12,6 @@ import pytest
 from export.forms import build_form
 from export.native.export import write_native
 from export.onnx.export import write_graph
-from export.randomise import randomise
 from export.torchscript import trace_form
 from lvm_runtime import InvalidInput, Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
@@ -22,7 +21,7 @@ from lvm_runtime.backends import backend_class
 from lvm_runtime.bulk.predict import predict_file
 from lvm_runtime.models import build_model, known_answers, load_model, save_model
 from lvm_runtime.predictor import MOST_AT_ONCE
-from tests.artifacts import add_onnx, edit_manifest, some_contexts
+from tests.artifacts import add_onnx, edit_manifest, randomised, some_contexts
 from tests.conftest import AVAILABLE
 
 Get = Callable[[str], Path]
@@ -109,7 +108,7 @@ def test_up_to_the_bound_attention_in_bf16_is_right(tmp_path: Path) -> None:
     """Predictions of the AMN hardly change with longer vectors, while its attention does."""
     if not AVAILABLE["bf16"]():
         pytest.skip("this CPU has no bf16")
-    model = randomise(build_model(make_config("amn", dim=384)), seed=1)
+    model = randomised("amn", seed=1, dim=384)
     save_model(model, tmp_path / "amn")
     add_onnx(Artifact.load(tmp_path / "amn"), model)
     contexts = some_contexts(64, 384)

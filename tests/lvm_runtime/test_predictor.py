@@ -326,7 +326,7 @@ def look_alike(tmp_path: Path) -> Path:
 def test_a_look_alike_is_an_error(look_alike: Path) -> None:
     with pytest.raises(
         VerificationFailed,
-        match=r"drift from the known answers \(mean .* of 16 probes\) is \d\.\d+e-0\d, expected ≤ 1\.0e-06",
+        match=r"drift from the known answers \(mean .* of 16 probes\) is \d\.\d+e[-+]0\d, expected ≤ 1\.0e-06",
     ):
         Predictor(look_alike, backend="onnx")
 

@@ -7,12 +7,12 @@ _EVALUATE = "train/evaluation/evaluate.py"
 _GATE = "train/evaluation/gate.py"
 _RUN = "train/run.py"
 _HOLDOUT = "train/data/holdout.py"
-_MATERIAL = "train/material.py"
+_PREPARED_DATA = "train/prepared_data.py"
 _TEST_RETRIEVAL = "tests/train/evaluation/test_retrieval.py"
 _TEST_GATE = "tests/train/evaluation/test_gate.py"
 _TEST_RUN = "tests/train/test_run.py"
 _TEST_HOLDOUT = "tests/train/data/test_holdout.py"
-_TEST_MATERIAL = "tests/train/test_material.py"
+_TEST_PREPARED_DATA = "tests/train/test_prepared_data.py"
 
 MISTAKES = [
     Mistake(
@@ -137,8 +137,8 @@ MISTAKES = [
     Mistake(
         "the figures of test documents are those of validation",
         _RUN,
-        "evaluate(model, split.test, material.test_scores",
-        "evaluate(model, split.validation, material.scores",
+        "evaluate(model, split.test, prepared.test_scores",
+        "evaluate(model, split.validation, prepared.scores",
         f"{_TEST_RUN}::test_run_writes_an_artifact_that_knows_its_run[lstm]",
     ),
     Mistake(
@@ -200,36 +200,36 @@ MISTAKES = [
     Mistake(
         "epochs are judged by the weights, not by their average",
         _RUN,
-        "predict, windows = predictor(trainer.evaluated), material",
-        "predict, windows = predictor(trainer.model), material",
+        "predict, windows = predictor(trainer.evaluated), prepared",
+        "predict, windows = predictor(trainer.model), prepared",
         f"{_TEST_RUN}::test_a_run_trains_on_training_windows_and_judges_its_average_on_validation",
     ),
     Mistake(
         "epochs are judged on test documents",
         _RUN,
-        "predictor(trainer.evaluated), material.split.validation",
-        "predictor(trainer.evaluated), material.split.test if len(material.split.test) else material.split.validation",
+        "predictor(trainer.evaluated), prepared.split.validation",
+        "predictor(trainer.evaluated), prepared.split.test if len(prepared.split.test) else prepared.split.validation",
         f"{_TEST_RUN}::test_run_writes_an_artifact_that_knows_its_run[lstm]",
     ),
     Mistake(
         "epochs are judged on training documents",
         _RUN,
-        "predictor(trainer.evaluated), material.split.validation",
-        "predictor(trainer.evaluated), material.split.train",
+        "predictor(trainer.evaluated), prepared.split.validation",
+        "predictor(trainer.evaluated), prepared.split.train",
         f"{_TEST_RUN}::test_best_epoch_is_what_is_kept",
     ),
     Mistake(
         "baselines are fitted on validation documents",
-        _MATERIAL,
+        _PREPARED_DATA,
         "fit_baselines(split.train, seed",
         "fit_baselines(split.validation, seed",
-        f"{_TEST_MATERIAL}::test_baselines_are_fitted_on_one_side_and_scored_on_the_others",
+        f"{_TEST_PREPARED_DATA}::test_baselines_are_fitted_on_one_side_and_scored_on_the_others",
     ),
     Mistake(
         "baselines of test documents are scored on validation documents",
-        _MATERIAL,
+        _PREPARED_DATA,
         "score(baselines.predictors, split.test, options.queries)",
         "score(baselines.predictors, split.validation, options.queries)",
-        f"{_TEST_MATERIAL}::test_baselines_are_fitted_on_one_side_and_scored_on_the_others",
+        f"{_TEST_PREPARED_DATA}::test_baselines_are_fitted_on_one_side_and_scored_on_the_others",
     ),
 ]

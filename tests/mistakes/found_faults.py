@@ -7,7 +7,7 @@ from tests.mistakes.mistake import Mistake
 MISTAKES = [
     Mistake(
         "a close does not wait for the calls under way",
-        "lvm_runtime/backends/guard.py",
+        "lvm_runtime/backends/lifecycle.py",
         "while not self._forked and any(",
         "while False and any(",
         "tests/lvm_runtime/selection/test_session.py::test_a_close_releases_the_backend_when_the_last_call_has_ended",
@@ -98,7 +98,7 @@ MISTAKES = [
     ),
     Mistake(
         "weights may be NaN",
-        "lvm_runtime/models/pack.py",
+        "lvm_runtime/models/serialisation.py",
         "wrong = weights.numel() - int(weights.float().isfinite().sum())",
         "wrong = 0",
         "tests/train/test_import_checkpoint.py::test_weights_that_are_no_numbers_are_refused_with_their_key",
@@ -203,7 +203,7 @@ MISTAKES = [
     ),
     Mistake(
         "a framework's own error comes out of `predict`",
-        "lvm_runtime/backends/guard.py",
+        "lvm_runtime/backends/lifecycle.py",
         "except Exception as error:  # frameworks",
         "except ZeroDivisionError as error:  # frameworks",
         "tests/lvm_runtime/selection/test_session.py::test_what_a_framework_raises_in_a_run_is_one_kind_of_error",
@@ -330,10 +330,10 @@ MISTAKES = [
     ),
     Mistake(
         "copies of training windows are validated on without a word",
-        "train/material.py",
+        "train/prepared_data.py",
         "        if share:\n",
         "        if share > 1:\n",
-        "tests/train/test_material.py::test_copies_of_training_windows_among_held_out_ones_are_told",
+        "tests/train/test_prepared_data.py::test_copies_of_training_windows_among_held_out_ones_are_told",
     ),
     Mistake(
         "OpenVINO chooses what bars a position",
@@ -381,10 +381,10 @@ MISTAKES = [
     ),
     Mistake(
         "weights of the training form are loaded without a look at their hash",
-        "lvm_runtime/models/pack.py",
+        "lvm_runtime/models/serialisation.py",
         "    artifact.check_file(artifact.manifest.weights.path)\n",
         "",
-        "tests/lvm_runtime/models/test_pack.py::test_weights_that_were_changed_since_are_not_loaded",
+        "tests/lvm_runtime/models/test_serialisation.py::test_weights_that_were_changed_since_are_not_loaded",
     ),
     Mistake(
         "what follows a packed body is dropped",

@@ -175,7 +175,7 @@ MISTAKES = [
         _VERIFY,
         "return replace(report, search=search(runner.run, samples, name))",
         "return report",
-        "tests/export/test_search.py::test_neighbours_out_of_order_are_refused_where_the_drift_passes",
+        "tests/export/test_search_check.py::test_neighbours_out_of_order_are_refused_where_the_drift_passes",
     ),
     Mistake("`--min-overlap` is not handed on", _LINE, ", min_overlap=overlap)", ")", _GIVEN),
     Mistake(

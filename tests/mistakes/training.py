@@ -3,23 +3,23 @@
 from tests.mistakes.mistake import Mistake
 
 _SPLIT = "lvm_runtime/corpus/split.py"
-_MATERIAL = "train/material.py"
+_PREPARED_DATA = "train/prepared_data.py"
 _LOOP = "train/loop.py"
 _RUN = "train/run.py"
 _LSTM = "lvm_runtime/models/lstm.py"
 _FORWARD = "train/forward.py"
 _LOSSES = "train/losses.py"
 _RANKING = "train/ranking.py"
-_PROCESSES = "train/processes.py"
+_DISTRIBUTED = "train/distributed.py"
 _TEST_WINDOWS = "tests/train/data/test_windows.py"
-_TEST_MATERIAL = "tests/train/test_material.py"
+_TEST_PREPARED_DATA = "tests/train/test_prepared_data.py"
 _TEST_LOOP = "tests/train/test_loop.py"
 _TEST_RANKING = "tests/train/test_ranking.py"
 _TEST_MODELS = "tests/lvm_runtime/models/test_models.py"
 _TEST_FORWARD = "tests/train/test_forward.py"
 _TEST_LOSSES = "tests/train/test_losses.py"
 _TEST_RUN = "tests/train/test_run.py"
-_TEST_PROCESSES = "tests/train/test_processes.py"
+_TEST_DISTRIBUTED = "tests/train/test_distributed.py"
 
 MISTAKES = [
     Mistake(
@@ -31,17 +31,17 @@ MISTAKES = [
     ),
     Mistake(
         "a run's seed does not reach its split",
-        _MATERIAL,
+        _PREPARED_DATA,
         "        how=options.split,\n        seed=options.seed,\n",
         "        how=options.split,\n",
-        f"{_TEST_MATERIAL}::test_every_option_of_the_data_counts",
+        f"{_TEST_PREPARED_DATA}::test_every_option_of_the_data_counts",
     ),
     Mistake(
         "a run's kind of split does not reach its split",
-        _MATERIAL,
+        _PREPARED_DATA,
         "        how=options.split,\n",
         "",
-        f"{_TEST_MATERIAL}::test_every_option_of_the_data_counts",
+        f"{_TEST_PREPARED_DATA}::test_every_option_of_the_data_counts",
     ),
     Mistake(
         "a window is kept whose target is unusable",
@@ -150,38 +150,38 @@ MISTAKES = [
     ),
     Mistake(
         "a run's seed does not reach its baselines",
-        _MATERIAL,
+        _PREPARED_DATA,
         "fit_baselines(split.train, seed=options.seed)",
         "fit_baselines(split.train)",
-        f"{_TEST_MATERIAL}::test_every_option_of_the_data_counts",
+        f"{_TEST_PREPARED_DATA}::test_every_option_of_the_data_counts",
     ),
     Mistake(
         "vectors are not normalised, though a run asks for it",
-        _MATERIAL,
+        _PREPARED_DATA,
         "normalize=options.normalize, ",
         "",
-        f"{_TEST_MATERIAL}::test_every_option_of_the_data_counts[normalize]",
+        f"{_TEST_PREPARED_DATA}::test_every_option_of_the_data_counts[normalize]",
     ),
     Mistake(
         "a run's number of queries does not reach its baselines",
-        _MATERIAL,
+        _PREPARED_DATA,
         "split.validation, options.queries)",
         "split.validation)",
-        f"{_TEST_MATERIAL}::test_every_option_of_the_data_counts[queries]",
+        f"{_TEST_PREPARED_DATA}::test_every_option_of_the_data_counts[queries]",
     ),
     Mistake(
         "baselines of another seed are taken over",
-        _MATERIAL,
+        _PREPARED_DATA,
         '"dim", "seed", ',
         '"dim", ',
-        f"{_TEST_MATERIAL}::test_every_option_of_the_data_counts[seed of the split]",
+        f"{_TEST_PREPARED_DATA}::test_every_option_of_the_data_counts[seed of the split]",
     ),
     Mistake(
         "a run's seed does not reach the synthetic corpus",
-        _MATERIAL,
+        _PREPARED_DATA,
         "        seed=options.seed,\n        context_length",
         "        context_length",
-        f"{_TEST_MATERIAL}::test_the_size_of_the_synthetic_corpus_counts",
+        f"{_TEST_PREPARED_DATA}::test_the_size_of_the_synthetic_corpus_counts",
     ),
     Mistake(
         "a run's weight decay does not reach its optimizer",
@@ -298,15 +298,15 @@ MISTAKES = [
     Mistake(
         "a fingerprint holds training windows, not held-out ones",
         _RUN,
-        "held_out = material.split.validation.sample",
-        "held_out = material.split.train.sample",
+        "held_out = prepared.split.validation.sample",
+        "held_out = prepared.split.train.sample",
         f"{_TEST_RUN}::test_run_writes_an_artifact_that_knows_its_run[lstm]",
     ),
     Mistake(
         "a run trains on validation documents",
         _RUN,
-        "    train_windows = material.split.train\n",
-        "    train_windows = material.split.validation\n",
+        "    train_windows = prepared.split.train\n",
+        "    train_windows = prepared.split.validation\n",
         f"{_TEST_RUN}::test_a_run_trains_on_training_windows_and_judges_its_average_on_validation",
     ),
     Mistake(
@@ -353,17 +353,17 @@ MISTAKES = [
     ),
     Mistake(
         "a process with fewer rows weighs as much as the others",
-        _PROCESSES,
+        _DISTRIBUTED,
         "len(mine) * self.count / len(batch)",
         "1.0",
-        f"{_TEST_PROCESSES}::test_shares_make_up_the_batch_and_its_mean[1]",
+        f"{_TEST_DISTRIBUTED}::test_shares_make_up_the_batch_and_its_mean[1]",
     ),
     Mistake(
         "every process takes the whole batch",
-        _PROCESSES,
+        _DISTRIBUTED,
         "mine = batch[self.rank :: self.count]",
         "mine = batch",
-        f"{_TEST_PROCESSES}::test_shares_make_up_the_batch_and_its_mean[1]",
+        f"{_TEST_DISTRIBUTED}::test_shares_make_up_the_batch_and_its_mean[1]",
     ),
     Mistake(
         "a recipe overrules the command line",

@@ -126,10 +126,10 @@ MISTAKES = [
     ),
     Mistake(
         "weights are loaded with `strict=False`",
-        "lvm_runtime/models/pack.py",
+        "lvm_runtime/models/serialisation.py",
         "load_state_dict(load_file(file), strict=True)",
         "load_state_dict(load_file(file), strict=False)",
-        "tests/lvm_runtime/models/test_pack.py::test_weight_that_is_missing_is_an_error",
+        "tests/lvm_runtime/models/test_serialisation.py::test_weight_that_is_missing_is_an_error",
     ),
     Mistake(
         "a foreign checkpoint may run code",

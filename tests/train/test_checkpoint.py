@@ -24,9 +24,9 @@ from train.all import command as all_models
 from train.checkpoint import FILE, Checkpoint, Progress, _random_state, _set_random_state, save_checkpoint
 from train.data.corpus import load_corpus
 from train.data.windows import VectorStore, split_windows
+from train.distributed import Processes
 from train.loop import Trainer, TrainingDiverged
 from train.options import TrainOptions
-from train.processes import Processes
 from train.run import _epochs, train
 
 COMMAND = [
@@ -120,8 +120,8 @@ def without_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **named: object) -> None:
         raise AssertionError("the baselines are computed")
 
-    monkeypatch.setattr("train.material.diagnose", refuse)
-    monkeypatch.setattr("train.material.fit_baselines", refuse)
+    monkeypatch.setattr("train.prepared_data.diagnose", refuse)
+    monkeypatch.setattr("train.prepared_data.fit_baselines", refuse)
 
 
 def test_other_options_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

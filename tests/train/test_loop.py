@@ -17,18 +17,20 @@ from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import build_model
 from train.data.corpus import load_corpus
 from train.data.windows import Split, VectorStore, split_windows
+from train.distributed import Processes
 from train.loop import Trainer, TrainingDiverged
 from train.losses import row_losses
 from train.options import TrainOptions
-from train.processes import Processes
 from train.run import train
 
 SIZES = {"hidden_dim": 16, "attention_dim": 8, "bottleneck_dim": 8}
 
 
-def data(windows: int = 600, dim: int = 16) -> Split:
-    """Return a small synthetic corpus, split."""
-    corpus = load_corpus("synthetic", windows=windows, dim=dim)
+def data(poisoned: int | None = None) -> Split:
+    """Return a small synthetic corpus, split; the row `poisoned` is NaN."""
+    corpus = load_corpus("synthetic", windows=600, dim=16)
+    if poisoned is not None:
+        corpus.values[poisoned] = np.nan
     return split_windows(corpus, np.ones(len(corpus.values), bool), VectorStore(corpus.values, "cpu"))
 
 
@@ -37,6 +39,19 @@ def trainer(split: Split, **values: object) -> Trainer:
     options = TrainOptions(model="amn", sizes=SIZES, **values)  # type: ignore[arg-type]
     model = build_model(make_config("amn", dim=16, **SIZES), seed=0)
     return Trainer(model, split.train, options, Processes())
+
+
+def batches(subject: Trainer) -> list[torch.Tensor]:
+    """Return a list that the starts of each batch are put in when the trainer takes it."""
+    taken: list[torch.Tensor] = []
+    loss = subject.loss
+
+    def note(contexts: torch.Tensor, targets: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        taken.append(starts)
+        return loss(contexts, targets, starts)
+
+    subject.loss = note
+    return taken
 
 
 def test_epoch_equals_a_plain_loop() -> None:
@@ -65,26 +80,36 @@ def test_epoch_equals_a_plain_loop() -> None:
 
 @pytest.mark.parametrize("longer", [True, False], ids=["clipped", "short enough"])
 def test_clipping_is_torchs(longer: bool) -> None:
-    subject = trainer(data(), grad_clip=1e-5 if longer else 1e5)
-    starts = subject._order()[:32]
-    subject.loss(*subject.windows.batch(starts), starts).backward()
-    before = [p.grad.clone() for p in subject._parameters if p.grad is not None]
-    subject._clip()
-    after = [p.grad.clone() for p in subject._parameters if p.grad is not None]
-    for parameter, gradient in zip(subject._parameters, before, strict=True):
+    subject = trainer(data(), grad_clip=1e-5 if longer else 1e5, batch_size=600)
+    parameters, loss = list(subject.model.parameters()), subject.loss
+    gradients: list[torch.Tensor] = []
+    clipped: list[torch.Tensor] = []
+
+    def look(*batch: torch.Tensor) -> torch.Tensor:
+        value = loss(*batch)
+        gradients.extend(torch.autograd.grad(value, parameters, retain_graph=True))
+        return value
+
+    subject.loss = look
+    subject.optimizer.register_step_pre_hook(lambda *_: clipped.extend(p.grad.clone() for p in parameters))
+    subject.train_epoch()
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    torch.nn.utils.clip_grad_norm_(subject._parameters, subject.options.grad_clip)
-    for ours, parameter in zip(after, subject._parameters, strict=True):
+    torch.nn.utils.clip_grad_norm_(parameters, subject.options.grad_clip)
+    for ours, parameter in zip(clipped, parameters, strict=True):
         assert parameter.grad is not None
         assert torch.equal(ours, parameter.grad)
 
 
 def test_order_differs_by_epoch_and_seed_and_covers_everything() -> None:
     split = data()
-    subject = trainer(split)
-    first = subject._order()
-    subject.epoch = 1
-    second, other = subject._order(), trainer(split, seed=1)._order()
+    subject, differently = trainer(split), trainer(split, seed=1)
+    taken, others = batches(subject), batches(differently)
+    subject.train_epoch()
+    first = torch.cat(taken)
+    subject.train_epoch()
+    differently.train_epoch()
+    second, other = torch.cat(taken)[len(first) :], torch.cat(others)
     assert not torch.equal(first, second)
     assert not torch.equal(first, other)
     for order in (first, second, other):
@@ -92,14 +117,13 @@ def test_order_differs_by_epoch_and_seed_and_covers_everything() -> None:
 
 
 def test_nan_stops_with_step_and_batch() -> None:
-    split = data()
-    subject = trainer(split)
-    poisoned = int(subject._order()[7 * 32 + 3])
-    split.train.store._resident[poisoned] = float("nan")  # type: ignore[index]
+    poisoned = 137
+    subject = trainer(data(poisoned))
+    taken = batches(subject)
     with pytest.raises(TrainingDiverged, match=r"epoch 1 at step \d+ of") as failure:
         subject.train_epoch()
-    order, step = subject._order(), int(re.search(r"at step (\d+)", str(failure.value)).group(1))  # type: ignore[union-attr]
-    touched = [any(0 <= poisoned - s <= 5 for s in batch.tolist()) for batch in order.split(32)]
+    step = int(re.search(r"at step (\d+)", str(failure.value)).group(1))  # type: ignore[union-attr]
+    touched = [any(0 <= poisoned - s <= 5 for s in batch.tolist()) for batch in taken]
     assert step == touched.index(True) + 1
 
 

@@ -17,11 +17,11 @@ from train import ranking as ranking_module
 from train.__main__ import make_parser, options_from
 from train.data.corpus import load_corpus
 from train.data.windows import Split, VectorStore, WindowSet, split_windows
+from train.distributed import Processes
 from train.evaluation.baselines import recency_average
 from train.evaluation.retrieval import rank_rows
 from train.loop import Trainer
 from train.options import RETRIEVAL, TrainOptions
-from train.processes import Processes
 from train.ranked_start import start_ranked
 from train.ranking import CorpusRanking
 from train.run import train
@@ -145,7 +145,7 @@ def test_recipe_runs_for_every_architecture_and_keeps_the_epoch_with_the_best_ra
     assert told == ranks[1:]
     assert result.validation.metrics.mrr == pytest.approx(max(ranks), abs=1e-4)
     assert any("ranking over" in line for line in lines)
-    assert ranks[0] > 0.8 * result.material.best_mrr, "the start is what is averaged and judged"
+    assert ranks[0] > 0.8 * result.prepared.best_mrr, "the start is what is averaged and judged"
 
 
 def test_cosine_weight_moves_a_model_towards_cosine(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ from lvm_runtime.corpus.write import Part, write_corpus
 from lvm_runtime.errors import InvalidInput, LvmError, VerificationFailed
 from lvm_runtime.models import build_model, load_model
 from train.__main__ import make_parser, options_from
+from train.distributed import Processes
 from train.evaluation.metrics import score_rows
 from train.loop import Trainer, TrainingDiverged
-from train.material import prepare
 from train.options import TrainOptions
-from train.processes import Processes
+from train.prepared_data import prepare
 from train.run import _trainer, _validate, train
 from train.warm_start import start_at_baseline
 
@@ -55,11 +55,11 @@ def test_run_writes_an_artifact_that_knows_its_run(tmp_path: Path, model: str) -
     assert result.validation.metrics.cosine.value == pytest.approx(max(judged), abs=1e-6)
     assert result.test is not None
     assert result.test.metrics.cosine.value != pytest.approx(max(judged), abs=1e-6)
-    assert result.material is not None
+    assert result.prepared is not None
     probes = {context.tobytes() for context in artifact.read_fingerprint().contexts}
     held, seen = (
         {context.tobytes() for context in side.batch(side.starts)[0].numpy()}
-        for side in (result.material.split.validation, result.material.split.train)
+        for side in (result.prepared.split.validation, result.prepared.split.train)
     )
     assert probes & held
     assert not probes & seen
@@ -86,24 +86,24 @@ def test_an_artifact_knows_the_encoder_of_its_corpus(tmp_path: Path, probe: obje
 
 def test_a_run_trains_on_training_windows_and_judges_its_average_on_validation(tmp_path: Path) -> None:
     run = options(tmp_path / "amn", windows=200, ema=0.9, test=0.2)
-    material = prepare(run, "cpu", lambda line: None)
-    trainer = _trainer(run, material, Processes(), lambda line: None)
-    assert trainer.windows is material.split.train
+    prepared = prepare(run, "cpu", lambda line: None)
+    trainer = _trainer(run, prepared, Processes(), lambda line: None)
+    assert trainer.windows is prepared.split.train
     average = copy.deepcopy(trainer.model).eval()
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.normal_()
-    expected = score_rows(average, material.split.validation).cosine.mean()
-    assert _validate(trainer, material) == {"val_cosine": expected}
+    expected = score_rows(average, prepared.split.validation).cosine.mean()
+    assert _validate(trainer, prepared) == {"val_cosine": expected}
 
 
 def test_a_seed_reaches_weights_start_dropout_and_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the same data: a seed changes those as well."""
     run = options(tmp_path / "gru", "gru", windows=200, start="baseline")
-    material = prepare(run, "cpu", lambda line: None)
+    prepared = prepare(run, "cpu", lambda line: None)
 
     def made(**values: object) -> tuple[Trainer, list[float]]:
-        trainer = _trainer(replace(run, **values), material, Processes(), lambda line: None)
+        trainer = _trainer(replace(run, **values), prepared, Processes(), lambda line: None)
         return trainer, torch.rand(4).tolist()
 
     found = [made(seed=seed)[1] for seed in (0, 0, 1)]
@@ -111,7 +111,7 @@ def test_a_seed_reaches_weights_start_dropout_and_candidates(tmp_path: Path, mon
     for start in ("baseline", "default"):
         expected = build_model(run.config(32), seed=1)
         if start == "baseline":
-            start_at_baseline(expected, material.split.train, seed=1)
+            start_at_baseline(expected, prepared.split.train, seed=1)
         trainer, _ = made(seed=1, start=start)
         assert all(torch.equal(p, q) for p, q in zip(trainer.model.parameters(), expected.parameters(), strict=True))
     seen: dict[str, object] = {}

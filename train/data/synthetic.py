@@ -102,12 +102,6 @@ class SyntheticProcess:
         width: Any = config.to_dict()["hidden_dim"]
         return self.bottleneck_ceiling(width, config.context_length)
 
-    def linear_average(self, context_length: int = 5) -> float:
-        """Return the cosine of the mean of the context with the next vector, for large D."""
-        covariance, cross = self._covariances(context_length)
-        length = np.sqrt(self.mean_norm**2 + covariance.mean())
-        return float((self.mean_norm**2 + cross.mean()) / length)
-
     def _covariances(self, context_length: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         lags = np.arange(context_length)
         noise = 1 - self.mean_norm**2 - self.topic_variance

@@ -45,11 +45,6 @@ class VectorStore:
         assert held is not None
         return len(held)
 
-    @property
-    def resident(self) -> bool:
-        """Whether the vectors are on the device."""
-        return self._resident is not None
-
     def rows(self, index: Tensor) -> Tensor:
         """Return rows `[…, D]` for an int64 `index` `[…]` on the device."""
         if self._resident is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from lvm_runtime.system import extras
@@ -32,52 +33,51 @@ UNIFORM = 0.02
 def page(runs: list[Run], remarks: list[str]) -> str:
     """Return the page for `runs`. Raises BackendUnavailable where matplotlib is missing."""
     extras.require("train", "the page of a comparison", "matplotlib")
-    from . import plots, search_plots
-
-    figures = [
-        _figure(
-            "Finding the next chunk",
-            search_plots.hits(runs),
-            "hit@k over k, validation; grey: what needs no model.",
-        ),
-        _figure(
-            "Where predictions point",
-            search_plots.offsets(runs),
-            "Validation. The best place is +1: the next chunk.",
-        ),
-        _figure("Validation by epoch", plots.curves(runs), "Zero: the linear average. Ring: the epoch kept."),
-        _figure("Training loss by epoch", plots.losses(runs), "Relative to each run's first epoch."),
-        _figure("Cosine with intervals", plots.cosines(runs), "Bootstrapped over documents, beside the baselines."),
-        _figure("Quality against speed", plots.speed(runs), "Up and to the right is better."),
-        _figure("Per-window cosine", plots.distribution(runs), "How the average comes about."),
-    ]
-    for run in runs:
-        if "attention_mean" in run.windows:
-            name = f"Attention of {run.row.name}"
-            figures.append(_figure(name, plots.attention(run), _attention_caption(run)))
     columns, lines = table(runs)
-    head = "".join(f'<th class="{_kind(i)}">{escape(column)}</th>' for i, column in enumerate(columns))
-    body = "".join(
-        "<tr>" + "".join(f'<td class="{_kind(i)}">{escape(c)}</td>' for i, c in enumerate(line)) + "</tr>"
-        for line in lines
-    )
-    notes = "".join(f"<p>{escape(line)}</p>" for line in [*remarks, *baseline_lines(runs)])
-    summary = "".join(f"<p>{escape(line)}</p>" for line in verdicts(runs))
-    search = "".join(_search_row(line) for line in search_table(runs))
-    search_head = "".join(f"<th>{escape(head)}</th>" for head in HEADS)
+    kinds = [_kind(column) for column in range(len(columns))]
+    search_kinds = ["nowrap"] * 7 + ["text"] * (len(HEADS) - 7)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Latent vector models compared</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
-        f'<h1>Latent vector models compared</h1>{summary}<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{notes}<h2>Search, beside what needs no model</h2>"
-        f'<div class="scroll"><table><thead><tr>{search_head}</tr></thead><tbody>{search}</tbody></table></div>'
-        f'<div class="plots">{"".join(figures)}</div></body></html>\n'
+        f"<h1>Latent vector models compared</h1>{_paragraphs(verdicts(runs))}"
+        f"{_table(_row('th', columns, kinds), lines, kinds)}{_paragraphs([*remarks, *baseline_lines(runs)])}"
+        "<h2>Search, beside what needs no model</h2>"
+        f"{_table(_row('th', HEADS, [''] * len(HEADS)), search_table(runs), search_kinds)}"
+        f'<div class="plots">{"".join(_figures(runs))}</div></body></html>\n'
     )
 
 
-def _search_row(line: list[str]) -> str:
-    kinds = ["nowrap"] * 7 + ["text"] * (len(line) - 7)
-    return "<tr>" + "".join(f'<td class="{k}">{escape(c)}</td>' for k, c in zip(kinds, line, strict=True)) + "</tr>"
+def _figures(runs: list[Run]) -> Iterator[str]:
+    from . import plots, search_plots
+
+    for title, svg, caption in (
+        ("Finding the next chunk", search_plots.hits, "hit@k over k, validation; grey: what needs no model."),
+        ("Where predictions point", search_plots.offsets, "Validation. The best place is +1: the next chunk."),
+        ("Validation by epoch", plots.curves, "Zero: the linear average. Ring: the epoch kept."),
+        ("Training loss by epoch", plots.losses, "Relative to each run's first epoch."),
+        ("Cosine with intervals", plots.cosines, "Bootstrapped over documents, beside the baselines."),
+        ("Quality against speed", plots.speed, "Up and to the right is better."),
+        ("Per-window cosine", plots.distribution, "How the average comes about."),
+    ):
+        yield _figure(title, svg(runs), caption)
+    for run in runs:
+        if "attention_mean" in run.windows:
+            yield _figure(f"Attention of {run.row.name}", plots.attention(run), _attention_caption(run))
+
+
+def _paragraphs(lines: list[str]) -> str:
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def _table(head: str, lines: list[list[str]], kinds: list[str]) -> str:
+    body = "".join(_row("td", line, kinds) for line in lines)
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _row(tag: str, cells: Sequence[str], kinds: list[str]) -> str:
+    """Return a row of cells, each of the class that `kinds` has for its column."""
+    found = (f'<{tag} class="{kind}">{escape(cell)}</{tag}>' for kind, cell in zip(kinds, cells, strict=True))
+    return f"<tr>{''.join(found)}</tr>"
 
 
 def _attention_caption(run: Run) -> str:

@@ -26,8 +26,8 @@ from ..data.windows import WindowSet
 from ..evaluation.baselines import LINEAR_AVERAGE
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.gate import GateReading
-from ..material import Material
 from ..options import TrainOptions
+from ..prepared_data import PreparedData
 
 RESULT = "result.json"
 WINDOWS = "windows.npz"
@@ -51,7 +51,7 @@ class TrainResult:
     parameters: int
     seconds: float
     gate: list[GateReading]
-    material: Material
+    prepared: PreparedData
 
 
 def write_results(folder: Path, result: TrainResult, model: nn.Module, validation: WindowSet) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from export.randomise import randomise
 from export.source import Source
 from export.verify import Sample
-from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.fingerprint import random_contexts
-from lvm_runtime.models import build_model, save_model
+from lvm_runtime.models import save_model
+from tests.artifacts import randomised
 
 DIM, LENGTH = 64, 3
 SMALL = {
@@ -22,7 +21,7 @@ SMALL = {
 
 def small_source(architecture: str, folder: Path) -> Source:
     """Return an artifact of a small model with every parameter random."""
-    model = randomise(build_model(make_config(architecture, dim=DIM, context_length=LENGTH, **SMALL[architecture])))
+    model = randomised(architecture, dim=DIM, context_length=LENGTH, **SMALL[architecture])
     return Source(save_model(model, folder / architecture), model)
 
 

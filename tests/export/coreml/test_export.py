@@ -25,14 +25,14 @@ from export.coreml.options import CoreMLOptions
 from export.coreml.prove import prove_package
 from export.coreml.stock import export_stock
 from export.mil_reference import load_program, operations
-from export.randomise import randomise
 from export.source import Source
 from export.verify import make_samples
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.coreml.package import FUNCTIONS, import_coremltools, read_package
 from lvm_runtime.errors import InvalidInput, VerificationFailed
-from lvm_runtime.models import build_model, save_model
+from lvm_runtime.models import save_model
+from tests.artifacts import randomised
 from tests.export.coreml.small import DIM, LENGTH, few, small_source
 
 FORBIDDEN = {"shape", "gather", "while_loop", "tile", "select", "lstm", "gru", "scatter", "fill", "linear"}
@@ -222,7 +222,7 @@ def test_planted_mistake_is_caught_and_leaves_no_package(
 @pytest.mark.soak
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_full_size_export(architecture: str, tmp_path: Path) -> None:
-    model = randomise(build_model(make_config(architecture)))
+    model = randomised(architecture, dim=768)
     source = Source(save_model(model, tmp_path / architecture), model)
     options = CoreMLOptions(shapes="static", batch_sizes=(2,))
     artifact = export_coreml(source, few(source, 8), options)

@@ -9,9 +9,8 @@ from torch import nn
 
 from export.coreml.forms import coreml_form
 from export.coreml.forms.layers import ChannelNorm, unit
-from export.randomise import randomise
-from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
-from lvm_runtime.models import build_model
+from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS
+from tests.artifacts import randomised
 
 LIMIT = 1e-10
 SHAPES = {"usual": (32, 5), "one step": (32, 1), "longer": (24, 7)}
@@ -19,8 +18,7 @@ SHAPES = {"usual": (32, 5), "one step": (32, 1), "longer": (24, 7)}
 
 def small_model(architecture: str, dim: int = 32, length: int = 5) -> nn.Module:
     """Return a small training form with every parameter random."""
-    config = make_config(architecture, **{**CONFIGS[architecture].small, "dim": dim, "context_length": length})
-    return randomise(build_model(config))
+    return randomised(architecture, **CONFIGS[architecture].small | {"dim": dim, "context_length": length})
 
 
 @pytest.mark.parametrize("gelu", ["table", "erf"])
@@ -44,8 +42,7 @@ def test_form_equals_the_training_form(architecture: str, shape: tuple[int, int]
 
 def test_single_layers_are_exact_too() -> None:
     for architecture in ("lstm", "gru", "transformer"):
-        values = {**CONFIGS[architecture].small, "dim": 32, "num_layers": 1}
-        model = randomise(build_model(make_config(architecture, **values))).double()
+        model = randomised(architecture, **CONFIGS[architecture].small | {"dim": 32, "num_layers": 1}).double()
         contexts = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
         with torch.no_grad():
             assert (coreml_form(model)(contexts) - model(contexts)).abs().max() <= LIMIT

@@ -19,7 +19,7 @@ from export.coreml.export import export_coreml
 from export.coreml.forms import coreml_form
 from export.coreml.options import CoreMLOptions
 from export.coreml.prove import PackageRunner, prove_form, prove_package
-from export.search import SearchCheck
+from export.search_check import SearchCheck
 from export.source import Source
 from export.verify import Sample
 from lvm_runtime.artifact.fingerprint import random_contexts

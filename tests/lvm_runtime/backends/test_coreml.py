@@ -22,10 +22,8 @@ import lvm_runtime.coreml.package as package_module
 from export.coreml.export import export_coreml
 from export.coreml.options import CoreMLOptions
 from export.mil_reference import Evaluator, load_program
-from export.randomise import randomise
 from export.source import Source
 from export.verify import Sample
-from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends.batch_sizes import any_batch
 from lvm_runtime.backends.coreml import CoreMLBackend
@@ -33,8 +31,9 @@ from lvm_runtime.commands.main import main
 from lvm_runtime.coreml import cache as coreml_cache
 from lvm_runtime.coreml.package import compile_package, read_functions, read_package, require_macos
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError, WriteFailed
-from lvm_runtime.models import build_model, known_answers, save_model
+from lvm_runtime.models import known_answers, save_model
 from lvm_runtime.system import atomic
+from tests.artifacts import randomised
 
 DIM = 64
 
@@ -42,8 +41,7 @@ DIM = 64
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     """A small AMN with a package of batch sizes 1 and 4."""
-    config = make_config("amn", dim=DIM, attention_dim=32, hidden_dim=48, bottleneck_dim=32)
-    model = randomise(build_model(config))
+    model = randomised("amn", dim=DIM, attention_dim=32, hidden_dim=48, bottleneck_dim=32)
     plain = Source(save_model(model, tmp_path_factory.mktemp("coreml") / "amn"), model)
     samples = (Sample.of("random", model, random_contexts(8, 5, DIM)),)
     return Source(export_coreml(plain, samples, CoreMLOptions(batch_sizes=(1, 4))), model)

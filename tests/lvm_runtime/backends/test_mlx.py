@@ -20,16 +20,16 @@ from safetensors.numpy import load_file, save_file
 from export.forms import build_form
 from export.mlx.export import export_mlx
 from export.native.export import write_native
-from export.randomise import randomise
 from export.source import Source
 from export.verify import make_samples
 from lvm_runtime import Predictor
-from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends.mlx import MlxBackend
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
-from lvm_runtime.models import build_model, known_answers, save_model
+from lvm_runtime.models import known_answers, save_model
+from tests.artifacts import randomised
 
 WIDTHS = {"small": {}, "odd": {"dim": 21, "hidden_dim": 12}, "one layer": {"num_layers": 1}}
 
@@ -39,7 +39,7 @@ def written(folder: Path, architecture: str, kind: str = "context", **sizes: int
     values: dict[str, Any] = {**CONFIGS[architecture].small, **sizes}
     if architecture == "amn":
         values.pop("num_layers", None)
-    model = randomise(build_model(make_config(architecture, **values), seed=0))
+    model = randomised(architecture, **values)
     path = folder / f"{architecture}-{kind}.safetensors"
     write_native(build_form(model), path, kind, precision="fp32")
     return model, path
@@ -99,7 +99,7 @@ def test_threads_at_once_get_their_own_answers(tmp_path: Path) -> None:
 
 
 def test_a_predictor_runs_what_was_exported(tmp_path: Path) -> None:
-    model = randomise(build_model(make_config("amn", **CONFIGS["amn"].small), seed=0))
+    model = randomised("amn")
     source = Source(save_model(model, tmp_path / "amn"), model)
     for kind in ("context", "sequence"):
         artifact = export_mlx(source, make_samples(source), kind)

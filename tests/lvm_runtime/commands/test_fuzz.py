@@ -12,7 +12,7 @@ import pytest
 
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.commands.main import COMMANDS, main
-from lvm_runtime.commands.tools import TOOLS
+from lvm_runtime.commands.train_and_export import TOOLS
 from lvm_runtime.corpus import corpus as corpora
 from lvm_runtime.retrieval import Index
 from tests.artifacts import make_artifact, some_contexts

@@ -26,8 +26,8 @@ from lvm_runtime.corpus.corpus import Corpus, joined, open_corpus
 from lvm_runtime.corpus.formats import CONTEXT_KEYS, TARGET_KEYS
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.models import load_model
-from train.material import prepare
 from train.options import TrainOptions
+from train.prepared_data import prepare
 
 WRITTEN = Path(__file__).parent / "written"
 VECTORS = (np.arange(320).reshape(20, 16) % 7 - 3).astype(np.float32) / 8  # exact in float16
@@ -116,10 +116,10 @@ def test_three_ways_to_read_agree(write: Callable[[Path], Path], source: Source,
         assert found["rows"].tolist() == [*range(4, 10), *range(14, 20)]
         np.testing.assert_allclose(found["predictions"], expected, rtol=0, atol=2e-6)
 
-    material = prepare(TrainOptions(model="amn", data=str(path), dim=16, validation=0.5), "cpu", lambda _: None)
-    assert material.split.train.starts.tolist() == [0, 1, 2, 3, 4]
-    assert material.split.validation.starts.tolist() == [10, 11, 12, 13, 14]
-    contexts, targets = material.split.validation.batch(material.split.validation.starts)
+    prepared = prepare(TrainOptions(model="amn", data=str(path), dim=16, validation=0.5), "cpu", lambda _: None)
+    assert prepared.split.train.starts.tolist() == [0, 1, 2, 3, 4]
+    assert prepared.split.validation.starts.tolist() == [10, 11, 12, 13, 14]
+    contexts, targets = prepared.split.validation.batch(prepared.split.validation.starts)
     np.testing.assert_array_equal(contexts[:, 0], VECTORS[10:15])
     np.testing.assert_array_equal(targets, VECTORS[15:])
 
@@ -212,7 +212,7 @@ def test_ids_stay_exact_and_documents_are_in_any_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("save", [np.save, lambda path, array: np.savez(path, vectors=array)], ids=["npy", "npz"])
 def test_what_lies_plain_in_a_file_is_mapped(save: Any, tmp_path: Path) -> None:
-    from lvm_runtime.system.mapped import mapping_of
+    from lvm_runtime.system.memory_maps import mapping_of
 
     path = tmp_path / ("c.npy" if save is np.save else "c.npz")
     save(path, VECTORS)

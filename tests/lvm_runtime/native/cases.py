@@ -12,11 +12,10 @@ from torch import nn
 from export.forms import build_form
 from export.native.export import write_native
 from export.native.files import FILES
-from export.randomise import randomise
-from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.fingerprint import random_contexts
-from lvm_runtime.models import build_model
 from lvm_runtime.native import _engine
+from tests.artifacts import randomised
 
 
 def pass_on(lstm: nn.Module) -> nn.Module:
@@ -35,7 +34,7 @@ def main(folder: Path) -> None:
     contexts = random_contexts(9, 5, 96)
     for architecture in ARCHITECTURES:
         sizes = {"hidden_dim": 72} | ({"num_heads": 3, "ffn_dim": 100} if architecture == "transformer" else {})
-        model = randomise(build_model(make_config(architecture, dim=96, **sizes), seed=0))
+        model = randomised(architecture, dim=96, **sizes)
         if architecture == "lstm":
             pass_on(model)
         for kind, precision in FILES:
@@ -46,7 +45,7 @@ def main(folder: Path) -> None:
             path.with_name(f"{path.name}.contexts").write_bytes(contexts.tobytes())
             path.with_name(f"{path.name}.predictions").write_bytes(predictions.tobytes())
         small = {name: 12 if name == "hidden_dim" else size for name, size in sizes.items()}
-        model = randomise(build_model(make_config(architecture, dim=16, **small), seed=0))
+        model = randomised(architecture, dim=16, **small)
         for kind, precision in FILES:  # to be changed byte by byte
             path = folder / f"small-{architecture}-{precision}-{kind}"
             write_native(build_form(model), path, kind, precision=precision)

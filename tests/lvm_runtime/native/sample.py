@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from export.forms import build_form
 from export.native.export import write_native
-from export.randomise import randomise
-from lvm_runtime.artifact.config import make_config
 from lvm_runtime.artifact.fingerprint import random_contexts
-from lvm_runtime.models import build_model, known_answers
+from lvm_runtime.models import known_answers
+from tests.artifacts import randomised
 
 _engine = pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
 
@@ -42,9 +41,8 @@ class Case:
         precision: str = "int8",
         **sizes: Any,
     ) -> None:
-        config = make_config(architecture, **({"dim": 96} | ODD[architecture] | sizes))
-        self.model = randomise(build_model(config, seed=0), seed=2)
-        self.length, self.dim = config.context_length, config.dim
+        self.model: Any = randomised(architecture, seed=2, **{"dim": 96} | ODD[architecture] | sizes)
+        self.length, self.dim = self.model.config.context_length, self.model.config.dim
         path = folder / f"{architecture}.safetensors"
         write_native(build_form(self.model), path, kind, precision=precision)
         self.content = path.read_bytes()

@@ -16,12 +16,11 @@ from export.onnx.export import write_graph
 from lvm_runtime import InvalidInput, Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.artifact.manifest import CompiledFile
-from lvm_runtime.backends.base import Array, Backend
+from lvm_runtime.backends.base import Array
 from lvm_runtime.backends.onnx import OnnxBackend
-from lvm_runtime.errors import LvmError
 from lvm_runtime.predictor import MOST_AT_ONCE
-from lvm_runtime.selection.candidates import Refusal
+from lvm_runtime.request import Request
+from lvm_runtime.selection.choice import open_session
 from lvm_runtime.selection.sequences import SequenceRunner, window
 from tests.artifacts import add_onnx, edit_manifest, flip, randomised, some_contexts
 
@@ -36,16 +35,31 @@ def _windows(vectors: Any) -> Any:
     return np.stack([vectors[i : i + 5] for i in range(len(vectors) - 4)])
 
 
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """Return the forms that onnxruntime opens, in their order, each with its options; none may be opened twice."""
+    build, forms = OnnxBackend.__init__, {}
+
+    def note(backend: OnnxBackend, source: Path, **options: Any) -> None:
+        assert source.name not in forms
+        forms[source.name] = options
+        build(backend, source, **options)
+
+    monkeypatch.setattr(OnnxBackend, "__init__", note)
+    return forms
+
+
 @pytest.mark.parametrize("backend", ["onnx", "eager"], ids=["sequence form", "windows"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("count", [5, 6, 40, MOST_AT_ONCE + 4, MOST_AT_ONCE + 5, 2 * MOST_AT_ONCE + 9])
-def test_a_document_is_all_its_windows(small_artifacts: Get, architecture: str, backend: str, count: int) -> None:
+def test_a_document_is_all_its_windows(
+    small_artifacts: Get, architecture: str, backend: str, count: int, opened: dict[str, Any]
+) -> None:
     vectors = _document(count)
     with Predictor(small_artifacts(architecture), backend=backend) as predictor:
         found = predictor.predict_sequence(vectors)
         np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=2e-6)
-        assert predictor._sequences.in_use == (backend == "onnx")
-        assert predictor._sequences.refusal is None
+    assert list(opened) == (["fp32.onnx", "sequence-fp32.onnx"] if backend == "onnx" else [])
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])
@@ -79,23 +93,29 @@ def test_a_bad_vector_is_named_by_its_number(small_artifacts: Get) -> None:
 
 @pytest.mark.parametrize("off", [1e-5, 1.0], ids=["a little", "much"])
 def test_a_sequence_form_that_disagrees_is_not_used_and_says_so(
-    off: float, small_artifacts: Get, tmp_path: Path
+    off: float, small_artifacts: Get, tmp_path: Path, opened: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Once: it is released, and not tried again."""
     path = Path(shutil.copytree(small_artifacts("gru"), tmp_path / "gru"))
     model = randomised("gru")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1 + off)
     add_onnx(Artifact.load(path), model, "onnx/sequence-fp32.onnx", kind="sequence")
-    vectors = _document(9)
+    vectors, released = _document(9), []
+    monkeypatch.setattr(OnnxBackend, "close", lambda backend: released.append(backend))
     with Predictor(path) as predictor:
         with pytest.warns(UserWarning, match="window by window.*sequence-fp32.onnx") as told:
             found = predictor.predict_sequence(vectors)
         assert {warning.filename for warning in told} == {__file__}
-        np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=1e-6)
-        assert any(
-            "its largest difference to single windows is" in refusal.why for refusal in predictor.explain().refused
-        )
+        assert len(released) == 1
+        expected = predictor.predict(_windows(vectors))
+        for answer in (found, predictor.predict_sequence(vectors)):
+            np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-6)
+        refusal = predictor.explain().refused[-1]
+    assert list(opened) == ["fp32.onnx", "sequence-fp32.onnx"]
+    assert refusal.what == "onnx fp32 sequence (onnx/sequence-fp32.onnx)"
+    assert "its largest difference to single windows is" in refusal.why
 
 
 def test_a_sequence_form_that_is_wrong_between_the_probes_is_not_used(
@@ -142,49 +162,19 @@ def test_a_damaged_sequence_form_is_not_used_and_says_so(small_artifacts: Get, t
 
 
 def test_the_form_of_documents_is_opened_once_and_as_that_of_windows(
-    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+    small_artifacts: Get, opened: dict[str, dict[str, Any]]
 ) -> None:
-    build, built = OnnxBackend.__init__, []
-
-    def note(backend: OnnxBackend, source: Path, **options: Any) -> None:
-        built.append((source.name, options))
-        build(backend, source, **options)
-
-    monkeypatch.setattr(OnnxBackend, "__init__", note)
     with Predictor(small_artifacts("gru"), backend="onnx", device="cpu", threads=3) as predictor:
-        sequences = predictor._sequences
-        assert not sequences.in_use
-        predictor.predict_sequence(_document(9))
-        guard = sequences._guard
-        assert guard is not None
-        predictor.predict_sequence(_document(9))
-        assert sequences._guard is guard
-    options = {"device": "cpu", "threads": 3, "precision": "fp32"}
-    assert built == [("fp32.onnx", options), ("sequence-fp32.onnx", options)]
-
-
-def test_a_form_of_documents_that_is_refused_is_not_tried_again(
-    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried = []
-
-    def refuse(runner: SequenceRunner, form: CompiledFile) -> Backend:
-        tried.append(form.file.path)
-        raise LvmError("it is off")
-
-    monkeypatch.setattr(SequenceRunner, "_verified", refuse)
-    with Predictor(small_artifacts("gru")) as predictor:
-        with pytest.warns(UserWarning, match="window by window.*it is off"):
+        assert list(opened) == ["fp32.onnx"]
+        for _ in range(2):
             predictor.predict_sequence(_document(9))
-        predictor.predict_sequence(_document(9))  # nor is there a second warning
-        refusal = predictor._sequences.refusal
-    assert refusal == Refusal("onnx fp32 sequence (onnx/sequence-fp32.onnx)", "it is off")
-    assert tried == ["onnx/sequence-fp32.onnx"]
+    options = {"device": "cpu", "threads": 3, "precision": "fp32"}
+    assert opened == {"fp32.onnx": options, "sequence-fp32.onnx": options}
 
 
 @pytest.mark.parametrize("why", ["of another precision", "the backend runs none"])
 def test_a_form_of_documents_that_does_not_fit_is_not_tried(
-    why: str, small_artifacts: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    why: str, small_artifacts: Get, tmp_path: Path, opened: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(shutil.copytree(small_artifacts("gru"), tmp_path / "gru"))
     if why == "of another precision":
@@ -192,30 +182,19 @@ def test_a_form_of_documents_that_does_not_fit_is_not_tried(
     else:
         monkeypatch.setattr(OnnxBackend, "runs_sequences", False)
     with Predictor(path, backend="onnx") as predictor:
-        predictor.predict_sequence(_document(9))
-        assert not predictor._sequences.in_use
-        assert predictor._sequences.refusal is None
+        predictor.predict_sequence(_document(9))  # without a warning
+    assert list(opened) == ["fp32.onnx"]
 
 
-def test_after_a_close_no_form_of_documents_is_opened(small_artifacts: Get) -> None:
-    vectors = _document(9)
-    with Predictor(small_artifacts("gru")) as predictor:
-        runner = SequenceRunner(predictor.artifact, predictor._session)
-        runner.close()
-        runner.close()
-        np.testing.assert_array_equal(runner.run(vectors), predictor.predict(_windows(vectors)))
-        assert not runner.in_use
-
-
-def test_a_form_of_documents_that_disagrees_is_released(small_artifacts: Get, monkeypatch: pytest.MonkeyPatch) -> None:
-    released = []
-    monkeypatch.setattr(OnnxBackend, "close", lambda backend: released.append(backend))
-    with Predictor(small_artifacts("gru")) as predictor:
-        predictor._session.answers = predictor._session.answers + 1
-        with pytest.warns(UserWarning, match="largest difference to single windows"):
-            predictor.predict_sequence(_document(9))
-        assert len(released) == 1
-        assert not predictor._sequences.in_use
+def test_after_a_close_no_form_of_documents_is_opened(small_artifacts: Get, opened: dict[str, Any]) -> None:
+    vectors, artifact = _document(9), Artifact.load(small_artifacts("gru"))
+    session, _ = open_session(artifact, Request("onnx"))
+    runner = SequenceRunner(artifact, session)
+    runner.close()
+    runner.close()
+    np.testing.assert_array_equal(runner.run(vectors), session.run(window(vectors, 5)))
+    session.close()
+    assert list(opened) == ["fp32.onnx"]
 
 
 def test_window_copies_every_window() -> None:

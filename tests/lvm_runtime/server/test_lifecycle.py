@@ -326,14 +326,19 @@ def test_a_full_queue_refuses_and_goes_on(small_artifacts: Get) -> None:
     models = Models([ModelSpec("amn", "1", small_artifacts("amn"))], Request(threads=1), options, metrics)
     models.load()
     model = models.get("amn", None)
-    gate, predict = threading.Event(), model.predictor.predict
-    model.predictor.predict = lambda contexts: gate.wait(20) and predict(contexts)  # type: ignore[method-assign]
+    begun, gate, predict = threading.Event(), threading.Event(), model.predictor.predict
+
+    def wait(contexts: Any) -> Any:
+        begun.set()
+        assert gate.wait(20)
+        return predict(contexts)
+
+    model.predictor.predict = wait  # type: ignore[assignment]
 
     async def ask() -> list[Any]:
         contexts = some_contexts(1)
         first = asyncio.ensure_future(model.infer(contexts, ["prediction"]))
-        while not model._turns or model._turns[False].pending:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(begun.wait, 20)
         waiting = [asyncio.ensure_future(model.infer(contexts, ["prediction"])) for _ in range(4)]
         await asyncio.sleep(0)
         with pytest.raises(Refused, match="4 contexts are waiting"):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from lvm_runtime.system import files
-from lvm_runtime.system.mapped import advise_sequential, release
+from lvm_runtime.system.memory_maps import advise_sequential, release
 
 ROOT = Path(__file__).parents[3]
 WITHOUT = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from lvm_runtime.coreml.plan import Placement, read_placements, shares, summarise
+from lvm_runtime.coreml.placement import Placement, read_placements, shares, summarise
 
 
 def placement(kind: str, preferred: str, supported: tuple[str, ...], cost: float) -> Placement:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.processes import Processes
+from train.distributed import Processes
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 9])

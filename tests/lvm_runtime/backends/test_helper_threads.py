@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lvm_runtime.backends.helpers import HelperThreads, Slice
+from lvm_runtime.backends.helper_threads import HelperThreads, Slice
 
 SLICES: list[Slice] = [(i, i + 1) for i in range(40)]
 
@@ -125,7 +125,7 @@ def test_a_ctrl_c_before_there_are_any_says_nothing_more(monkeypatch: pytest.Mon
 
     ignored: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", ignored.append)
-    monkeypatch.setattr("lvm_runtime.backends.helpers.os.getpid", interrupted)
+    monkeypatch.setattr("lvm_runtime.backends.helper_threads.os.getpid", interrupted)
     with pytest.raises(KeyboardInterrupt):
         HelperThreads(2)
     gc.collect()
@@ -177,7 +177,7 @@ def test_a_task_is_forgotten_when_it_is_done(helpers: HelperThreads) -> None:
 def test_a_forked_child_works_alone() -> None:
     program = """
 import os
-from lvm_runtime.backends.helpers import HelperThreads
+from lvm_runtime.backends.helper_threads import HelperThreads
 helpers, done = HelperThreads(2), []
 helpers.run(lambda start, stop: None, [(0, 1), (1, 2)])
 child = os.fork()

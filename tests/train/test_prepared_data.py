@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from lvm_runtime.errors import InvalidInput
 from train.evaluation.baselines import mean_vector
-from train.material import Material, prepare
 from train.options import TrainOptions
+from train.prepared_data import PreparedData, prepare
 
 
 @pytest.fixture(scope="module")
@@ -28,48 +28,48 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
 
 
 @pytest.fixture(scope="module")
-def material(options: TrainOptions) -> Material:
+def prepared(options: TrainOptions) -> PreparedData:
     return prepare(options, "cpu", lambda line: None)
 
 
-def _random(material: Material) -> list[float]:
-    return material.baselines.predictors["random"](torch.ones(1, 5, 6))[0].tolist()
+def _random(prepared: PreparedData) -> list[float]:
+    return prepared.baselines.predictors["random"](torch.ones(1, 5, 6))[0].tolist()
 
 
-def _documents(material: Material) -> list[int]:
-    return np.unique(material.split.validation.groups).tolist()
+def _documents(prepared: PreparedData) -> list[int]:
+    return np.unique(prepared.split.validation.groups).tolist()
 
 
-def _lengths(material: Material) -> bool:
-    return bool(torch.allclose(material.split.train.store.rows(torch.arange(240)).norm(dim=1), torch.ones(240)))
+def _lengths(prepared: PreparedData) -> bool:
+    return bool(torch.allclose(prepared.split.train.store.rows(torch.arange(240)).norm(dim=1), torch.ones(240)))
 
 
-CASES: dict[str, tuple[dict[str, Any], Callable[[Material], Any], Any]] = {
+CASES: dict[str, tuple[dict[str, Any], Callable[[PreparedData], Any], Any]] = {
     "seed of the split": ({"seed": 1}, _documents, None),
     "seed of the baselines": ({"seed": 1}, _random, None),
     "split": ({"split": "last"}, _documents, [27, 28, 29]),
     "validation": ({"validation": 0.3}, lambda m: len(_documents(m)), 9),
     "test": ({"test": 0.0}, lambda m: (len(m.split.test), m.test_scores), (0, {})),
     "normalize": ({"normalize": True}, _lengths, True),
-    "resident bytes": ({"resident_bytes": 0}, lambda m: m.split.train.store.resident, False),
+    "resident bytes": ({"resident_bytes": 0}, lambda m: m.split.train.store._resident is None, True),
     "queries": ({"queries": 5}, lambda m: {len(s.ranks.rank) for s in m.scores.values()}, {5}),
     "context length": ({"context_length": 3}, lambda m: m.split.train.context_length, 3),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_option_of_the_data_counts(case: str, options: TrainOptions, material: Material) -> None:
+def test_every_option_of_the_data_counts(case: str, options: TrainOptions, prepared: PreparedData) -> None:
     values, look, expected = CASES[case]
-    found = prepare(replace(options, **values), "cpu", lambda line: None, material)
-    assert look(found) != look(material)
+    found = prepare(replace(options, **values), "cpu", lambda line: None, prepared)
+    assert look(found) != look(prepared)
     assert expected is None or look(found) == expected
 
 
-def test_baselines_are_fitted_on_one_side_and_scored_on_the_others(material: Material) -> None:
-    split, found = material.split, material.baselines.predictors
+def test_baselines_are_fitted_on_one_side_and_scored_on_the_others(prepared: PreparedData) -> None:
+    split, found = prepared.split, prepared.baselines.predictors
     mean = mean_vector(split.train)
     assert torch.equal(found["mean vector"](torch.ones(1, 5, 6))[0], mean)
-    for scores, side in ((material.scores, split.validation), (material.test_scores, split.test)):
+    for scores, side in ((prepared.scores, split.validation), (prepared.test_scores, split.test)):
         assert list(scores) == list(found)
         expected = F.cosine_similarity(side.batch(side.starts)[1], mean, dim=1).double()
         np.testing.assert_allclose(scores["mean vector"].rows.cosine, expected, atol=1e-6)
@@ -84,20 +84,20 @@ def test_vectors_that_no_predictor_takes_are_trained_on_only_at_length_1(tmp_pat
     assert _lengths(prepare(replace(options, normalize=True), "cpu", lambda line: None))
 
 
-def test_the_same_data_are_taken_over(options: TrainOptions, material: Material) -> None:
-    same = prepare(replace(options, model="gru", epochs=3, batch_size=7), "cpu", lambda line: None, material)
-    assert same is material
+def test_the_same_data_are_taken_over(options: TrainOptions, prepared: PreparedData) -> None:
+    same = prepare(replace(options, model="gru", epochs=3, batch_size=7), "cpu", lambda line: None, prepared)
+    assert same is prepared
     anew = prepare(options, "cpu", lambda line: None)
-    assert anew is not material
-    assert (_documents(anew), _random(anew)) == (_documents(material), _random(material))
+    assert anew is not prepared
+    assert (_documents(anew), _random(anew)) == (_documents(prepared), _random(prepared))
 
 
 def test_the_size_of_the_synthetic_corpus_counts() -> None:
     small = TrainOptions(model="amn", data="synthetic", windows=80, dim=8, sizes={"hidden_dim": 8})
-    materials = [prepare(o, "cpu", lambda line: None) for o in (small, replace(small, seed=1))]
-    assert {m.corpus.dim for m in materials} == {8}
-    assert {len(m.split.train) + len(m.split.validation) for m in materials} == {80}
-    assert materials[0].digest != materials[1].digest
+    both = [prepare(o, "cpu", lambda line: None) for o in (small, replace(small, seed=1))]
+    assert {m.corpus.dim for m in both} == {8}
+    assert {len(m.split.train) + len(m.split.validation) for m in both} == {80}
+    assert both[0].digest != both[1].digest
 
 
 @pytest.mark.parametrize("ids", [True, False], ids=["documents", "shuffled windows"])

@@ -27,7 +27,7 @@ from lvm_runtime.system.forks import ahead_of, handle_forks
 _R = TypeVar("_R")
 _LOOK_SECONDS = 0.0005  # how often a close looks whether the runs have ended
 
-_OPEN: weakref.WeakValueDictionary[int, Guard] = weakref.WeakValueDictionary()
+_OPEN: weakref.WeakValueDictionary[int, GuardedBackend] = weakref.WeakValueDictionary()
 _BUILDING: dict[object, int] = {}  # a token for each backend that is built or closed now, and the thread that does it
 _exiting = threading.Event()
 
@@ -37,7 +37,7 @@ _LONGEST_WAIT = 60.0
 """Seconds that a fork waits for other threads. A thread that itself waits for the forking one would never be done."""
 
 
-class Guard:
+class GuardedBackend:
     """Run any number of rows on `backend`, until it is closed; a close returns when the last run has ended.
 
     After a fork the backend is told before its first run, and says so if it cannot run there. What is still open is
@@ -174,7 +174,7 @@ def _all_tasks() -> Iterator[dict[object, int]]:
         yield guard._inside
 
 
-def _open_guards() -> list[Guard]:
+def _open_guards() -> list[GuardedBackend]:
     found = (reference() for reference in _OPEN.valuerefs())  # a list, which other threads do not change
     return [guard for guard in found if guard is not None]
 

@@ -37,7 +37,7 @@ _NEWEST = 0.2
 _Waiting = tuple[NDArray[Any], "asyncio.Future[Array]"]
 
 
-class TurnBatcher:
+class EventLoopBatcher:
     """Batches of requests `[r, T, D]` of any float type on the running event loop, whose thread calls the methods.
 
     `run` checks and predicts `[b, T, D]`, and `check` is what it checks of a request; both raise InvalidInput for a bad

@@ -24,7 +24,7 @@ _DATA_OPTIONS = ("data", "windows", "dim", "seed", "context_length", "trust_pick
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class PreparedData:
     """The data of a run, ready to train on.
 
     `scores` and `test_scores` are the baselines' on the validation and the test windows; `made_for` are the options
@@ -57,10 +57,10 @@ def prepare(
     options: TrainOptions,
     device: str,
     say: Say,
-    earlier: Material | None = None,
+    earlier: PreparedData | None = None,
     *,
     look: Callable[[str], None] | None = None,
-) -> Material:
+) -> PreparedData:
     """Load, check and split the corpus, and print the baselines on its validation windows.
 
     Those of an `earlier` run on the same data are taken over. `look` is given the digest of the data before they are
@@ -72,6 +72,25 @@ def prepare(
         if look is not None:
             look(earlier.digest)
         return _with_ceiling(earlier, options, say)
+    corpus, split = _load(options, device, say)
+    digest = corpus.digest()
+    if look is not None:
+        look(digest)
+    diagnosis = _diagnose(corpus, split, options.context_length, say)
+    baselines = fit_baselines(split.train, seed=options.seed)
+    scores = score(baselines.predictors, split.validation, options.queries)
+    for name, reached in scores.items():
+        cosine = str(bootstrap(reached.rows.cosine, split.validation.groups))
+        mrr = reached.ranks.estimates()["mrr"]
+        say(f"  {name:<15} {cosine:<24}  MRR {mrr}  "
+            f"{baselines.notes.get(name, '')}".rstrip())  # fmt: skip
+    test_scores = score(baselines.predictors, split.test, options.queries) if len(split.test) else {}
+    prepared = PreparedData(corpus, split, digest, baselines, scores, test_scores, diagnosis, made_for)
+    return _with_ceiling(prepared, options, say)
+
+
+def _load(options: TrainOptions, device: str, say: Say) -> tuple[Corpus, Split]:
+    """Return the corpus, checked, and its windows with the vectors on `device`; say what a look at it found."""
     corpus = load_corpus(
         options.data,
         windows=options.windows,
@@ -100,10 +119,12 @@ def prepare(
         f"data {corpus.name}: D={corpus.dim}, windows {len(split.train):,} to train, "
         f"{len(split.validation):,} to validate" + (f", {len(split.test):,} to test" if len(split.test) else "")
     )
-    digest = corpus.digest()
-    if look is not None:
-        look(digest)
-    diagnosis = diagnose(corpus, store, options.context_length)
+    return corpus, split
+
+
+def _diagnose(corpus: Corpus, split: Split, context_length: int, say: Say) -> Diagnosis:
+    """Say what the corpus offers to learn from, and warn of held-out windows that are copies of training windows."""
+    diagnosis = diagnose(corpus, split.train.store, context_length)
     for line in diagnosis.lines():
         say(line)
     shares = copied(corpus.values, split.train, split.validation, split.test) if diagnosis.duplicates else []
@@ -111,23 +132,14 @@ def prepare(
         if share:
             say(f"  WARNING: {share:.1%} of the {name} windows are copies of training windows, which flatters whoever "
                 "remembers them; keep one of each document")  # fmt: skip
-    baselines = fit_baselines(split.train, seed=options.seed)
-    scores = score(baselines.predictors, split.validation, options.queries)
-    for name, reached in scores.items():
-        cosine = str(bootstrap(reached.rows.cosine, split.validation.groups))
-        mrr = reached.ranks.estimates()["mrr"]
-        say(f"  {name:<15} {cosine:<24}  MRR {mrr}  "
-            f"{baselines.notes.get(name, '')}".rstrip())  # fmt: skip
-    test_scores = score(baselines.predictors, split.test, options.queries) if len(split.test) else {}
-    material = Material(corpus, split, digest, baselines, scores, test_scores, diagnosis, made_for)
-    return _with_ceiling(material, options, say)
+    return diagnosis
 
 
-def _with_ceiling(material: Material, options: TrainOptions, say: Say) -> Material:
+def _with_ceiling(prepared: PreparedData, options: TrainOptions, say: Say) -> PreparedData:
     if options.data != "synthetic":
-        return material
+        return prepared
     process = SyntheticProcess(dim=options.dim)
     ceiling = process.ceiling(options.context_length)
-    own = process.ceiling_of(options.config(material.corpus.dim))
+    own = process.ceiling_of(options.config(prepared.corpus.dim))
     say(f"  {'ceiling':<15} {ceiling:.4f}; for this {options.model} {own:.4f} (closed forms, in expectation)")
-    return replace(material, ceiling=ceiling, own_ceiling=own)
+    return replace(prepared, ceiling=ceiling, own_ceiling=own)

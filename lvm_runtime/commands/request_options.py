@@ -15,7 +15,7 @@ def add_artifact(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_choice(parser: argparse.ArgumentParser, max_drift: float | None = None) -> None:
+def add_request_options(parser: argparse.ArgumentParser, max_drift: float | None = None) -> None:
     """Add the options of a Request; `max_drift` is the default of `--max-drift`."""
     add = parser.add_argument_group("which form runs").add_argument
     add("--backend", default=AUTO, help=f"auto, or one of {', '.join(BACKENDS)} (default: auto)")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lvm_runtime import Predictor
-from lvm_runtime.system.mapped import mapping_of, release
+from lvm_runtime.system.memory_maps import mapping_of, release
 from tests.artifacts import some_contexts
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lvm_runtime.system.exchange import exchange
+from lvm_runtime.system.folder_exchange import exchange
 
 
 @pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="no such call here")

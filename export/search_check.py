@@ -25,7 +25,7 @@ from lvm_runtime.corpus.corpus import joined, open_corpus
 from lvm_runtime.corpus.ranks import QUERIES, Search
 from lvm_runtime.corpus.split import last_windows
 from lvm_runtime.errors import InvalidInput, VerificationFailed
-from lvm_runtime.system.mapped import release_rows
+from lvm_runtime.system.memory_maps import release_rows
 
 from .windows import HELD_OUT
 
