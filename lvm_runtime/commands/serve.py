@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import tempfile
 from importlib import import_module
 from pathlib import Path
@@ -80,6 +81,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Serve until told to stop."""
+    if not hasattr(signal, "pthread_sigmask"):
+        raise InvalidInput("serve needs the signals of Linux or macOS; on Windows run it in WSL or in a container")
     require("serve", "serving", "orjson", "uvicorn", "httptools", "starlette", "grpc", "google.protobuf")
     chosen = {name: getattr(options, name) for name in ServerOptions.__dataclass_fields__ if hasattr(options, name)}
     checked = ServerOptions(**chosen, token=_token(options.token_file))

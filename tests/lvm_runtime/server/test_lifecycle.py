@@ -197,6 +197,13 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
         pass
 
 
+def test_a_system_without_signals_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    assert main(["serve", "somewhere"]) == 1
+    told = "serve needs the signals of Linux or macOS; on Windows run it in WSL or in a container"
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("token", [b"", b"\xff\xfe", "schlüssel".encode(), b"two\nlines"], ids=str)
 def test_a_token_that_no_header_can_hold_is_one_line(token: bytes, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "token").write_bytes(token)
