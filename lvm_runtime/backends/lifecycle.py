@@ -45,13 +45,13 @@ class GuardedBackend:
     quarter of a microsecond: dictionaries are safe to share between threads, so nothing is locked.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_forked", "_inside", "backend", "runner")
+    __slots__ = ("__weakref__", "_forked", "_inside", "backend", "closed", "runner")
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.runner = any_batch(backend)
         self._forked = False  # away from the process that built the backend, which has not run here yet
-        self._closed = False
+        self.closed = False
         self._inside: dict[object, int] = {}
         _OPEN[id(self)] = self
 
@@ -73,7 +73,7 @@ class GuardedBackend:
         A run of the closing thread itself, which a signal handler interrupted, cannot be waited for; nor can those that
         were under way in another thread when the process forked.
         """
-        self._closed = True
+        self.closed = True
         own = get_ident()
         while not self._forked and any(thread != own for thread in self._inside.copy().values()):
             time.sleep(_LOOK_SECONDS)
@@ -89,7 +89,7 @@ class GuardedBackend:
             self._inside[token] = get_ident()  # before the looks, so that a close sees the run or the run the close
             if _forking:
                 _let_fork(self._inside, token)
-            if self._closed:
+            if self.closed:
                 raise LvmError("this Predictor is closed; make a new one")
             return run(contexts)
         except (LvmError, MemoryError):

@@ -72,6 +72,8 @@ class SequenceRunner:
                             self._guard = GuardedBackend(self._verified(form))
                         break
                     except LvmError as error:
+                        if self._windows.closed:  # meanwhile, of which the form knows nothing
+                            raise
                         what = f"{served.name} {form.precision} sequence ({form.file.path})"
                         self.refusal = Refusal(what, str(error))
             self._opened = True

@@ -92,6 +92,11 @@ class Session:
         """Return predictions `[b, D]` and attention `[b, T]`."""
         return self._guard.run_with_attention(contexts)
 
+    @property
+    def closed(self) -> bool:
+        """Whether runs are an LvmError by now."""
+        return self._guard.closed
+
     def close(self) -> None:
         """Wait for the runs that are under way and release the backend; later runs are an LvmError."""
         self._guard.close()

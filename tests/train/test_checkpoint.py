@@ -158,7 +158,7 @@ def test_models_that_a_stopped_run_had_not_come_to_begin(tmp_path: Path, capsys:
     small = ["--data", "synthetic", "--windows", "200", "--dim", "16", "--device", "cpu", "--epochs", "1"]
     train(options(tmp_path / "amn", model="amn", windows=200, epochs=1, ema=0.0, input_noise=0.0, sizes={}), quiet)
     assert all_models([*small, "--out", str(tmp_path), "--models", "amn", "gru", "--resume"]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"amn", "amn.run", "gru", "gru.run", "comparison"}
+    assert {path.name for path in tmp_path.glob("[!.]*")} == {"amn", "amn.run", "gru", "gru.run", "comparison"}
     assert "starting afresh" not in capsys.readouterr().out
 
 
