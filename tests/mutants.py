@@ -51,7 +51,9 @@ CORE: dict[str, tuple[str, ...]] = {
     "lvm_runtime/artifact/weights.py": (f"{_ARTIFACT}/test_weights.py",),
     "lvm_runtime/contexts.py": ("tests/lvm_runtime/test_contexts.py", "tests/lvm_runtime/test_norms.py"),
     "lvm_runtime/batcher.py": ("tests/lvm_runtime/test_batcher.py",),
-    "lvm_runtime/selection/candidates.py": (f"{_SELECTION}/test_choice.py", f"{_SELECTION}/test_session.py"),
+    "lvm_runtime/selection/candidates.py": tuple(
+        f"{_SELECTION}/test_{name}.py" for name in ("choice", "session", "tuning")
+    ),
     "lvm_runtime/selection/choice.py": (f"{_SELECTION}/test_choice.py",),
     "lvm_runtime/selection/explanation.py": (f"{_SELECTION}/test_explanation.py",),
     "lvm_runtime/selection/measurements.py": (f"{_SELECTION}/test_measurements.py", f"{_SELECTION}/test_choice.py"),
