@@ -323,6 +323,14 @@ def look_alike(tmp_path: Path) -> Path:
     return artifact.path
 
 
+def test_a_look_alike_for_documents_is_warned_of_where_it_was_asked_for(small_artifacts: Get, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(small_artifacts("gru"), tmp_path / "gru"))
+    add_onnx(Artifact.load(path), randomised("gru", seed=9), "onnx/sequence-fp32.onnx", kind="sequence")
+    with Predictor(path) as predictor, pytest.warns(UserWarning, match="documents run window by window") as told:
+        predictor.predict_sequence(np.ones((9, 16)))
+    assert {warning.filename for warning in told} == {__file__}
+
+
 def test_a_look_alike_is_an_error(look_alike: Path) -> None:
     with pytest.raises(
         VerificationFailed,
