@@ -63,7 +63,7 @@ class SequenceRunner:
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]`."""
-        return self._backend.run(self._document(contexts))[:: self._length].copy()
+        return self.run_all(contexts)[:: self._length].copy()
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         """Return predictions `[b, D]` and attention `[b, T]`."""
@@ -264,8 +264,8 @@ def verify_file(
 def verify_sequence(path: Path, source: Source, samples: Sequence[Sample], *, format: str, precision: str) -> Report:
     """Load the sequence form at `path` and verify the contexts of `samples`, joined to documents.
 
-    Windows that begin within a context are compared in one document of a few contexts: the training form has answers
-    for T times as many windows to compute there.
+    Windows that begin within a context are compared in a document of a few contexts, as the training form has to answer
+    T times as many there.
     """
     length, name = source.artifact.config.context_length, f"{format} sequence {precision}"
     with closing(SequenceRunner(path, length, format=format)) as runner:

@@ -31,7 +31,7 @@ from lvm_runtime.server.rpc import build_server
 from lvm_runtime.server.state import State
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-"""What a server is told things by."""
+"""Those that stop a server or make it load its models again."""
 
 _log = logging.getLogger("lvm_runtime.server")
 _KEEP_ALIVE = 75  # seconds; longer than the minute after which balancers drop idle connections themselves
