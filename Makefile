@@ -1,4 +1,4 @@
-# make demo | rag | check | test | lint | docs | bench | soak | mutants | sanitize | cross | windows | fuzz | mac-report | lock | clean
+# make demo | rag | check | test | lint | docs | bench | soak | mutants | sanitize | cross | macos | windows | fuzz | mac-report | lock | clean
 # Each sets up what it needs; nothing but Python >= 3.10 and make has to be there before.
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 QUICK := tests/test_imports.py tests/test_help.py tests/train/data tests/export/test_forms.py \
 	$(addprefix tests/lvm_runtime/,artifact commands selection system test_contexts.py test_predictor.py)
 
-.PHONY: help demo rag check test suite lint docs bench soak mutants sanitize cross windows fuzz mac-report lock clean
+.PHONY: help demo rag check test suite lint docs bench soak mutants sanitize cross macos windows fuzz mac-report lock clean
 
 help:
 	@echo "make demo        train an AMN on the bundled corpus, export it, verify, predict, measure"
@@ -23,6 +23,7 @@ help:
 	@echo "make mutants     single edits that no test notices, in the modules that differ from main (ALL=1: in the core; SAMPLE=25: 25 of each)"
 	@echo "make sanitize    the native engine's tests with ASan and UBSan, then with TSan, then in valgrind"
 	@echo "make cross       the native engine on an emulated Arm CPU: the same bits as here"
+	@echo "make macos       the engine as a program for macOS, which is not run; compiled for an M1, the same bits as here"
 	@echo "make windows     the same in a Windows program, built by MinGW and run by wine"
 	@echo "make fuzz        malformed plans for the native engine: libFuzzer with ASan and UBSan"
 	@echo "make mac-report  on a Mac: placement, latency and accuracy on this device, as Markdown and JSON"
@@ -79,6 +80,10 @@ sanitize: $(READY)
 
 cross: $(READY)
 	$(MAKE) -C lvm_runtime/native PYTHON=$(abspath $(PY)) cross
+
+macos: $(READY)
+	@$(PY) -c 'import ziglang' 2>/dev/null || $(PY) -m pip install --quiet 'ziglang>=0.15,<1'
+	$(MAKE) -C lvm_runtime/native PYTHON=$(abspath $(PY)) macos
 
 windows: $(READY)
 	$(MAKE) -C lvm_runtime/native PYTHON=$(abspath $(PY)) windows

@@ -4,12 +4,10 @@
 #ifdef LVM_NEON_DOT
 #include "cpu.h"
 #include "target.h"
-#if defined(__linux__)
 #if defined(__clang__)
 LVM_TARGET("dotprod")
 #else
 LVM_TARGET("arch=armv8.2-a+dotprod")
-#endif
 #endif
 #include "simd_neon.h"
 
@@ -81,9 +79,7 @@ int64_t spin_neon(int64_t rounds) {
 #include "products.inl"
 #include "rows.inl"
 #include "floats.inl"
-#if defined(__linux__)
 LVM_TARGET_END
-#endif
 
 namespace lvm {
 
