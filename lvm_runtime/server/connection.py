@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _MOST_HEADERS = 64 << 10
+_UPGRADE = re.compile(rb"\nupgrade[ \t]*:", re.IGNORECASE)
 _BODY = b'{"error":"the request did not come within the time for it, or its headers are too long"}'
 _TIMED_OUT = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -49,6 +51,7 @@ class Connection(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _coming = True  # a request that is not there yet; the first one is due with the connection
     _header_bytes = 0
+    _in_head = True
 
     def connection_made(self, transport: Any) -> None:
         """Give a new connection its time to send something."""
@@ -61,7 +64,16 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and give a request that is not there in one piece its time."""
+        """Take what came, and give a request that is not there in one piece its time.
+
+        The parser drops the body of a request that offers to go on in another protocol, as each first one of Java's
+        client does. None is spoken here, so it does not see the offer.
+        """
+        if self._in_head:
+            end = data.find(b"\r\n\r\n")
+            end = len(data) if end < 0 else end
+            if _UPGRADE.search(data, 0, end):
+                data = _UPGRADE.sub(b"\nnot-upgraded:", data[:end]) + data[end:]
         super().data_received(data)
         if self._coming and self._deadline is None and not self.transport.is_closing():
             self._begin()
@@ -81,8 +93,14 @@ class Connection(HttpToolsProtocol):
         else:
             super().on_header(name, value)
 
+    def on_headers_complete(self) -> None:
+        """Go on with the body."""
+        self._in_head = False
+        super().on_headers_complete()
+
     def on_message_complete(self) -> None:
         """Stop waiting: the request is there."""
+        self._in_head = True
         self._coming = False
         self._end()
         super().on_message_complete()

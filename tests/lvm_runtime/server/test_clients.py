@@ -148,3 +148,16 @@ def test_curl(server: Running, predictor: Any) -> None:
     assert (status, found["id"], found["outputs"][0]["shape"]) == (200, "7", [2, 16])
     data = np.array(found["outputs"][0]["data"], np.float32).reshape(2, 16)
     np.testing.assert_array_equal(data, predictor.predict(contexts))
+
+
+@pytest.mark.parametrize("offer", ["h2c", "websocket"])
+def test_a_request_that_offers_another_protocol_keeps_its_body(server: Running, predictor: Any, offer: str) -> None:
+    """Java's client offers HTTP/2 in the first request of a connection, and so does `curl --http2`."""
+    contexts = some_contexts(1)
+    tensor = {"name": "context", "datatype": "FP32", "shape": [1, 5, 16], "data": contexts.tolist()}
+    body = json.dumps({"inputs": [tensor], "parameters": {"upgrade": "\n\nupgrade: no header"}}).encode()
+    head = ["-H", f"Upgrade: {offer}", "-H", "Connection: Upgrade, HTTP2-Settings", "-H", "HTTP2-Settings: AAMAAABk"]
+    status, answer = curl(server, "/v2/models/amn/infer", *head, "--data-binary", "@-", body=body)
+    assert status == 200, answer
+    data = np.array(json.loads(answer)["outputs"][0]["data"], np.float32).reshape(1, 16)
+    np.testing.assert_array_equal(data, predictor.predict(contexts))
