@@ -28,7 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "artifacts", metavar="ARTIFACT", nargs="+", help="a folder or architecture's name, or [NAME[:VERSION]=]FOLDER"
     )
     add = parser.add_argument_group("where it listens").add_argument
-    add("--host", default=_DEFAULTS.host, help="address to listen on (default: %(default)s, this machine only)")
+    add(
+        "--host",
+        default=_DEFAULTS.host,
+        help="address to listen on, 0.0.0.0 or :: for each (default: %(default)s, this machine only)",
+    )
     add(
         "--http-port", type=int, default=_DEFAULTS.http_port, metavar="N", help="0: any free one (default: %(default)s)"
     )

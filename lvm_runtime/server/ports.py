@@ -40,7 +40,7 @@ def _bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
     holder = socket.socket(_family(host))
     try:
         if holder.family == socket.AF_INET6:
-            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as socket.create_server has it
+            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is each address, as gRPC has it
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # after connections that have just ended
         if shared:
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -221,6 +221,14 @@ def test_a_host_that_is_not_this_machine_is_at_fault_and_not_the_port(host: str)
         serve([], Request(), ServerOptions(host=host, http_port=0))
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")
+def test_both_sides_answer_ipv4_and_ipv6_where_they_listen_everywhere(small_artifacts: Get) -> None:
+    with serving(str(small_artifacts("amn")), "--host", "::") as server:
+        for host in ("127.0.0.1", "::1"):
+            for side in (server.http, server.grpc):
+                socket.create_connection((host, int(side.rpartition(":")[2])), 20).close()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("side", ["HTTP", "gRPC"])
 def test_a_port_in_use_is_at_fault_and_told_before_a_model_is_loaded(
