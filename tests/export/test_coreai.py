@@ -197,9 +197,9 @@ def test_export_makes_it_where_the_converter_is(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_choices_that_are_none_are_errors() -> None:
-    with pytest.raises(InvalidInput, match="--shapes is 'flexible', expected one of dynamic, static"):
+    with pytest.raises(InvalidInput, match="shapes is 'flexible', expected one of dynamic, static"):
         CoreAIOptions(shapes="flexible", precision="fp32")
-    with pytest.raises(InvalidInput, match="--batch-sizes is"):
+    with pytest.raises(InvalidInput, match="batch_sizes is"):
         CoreAIOptions(shapes="static", precision="fp32", batch_sizes=(0,))
 
 

@@ -128,7 +128,7 @@ def test_other_options_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     before = options(tmp_path / "a", epochs=1)
     train(before, quiet)
     without_baselines(monkeypatch)
-    with pytest.raises(InvalidInput, match=rf"a\.run/{FILE}: was made with learning_rate = 0\.0005, this run has 0\.1"):
+    with pytest.raises(InvalidInput, match=rf"learning_rate was 0\.0005 in the run of .*a\.run/{FILE} and is 0\.1 now"):
         train(replace(before, resume=True, learning_rate=0.1), quiet)
     with pytest.raises(InvalidInput, match="made with windows"):
         train(replace(before, resume=True, windows=800), quiet)
