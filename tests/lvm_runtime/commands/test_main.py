@@ -149,6 +149,7 @@ WRONG = {
     "a letter": (["next", "ARTIFACT", "--index", "i", "-k", "0"], "-k is 0"),
     "a rate": (["train", "--model", "amn", "--learning-rate", "-1"], "--learning-rate is -1.0"),
     "two ports": (["serve", "ARTIFACT", "--grpc-port", "8000"], "--http-port and --grpc-port are both 8000"),
+    "no time": (["serve", "ARTIFACT", "--timeout", "0"], "--timeout is 0, expected a number above 0"),
     "a queue": (["serve", "ARTIFACT", "--max-queue", "2"], "--max-request is 1024, expected at most --max-queue, 2"),
     "a form's batch sizes": (
         ["export", "coreml", "--model", "ARTIFACT", "--batch-sizes", "0"],
