@@ -133,7 +133,7 @@ WRONG = {
     "device": (["explain", "ARTIFACT", "--device", "foo"], "unknown device 'foo'; expected auto or one of cpu, cuda,"),
     "a file for an artifact": (["info", "ARTIFACT/manifest.json"], "expected an artifact folder"),
     "control characters": (["info", "no\x1b[2Jwhere"], "no\\x1b[2Jwhere does not exist"),
-    "a folder for an input": (["predict", "ARTIFACT", "ARTIFACT", "out.npy"], "amn"),
+    "a folder for an input": (["predict", "ARTIFACT", "ARTIFACT", "out.npy"], "is a folder; give a file, or --ray"),
     "an output below a file": (["predict", "ARTIFACT", "in.npy", "ARTIFACT/manifest.json/out.npy"], "manifest.json"),
     "a name too long": (["predict", "ARTIFACT", "n" * 300, "out.npy"], "n" * 300),
     "no checkpoint": (["import-checkpoint", "absent.pt", "--out", "x"], "absent.pt: no such file"),
