@@ -142,6 +142,7 @@ WRONG = {
         "cannot be written",
     ),
     "nothing to embed": (["embed", "absent.txt", "--out", "corpus.npz"], "absent.txt: no such file"),
+    "no tokens": (["embed", "absent.txt", "--out", "corpus.npz", "--tokens", "0"], "--tokens is 0"),
     "a corpus below a file": (["embed", __file__, "--out", "ARTIFACT/manifest.json/corpus.npz"], "cannot be written"),
     "an output without a name": (["train", "--model", "amn", "--out", "."], "out is '.'"),
     "threads": (["tune", "ARTIFACT", "--threads", "0"], "--threads is 0"),
