@@ -130,12 +130,12 @@ def test_other_options_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     without_baselines(monkeypatch)
     with pytest.raises(InvalidInput, match=rf"learning_rate was 0\.0005 in the run of .*a\.run/{FILE} and is 0\.1 now"):
         train(replace(before, resume=True, learning_rate=0.1), quiet)
-    with pytest.raises(InvalidInput, match="^windows was 1200 in the run"):
+    with pytest.raises(InvalidInput, match=r"^windows was 1200 in the run"):
         train(replace(before, resume=True, windows=800), quiet)
     state = torch.load(before.run_path / FILE, weights_only=True)
     del state["options"]["loss"]
     torch.save(state, before.run_path / FILE)
-    with pytest.raises(InvalidInput, match="^loss was None in the run of .* and is 'mse' now"):
+    with pytest.raises(InvalidInput, match=r"^loss was None in the run of .* and is 'mse' now"):
         train(replace(before, resume=True), quiet)
 
 

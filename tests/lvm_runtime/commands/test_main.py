@@ -83,6 +83,7 @@ def test_tune_prints_a_table(small_artifacts: Get, capsys: Capture) -> None:
     captured = capsys.readouterr()
     assert "onnx fp32 (onnx/fp32.onnx)" in captured.out
     assert captured.out.count("*") == 2  # one form serves; the legend says so
+    assert captured.out.startswith("predictions per second; * serves where the drift may be 0.001\n")
     assert "timing" in captured.err
 
 
