@@ -148,7 +148,11 @@ def main() -> None:
     """Run `python -m rag`."""
     parser = Parser(prog="python -m rag", description="From text to the text that comes next.")
     parser.add_argument("--out", type=Path, default=Path("artifacts/rag"), help="folder (default: %(default)s)")
-    parser.add_argument("--models", nargs="+", default=list(ARCHITECTURES), choices=ARCHITECTURES, metavar="MODEL")
+    models = ", ".join(ARCHITECTURES)
+    parser.add_argument(
+        "--models", nargs="+", default=list(ARCHITECTURES), choices=ARCHITECTURES, metavar="MODEL",
+        help=f"of {models} (default: all)",
+    )  # fmt: skip
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.exit(console.run(lambda: rag(options.out, options.models)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+ITEM = "\n  - "
+"""What begins an item of a list in a message; everything else of a message is one line."""
+
 
 class LvmError(Exception):
-    """Base of every error this project raises on purpose; the command line prints it as one line.
+    """Base of every error this project raises on purpose; the command line prints it without a traceback.
 
     >>> try:
     ...     Predictor("artifacts/none")

@@ -123,7 +123,7 @@ def _compare_options(path: Path, before: Mapping[str, Any], now: Mapping[str, An
     for name, value in now.items():
         if name not in FREE and before.get(name) != value:
             raise InvalidInput(
-                f"{path}: was made with {name} = {before.get(name)!r}, this run has {value!r}; "
+                f"{name} was {before.get(name)!r} in the run of {path} and is {value!r} now; "
                 "give the same options to continue it, or drop --resume"
             )
 

@@ -76,8 +76,8 @@ def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: 
         if not abs(measured - stored) <= COSINE_TOLERANCE:
             raise VerificationFailed(
                 f"{path}: val_cosine is {stored:.4f} in the checkpoint and {measured:.4f} on {data}; expected at most "
-                f"{COSINE_TOLERANCE} between them. Either the validation windows are others, or this is a look-alike "
-                "of the model with another forward pass"
+                f"{COSINE_TOLERANCE} between them. Either the validation windows are others (--validation, --split and "
+                "--seed choose them), or this is a look-alike of the model with another forward pass"
             )
     metrics = {"stored_val_cosine": stored, "val_cosine": measured if measured is not None else stored}
     provenance = {

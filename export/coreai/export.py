@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.system import atomic
 
 from ..source import Source
@@ -59,4 +60,11 @@ def verify_asset(path: Path, samples: Sequence[Sample], options: CoreAIOptions) 
     sizes = options.fixed_sizes or tuple(size for size in BATCH_SIZES if size <= rows)
     few = [sample.first(rows) for sample in samples]
     few[0] = samples[0].first(max(rows, *sizes))  # enough for the function of the largest size
-    return verify_file(path, few, format="coreai", precision=options.manifest_precision, batch_sizes=sizes)
+    try:
+        return verify_file(path, few, format="coreai", precision=options.manifest_precision, batch_sizes=sizes)
+    except VerificationFailed as error:
+        if options.compress == "none":
+            raise
+        raise VerificationFailed(
+            f"--compress {options.compress}: too coarse for this model; use milder compression. {error}"
+        ) from error

@@ -34,7 +34,7 @@ class CoreAIOptions:
     def __post_init__(self) -> None:
         for name, known in (("shapes", SHAPES), ("precision", PRECISIONS), ("compress", COMPRESSIONS)):
             if (value := getattr(self, name)) not in known:
-                raise InvalidInput(f"--{name} is {value!r}, expected one of {', '.join(known)}")
+                raise InvalidInput(f"{name} is {value!r}, expected one of {', '.join(known)}")
         object.__setattr__(self, "batch_sizes", checked_sizes(self.batch_sizes))
 
     @property

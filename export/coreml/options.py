@@ -60,7 +60,7 @@ class CoreMLOptions:
             )
         object.__setattr__(self, "target", target)
         if not self.max_drift > 0:
-            raise InvalidInput(f"--max-drift is {self.max_drift}, expected a number above 0 such as 1e-3")
+            raise InvalidInput(f"max_drift is {self.max_drift}, expected a number above 0 such as 1e-3")
 
     @property
     def name(self) -> str:
@@ -104,7 +104,7 @@ def checked_sizes(batch_sizes: tuple[int, ...]) -> tuple[int, ...]:
     sizes = tuple(sorted(set(batch_sizes)))
     if not sizes or any(not isinstance(size, int) or not 1 <= size <= LARGEST_BATCH for size in sizes):
         raise InvalidInput(
-            f"--batch-sizes is {batch_sizes!r}, expected positive integers such as 1,8,32,128, "
+            f"batch_sizes is {batch_sizes!r}, expected positive integers such as 1,8,32,128, "
             f"and at most {LARGEST_BATCH}"
         )
     return sizes
@@ -123,4 +123,4 @@ def _check_choices(options: CoreMLOptions) -> None:
         value = getattr(options, name)
         if value not in known:
             listed = ", ".join(str(k) for k in known if k is not None)
-            raise InvalidInput(f"--{name.replace('_', '-')} is {value!r}, expected one of {listed}")
+            raise InvalidInput(f"{name} is {value!r}, expected one of {listed}")

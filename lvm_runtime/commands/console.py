@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime.errors import InvalidInput, LvmError
+from lvm_runtime.errors import ITEM, InvalidInput, LvmError
+
+_typed: dict[str, str] = {}
+"""How the options of the command line in hand are typed, by their names in Python."""
 
 
 def run(main: Callable[[], int | None]) -> int:
@@ -18,15 +22,16 @@ def run(main: Callable[[], int | None]) -> int:
     The last one, as the shell has it, is for a reader of our output, `head` say, that left before the work was done.
 
     Errors that this project raises on purpose and those of the operating system (a file that is missing, a full disk,
-    no memory) become one line; anything else is a bug and keeps its traceback. Characters that the terminal's, or the
-    file's, encoding does not have are escaped.
+    no memory) become one line, and one more for each item of a list; anything else is a bug and keeps its traceback.
+    Characters that the terminal's, or the file's, encoding does not have are escaped.
     """
+    _typed.clear()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except LvmError as error:
-        return _fail(str(error))
+        return _fail(as_typed(str(error), _typed))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -41,8 +46,26 @@ def run(main: Callable[[], int | None]) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    lines = (" ".join(item.split()) for item in message.split(ITEM))
+    print(f"error: {printable(ITEM.join(lines))}", file=sys.stderr)
     return 1
+
+
+def remember_options(parser: argparse.ArgumentParser) -> None:
+    """Let errors name the options of `parser` as they are typed."""
+    _typed.update((action.dest, action.option_strings[-1]) for action in parser._actions if action.option_strings)
+
+
+def as_typed(message: str, options: Mapping[str, str]) -> str:
+    """Return a message that begins with the name of an option with the options spelled as they are typed.
+
+    >>> as_typed("max_batch is 0, expected 1 or more", {"max_batch": "--max-batch"})
+    '--max-batch is 0, expected 1 or more'
+    """
+    begins = re.match(r"(\w+) (is|was|and) ", message)
+    if begins is None or begins[1] not in options:
+        return message
+    return re.sub(r"^\w+|[a-z]+(_[a-z]+)+", lambda name: options.get(name[0], name[0]), message)
 
 
 def refuse_given(options: argparse.Namespace, names: Iterable[str], reason: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lvm_runtime.arguments import whole_number
 from lvm_runtime.commands.console import printable, show
 from lvm_runtime.corpus.write import require_kind
 from lvm_runtime.errors import counted
@@ -61,6 +62,8 @@ def add_encoder(
 def run(options: argparse.Namespace) -> None:
     """Embed the files and print what was written."""
     extras.require("text", "embedding text", "torch", "sentence_transformers")
+    if options.tokens is not None:
+        whole_number(options.tokens, "tokens")
     files = find_files(options.files)
     require_kind(options.out)  # before the encoder is loaded, which takes seconds
     atomic.require_writable(options.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from typing import Any
 
 from lvm_runtime.artifact.folder import Artifact, resolve
@@ -14,6 +15,7 @@ DESCRIPTION = """Check every file of an artifact against its recorded size and S
 sizes, where it comes from, and its compiled forms with their drift and with what a search with them finds."""
 SEARCH_COLUMNS = ("finds the same", "MRR")
 _MOST_SHOWN = 16  # values of a list
+_WIDTH = 100
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +35,7 @@ def describe_artifact(artifact: Artifact) -> str:
     sizes = fields(config.to_dict().items())
     lines = [f"{artifact.path}: {config.architecture} ({sizes})", f"made {manifest.created}"]
     for section, values in manifest.provenance.items():
-        lines.append(f"{section}: {_free(values)[1:-1] if isinstance(values, dict) else _free(values)}")
+        lines += _section(section, values)
     searched = any("search" in c.details for c in manifest.compiled)
     header = ("file", "format", "precision", "form", "batch", "size", "drift", *SEARCH_COLUMNS[: 2 * searched])
     size = _megabytes(manifest.weights.bytes)
@@ -45,6 +47,18 @@ def describe_artifact(artifact: Artifact) -> str:
         rows.append((c.file.path, c.format, c.precision, c.form, batch, size, f"{c.drift:.1e}", *finds))
     lines += ["", aligned(header, rows), "", "every file has its recorded size and SHA-256"]
     return "\n".join(lines)
+
+
+def _section(name: str, values: Any) -> list[str]:
+    """Return a free value as a heading and an item a line, broken after commas where it is long."""
+    if not isinstance(values, dict):
+        return [f"{name}: {_free(values)}"]
+    lines = [f"{name}:"]
+    for item in (f"  {key} {_free(value, 1)}" for key, value in values.items()):
+        kept = item.replace(" ", "\0").replace(",\0", ", ")  # so that a name stays with its value
+        broken = textwrap.wrap(kept, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        lines += [line.replace("\0", " ") for line in broken]
+    return lines
 
 
 def _free(value: Any, depth: int = 2) -> str:

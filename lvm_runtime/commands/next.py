@@ -27,7 +27,7 @@ from lvm_runtime.text.encoder import Encoder
 from lvm_runtime.text.reading import SUFFIXES, read_text
 
 DESCRIPTION = """Cut a text into chunks as its corpus was cut, predict the vector of the chunk after the last one, and
-print the chunks of the corpus that are nearest to it. Chunks of the text itself are left out."""
+print the chunks of the corpus that are nearest to it. The chunks that the model read are left out."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
-from lvm_runtime.commands.console import printable
+from lvm_runtime.commands.console import printable, remember_options
 
 _ALIKE = 0.7  # of difflib's ratio: `drift` is like `max-drift`, and `bogus` is not like `gpus`
 
@@ -31,6 +31,7 @@ class Parser(argparse.ArgumentParser):
         found, left = super().parse_known_args(given, namespace)
         if left:
             self._refuse(left)
+        remember_options(self)
         return found, left
 
     def _long_options(self, given: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from lvm_runtime.bulk.predict import BulkResult, look_first, open_for_bulk, pred
 from lvm_runtime.commands.console import printable, refuse_given, show
 from lvm_runtime.commands.request_options import add_artifact, add_request_options, request_from
 from lvm_runtime.corpus.formats import ACCEPTED
-from lvm_runtime.errors import counted
+from lvm_runtime.errors import InvalidInput, counted
 
 DESCRIPTION = """Predict the next vector for every context of INPUT, or for every window of its documents. Memory stays
 flat. An interrupted run goes on where it was when the same command is given again."""
@@ -79,6 +79,8 @@ def _predict_on_ray(options: argparse.Namespace) -> BulkResult:
 
 def _predict_here(options: argparse.Namespace) -> BulkResult:
     request = request_from(options)
+    if options.input.is_dir():
+        raise InvalidInput(f"{options.input}: is a folder; give a file, or --ray for a folder of files")
     look_first(options.artifact, options.input, options.output, overwrite=options.overwrite)
     with open_for_bulk(options.artifact, request) as predictor:
         print(printable(str(predictor.explain().running)), file=sys.stderr)

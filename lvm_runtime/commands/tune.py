@@ -29,11 +29,11 @@ def run(options: argparse.Namespace) -> None:
     measured, refused = tune(
         options.artifact, request_from(options), report=lambda line: print(printable(line), file=sys.stderr)
     )
-    show(describe_tuning(measured, refused, options.typical_batch))
+    show(describe_tuning(measured, refused, options.max_drift, options.typical_batch))
 
 
 def describe_tuning(
-    measured: Sequence[Measurement], refused: Sequence[Refusal], typical_batch: int | None = None
+    measured: Sequence[Measurement], refused: Sequence[Refusal], max_drift: float, typical_batch: int | None = None
 ) -> str:
     """Return a table of predictions per second by form, with a mark at the one that will serve."""
     header, rows = ("form", "device", "drift", *(f"batch {batch}" for batch in BATCHES)), []
@@ -43,6 +43,7 @@ def describe_tuning(
         rates = [f"{batch / seconds:,.0f}" for batch, seconds in zip(BATCHES, m.seconds, strict=True)]
         form = f"{m.backend} {m.precision} ({m.file}){' *' * (m is best)}"
         rows.append((form, m.device, f"{m.drift:.1e}", *rates))
-    lines = ["predictions per second; * serves", "", aligned(header, rows)] if usable else ["nothing runs here"]
+    head = f"predictions per second; * serves where the drift may be {max_drift:g}"
+    lines = [head, "", aligned(header, rows)] if usable else ["nothing runs here"]
     lines += [f"ruled out: {m.backend} {m.precision} ({m.file}): {m.problem}" for m in measured if m.problem]
     return "\n".join([*lines, *(f"ruled out: {refusal}" for refusal in refused)])

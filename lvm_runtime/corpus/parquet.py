@@ -298,7 +298,7 @@ def import_pyarrow(path: Path | None = None) -> tuple[Any, Any]:
 
     Raises InvalidInput for the `path` of a file to read or to write whose name pyarrow does not take.
     """
-    extras.require("train", "reading and writing Parquet", "pyarrow", "pyarrow.parquet")
+    extras.require("parquet", "reading and writing Parquet", "pyarrow", "pyarrow.parquet")
     import pyarrow
     from pyarrow import parquet
 

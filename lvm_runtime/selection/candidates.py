@@ -107,7 +107,7 @@ def list_candidates(artifact: Artifact, request: Request) -> tuple[list[Candidat
 def _holds_code(form: Candidate, request: Request) -> str | None:
     if request.backend != AUTO or not backend_class(form.backend).holds_code:
         return None
-    return f"its file can hold code; if you trust whoever made it, ask for it by name: backend={form.backend!r}"
+    return f"its file can hold code; if you trust whoever made it, ask for it by name: backend {form.backend}"
 
 
 def _over_limit(form: Candidate, request: Request) -> str | None:

@@ -16,7 +16,7 @@ import warnings
 
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.registry import backend_class
-from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError, VerificationFailed
+from lvm_runtime.errors import ITEM, ArtifactError, BackendUnavailable, LvmError, VerificationFailed
 from lvm_runtime.request import AUTO, Request
 from lvm_runtime.selection import measurements
 from lvm_runtime.selection.candidates import Candidate, Refusal, list_candidates
@@ -69,8 +69,8 @@ def open_session(artifact: Artifact, request: Request) -> tuple[Session, list[Re
                 return session, refused + worse + slower + untried
     if failure is not None and request.backend != AUTO:
         raise failure
-    reasons = "; ".join(map(str, refused))
-    raise BackendUnavailable(f"{artifact.path}: no form of it can serve this request here: {reasons}")
+    reasons = "".join(f"{ITEM}{refusal}" for refusal in refused)
+    raise BackendUnavailable(f"{artifact.path}: no form of it can serve this request here:{reasons}")
 
 
 def _tiers(candidates: list[Candidate], request: Request, known: Known) -> tuple[list[Candidate], list[Candidate]]:

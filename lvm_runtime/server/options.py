@@ -49,6 +49,8 @@ class ServerOptions:
             whole_number(getattr(self, name), name)
         for name in ("max_delay_ms", "timeout", "drain", "grace"):
             finite_number(getattr(self, name), name, example="2")
+        if not self.timeout:
+            raise InvalidInput("timeout is 0, expected a number above 0, such as 30: no request would come in time")
         if self.max_request > self.max_queue:
             raise InvalidInput(f"max_request is {self.max_request}, expected at most max_queue, {self.max_queue}")
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -42,6 +43,8 @@ def test_report_is_whole_and_self_contained(runs: list[Path], tmp_path: Path) ->
     page = (tmp_path / "comparison.html").read_text()
     assert page.count("data:image/svg+xml;base64,") == 9
     assert not re.search(r"(src|href)=\"(?!data:)", page)
+    first = base64.b64decode(page.partition("data:image/svg+xml;base64,")[2].partition('"')[0]).decode()
+    assert "persistence (synthetic)" in first, "grey lines name the corpus that they are of"
     assert f"{mse['cosine']:.4f}" in page
     assert table.startswith("mse (validation documents) "), "the verdict comes first"
     assert re.search(r"infonce \(validation documents\) .*DOES NOT BEAT the best baseline for cosine", table)

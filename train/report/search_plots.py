@@ -18,7 +18,8 @@ def hits(runs: list[Run]) -> str:
 
     def draw(axes: Any) -> None:
         for name, style in zip(baseline_curves(runs[0]), _STYLES, strict=False):
-            axes.plot(*hits_by_k(runs[0], name), style, color=GREY, linewidth=1.2, label=name.removeprefix("rank of "))
+            label = f"{name.removeprefix('rank of ')} ({runs[0].row.data})"
+            axes.plot(*hits_by_k(runs[0], name), style, color=GREY, linewidth=1.2, label=label)
         for run, colour in zip(runs, colours(runs), strict=True):
             axes.plot(*hits_by_k(run), color=colour, label=run.row.name)
         axes.set_xscale("log")

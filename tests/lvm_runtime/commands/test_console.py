@@ -40,6 +40,11 @@ def test_an_error_of_ours_is_one_line(error: LvmError, capsys: pytest.CaptureFix
     assert capsys.readouterr() == ("", "error: a b\n")
 
 
+def test_a_list_in_an_error_has_a_line_for_each_item(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda: _raise(LvmError("a\n b:\n  - c\n  d\n  - e\x1b"))) == 1
+    assert capsys.readouterr().err == "error: a b:\n  - c d\n  - e\\x1b\n"
+
+
 def test_control_characters_from_files_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda: _raise(InvalidInput("a\x1b[2Jb\x07 é 中 \u202e"))) == 1
     show("a\x1b[2J\n\tb")

@@ -44,8 +44,19 @@ def test_info_rounds_what_training_recorded_and_leaves_out_what_lies_deep(tmp_pa
     save_model(model, tmp_path / "amn", provenance={"data": None, "metrics": recorded, "notes": "{x}"})
     assert main(["info", str(tmp_path / "amn")]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert "metrics: gain {value 0.1235, parts [0.9877], by {…}, of {}}, epochs 4" in shown
+    begin = shown.index("metrics:")
+    assert shown[begin + 1 : begin + 3] == ["  gain {value 0.1235, parts [0.9877], by {…}, of {}}", "  epochs 4"]
     assert {"data: None", "notes: {x}"} <= set(shown)
+
+
+def test_info_breaks_long_lines_after_commas_and_loses_nothing(tmp_path: Path, capsys: Capture) -> None:
+    options = {f"option_{i}": f"the value {i}" for i in range(40)}
+    model = build_model(make_config("amn", dim=16, attention_dim=8, hidden_dim=8, bottleneck_dim=8))
+    save_model(model, tmp_path / "amn", provenance={"training": {"options": options}})
+    assert main(["info", str(tmp_path / "amn")]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= max(100, len(str(tmp_path)) + 120)
+    assert all(f"option_{i} the value {i}" in shown for i in range(40))
 
 
 def test_the_version_is_that_of_the_package(capsys: Capture) -> None:
@@ -72,6 +83,7 @@ def test_tune_prints_a_table(small_artifacts: Get, capsys: Capture) -> None:
     captured = capsys.readouterr()
     assert "onnx fp32 (onnx/fp32.onnx)" in captured.out
     assert captured.out.count("*") == 2  # one form serves; the legend says so
+    assert captured.out.startswith("predictions per second; * serves where the drift may be 0.001\n")
     assert "timing" in captured.err
 
 
@@ -122,7 +134,7 @@ WRONG = {
     "device": (["explain", "ARTIFACT", "--device", "foo"], "unknown device 'foo'; expected auto or one of cpu, cuda,"),
     "a file for an artifact": (["info", "ARTIFACT/manifest.json"], "expected an artifact folder"),
     "control characters": (["info", "no\x1b[2Jwhere"], "no\\x1b[2Jwhere does not exist"),
-    "a folder for an input": (["predict", "ARTIFACT", "ARTIFACT", "out.npy"], "amn"),
+    "a folder for an input": (["predict", "ARTIFACT", "ARTIFACT", "out.npy"], "is a folder; give a file, or --ray"),
     "an output below a file": (["predict", "ARTIFACT", "in.npy", "ARTIFACT/manifest.json/out.npy"], "manifest.json"),
     "a name too long": (["predict", "ARTIFACT", "n" * 300, "out.npy"], "n" * 300),
     "no checkpoint": (["import-checkpoint", "absent.pt", "--out", "x"], "absent.pt: no such file"),
@@ -131,9 +143,24 @@ WRONG = {
         "cannot be written",
     ),
     "nothing to embed": (["embed", "absent.txt", "--out", "corpus.npz"], "absent.txt: no such file"),
+    "no tokens": (["embed", "absent.txt", "--out", "corpus.npz", "--tokens", "0"], "--tokens is 0"),
     "a corpus below a file": (["embed", __file__, "--out", "ARTIFACT/manifest.json/corpus.npz"], "cannot be written"),
     "an output without a name": (["train", "--model", "amn", "--out", "."], "out is '.'"),
-    "threads": (["tune", "ARTIFACT", "--threads", "0"], "threads is 0"),
+    "threads": (["tune", "ARTIFACT", "--threads", "0"], "--threads is 0"),
+    "a batch": (["explain", "ARTIFACT", "--typical-batch", "0"], "--typical-batch is 0"),
+    "a letter": (["next", "ARTIFACT", "--index", "i", "-k", "0"], "-k is 0"),
+    "a rate": (["train", "--model", "amn", "--learning-rate", "-1"], "--learning-rate is -1.0"),
+    "two ports": (["serve", "ARTIFACT", "--grpc-port", "8000"], "--http-port and --grpc-port are both 8000"),
+    "no time": (["serve", "ARTIFACT", "--timeout", "0"], "--timeout is 0, expected a number above 0"),
+    "a queue": (["serve", "ARTIFACT", "--max-queue", "2"], "--max-request is 1024, expected at most --max-queue, 2"),
+    "a form's batch sizes": (
+        ["export", "coreml", "--model", "ARTIFACT", "--batch-sizes", "0"],
+        "--batch-sizes is (0,), expected",
+    ),
+    "a model's own option": (
+        ["train", "--model", "amn", "--set", "dropot=1"],
+        "known keys: attention_dim, bottleneck_dim, context_length, dim",
+    ),
 }
 WITHOUT_EFFECT = {
     "a ray worker's CPUs": (["predict", "ARTIFACT", "in.npy", "out.npy", "--cpus", "2"], "--cpus is for the workers"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from lvm_runtime.corpus import parquet
 from lvm_runtime.corpus.corpus import joined, open_corpus
 from lvm_runtime.corpus.formats import count_rows
 from lvm_runtime.corpus.parquet import ParquetFile
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import BackendUnavailable, InvalidInput
 
 VECTORS = np.random.default_rng(0).standard_normal((120, 4)).astype(np.float32)
 IDS = np.repeat([0, 1], 60)
@@ -290,3 +291,11 @@ def test_ids_that_a_link_does_not_lead_to_are_not_left_out(tmp_path: Path) -> No
     ids.mkdir()
     with pytest.raises(InvalidInput, match=r"^\S+c\.ids\.npy: is a folder, expected a file"):
         open_corpus(tmp_path / "c.npy", context_length=5)
+
+
+def test_parquet_without_pyarrow_asks_for_an_extra_without_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(BackendUnavailable, match=r"Parquet needs pyarrow.*\[parquet\]"):
+        open_corpus(tmp_path / "c.parquet", context_length=5, dim=4)
