@@ -109,7 +109,7 @@ class Index:
         if kind == "auto":
             kind = EXACT if count <= LARGEST_EXACT else ANN
         path = folder_of(source) if out is None else file_name(out, "out")
-        _require_index_or_nothing(path)
+        _require_index_or_nothing(path, source)
         atomic.require_writable(path, folder=True)
         _check_values(opened)
         with atomic.replacing(path) as temporary, atomic.writing(path):
@@ -224,8 +224,21 @@ def _check_values(corpus: Corpus) -> None:
             raise InvalidInput(f"{corpus.name}: {describe_bad_row(original, block, begin, LARGEST_NORM)}")
 
 
-def _require_index_or_nothing(path: Path) -> None:
-    if os.path.exists(path) and not os.path.isfile(path / MANIFEST):
+def _require_index_or_nothing(path: Path, corpus: Path) -> None:
+    """Raise InvalidInput for anything but an index at `path`, since it would be gone: others have an index.json too.
+
+    A damaged index is known by its name, that of the index of `corpus`.
+    """
+    if not os.path.exists(path):
+        return
+    files = {file.name for file in path.iterdir()} if os.path.isdir(path) else set()
+    whole = MANIFEST in files <= {MANIFEST, FILE}
+    if whole and path.absolute() != folder_of(corpus).absolute():
+        try:
+            _read(path, str(corpus))
+        except InvalidInput:
+            whole = False
+    if not whole:
         raise InvalidInput(f"{path}: exists and is not an index; choose another folder or move it away")
 
 

@@ -185,6 +185,30 @@ def test_a_damaged_index_is_an_error_that_says_what_to_do(damage: Callable[[Path
         Index.open(index.path)
 
 
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_index_can_be_made_again(damage: Callable[[Path], object], tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", vectors(300))
+    index = Index.build(tmp_path / "c.npy", ANN)
+    damage(index.path)
+    if not (index.path / MANIFEST).exists():
+        index.path.rename(tmp_path / "away")
+    assert Index.build(tmp_path / "c.npy").record.kind == EXACT
+
+
+@pytest.mark.parametrize("others", [["precious.txt"], []], ids=["among files", "alone"])
+def test_a_folder_with_an_index_of_something_else_is_not_replaced(others: list[str], tmp_path: Path) -> None:
+    """`index.json` is a common name, and the whole folder would be gone."""
+    np.save(tmp_path / "c.npy", vectors(40))
+    (tmp_path / "web").mkdir()
+    for name in ["index.json", *others]:
+        (tmp_path / "web" / name).write_text('{"pages": []}')
+    with pytest.raises(InvalidInput, match="web: exists and is not an index"):
+        Index.build(tmp_path / "c.npy", out=tmp_path / "web")
+    assert sorted(path.name for path in (tmp_path / "web").iterdir()) == ["index.json", *others]
+    for kind in (ANN, EXACT):
+        assert Index.build(tmp_path / "c.npy", kind, tmp_path / "own").record.kind == kind
+
+
 @pytest.mark.parametrize("other", [vectors(300, dim=24), vectors(301)], ids=["dimension", "count"])
 def test_approximate_vectors_of_another_corpus_are_refused(other: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", vectors(300))
