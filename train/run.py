@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
 
-from lvm_runtime.artifact.folder import Artifact, require_place
+from lvm_runtime.artifact.folder import MANIFEST, Artifact, require_place
 from lvm_runtime.backends.devices import torch_device, usual_defaults
-from lvm_runtime.errors import InvalidInput, counted
+from lvm_runtime.errors import ArtifactError, InvalidInput, counted
 from lvm_runtime.models import build_model, parameter_count, save_model
 from lvm_runtime.system import atomic
 
@@ -56,35 +56,39 @@ def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | Non
     (16, 1)
     """
     device = torch_device(options.device)
-    checkpoint = require_start(options)
+    require_start(options)  # before anything is made; what it read may change until the run has its place
     processes = Processes(device)
-    if processes.main:
-        _check_outputs(options)
-    device = processes.device(device)
     report: Say = say if processes.main else (lambda line: None)
-    if options.loss == "infonce" and processes.count > 1:
+    try:
+        with _places(options) if processes.main else nullcontext():
+            return _train(options, processes, processes.device(device), report, earlier)
+    finally:
         processes.close()
+
+
+def _train(
+    options: TrainOptions, processes: Processes, device: str, report: Say, earlier: TrainResult | None
+) -> TrainResult:
+    if options.loss == "infonce" and processes.count > 1:
         raise InvalidInput(
             f"infonce with {processes.count} processes would take its negatives from a part of the batch only; "
             "run it in one process"
         )
-    try:
-        prepared = prepare(
-            options,
-            device,
-            report,
-            earlier.prepared if earlier else None,
-            look=checkpoint.compare_data if checkpoint else None,
-        )
-        began = time.perf_counter()
-        trainer = _trainer(options, prepared, processes, report)
-        progress = _start(trainer, prepared, checkpoint, report, time.perf_counter() - began)
-        del checkpoint  # several times the memory of the model, for as long as the run lasts
-        with deterministic_order(trainer), Interruption() as interruption:
-            _epochs(trainer, progress, prepared, interruption, report)
-        return _finish(trainer, progress, prepared, report)
-    finally:
-        processes.close()
+    checkpoint = require_start(options)
+    prepared = prepare(
+        options,
+        device,
+        report,
+        earlier.prepared if earlier else None,
+        look=checkpoint.compare_data if checkpoint else None,
+    )
+    began = time.perf_counter()
+    trainer = _trainer(options, prepared, processes, report)
+    progress = _start(trainer, prepared, checkpoint, report, time.perf_counter() - began)
+    del checkpoint  # several times the memory of the model, for as long as the run lasts
+    with deterministic_order(trainer), Interruption() as interruption:
+        _epochs(trainer, progress, prepared, interruption, report)
+    return _finish(trainer, progress, prepared, report)
 
 
 def require_start(options: TrainOptions) -> Checkpoint | None:
@@ -97,12 +101,24 @@ def require_start(options: TrainOptions) -> Checkpoint | None:
     return Checkpoint.read(options.run_path / FILE, options) if options.resume else None
 
 
-def _check_outputs(options: TrainOptions) -> None:
-    """Raise a child of LvmError if the artifact or the run's figures could not be written at the end."""
-    path = options.artifact_path
+@contextmanager
+def _places(options: TrainOptions) -> Iterator[None]:
+    """Have the folder of the checkpoint and the figures for this run alone.
+
+    Raises a child of LvmError where they or the artifact could not be written at the end, and while another run is
+    there: each would go on from the other's checkpoint.
+    """
+    path, run = options.artifact_path, options.run_path
     require_place(path, overwrite=True)
     atomic.require_writable(path, folder=True)
-    atomic.require_writable(options.run_path, folder=True)
+    atomic.require_writable(run, folder=True)
+    if (run / MANIFEST).exists():
+        raise ArtifactError(
+            f"{run}: is an artifact, among whose files this run's checkpoint would come; choose another --out than "
+            f"{path}, or move it away"
+        )
+    with atomic.locked(run, wait=False):
+        yield
 
 
 def _trainer(options: TrainOptions, prepared: PreparedData, processes: Processes, say: Say) -> Trainer:
