@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from lvm_runtime.errors import ArtifactError
 from tests.browser import look, needs_browser
 from train.options import TrainOptions
 from train.report.compare import compare
-from train.report.runs import recipe_of
+from train.report.runs import read_run, recipe_of
+from train.report.table import duration
 from train.run import train
 
 
@@ -82,6 +84,22 @@ def test_start_is_named(runs: list[Path], tmp_path: Path) -> None:
 def test_run_without_figures_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no figures.*lvm-runtime train"):
         compare([tmp_path / "none.run"], tmp_path)
+
+
+def test_figures_belong_to_the_artifact_beside_them(runs: list[Path], tmp_path: Path) -> None:
+    """Copied runs have their own artifact, and one that came later has other figures."""
+    before = tmp_path / "before"
+    shutil.copytree(runs[0].parent, before)
+    shutil.rmtree(before / "infonce")
+    shutil.copytree(runs[0].parent / "mse", before / "infonce")
+    assert read_run(before / "mse.run").artifact == before / "mse"
+    with pytest.raises(ArtifactError, match=r"infonce\.run: figures of another model than the one in .*infonce"):
+        compare([before / "infonce.run"], tmp_path / "report")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (2.34, "2.3 s"), (59.9, "59.9 s"), (90, "1.5 min")])
+def test_a_training_takes_as_long_as_it_says(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_recipe_names_only_departures() -> None:

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.artifact.config import ARCHITECTURES
-from lvm_runtime.artifact.folder import DEFAULT_ROOT, Artifact
+from lvm_runtime.artifact.folder import DEFAULT_ROOT, MANIFEST, Artifact
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.selection.timing import interleave
 from lvm_runtime.system import machine
 
 from ..evaluation.baselines import LINEAR_AVERAGE
-from ..options import TrainOptions
+from ..options import RUN, TrainOptions
 from .results import RESULT, WINDOWS
 
 SPEED_BATCHES = (1, 32)
@@ -60,6 +60,7 @@ class Run:
     """A run's figures as read from its folder, and its row of the table."""
 
     row: Row
+    artifact: Path
     result: dict[str, Any]
     windows: dict[str, NDArray[Any]]
     machine: str
@@ -72,7 +73,8 @@ def read_run(folder: Path) -> Run:
         with np.load(folder / WINDOWS) as arrays:
             windows = {name: arrays[name] for name in arrays.files}
         trained_on = f"{machine.line(result['machine'])}, torch {result['machine']['versions']['torch']}"
-        return Run(_row(folder, result), result, windows, trained_on)
+        artifact = _artifact_of(folder, result)
+        return Run(_row(folder, artifact, result), artifact.path, result, windows, trained_on)
     except (OSError, ValueError, KeyError) as error:
         why = getattr(error, "strerror", None) or error
         raise ArtifactError(
@@ -83,15 +85,14 @@ def read_run(folder: Path) -> Run:
 def find_run(name: str) -> Path:
     """Return the folder of figures that `name` means: an architecture, an artifact or the folder itself."""
     path = DEFAULT_ROOT / name if name in ARCHITECTURES and not Path(name).exists() else Path(name)
-    return path if path.suffix == ".run" else path.parent / f"{path.name}.run"
+    return path if path.suffix == RUN else path.parent / f"{path.name}{RUN}"
 
 
-def _row(folder: Path, result: dict[str, Any]) -> Row:
-    artifact = Artifact.load(result["artifact"])
+def _row(folder: Path, artifact: Artifact, result: dict[str, Any]) -> Row:
     found, ceiling, own = result["validation"], result["ceiling"], result.get("own_ceiling")
     cosine, gain = found["cosine"], found["gain"]
     return Row(
-        name=folder.name.removesuffix(".run"),
+        name=folder.name.removesuffix(RUN),
         recipe=recipe_of(result["options"]),
         data=Path(result["options"]["data"]).name,
         parameters=result["parameters"],
@@ -115,6 +116,21 @@ def _row(folder: Path, result: dict[str, Any]) -> Row:
         speed=measure_speed(artifact),
         cosine_per_million=cosine["value"] / (result["parameters"] / 1e6),
     )
+
+
+def _artifact_of(folder: Path, result: dict[str, Any]) -> Artifact:
+    """Return the artifact beside the figures, which moves with them, or where it was written if none is there.
+
+    Raises ArtifactError for another model than that of the figures: a run between had not come to write its own.
+    """
+    beside = folder.with_name(folder.name.removesuffix(RUN))
+    artifact = Artifact.load(beside if (beside / MANIFEST).is_file() else result["artifact"])
+    if artifact.manifest.model != result.get("model_hash", artifact.manifest.model):
+        raise ArtifactError(
+            f"{folder}: figures of another model than the one in {artifact.path}, which came later; "
+            "train it again, or evaluate the one that they belong to"
+        )
+    return artifact
 
 
 def recipe_of(options: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ def cells(row: Row) -> list[str]:
         f"{row.parameters:,}",
         f"{row.mega_flops:.1f}",
         f"{row.megabytes:.1f}",
-        f"{row.seconds / 60:.1f} min, epoch {row.best_epoch} of {row.epochs}",
+        f"{duration(row.seconds)}, epoch {row.best_epoch} of {row.epochs}",
         f"{row.cosine:.4f} [{row.low:.4f}, {row.high:.4f}]",
         f"{row.gain:+.4f} [{row.gain_low:+.4f}, {row.gain_high:+.4f}]{verdict}",
         NO_FIGURE if row.test_gain is None else f"{row.test_gain:+.4f}",
@@ -36,6 +36,11 @@ def cells(row: Row) -> list[str]:
         f"{row.speed['32']:,.0f}",
         f"{row.cosine_per_million:.3f}",
     ]
+
+
+def duration(seconds: float) -> str:
+    """Return the time that a training took, with two or three digits that count."""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
