@@ -259,8 +259,8 @@ MISTAKES = [
     ),
     Mistake(
         "a difference on one document is clear of zero",
-        "train/evaluation/evaluate.py",
-        "if self.value.low == self.value.high != 0:",
+        "train/evaluation/metrics.py",
+        "if self.documents == 1 or (self.documents is None and self.low == self.high != 0):",
         "if False:",
         "tests/train/evaluation/test_retrieval.py::"
         "test_a_model_beats_a_baseline_where_the_whole_interval_does[one above]",

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from lvm_runtime.errors import ArtifactError
@@ -79,6 +81,23 @@ def test_start_is_named(runs: list[Path], tmp_path: Path) -> None:
     assert "start baseline" in text
     assert "Epoch 0 is a model before training" in text
     assert "| test: to lin. avg |" in text
+
+
+def test_runs_on_other_windows_are_told_apart(tmp_path: Path) -> None:
+    """Two splits, and two states of a file, have the same names and numbers of windows."""
+    base: dict[str, Any] = {"model": "amn", "epochs": 1, "device": "cpu", "sizes": {"hidden_dim": 8}, "split": "random"}
+    rng = np.random.default_rng(0)
+    folders = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", 0)):
+        if name in "ad":
+            np.savez(tmp_path / "c.npz", vectors=rng.standard_normal((400, 8)), doc_ids=np.arange(400) // 20)
+        options = TrainOptions(data=str(tmp_path / "c.npz"), out=tmp_path / name, seed=seed, **base)
+        train(options, lambda line: None)
+        folders.append(options.run_path)
+    for others, same in ((folders[1:2], True), (folders[2:3], False), (folders[3:], False)):
+        text = compare([folders[0], *others], tmp_path / "report")
+        assert ("validated on different windows" in text) is not same
+        assert text.count("recency average, c.npz") == (1 if same else 2)
 
 
 def test_run_without_figures_says_what_to_do(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from lvm_runtime.system import atomic
 
 from .page import page
-from .runs import Run, read_run
+from .runs import Run, read_run, windows_of
 from .search import search_markdown
 from .table import markdown
 
@@ -23,9 +23,8 @@ def compare(folders: list[Path], out: Path) -> str:
     """
     atomic.require_writable(out / "comparison.md")
     runs = [read_run(folder) for folder in folders]
-    digests = {(run.result["options"]["data"], len(run.windows["cosine"])) for run in runs}
     remarks = []
-    if len(digests) > 1:
+    if len({windows_of(run) for run in runs}) > 1:
         remarks.append("These runs were validated on different windows: compare their gains and not their cosines.")
     text = f"{search_markdown(runs)}\n{markdown(runs, remarks)}"
     document = {"remarks": remarks, "runs": [_entry(run) for run in runs]}

@@ -17,7 +17,7 @@ from lvm_runtime.errors import ArtifactError
 from lvm_runtime.selection.timing import interleave
 from lvm_runtime.system import machine
 
-from ..evaluation.baselines import LINEAR_AVERAGE
+from ..evaluation.baselines import LINEAR_AVERAGE, PERSISTENCE
 from ..options import RUN, TrainOptions
 from .results import RESULT, WINDOWS
 
@@ -45,6 +45,7 @@ class Row:
     gain: float
     gain_low: float
     gain_high: float
+    documents: int | None
     test_gain: float | None
     to_ceiling: float | None
     to_own_ceiling: float | None
@@ -107,6 +108,7 @@ def _row(folder: Path, artifact: Artifact, result: dict[str, Any]) -> Row:
         gain=gain["value"],
         gain_low=gain["low"],
         gain_high=gain["high"],
+        documents=gain.get("documents"),
         test_gain=result["test"]["gain"]["value"] if result["test"] else None,
         to_ceiling=None if ceiling is None else cosine["value"] - ceiling,
         to_own_ceiling=None if own is None else cosine["value"] - own,
@@ -161,6 +163,18 @@ def measure_speed(artifact: Artifact) -> dict[str, float]:
             sides[str(size)] = partial(model, probes[torch.arange(size) % len(probes)])
         timings = interleave(sides, rounds=3, seconds=0.05)
     return {size: int(size) / timing.median for size, timing in timings.items()}
+
+
+def windows_of(run: Run, side: str = "validation") -> tuple[str, ...]:
+    """Return what tells the windows that a run was judged on from others: its data, and what two baselines reach there.
+
+    Names and counts are not enough: another split has as many windows, and so has a file that was written again. The
+    two baselines are fitted to nothing, and alike on all devices to six digits.
+    """
+    found = run.result[side]
+    figures = [found["baseline_metrics"][name] for name in (LINEAR_AVERAGE, PERSISTENCE)]
+    reached = [f"{metrics['cosine']['value']:.5f} {metrics['mrr']:.4f}" for metrics in figures]
+    return run.row.data, side, str(found["windows"]), *reached
 
 
 def linear_average_of(run: Run) -> float:

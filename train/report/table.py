@@ -5,7 +5,8 @@ from __future__ import annotations
 from lvm_runtime.commands import tables
 from lvm_runtime.errors import counted
 
-from .runs import Row, Run
+from ..evaluation.metrics import CLEAR, Estimate
+from .runs import Row, Run, windows_of
 
 NO_FIGURE = "–"
 COLUMNS = (
@@ -16,7 +17,8 @@ COLUMNS = (
 
 def cells(row: Row) -> list[str]:
     """Return one run's cells, in the order of `COLUMNS`."""
-    verdict = "" if row.gain_low > 0 else " (below)" if row.gain_high < 0 else " (not clear)"
+    word = Estimate(row.gain, row.gain_low, row.gain_high, row.documents).word
+    verdict = "" if word == CLEAR else f" ({word})"
     return [
         row.name,
         row.recipe,
@@ -58,16 +60,14 @@ def markdown(runs: list[Run], remarks: list[str]) -> str:
 
 def baseline_lines(runs: list[Run]) -> list[str]:
     """Return one line per data set with its baselines and ceiling, and one on how to read the intervals."""
-    lines: dict[str, str] = {}
+    lines: dict[tuple[str, ...], str] = {}
     for run in runs:
         baselines = run.result["validation"]["baselines"]
         text = ", ".join(f"{name} {value['value']:.4f}" for name, value in baselines.items())
         ceiling = run.result["ceiling"]
         text += "" if ceiling is None else f", ceiling {ceiling:.4f} (closed form)"
         count = len(run.windows["cosine"])
-        lines[f"{run.row.data} {count}"] = (
-            f"Baselines on {run.row.data} ({counted(count, 'validation window')}): {text}."
-        )
+        lines[windows_of(run)] = f"Baselines on {run.row.data} ({counted(count, 'validation window')}): {text}."
     note = (
         "Intervals are 95 % bootstraps over documents; the gain is paired with the linear average on the same windows. "
         f"Trained on {runs[0].machine}."
