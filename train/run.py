@@ -184,8 +184,7 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
     saved_at = trainer.step
 
     def keep() -> None:
-        if processes.main:
-            save_checkpoint(path, trainer, progress, prepared.digest)
+        save_checkpoint(path, trainer, progress, prepared.digest)
 
     with progress_bar(total, options.model, "window", initial=min(done, total)) as bar:
 
