@@ -35,6 +35,8 @@ LARGEST_EXACT = 50_000
 LARGEST_NORM = 1e6
 _FORMAT = 1
 _BLOCK = 65_536
+_QUERIES = 512  # that are searched for together at most
+_COMPARED = 1 << 24  # numbers of the vectors that they are compared with: 64 MiB in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,8 @@ class Index:
     def search(self, queries: Any, k: int = 10) -> Hits:
         """Return the k vectors nearest to each query `[q, D]`; one query `[D]` is a batch of one.
 
-        All N where k is larger. Raises InvalidInput for another D, and for a query that is not finite or zero.
+        Of vectors that are equally near, those that come first in the corpus come first. All N where k is larger.
+        Raises InvalidInput for another D, and for a query that is not finite or zero.
 
         >>> Index.build("corpus.npz").search(np.ones((4, 384)), k=3).scores.shape
         (4, 3)
@@ -175,12 +178,20 @@ class Index:
         zero = np.flatnonzero(~unit.any(axis=1))
         if len(zero):
             raise InvalidInput(f"queries: row {int(zero[0])} is zero and has no direction; expected another vector")
-        rows = self._search.search(unit, k)
-        scores = np.where(rows < 0, -np.inf, np.einsum("qkd,qd->qk", unit_rows(self.corpus.values[rows]), unit)).astype(
-            np.float32
-        )
+        found = Hits(np.empty((len(unit), k), np.int64), np.empty((len(unit), k), np.float32))
+        size = max(1, min(_QUERIES, _COMPARED // (k * self.record.dim)))  # of a part, whatever k is
+        for begin in range(0, len(unit), size):
+            part = slice(begin, begin + size)
+            found.rows[part], found.scores[part] = self._best(unit[part], k)
+        return found
+
+    def _best(self, unit: Array, k: int) -> tuple[NDArray[np.int64], Array]:
+        """Return rows and scores `[q, k]` for unit queries `[q, D]`, best first, and of equal ones the first row."""
+        rows = np.sort(self._search.search(unit, k), axis=1)
+        cosines = np.einsum("qkd,qd->qk", unit_rows(self.corpus.values[rows]), unit)
+        scores = np.where(rows < 0, np.float32(-np.inf), cosines)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return Hits(np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1))
+        return np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
 
     def vectors(self, rows: NDArray[np.int64]) -> Array:
         """Return the vectors `[…, D]` of rows `[…]` of the corpus, each of length 1. InvalidInput for other rows.

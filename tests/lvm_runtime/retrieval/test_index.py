@@ -49,6 +49,41 @@ def test_exact_is_exact(name: str, tmp_path: Path) -> None:
     assert np.abs(one.scores - hits.scores[3:4, :4]).max() < 1e-6
 
 
+def test_of_equal_vectors_the_first_come_first_whatever_else_is_asked(tmp_path: Path) -> None:
+    """Products of matrices round by place and by batch: which of many copies came, and of near copies, was chance."""
+    rows, queries = vectors(10_000), vectors(64, seed=1)
+    copies = np.r_[7, 300:340, 9_000:9_040]
+    rows[copies] = rows[7]
+    rows[4_000:7_000] = rows[4_000] + 1e-7 * np.random.default_rng(2).standard_normal((3_000, 16))
+    queries[:8] = rows[7]
+    queries[8:32] = rows[4_000] + 0.1 * queries[8:32]
+    np.save(tmp_path / "c.npy", rows)
+    index = Index.build(tmp_path / "c.npy")
+    together = index.search(queries, 5)
+    assert together.rows[:8].tolist() == [copies[:5].tolist()] * 8
+    for i, query in enumerate(queries):
+        alone = index.search(query, 5)
+        assert np.array_equal(alone.rows[0], together.rows[i])
+        assert np.array_equal(alone.scores[0], together.scores[i])
+    assert np.array_equal(index.search(queries, 90).rows[:8, :81], np.tile(copies, (8, 1)))
+
+
+@pytest.mark.parametrize("kind", [EXACT, ANN])
+def test_many_queries_are_searched_for_in_parts(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once they took gigabytes: queries times vectors, and queries times k times D."""
+    np.save(tmp_path / "c.npy", vectors(500))
+    index, queries = Index.build(tmp_path / "c.npy", kind), vectors(40, seed=1)
+    whole = index.search(queries, 3)
+    asked: list[int] = []
+    search = index._search.search
+    monkeypatch.setattr(index._search, "search", lambda part, k: (asked.append(len(part)), search(part, k))[1])
+    monkeypatch.setattr(index_module, "_COMPARED", 3 * 16 * 7)
+    hits = index.search(queries, 3)
+    assert asked == [7] * 5 + [5]
+    assert np.array_equal(hits.rows, whole.rows)
+    assert np.array_equal(hits.scores, whole.scores)
+
+
 def test_approximate_finds_nearly_all_and_scores_exactly(tmp_path: Path) -> None:
     rows, queries = vectors(30_000), vectors(100, seed=1)
     np.save(tmp_path / "c.npy", rows.astype(np.float16))
@@ -235,11 +270,13 @@ def test_what_cannot_be_indexed_or_searched_is_refused(tmp_path: Path) -> None:
     rows = vectors(40)
     np.savez(tmp_path / "empty.npz", vectors=rows[:0])
     np.savez(tmp_path / "contexts.npz", contexts=rows.reshape(8, 5, 16))
+    np.savez(tmp_path / "flat.npz", vectors=rows[:, :0])
     rows[7, 3] = np.nan
     np.savez(tmp_path / "nan.npz", vectors=rows)
     np.savez(tmp_path / "far.npz", vectors=vectors(40).astype(np.float64) * 1e300)
     for name, message in (
         ("empty.npz", "holds no vectors"),
+        ("flat.npz", r"array of shape \[40, 0\], expected contexts"),
         ("contexts.npz", r"holds contexts \[8, 5, 16\], expected vectors"),
         ("nan.npz", "row 7, component 3 is nan"),
         ("far.npz", "row 0, component 0 .*too large for float32"),
