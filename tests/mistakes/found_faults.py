@@ -331,8 +331,8 @@ MISTAKES = [
     Mistake(
         "copies of training windows are validated on without a word",
         "train/prepared_data.py",
-        "        if share:\n",
-        "        if share > 1:\n",
+        "if share := max(share, nearly_copied(split.train, windows)):",
+        "if share := 0.0:",
         "tests/train/test_prepared_data.py::test_copies_of_training_windows_among_held_out_ones_are_told",
     ),
     Mistake(

@@ -116,6 +116,13 @@ def test_figures_belong_to_the_artifact_beside_them(runs: list[Path], tmp_path: 
         compare([before / "infonce.run"], tmp_path / "report")
 
 
+def test_runs_of_one_name_are_told_apart(runs: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(runs[0].parent, tmp_path / "before")
+    text = compare([*runs, tmp_path / "before" / "mse.run"], tmp_path / "report")
+    for name in (runs[0].parent / "mse", tmp_path / "before" / "mse", "infonce"):
+        assert f"| {name} |" in text
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (2.34, "2.3 s"), (59.9, "59.9 s"), (90, "1.5 min")])
 def test_a_training_takes_as_long_as_it_says(seconds: float, text: str) -> None:
     assert duration(seconds) == text
