@@ -290,6 +290,10 @@ def _finish(trainer: Trainer, progress: Progress, prepared: PreparedData, say: S
     if trainer.processes.main:
         write_results(options.run_path, result, model, split.validation)
         say(f"artifact: {result.artifact.path}")
+        if options.normalize:
+            say(
+                "it takes vectors of length 1, as --normalize made them for training: divide yours by their lengths too"
+            )
     return result
 
 

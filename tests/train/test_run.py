@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from lvm_runtime import Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.commands.info import describe_artifact
@@ -212,6 +213,18 @@ def test_a_second_run_in_the_same_place_is_refused_while_the_first_is_there(tmp_
     train(first, say)
     assert refused == []
     assert train(replace(first, resume=True), lambda line: None).best_epoch
+
+
+def test_a_model_trained_on_normalised_vectors_says_what_it_takes(tmp_path: Path) -> None:
+    vectors = 7 * np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
+    np.savez(tmp_path / "c.npz", vectors=vectors, doc_ids=np.arange(200) // 10)
+    said: list[str] = []
+    train(options(tmp_path / "amn", data=str(tmp_path / "c.npz"), normalize=True), said.append)
+    assert said[-1].startswith("it takes vectors of length 1")
+    with Predictor(tmp_path / "amn", backend="eager") as predictor:
+        with pytest.raises(InvalidInput, match="trained on vectors divided by their lengths"):
+            predictor.predict(vectors[:5])
+        assert predictor.predict(vectors[:5] / np.linalg.norm(vectors[:5], axis=1, keepdims=True)).shape == (8,)
 
 
 def test_an_artifact_is_replaced_where_a_link_leads(tmp_path: Path) -> None:
