@@ -80,7 +80,14 @@ def test_start_is_named(runs: list[Path], tmp_path: Path) -> None:
     text = compare([*runs, options.run_path], tmp_path / "report")
     assert "start baseline" in text
     assert "Epoch 0 is a model before training" in text
-    assert "| test: to lin. avg |" in text
+    assert "| test: to lin. avg [95 %] |" in text
+    found = json.loads((options.run_path / "result.json").read_text())["test"]["gain"]
+    assert (
+        f"| {found['value']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] (of {found['documents']} DOCUMENTS) |"
+        in text
+    )
+    assert found["documents"] < 6
+    assert "Validation documents chose the epoch" in text
 
 
 def test_runs_on_other_windows_are_told_apart(tmp_path: Path) -> None:

@@ -36,6 +36,11 @@ class Estimate:
     high: float
     documents: int | None = None
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Estimate:
+        """Return what `to_dict` wrote; earlier ones did not say of how many documents."""
+        return cls(values["value"], values["low"], values["high"], values.get("documents"))
+
     @property
     def word(self) -> str:
         """How a difference lies to zero. Of fewer than 6 documents, an interval says too little of others.
@@ -50,6 +55,12 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+    @property
+    def signed(self) -> str:
+        """A difference with its interval, and what keeps it from being clear of zero."""
+        verdict = "" if self.word == CLEAR else f" ({self.word})"
+        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]{verdict}"
 
     def short(self) -> str:
         """Return the figures with three decimals."""

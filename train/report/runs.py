@@ -18,6 +18,7 @@ from lvm_runtime.selection.timing import interleave
 from lvm_runtime.system import machine
 
 from ..evaluation.baselines import LINEAR_AVERAGE, PERSISTENCE
+from ..evaluation.metrics import Estimate
 from ..options import RUN, TrainOptions
 from .results import RESULT, WINDOWS
 
@@ -46,7 +47,7 @@ class Row:
     gain_low: float
     gain_high: float
     documents: int | None
-    test_gain: float | None
+    test_gain: Estimate | None
     to_ceiling: float | None
     to_own_ceiling: float | None
     hit_at_5: float
@@ -109,7 +110,7 @@ def _row(folder: Path, artifact: Artifact, result: dict[str, Any]) -> Row:
         gain_low=gain["low"],
         gain_high=gain["high"],
         documents=gain.get("documents"),
-        test_gain=result["test"]["gain"]["value"] if result["test"] else None,
+        test_gain=Estimate.from_dict(result["test"]["gain"]) if result["test"] else None,
         to_ceiling=None if ceiling is None else cosine["value"] - ceiling,
         to_own_ceiling=None if own is None else cosine["value"] - own,
         hit_at_5=found["hits"]["hit@5"],

@@ -25,9 +25,9 @@ def verdicts(runs: list[Run]) -> list[str]:
     for run in runs:
         side = _side(run)
         found = run.result[side]
-        versus = {k: Difference(v["baseline"], estimate(v)) for k, v in found["versus"].items()}
+        versus = {k: Difference(v["baseline"], Estimate.from_dict(v)) for k, v in found["versus"].items()}
         lines.append(f"{run.row.name} ({side} documents) {verdict(versus)}.")
-        warning = past_warning({k: estimate(v) for k, v in found["offsets"].items()})
+        warning = past_warning({k: Estimate.from_dict(v) for k, v in found["offsets"].items()})
         lines += [f"{run.row.name}: {warning}."] if warning else []
     return lines
 
@@ -53,13 +53,13 @@ def _side(run: Run) -> str:
 
 
 def _cells(name: str, found: dict[str, Any]) -> list[str]:
-    look = {k: estimate(v) for k, v in found["retrieval"].items()}
-    cells = [name, estimate(found["cosine"]).short()]
+    look = {k: Estimate.from_dict(v) for k, v in found["retrieval"].items()}
+    cells = [name, Estimate.from_dict(found["cosine"]).short()]
     cells += [look[k].short() for k in ("hit@1", "hit@5", "hit@10", "mrr", "contrastive")]
     if "versus" not in found:
         return cells + [_NONE] * 3
     for metric in ("cosine", "mrr", "hit@10"):
-        difference = Difference(found["versus"][metric]["baseline"], estimate(found["versus"][metric]))
+        difference = Difference(found["versus"][metric]["baseline"], Estimate.from_dict(found["versus"][metric]))
         cells.append(f"{difference} {difference.word} ({difference.baseline})")
     return cells
 
@@ -67,10 +67,6 @@ def _cells(name: str, found: dict[str, Any]) -> list[str]:
 def search_markdown(runs: list[Run]) -> str:
     """Return verdicts and table as Markdown."""
     return "\n".join([*verdicts(runs), "", tables.markdown(HEADS, search_table(runs), left=len(HEADS))]) + "\n"
-
-
-def estimate(values: dict[str, Any]) -> Estimate:
-    return Estimate(values["value"], values["low"], values["high"], values.get("documents"))
 
 
 def hits_by_k(run: Run, name: str = "rank", most: int = 100) -> tuple[np.ndarray, np.ndarray]:
