@@ -34,6 +34,9 @@ LARGEST_EXACT = 50_000
 
 LARGEST_NORM = 1e6
 _FORMAT = 1
+_ATTEMPTS = 5
+"""How often an index is opened again because a writer replaced it meanwhile."""
+
 _BLOCK = 65_536
 _QUERIES = 512  # that are searched for together at most
 _COMPARED = 1 << 24  # numbers of the vectors that they are compared with: 64 MiB in float32
@@ -75,13 +78,14 @@ class Index:
     ((1, 2), 3, 1.0)
     """
 
-    def __init__(self, path: Path, record: Record, corpus: Corpus) -> None:
+    def __init__(self, path: Path, record: Record, corpus: Corpus, folder: Path | None = None) -> None:
+        """Read what is in `folder`, which is `path` unless the index is on its way there."""
         self.path, self.record, self.corpus = path, record, corpus
         self._search: ExactSearch | AnnSearch
         if record.kind == EXACT:
             self._search = ExactSearch(corpus.values)
         else:
-            self._search = AnnSearch(path / FILE, record.vectors, record.dim)
+            self._search = AnnSearch((folder or path) / FILE, record.vectors, record.dim)
 
     @classmethod
     def build(
@@ -124,7 +128,7 @@ class Index:
                 raise InvalidInput(f"{source}: another program changed it while it was indexed; make the index again")
             where = {"folder": str(source.parent.absolute())}
             (temporary / MANIFEST).write_text(json.dumps(asdict(record) | where, indent=1), encoding="utf-8")
-        return cls(path, record, opened)
+            return cls(path, record, opened, temporary)  # at `path`, another writer may replace it at once
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
@@ -143,6 +147,20 @@ class Index:
             if not os.path.exists(path):
                 raise InvalidInput(f"{path}: no such file; expected a corpus or the folder of an index")
             named, path = str(path), folder_of(path)
+        for _ in range(_ATTEMPTS):
+            before = _manifest(path)
+            try:
+                index = cls._open(path, named)
+            except InvalidInput:
+                if _manifest(path) == before:
+                    raise
+            else:
+                if _manifest(path) == before:
+                    return index
+        raise InvalidInput(f"{path}: was made again {_ATTEMPTS} times while it was opened; open it when that has ended")
+
+    @classmethod
+    def _open(cls, path: Path, named: str) -> Index:
         record, folder = _read(path, named)
         source = folder / record.corpus[0].name
         added = {file.name for file in _files_of(source)} - {file.name for file in record.corpus}
@@ -251,6 +269,14 @@ def _require_index_or_nothing(path: Path, corpus: Path) -> None:
             whole = False
     if not whole:
         raise InvalidInput(f"{path}: exists and is not an index; choose another folder or move it away")
+
+
+def _manifest(path: Path) -> bytes | None:
+    """Return what tells the index at `path` from one that takes its place; None if there is none."""
+    try:
+        return (path / MANIFEST).read_bytes()
+    except OSError:
+        return None
 
 
 def _read(path: Path, corpus: str) -> tuple[Record, Path]:

@@ -20,6 +20,7 @@ from lvm_runtime.retrieval import index as index_module
 from lvm_runtime.retrieval.ann import FILE
 from lvm_runtime.retrieval.file_record import FileRecord
 from lvm_runtime.retrieval.index import ANN, EXACT, MANIFEST
+from lvm_runtime.system import atomic
 
 
 def vectors(count: int, dim: int = 16, seed: int = 0) -> np.ndarray:
@@ -133,6 +134,49 @@ def test_a_corpus_that_changes_while_it_is_indexed_is_an_error(
     with pytest.raises(InvalidInput, match="another program changed it while it was indexed"):
         Index.build(tmp_path / "c.npy", kind)
     assert not (tmp_path / "c.npy.index").exists()
+
+
+def test_an_index_that_is_made_again_while_it_is_opened_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that opens it meanwhile was told that it is damaged, or got another one's candidates."""
+    corpus = tmp_path / "c.npy"
+    np.save(corpus, vectors(300))
+    Index.build(corpus, ANN)
+    read, made = index_module._open_vectors, list[int]()
+
+    def slow(path: Path) -> Any:
+        opened = read(path)
+        if len(made) < 6 and not building:
+            building.append(True)
+            np.save(corpus, vectors(300, seed=len(made) + 1))
+            Index.build(corpus, ANN if len(made) % 2 else EXACT)
+            made.append(len(made))
+            building.clear()
+        return opened
+
+    building: list[bool] = []
+    monkeypatch.setattr(index_module, "_open_vectors", slow)
+    with pytest.raises(InvalidInput, match="was made again 5 times while it was opened"):
+        Index.open(corpus)
+    index = Index.open(corpus)
+    assert len(made) == 6
+    assert index.record.kind == ANN
+    assert np.array_equal(index.corpus.values, vectors(300, seed=6))
+
+
+def test_an_index_is_ready_though_another_writer_replaces_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "c.npy", vectors(300))
+    exchange = atomic.exchange
+
+    def replaced(temporary: Path, path: Path) -> bool:
+        done = exchange(temporary, path)
+        (path / FILE).unlink(missing_ok=True)  # as in an exact index, which has no such file
+        return done
+
+    Index.build(tmp_path / "c.npy", EXACT)
+    monkeypatch.setattr(atomic, "exchange", replaced)
+    assert Index.build(tmp_path / "c.npy", ANN).search(np.ones(16), 3).rows.shape == (1, 3)
 
 
 def test_a_corpus_that_changed_is_noticed_and_one_that_was_copied_is_not(tmp_path: Path) -> None:
