@@ -25,6 +25,9 @@ from .loop import Trainer
 from .options import TrainOptions
 
 FILE = "checkpoint.pt"
+BEFORE = "checkpoint.before.pt"
+"""What the checkpoint of a run that did not end becomes where another one starts afresh in its place."""
+
 SCHEMA = 4
 """Until schema 2 the digest was that of 256 rows, and data that had changed elsewhere went on unnoticed. Until schema 3
 there was one random state for all processes, which then dropped the same units."""

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from lvm_runtime.errors import ArtifactError, InvalidInput, counted
 from lvm_runtime.models import build_model, parameter_count, save_model
 from lvm_runtime.system import atomic
 
-from .checkpoint import FILE, Checkpoint, Progress, save_checkpoint
+from .checkpoint import BEFORE, FILE, Checkpoint, Progress, save_checkpoint
 from .distributed import Processes
 from .evaluation.evaluate import Evaluation, evaluate, figures, predictor, verdict
 from .evaluation.gate import ROWS, check_agreement, compare_step
@@ -155,14 +156,25 @@ def _start(
         say(f"resuming at epoch {trainer.epoch + 1}, step {trainer.step} of {trainer.steps}")
         return progress
     if path.exists() and trainer.processes.main:
-        say(f"starting afresh over {path} (--resume would continue it)")
-        path.unlink()
+        _put_aside(path, options, say)
     progress = Progress()
     if options.start != "default" or options.judge != "cosine":
         progress.seconds = seconds
         _record(progress, trainer, {}, _validate(trainer, prepared))
         say(f"epoch 0/{options.epochs}  before training  {_judged(progress.history[-1], prepared)}")
     return progress
+
+
+def _put_aside(path: Path, options: TrainOptions, say: Say) -> None:
+    """Drop the checkpoint of an earlier run, or keep it under another name where that run came to no artifact."""
+    if (options.artifact_path / MANIFEST).exists():
+        say(f"starting afresh over {path} (--resume would continue it)")
+        path.unlink()
+        return
+    kept = path.with_name(BEFORE)
+    with atomic.writing(kept):
+        path.replace(kept)
+    say(f"starting afresh; {kept} is of a run that did not end (--resume would have continued it: move it back)")
 
 
 def _validate(trainer: Trainer, prepared: PreparedData) -> dict[str, float]:

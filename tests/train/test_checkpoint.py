@@ -22,7 +22,7 @@ from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models import build_model
 from train.__main__ import command as command_line
 from train.all import command as all_models
-from train.checkpoint import FILE, Checkpoint, Progress, _random_state, _set_random_state, save_checkpoint
+from train.checkpoint import BEFORE, FILE, Checkpoint, Progress, _random_state, _set_random_state, save_checkpoint
 from train.data.corpus import load_corpus
 from train.data.windows import VectorStore, split_windows
 from train.distributed import Processes
@@ -265,6 +265,26 @@ def test_two_processes_go_on_where_they_were(tmp_path: Path) -> None:
     assert len(states) == 2
     assert not torch.equal(*states)
     assert run("stopped", "--epochs", "2", "--resume") == run("whole", "--epochs", "2")
+
+
+def test_a_run_that_did_not_end_is_not_lost_to_one_that_starts_afresh(tmp_path: Path) -> None:
+    """Whoever forgets --resume after a night of training would have trained for nothing."""
+    run = options(tmp_path / "a", epochs=3)
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch 2"):
+            raise RuntimeError("the power went")
+
+    with pytest.raises(RuntimeError):
+        train(run, stop)
+    lines: list[str] = []
+    train(replace(run, epochs=1), lines.append)
+    kept = tmp_path / "a.run" / BEFORE
+    assert any(f"{kept} is of a run that did not end" in line for line in lines)
+    kept.replace(kept.with_name(FILE))
+    lines.clear()
+    train(replace(run, resume=True), lines.append)
+    assert any("resuming at epoch 3" in line for line in lines)
 
 
 def test_a_run_that_starts_afresh_drops_the_checkpoint_before_it(tmp_path: Path) -> None:
