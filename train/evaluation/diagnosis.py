@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.corpus.documents import run_begins
+from lvm_runtime.errors import InvalidInput
 from lvm_runtime.text.encoder import SAME
 
 from ..data.windows import VectorStore, WindowSet
@@ -99,7 +100,12 @@ class Diagnosis:
 
 
 def diagnose(corpus: Corpus, store: VectorStore, context_length: int = 5) -> Diagnosis:
-    """Look at the whole corpus for duplicates and lengths, and at a sample of its windows for the rest."""
+    """Look at the whole corpus for duplicates and lengths, and at a sample of its windows for the rest.
+
+    Raises InvalidInput for a corpus without vectors.
+    """
+    if not len(corpus.values):
+        raise InvalidInput(f"{corpus.name}: holds no vectors, so there is nothing to look at")
     starts, ids = corpus.starts(context_length + 1), corpus.document_ids
     windows = WindowSet(store, torch.from_numpy(starts).to(store.device), starts, context_length)
     lengths = np.diff(run_begins(ids), append=len(ids))
