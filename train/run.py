@@ -7,6 +7,7 @@ and judge each epoch, keep the best, pass the gate, measure, write.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -28,7 +29,7 @@ from .evaluation.gate import ROWS, check_agreement, compare_step
 from .evaluation.metrics import score_rows
 from .evaluation.retrieval import rank_rows
 from .loop import Trainer, TrainingDiverged
-from .options import TrainOptions
+from .options import RUN, TrainOptions
 from .prepared_data import PreparedData, Say, prepare
 from .progress import Interruption, progress_bar
 from .provenance import provenance
@@ -118,7 +119,8 @@ def _places(options: TrainOptions) -> Iterator[None]:
             f"{run}: is an artifact, among whose files this run's checkpoint would come; choose another --out than "
             f"{path}, or move it away"
         )
-    with atomic.locked(run, wait=False):
+    real = Path(os.path.realpath(path))  # the same for a run that gets there by a link
+    with atomic.locked(real.with_name(real.name + RUN), wait=False):
         yield
 
 

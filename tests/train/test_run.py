@@ -203,12 +203,16 @@ def test_paths_and_numbers_of_any_kind_will_do(tmp_path: Path) -> None:
 def test_a_second_run_in_the_same_place_is_refused_while_the_first_is_there(tmp_path: Path, resume: bool) -> None:
     """Each would go on from the other's checkpoint, and write an artifact that is neither's."""
     first = options(tmp_path / "amn", epochs=2)
+    (tmp_path / "link").symlink_to("amn")
     refused: list[str] = []
 
     def say(line: str) -> None:
         if line.startswith("epoch 1"):
             with pytest.raises(WriteFailed, match=r"amn\.run: another run is at work there"):
                 train(replace(first, resume=resume), refused.append)
+            if not resume:
+                with pytest.raises(WriteFailed, match="another run is at work there"):
+                    train(replace(first, out=tmp_path / "link"), refused.append)
 
     train(first, say)
     assert refused == []
