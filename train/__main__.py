@@ -75,7 +75,12 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     add(data, "split", "which documents: the last of the corpus, or random ones", choices=SPLITS)
     add(data, "context-length", "vectors in a context")
     add(data, "queries", "held-out windows, evenly spaced, whose target is searched in the whole corpus; 0: all")
-    add(data, "normalize", "divide every vector by its length", action="store_true")
+    add(
+        data,
+        "normalize",
+        "divide every vector by its length; predictions then take such vectors only",
+        action="store_true",
+    )
     add(data, "windows", "size of the synthetic corpus, in training and held-out windows")
     add(data, "dim", "vector size of the synthetic corpus")
     add(data, "trust-pickle", "allow object arrays: reading them runs code of the file's maker", action="store_true")

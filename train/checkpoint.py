@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +25,12 @@ from .loop import Trainer
 from .options import TrainOptions
 
 FILE = "checkpoint.pt"
-SCHEMA = 3
-"""Until schema 2 the digest was that of 256 rows, and data that had changed elsewhere went on unnoticed."""
+BEFORE = "checkpoint.before.pt"
+"""What the checkpoint of a run that did not end becomes where another one starts afresh in its place."""
+
+SCHEMA = 4
+"""Until schema 2 the digest was that of 256 rows, and data that had changed elsewhere went on unnoticed. Until schema 3
+there was one random state for all processes, which then dropped the same units."""
 
 FREE = frozenset({"out", "epochs", "resume", "checkpoint_every", "device", "compile", "resident_bytes", "trust_pickle"})
 """Options that may differ between a run and its continuation. More epochs is how a finished run is extended."""
@@ -43,7 +48,14 @@ class Progress:
 
 
 def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, corpus: str) -> None:
-    """Replace the checkpoint at `path` in one step; `corpus` is the digest of the data."""
+    """Replace the checkpoint at `path` in one step; `corpus` is the digest of the data.
+
+    Every process calls this: the checkpoint holds the random states of all, and the first one writes it.
+    """
+    own = _random_state(trainer.device)
+    random = {name: trainer.processes.gather(values) for name, values in own.items()}
+    if not trainer.processes.main:
+        return
     state = {
         "schema": SCHEMA,
         "options": trainer.options.to_dict(),
@@ -55,7 +67,7 @@ def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, corpus: st
         "epoch": trainer.epoch,
         "step": trainer.step,
         "losses": trainer.losses,
-        "random": _random_state(trainer.device),
+        "random": random,
         "history": progress.history,
         "best_epoch": progress.best_epoch,
         "best_score": progress.best_score,
@@ -98,7 +110,9 @@ class Checkpoint:
         trainer.plateau.load_state_dict(state["plateau"])
         trainer.epoch, trainer.step = state["epoch"], state["step"]
         trainer.losses.copy_(state["losses"])
-        _set_random_state(state["random"], trainer.device)
+        rank = trainer.processes.rank
+        states = {name: values[rank] for name, values in state["random"].items() if rank < len(values)}
+        _set_random_state(states, trainer.device)
         best = state["best_epoch"], state["best_score"], state["best_weights"]
         return Progress(state["history"], *best, state["seconds"])
 
@@ -107,9 +121,13 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ArtifactError(f"{path}: no checkpoint to resume from; drop --resume to start a run")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch writes checksums and reads none
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, OSError) as error:
         raise ArtifactError(f"{path}: not a readable checkpoint; drop --resume to start afresh") from error
+    if damaged:
+        raise ArtifactError(f"{path}: damaged in {damaged}; drop --resume to start afresh")
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         came = state.get("schema", "none") if isinstance(state, dict) else "none"
         raise ArtifactError(
@@ -138,7 +156,8 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
+    if "cpu" in state:
+        torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
     if device.type == "mps" and "mps" in state:

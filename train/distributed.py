@@ -73,7 +73,17 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Return whether `flag` is set in any process."""
-        return flag if self._accelerator is None else bool(self.mean(torch.tensor([float(flag)])).item() > 0)
+        if self._accelerator is None:
+            return flag
+        own = torch.tensor([float(flag)], device=self._accelerator.device)  # NCCL takes nothing from the CPU
+        return bool(self.mean(own).item() > 0)
+
+    def gather(self, values: Tensor) -> list[Tensor]:
+        """Return the `values` `[n]` of every process, on the CPU, by rank."""
+        if self._accelerator is None:
+            return [values]
+        gathered = self._accelerator.gather(values.to(self._accelerator.device).unsqueeze(0))
+        return [part.cpu().clone() for part in gathered]
 
     def wait(self) -> None:
         """Wait for the others."""

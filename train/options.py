@@ -7,11 +7,14 @@ are named, either one by one or as the `tuned` recipe of an architecture, and en
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from lvm_runtime.arguments import file_name, whole_number
 from lvm_runtime.artifact.config import ModelConfig, make_config
 from lvm_runtime.artifact.folder import DEFAULT_ROOT
 from lvm_runtime.errors import InvalidInput
@@ -22,6 +25,11 @@ JUDGES = ("cosine", "mrr", "both")
 SPLITS = ("last", "random")
 SCHEDULES = ("plateau", "cosine")
 PRECISIONS = ("fp32", "bf16")
+
+RUN = ".run"
+"""How the name of the folder of a run's checkpoint and figures ends, after that of the artifact."""
+
+LARGEST_SEED = 2**32 - 1
 
 RESIDENT_BYTES = 4 << 30
 """Vectors up to this size in float32 are copied to the device."""
@@ -119,12 +127,10 @@ class TrainOptions:
     sizes: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "context_length", "windows", "dim"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        self._make_plain()
         for name in ("learning_rate", "grad_clip", "temperature"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
-        counts = ("checkpoint_every", "seed", "candidates", "queries")
-        for name in (*counts, "weight_decay", "input_noise", "cosine_weight"):
+        for name in ("weight_decay", "input_noise", "cosine_weight"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "not negative")
         for name in ("ema", "vector_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number in [0, 1)")
@@ -145,8 +151,33 @@ class TrainOptions:
             _require(not self.compile, "compile", True, "none with --loss ranking, whose blocks are not compiled")
         else:
             _require(self.start != "ranked", "start", self.start, "ranked with --loss ranking only")
-        _require(self.artifact_path.name not in ("", ".."), "out", str(self.out), "the path of a folder with a name")
+        name = self.artifact_path.name
+        _require(name not in ("", ".."), "out", str(self.out), "the path of a folder with a name")
+        _require(not name.endswith(RUN), "out", str(self.out), f"a name without {RUN}, as folders of figures end")
         self.config(dim=self.dim)
+
+    def _make_plain(self) -> None:
+        """Turn paths and numbers of any kind into what JSON takes: the run's last step writes them into the artifact.
+
+        Raises InvalidInput for what is no path or number, and for counts that are not whole or too small.
+        """
+        plain: dict[str, Any] = {"data": os.fspath(self.data) if isinstance(self.data, os.PathLike) else self.data}
+        plain["out"] = None if self.out is None else file_name(self.out, "out")
+        for name in ("epochs", "batch_size", "context_length", "windows", "dim"):
+            plain[name] = whole_number(getattr(self, name), name)
+        for name in ("checkpoint_every", "candidates", "queries", "resident_bytes"):
+            plain[name] = whole_number(getattr(self, name), name, least=0)
+        plain["seed"] = whole_number(self.seed, "seed", least=0, most=LARGEST_SEED)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(item.default, float):
+                number = isinstance(value, Real) and not isinstance(value, bool)
+                _require(number, item.name, value, f"a number, such as {item.default:g}")
+                plain[item.name] = float(value)
+        plain["sizes"] = {k: v.item() if hasattr(v, "item") else v for k, v in self.sizes.items()}
+        _require(isinstance(plain["data"], str), "data", self.data, "bundled, synthetic or the path of a corpus")
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     def config(self, dim: int) -> ModelConfig:
         """Return the model's config for vectors of size `dim`. Raises InvalidInput for unknown sizes."""
@@ -171,7 +202,7 @@ class TrainOptions:
         >>> TrainOptions(model="gru").run_path.as_posix()
         'artifacts/gru.run'
         """
-        return self.artifact_path.with_name(self.artifact_path.name + ".run")
+        return self.artifact_path.with_name(self.artifact_path.name + RUN)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

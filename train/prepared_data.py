@@ -11,7 +11,7 @@ from .data.corpus import LARGEST_NORM, LARGEST_SCALED, check_corpus, load_corpus
 from .data.synthetic import SyntheticProcess
 from .data.windows import Split, VectorStore, split_windows
 from .evaluation.baselines import LINEAR_AVERAGE, Baselines, fit_baselines
-from .evaluation.diagnosis import Diagnosis, copied, diagnose
+from .evaluation.diagnosis import Diagnosis, copied, diagnose, nearly_copied
 from .evaluation.metrics import bootstrap
 from .evaluation.retrieval import Scores, score
 from .options import TrainOptions
@@ -27,7 +27,8 @@ _DATA_OPTIONS = ("data", "windows", "dim", "seed", "context_length", "trust_pick
 class PreparedData:
     """The data of a run, ready to train on.
 
-    `scores` and `test_scores` are the baselines' on the validation and the test windows; `made_for` are the options
+    `scores` and `test_scores` are the baselines' on the validation and the test windows; `copies` are the shares of
+    these, by name, that are copies of training windows, where there are some; `made_for` are the options
     and the device that all but `own_ceiling` depend on.
     """
 
@@ -38,6 +39,7 @@ class PreparedData:
     scores: dict[str, Scores]
     test_scores: dict[str, Scores]
     diagnosis: Diagnosis
+    copies: dict[str, float]
     made_for: tuple[object, ...]
     ceiling: float | None = None
     own_ceiling: float | None = None
@@ -76,7 +78,7 @@ def prepare(
     digest = corpus.digest()
     if look is not None:
         look(digest)
-    diagnosis = _diagnose(corpus, split, options.context_length, say)
+    diagnosis, copies = _diagnose(corpus, split, options.context_length, say)
     baselines = fit_baselines(split.train, seed=options.seed)
     scores = score(baselines.predictors, split.validation, options.queries)
     for name, reached in scores.items():
@@ -85,7 +87,7 @@ def prepare(
         say(f"  {name:<15} {cosine:<24}  MRR {mrr}  "
             f"{baselines.notes.get(name, '')}".rstrip())  # fmt: skip
     test_scores = score(baselines.predictors, split.test, options.queries) if len(split.test) else {}
-    prepared = PreparedData(corpus, split, digest, baselines, scores, test_scores, diagnosis, made_for)
+    prepared = PreparedData(corpus, split, digest, baselines, scores, test_scores, diagnosis, copies, made_for)
     return _with_ceiling(prepared, options, say)
 
 
@@ -122,17 +124,23 @@ def _load(options: TrainOptions, device: str, say: Say) -> tuple[Corpus, Split]:
     return corpus, split
 
 
-def _diagnose(corpus: Corpus, split: Split, context_length: int, say: Say) -> Diagnosis:
-    """Say what the corpus offers to learn from, and warn of held-out windows that are copies of training windows."""
+def _diagnose(corpus: Corpus, split: Split, context_length: int, say: Say) -> tuple[Diagnosis, dict[str, float]]:
+    """Say what the corpus offers to learn from, and warn of held-out windows that are copies of training windows.
+
+    Return the diagnosis and the shares of such windows, where there are some.
+    """
     diagnosis = diagnose(corpus, split.train.store, context_length)
     for line in diagnosis.lines():
         say(line)
-    shares = copied(corpus.values, split.train, split.validation, split.test) if diagnosis.duplicates else []
-    for name, share in zip(("validation", "test"), shares, strict=False):
-        if share:
+    held = split.validation, split.test
+    exact = copied(corpus.values, split.train, *held) if diagnosis.duplicates else [0.0] * len(held)
+    copies = {}
+    for name, windows, share in zip(("validation", "test"), held, exact, strict=True):
+        if share := max(share, nearly_copied(split.train, windows)):
+            copies[name] = share
             say(f"  WARNING: {share:.1%} of the {name} windows are copies of training windows, which flatters whoever "
                 "remembers them; keep one of each document")  # fmt: skip
-    return diagnosis
+    return diagnosis, copies
 
 
 def _with_ceiling(prepared: PreparedData, options: TrainOptions, say: Say) -> PreparedData:

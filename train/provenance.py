@@ -33,7 +33,8 @@ def _data(prepared: PreparedData) -> dict[str, Any]:
         "vectors": len(corpus.values),
         "digest": prepared.digest,
         "made": _encoder_of(corpus),
-        "windows": {"train": len(split.train), "validation": len(split.validation)},
+        "windows": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "copies": prepared.copies,
     }
 
 

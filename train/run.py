@@ -7,27 +7,29 @@ and judge each epoch, keep the best, pass the gate, measure, write.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from lvm_runtime.artifact.folder import Artifact, require_place
+from lvm_runtime.artifact.folder import MANIFEST, Artifact, require_place
 from lvm_runtime.backends.devices import torch_device, usual_defaults
-from lvm_runtime.errors import InvalidInput, counted
+from lvm_runtime.errors import ArtifactError, InvalidInput, counted
 from lvm_runtime.models import build_model, parameter_count, save_model
 from lvm_runtime.system import atomic
 
-from .checkpoint import FILE, Checkpoint, Progress, save_checkpoint
+from .checkpoint import BEFORE, FILE, Checkpoint, Progress, save_checkpoint
 from .distributed import Processes
 from .evaluation.evaluate import Evaluation, evaluate, figures, predictor, verdict
 from .evaluation.gate import ROWS, check_agreement, compare_step
 from .evaluation.metrics import score_rows
 from .evaluation.retrieval import rank_rows
 from .loop import Trainer, TrainingDiverged
-from .options import TrainOptions
+from .options import RUN, TrainOptions
 from .prepared_data import PreparedData, Say, prepare
 from .progress import Interruption, progress_bar
 from .provenance import provenance
@@ -56,35 +58,39 @@ def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | Non
     (16, 1)
     """
     device = torch_device(options.device)
-    checkpoint = require_start(options)
+    require_start(options)  # before anything is made; what it read may change until the run has its place
     processes = Processes(device)
-    if processes.main:
-        _check_outputs(options)
-    device = processes.device(device)
     report: Say = say if processes.main else (lambda line: None)
-    if options.loss == "infonce" and processes.count > 1:
+    try:
+        with _places(options) if processes.main else nullcontext():
+            return _train(options, processes, processes.device(device), report, earlier)
+    finally:
         processes.close()
+
+
+def _train(
+    options: TrainOptions, processes: Processes, device: str, report: Say, earlier: TrainResult | None
+) -> TrainResult:
+    if options.loss == "infonce" and processes.count > 1:
         raise InvalidInput(
             f"infonce with {processes.count} processes would take its negatives from a part of the batch only; "
             "run it in one process"
         )
-    try:
-        prepared = prepare(
-            options,
-            device,
-            report,
-            earlier.prepared if earlier else None,
-            look=checkpoint.compare_data if checkpoint else None,
-        )
-        began = time.perf_counter()
-        trainer = _trainer(options, prepared, processes, report)
-        progress = _start(trainer, prepared, checkpoint, report, time.perf_counter() - began)
-        del checkpoint  # several times the memory of the model, for as long as the run lasts
-        with deterministic_order(trainer), Interruption() as interruption:
-            _epochs(trainer, progress, prepared, interruption, report)
-        return _finish(trainer, progress, prepared, report)
-    finally:
-        processes.close()
+    checkpoint = require_start(options)
+    prepared = prepare(
+        options,
+        device,
+        report,
+        earlier.prepared if earlier else None,
+        look=checkpoint.compare_data if checkpoint else None,
+    )
+    began = time.perf_counter()
+    trainer = _trainer(options, prepared, processes, report)
+    progress = _start(trainer, prepared, checkpoint, report, time.perf_counter() - began)
+    del checkpoint  # several times the memory of the model, for as long as the run lasts
+    with deterministic_order(trainer), Interruption() as interruption:
+        _epochs(trainer, progress, prepared, interruption, report)
+    return _finish(trainer, progress, prepared, report)
 
 
 def require_start(options: TrainOptions) -> Checkpoint | None:
@@ -97,12 +103,25 @@ def require_start(options: TrainOptions) -> Checkpoint | None:
     return Checkpoint.read(options.run_path / FILE, options) if options.resume else None
 
 
-def _check_outputs(options: TrainOptions) -> None:
-    """Raise a child of LvmError if the artifact or the run's figures could not be written at the end."""
-    path = options.artifact_path
+@contextmanager
+def _places(options: TrainOptions) -> Iterator[None]:
+    """Have the folder of the checkpoint and the figures for this run alone.
+
+    Raises a child of LvmError where they or the artifact could not be written at the end, and while another run is
+    there: each would go on from the other's checkpoint.
+    """
+    path, run = options.artifact_path, options.run_path
     require_place(path, overwrite=True)
     atomic.require_writable(path, folder=True)
-    atomic.require_writable(options.run_path, folder=True)
+    atomic.require_writable(run, folder=True)
+    if (run / MANIFEST).exists():
+        raise ArtifactError(
+            f"{run}: is an artifact, among whose files this run's checkpoint would come; choose another --out than "
+            f"{path}, or move it away"
+        )
+    real = Path(os.path.realpath(path))  # the same for a run that gets there by a link
+    with atomic.locked(real.with_name(real.name + RUN), wait=False):
+        yield
 
 
 def _trainer(options: TrainOptions, prepared: PreparedData, processes: Processes, say: Say) -> Trainer:
@@ -139,14 +158,25 @@ def _start(
         say(f"resuming at epoch {trainer.epoch + 1}, step {trainer.step} of {trainer.steps}")
         return progress
     if path.exists() and trainer.processes.main:
-        say(f"starting afresh over {path} (--resume would continue it)")
-        path.unlink()
+        _put_aside(path, options, say)
     progress = Progress()
     if options.start != "default" or options.judge != "cosine":
         progress.seconds = seconds
         _record(progress, trainer, {}, _validate(trainer, prepared))
         say(f"epoch 0/{options.epochs}  before training  {_judged(progress.history[-1], prepared)}")
     return progress
+
+
+def _put_aside(path: Path, options: TrainOptions, say: Say) -> None:
+    """Drop the checkpoint of an earlier run, or keep it under another name where that run came to no artifact."""
+    if (options.artifact_path / MANIFEST).exists():
+        say(f"starting afresh over {path} (--resume would continue it)")
+        path.unlink()
+        return
+    kept = path.with_name(BEFORE)
+    with atomic.writing(kept):
+        path.replace(kept)
+    say(f"starting afresh; {kept} is of a run that did not end (--resume would have continued it: move it back)")
 
 
 def _validate(trainer: Trainer, prepared: PreparedData) -> dict[str, float]:
@@ -168,8 +198,7 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
     saved_at = trainer.step
 
     def keep() -> None:
-        if processes.main:
-            save_checkpoint(path, trainer, progress, prepared.digest)
+        save_checkpoint(path, trainer, progress, prepared.digest)
 
     with progress_bar(total, options.model, "window", initial=min(done, total)) as bar:
 
@@ -275,6 +304,10 @@ def _finish(trainer: Trainer, progress: Progress, prepared: PreparedData, say: S
     if trainer.processes.main:
         write_results(options.run_path, result, model, split.validation)
         say(f"artifact: {result.artifact.path}")
+        if options.normalize:
+            say(
+                "it takes vectors of length 1, as --normalize made them for training: divide yours by their lengths too"
+            )
     return result
 
 

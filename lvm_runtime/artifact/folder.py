@@ -333,7 +333,7 @@ def require_place(path: Path, *, overwrite: bool) -> None:
     For use before long work, too.
     """
     with atomic.writing(path):
-        if os.path.isfile(path / MANIFEST):
+        if os.path.isfile(path / MANIFEST) and os.path.isfile(path / FINGERPRINT):  # others have a manifest.json too
             if not overwrite:
                 raise ArtifactError(f"{path}: holds an artifact; choose another --out, or give --overwrite")
         elif os.path.exists(path) and (path.is_file() or any(path.iterdir())):

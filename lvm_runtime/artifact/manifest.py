@@ -108,6 +108,13 @@ class Manifest:
         return (self.weights, self.fingerprint, *(c.file for c in self.compiled))
 
     @property
+    def takes_unit_vectors(self) -> bool:
+        """Whether training divided every vector by its length (`train --normalize`), as whoever asks then has to."""
+        training = self.provenance.get("training")
+        options = training.get("options") if isinstance(training, dict) else None
+        return isinstance(options, dict) and options.get("normalize") is True
+
+    @property
     def model(self) -> str:
         """What tells this model from any other: the hash of its weights and of its config.
 

@@ -133,7 +133,11 @@ def require_corpus(path: Path, *, context_length: int, dim: int) -> None:
 
 
 def _require_shape(path: Path, shape: tuple[int, ...], context_length: int, dim: int | None) -> None:
-    if len(shape) not in (2, 3) or (dim is not None and shape[1:] not in ((context_length, dim), (dim,))):
+    if (
+        len(shape) not in (2, 3)
+        or not all(shape[1:])
+        or (dim is not None and shape[1:] not in ((context_length, dim), (dim,)))
+    ):
         d = "D" if dim is None else dim
         hint = "" if dim is None else shape_hint(shape, context_length, dim)
         raise InvalidInput(

@@ -131,8 +131,8 @@ class ParquetFile:
         sizes = [self._file.metadata.row_group(group).num_rows for group in groups]
         ends = start + np.cumsum(sizes)
         count = min(usable_cpus(), len(groups))
-        cuts = [ends[len(groups) * part // count - 1] for part in range(1, count)]
-        return [range(*pair) for pair in pairwise([self._span.start, *cuts, self._span.stop])]
+        cuts = {int(ends[len(groups) * part // count - 1]) for part in range(1, count)}  # fewer where groups are empty
+        return [range(*pair) for pair in pairwise(sorted({self._span.start, *cuts, self._span.stop}))]
 
     def ids(self, column: str) -> NDArray[Any]:
         """Return a column of ids `[N]` as exact integers; InvalidInput for nulls and for documents in pieces."""

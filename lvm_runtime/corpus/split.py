@@ -16,8 +16,9 @@ from lvm_runtime.errors import InvalidInput, counted
 _NO_GROUPS = (
     "warning: these windows do not say which document they come from, so they are split where they lie, with "
     "a gap of {gap} windows at the border; a random split would put most of each validation window into training. "
-    "Intervals treat windows as independent and are too narrow"
+    "Intervals are over stretches of windows, and say nothing of other documents"
 )
+_STRETCHES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ def split(
 
     "last" takes the last documents of the corpus for validation and those before them for test: neighbours in
     a corpus are alike, so this is the stricter way. "random" draws documents by `seed`. Fractions are of
-    documents. Windows without groups are cut contiguously, with a gap wide enough that none overlap the border.
+    documents. Windows without groups are cut contiguously, with a gap wide enough that none overlap the border, and
+    each side's are in 20 groups at most.
     Raises InvalidInput where a side would be empty.
     """
     starts = corpus.starts(context_length + 1)
@@ -76,17 +78,21 @@ def split(
         if wanted and not mask.any():
             of = "" if corpus.groups is None else f" of {counted(len(np.unique(groups)), 'document')}"
             raise InvalidInput(f"{corpus.name}: {name} gets no window{of}; give it a larger share or a larger corpus")
+    if corpus.groups is None:
+        for mask in chosen:
+            groups[mask] = _stretches(int(mask.sum()), context_length)
     train, held_out, last = (Side(starts[mask], groups[mask]) for mask in chosen)
     return Sides(train, held_out, last, remarks)
 
 
 def last_windows(corpus: Corpus, rows: int, share: float) -> NDArray[np.int64]:
-    """Return where each window of `rows` vectors of the last documents begins, `share` of the documents."""
+    """Return where each window of `rows` vectors of the last documents begins, `share` of those that have windows."""
     starts = corpus.starts(rows)
-    if corpus.groups is None:
-        return starts[len(starts) - _count(len(starts), share) :]
-    documents = np.unique(corpus.groups)
-    return starts[corpus.groups[starts] >= documents[-_count(len(documents), share)]] if len(documents) else starts
+    if corpus.groups is None or not len(starts):
+        return starts[max(0, len(starts) - _count(len(starts), share)) :]
+    groups = corpus.groups[starts]
+    documents = np.unique(groups)  # of documents too short for a window, a split knows nothing either
+    return starts[groups >= documents[-_count(len(documents), share)]]
 
 
 def _count(total: int, share: float) -> int:
@@ -104,6 +110,14 @@ def _document_sides(
     sides = np.split(documents, [max(cut_test, 0), max(cut_validation, 0)])
     in_train, in_test, in_validation = (np.isin(groups, side) for side in sides)
     return [in_train, in_validation, in_test]
+
+
+def _stretches(n: int, context_length: int) -> NDArray[np.int64]:
+    """Return the stretch `[n]` of each of n windows, for intervals: windows beside each other share their vectors.
+
+    There are 20 of one length at most, each at least as long as a window, so that few windows lie in two of them.
+    """
+    return np.arange(n) // max(context_length + 1, -(-n // _STRETCHES))
 
 
 def _contiguous_sides(n: int, validation: float, test: float, gap: int) -> list[NDArray[np.bool_]]:

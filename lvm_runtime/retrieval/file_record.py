@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +36,8 @@ class FileRecord:
 
 
 def _state(path: Path) -> tuple[int, int, int, int]:
-    open_regular(path).close()
-    found = path.stat()
+    with open_regular(path) as file:
+        found = os.fstat(file.fileno())
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 

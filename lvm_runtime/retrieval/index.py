@@ -34,7 +34,12 @@ LARGEST_EXACT = 50_000
 
 LARGEST_NORM = 1e6
 _FORMAT = 1
+_ATTEMPTS = 5
+"""How often an index is opened again because a writer replaced it meanwhile."""
+
 _BLOCK = 65_536
+_QUERIES = 512  # that are searched for together at most
+_COMPARED = 1 << 24  # numbers of the vectors that they are compared with: 64 MiB in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +78,14 @@ class Index:
     ((1, 2), 3, 1.0)
     """
 
-    def __init__(self, path: Path, record: Record, corpus: Corpus) -> None:
+    def __init__(self, path: Path, record: Record, corpus: Corpus, folder: Path | None = None) -> None:
+        """Read what is in `folder`, which is `path` unless the index is on its way there."""
         self.path, self.record, self.corpus = path, record, corpus
         self._search: ExactSearch | AnnSearch
         if record.kind == EXACT:
             self._search = ExactSearch(corpus.values)
         else:
-            self._search = AnnSearch(path / FILE, record.vectors, record.dim)
+            self._search = AnnSearch((folder or path) / FILE, record.vectors, record.dim)
 
     @classmethod
     def build(
@@ -109,7 +115,7 @@ class Index:
         if kind == "auto":
             kind = EXACT if count <= LARGEST_EXACT else ANN
         path = folder_of(source) if out is None else file_name(out, "out")
-        _require_index_or_nothing(path)
+        _require_index_or_nothing(path, source)
         atomic.require_writable(path, folder=True)
         _check_values(opened)
         with atomic.replacing(path) as temporary, atomic.writing(path):
@@ -122,7 +128,7 @@ class Index:
                 raise InvalidInput(f"{source}: another program changed it while it was indexed; make the index again")
             where = {"folder": str(source.parent.absolute())}
             (temporary / MANIFEST).write_text(json.dumps(asdict(record) | where, indent=1), encoding="utf-8")
-        return cls(path, record, opened)
+            return cls(path, record, opened, temporary)  # at `path`, another writer may replace it at once
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
@@ -141,6 +147,20 @@ class Index:
             if not os.path.exists(path):
                 raise InvalidInput(f"{path}: no such file; expected a corpus or the folder of an index")
             named, path = str(path), folder_of(path)
+        for _ in range(_ATTEMPTS):
+            before = _manifest(path)
+            try:
+                index = cls._open(path, named)
+            except InvalidInput:
+                if _manifest(path) == before:
+                    raise
+            else:
+                if _manifest(path) == before:
+                    return index
+        raise InvalidInput(f"{path}: was made again {_ATTEMPTS} times while it was opened; open it when that has ended")
+
+    @classmethod
+    def _open(cls, path: Path, named: str) -> Index:
         record, folder = _read(path, named)
         source = folder / record.corpus[0].name
         added = {file.name for file in _files_of(source)} - {file.name for file in record.corpus}
@@ -161,7 +181,8 @@ class Index:
     def search(self, queries: Any, k: int = 10) -> Hits:
         """Return the k vectors nearest to each query `[q, D]`; one query `[D]` is a batch of one.
 
-        All N where k is larger. Raises InvalidInput for another D, and for a query that is not finite or zero.
+        Of vectors that are equally near, those that come first in the corpus come first. All N where k is larger.
+        Raises InvalidInput for another D, and for a query that is not finite or zero.
 
         >>> Index.build("corpus.npz").search(np.ones((4, 384)), k=3).scores.shape
         (4, 3)
@@ -175,12 +196,20 @@ class Index:
         zero = np.flatnonzero(~unit.any(axis=1))
         if len(zero):
             raise InvalidInput(f"queries: row {int(zero[0])} is zero and has no direction; expected another vector")
-        rows = self._search.search(unit, k)
-        scores = np.where(rows < 0, -np.inf, np.einsum("qkd,qd->qk", unit_rows(self.corpus.values[rows]), unit)).astype(
-            np.float32
-        )
+        found = Hits(np.empty((len(unit), k), np.int64), np.empty((len(unit), k), np.float32))
+        size = max(1, min(_QUERIES, _COMPARED // (k * self.record.dim)))  # of a part, whatever k is
+        for begin in range(0, len(unit), size):
+            part = slice(begin, begin + size)
+            found.rows[part], found.scores[part] = self._best(unit[part], k)
+        return found
+
+    def _best(self, unit: Array, k: int) -> tuple[NDArray[np.int64], Array]:
+        """Return rows and scores `[q, k]` for unit queries `[q, D]`, best first, and of equal ones the first row."""
+        rows = np.sort(self._search.search(unit, k), axis=1)
+        cosines = np.einsum("qkd,qd->qk", unit_rows(self.corpus.values[rows]), unit)
+        scores = np.where(rows < 0, np.float32(-np.inf), cosines)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return Hits(np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1))
+        return np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
 
     def vectors(self, rows: NDArray[np.int64]) -> Array:
         """Return the vectors `[…, D]` of rows `[…]` of the corpus, each of length 1. InvalidInput for other rows.
@@ -224,9 +253,30 @@ def _check_values(corpus: Corpus) -> None:
             raise InvalidInput(f"{corpus.name}: {describe_bad_row(original, block, begin, LARGEST_NORM)}")
 
 
-def _require_index_or_nothing(path: Path) -> None:
-    if os.path.exists(path) and not os.path.isfile(path / MANIFEST):
+def _require_index_or_nothing(path: Path, corpus: Path) -> None:
+    """Raise InvalidInput for anything but an index at `path`, since it would be gone: others have an index.json too.
+
+    A damaged index is known by its name, that of the index of `corpus`.
+    """
+    if not os.path.exists(path):
+        return
+    files = {file.name for file in path.iterdir()} if os.path.isdir(path) else set()
+    whole = MANIFEST in files <= {MANIFEST, FILE}
+    if whole and path.absolute() != folder_of(corpus).absolute():
+        try:
+            _read(path, str(corpus))
+        except InvalidInput:
+            whole = False
+    if not whole:
         raise InvalidInput(f"{path}: exists and is not an index; choose another folder or move it away")
+
+
+def _manifest(path: Path) -> bytes | None:
+    """Return what tells the index at `path` from one that takes its place; None if there is none."""
+    try:
+        return (path / MANIFEST).read_bytes()
+    except OSError:
+        return None
 
 
 def _read(path: Path, corpus: str) -> tuple[Record, Path]:

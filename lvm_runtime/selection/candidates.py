@@ -14,6 +14,7 @@ from lvm_runtime.artifact.drift import PRECISIONS
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.base import Backend
 from lvm_runtime.backends.registry import BACKENDS, backend_class
+from lvm_runtime.contexts import UNIT_NORM
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.request import AUTO, Request
 
@@ -29,8 +30,8 @@ class Candidate:
     """One way to run the model: a backend on a device with one of the artifact's files (or its weights) as `source`.
 
     `file` is the path inside the artifact. `drift` and `largest_norm` are what the manifest says was measured when the
-    file was made. `drift` is None for arithmetic that only the runtime adds, and `largest_norm` None where only the
-    backend's own limit counts.
+    file was made; a model trained on unit vectors takes no longer ones. `drift` is None for arithmetic that only the
+    runtime adds, and `largest_norm` None where only the backend's own limit counts.
     """
 
     backend: str
@@ -130,7 +131,9 @@ def _forms(artifact: Artifact, backend: str, request: Request) -> list[Candidate
         found = artifact.find(cls.format)
         files = [(artifact.file(c), c.file.path, c.precision, c.drift, c.batch_sizes, c.largest_norm) for c in found]
     forms = []
-    for (source, file, made_in, drift, sizes, norm), device in itertools.product(files, devices):
+    unit = artifact.manifest.takes_unit_vectors
+    for (source, file, made_in, drift, sizes, measured), device in itertools.product(files, devices):
+        norm = min(measured or UNIT_NORM, UNIT_NORM) if unit else measured
         if cls.precisions is None:
             forms.append(Candidate(backend, device, made_in, source, file, drift, sizes, norm))
         elif made_in == "fp32":

@@ -120,6 +120,7 @@ def writing(path: Path) -> Iterator[None]:
 def require_writable(path: Path, *, folder: bool = False) -> None:
     """Raise WriteFailed unless a file, or a folder, can be put at `path`; for use before long work."""
     with writing(path):
+        path = _followed(path)
         if folder and path.exists() and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "a file is there")
         if not folder and path.is_dir():
@@ -133,11 +134,13 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what the body makes there, file or folder, then takes its place.
 
-    If the body raises, or is interrupted, `path` stays as it was and the temporary is removed. The old and the new
-    change places in one step. A disk that cannot do that with folders has none at `path` between two renames.
+    Of a link to a folder, it takes the place of that folder. If the body raises, or is interrupted, `path` stays as it
+    was and the temporary is removed. The old and the new change places in one step. A disk that cannot do that with
+    folders has none at `path` between two renames.
     Raises WriteFailed where the place cannot be written to.
     """
     with writing(path):
+        path = _followed(path)
         path.parent.mkdir(parents=True, exist_ok=True)
     with scratch(path.parent) as holder:
         temporary = holder / path.name
@@ -151,6 +154,11 @@ def replacing(path: Path) -> Iterator[Path]:
                     os.rename(path, holder / _REPLACED)
                 os.replace(temporary, path)
             sync(path.parent)
+
+
+def _followed(path: Path) -> Path:
+    """Return the folder that `path` leads to if it is a link to one, and `path` itself otherwise."""
+    return Path(os.path.realpath(path)) if path.is_symlink() and path.is_dir() else path
 
 
 @contextlib.contextmanager
@@ -246,16 +254,21 @@ def _restore(holder: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold an advisory lock on a folder, so that processes and threads that add to it take turns.
 
     The lock is a file beside the folder, `.NAME.lock`, and beside what a link leads to. Raises WriteFailed where it
-    cannot be made.
+    cannot be made and, if this is not to `wait`, while another writer holds it.
     """
-    folder = Path(os.path.realpath(folder))
-    lock = file_lock(folder.with_name(f".{folder.name}.lock"))
+    from filelock import Timeout
+
+    place = Path(os.path.realpath(folder))
+    lock = file_lock(place.with_name(f".{place.name}.lock"), timeout=-1 if wait else 0)
     with writing(folder):
-        lock.acquire()
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise WriteFailed(f"{folder}: another run is at work there; wait for it or choose another name") from error
     try:
         yield
     finally:

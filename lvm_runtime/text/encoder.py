@@ -62,7 +62,12 @@ class Encoder:
         return size
 
     def cut(self, text: str, tokens: int, overlap: int = 0) -> list[str]:
-        """Return the chunks of `text`, of at most `tokens` tokens each."""
+        """Return the chunks of `text`, of at most `tokens` tokens each. InvalidInput for what UTF-8 cannot say."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # bytes that a terminal in the C locale passed on
+            found = f"{text[error.start]!r} at character {error.start:,}"
+            raise InvalidInput(f"the text holds {found}, which is no character; expected text in UTF-8") from error
         borders = [0, *(match.end() for match in _PARAGRAPH.finditer(text)), len(text)]
         paragraphs = [text[begin:end] for begin, end in pairwise(borders)]
         found = self._tokenizer(paragraphs, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -73,7 +78,7 @@ class Encoder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return unit vectors `[n, D]`. The same texts together give the same vectors, whatever was encoded before.
 
-        Raises LvmError where the model fails, as on a device whose memory is full.
+        Raises LvmError where the model fails, as on a device whose memory is full, or gives a NaN or an infinity.
         """
         try:
             found = self._model.encode(
@@ -85,7 +90,14 @@ class Encoder:
             )
         except RuntimeError as error:
             raise LvmError(f"encoder {self.name} failed on {self.device}: {one_line(error, 300)}") from error
-        return np.asarray(found, np.float32)
+        vectors = np.asarray(found, np.float32)
+        if not np.isfinite(vectors).all():
+            bad = texts[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
+            raise LvmError(
+                f"encoder {self.name} made a vector that is not finite on {self.device}, of the text {bad!r:.99}; try "
+                "another device, or another encoder"
+            )
+        return vectors
 
     def describe(self) -> dict[str, Any]:
         """Return what tells this encoder from others, for a corpus to keep."""

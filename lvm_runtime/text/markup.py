@@ -10,26 +10,41 @@ from typing import Any
 
 from lvm_runtime.system import extras
 
-_BLOCKS = "p div br li tr h1 h2 h3 h4 h5 h6 pre section article table ul ol dt dd blockquote".replace(" ", ",")
+_BLOCKS = (
+    "address,article,aside,blockquote,br,caption,center,dd,details,dialog,div,dl,dt,fieldset,figcaption,figure,footer,"
+    "form,h1,h2,h3,h4,h5,h6,header,hr,legend,li,main,menu,nav,noscript,ol,option,p,pre,search,section,select,summary,"
+    "table,textarea,tr,ul"
+)
+_CELLS = "td,th,button"
+"""Elements beside each other in a line, whose texts are words apart."""
+
 _SILENT = "script,style,template,head"
-_FRONT_MATTER = re.compile(r"\A---\s*\n.*?\n(---|\.\.\.)\s*\n", re.DOTALL)
+_FRONT_MATTER = re.compile(
+    r"\A---[ \t]*\n"
+    r"(?=(?:[ \t]*(?:#[^\n]*)?\n)*(?:[^\s:][^\n:]*:|---))"  # after empty lines and comments a key, or the end
+    r"(?:.*?\n)?(?:---|\.\.\.)[ \t]*(?:\n|\Z)",
+    re.DOTALL,
+)
+"""YAML between two lines of dashes. A page may begin with a rule too, and what follows it is text."""
 
 
 def text_of_html(html: str) -> str:
-    """Return the visible text of a page as browsers parse it; block elements become paragraph borders.
+    """Return the visible text of a page as browsers parse it; block elements become paragraph borders, cells tabs.
 
     A `nav` is left out unless it holds most of the text: then it is one that was never closed.
     """
     tree = extras.require("text", "reading HTML", "selectolax.lexbor").LexborHTMLParser(html)
-    for node in tree.css(_SILENT):
+    for node in reversed(tree.css(_SILENT)):  # an outer one takes the inner ones with it
         node.decompose()
-    for node in tree.css(_BLOCKS):
-        node.insert_before("\n\n")
-        node.insert_after("\n\n")
     whole = len(tree.text())
-    for node in tree.css("nav"):
+    for node in reversed(tree.css("nav")):
         if 2 * len(node.text()) < whole:
+            node.insert_before("\n\n")
             node.decompose()
+    for kind, border in ((_BLOCKS, "\n\n"), (_CELLS, "\t")):
+        for node in tree.css(kind):
+            node.insert_before(border)
+            node.insert_after(border)
     return str(tree.text())
 
 

@@ -189,3 +189,22 @@ def test_a_vector_that_is_too_long_is_a_bad_row_of_a_file(small_artifacts: Get, 
     bad = np.flatnonzero(np.isnan(np.load(tmp_path / "out.npy")).any(axis=1))
     assert bad.tolist() == ([280] if kind == "contexts" else [276, 277, 278, 279, 280])
     assert result.bad == len(bad)
+
+
+@pytest.mark.parametrize("backend", ["native", "onnx", "eager"])
+def test_a_model_of_unit_vectors_takes_no_longer_ones(with_int8: Get, backend: str, tmp_path: Path) -> None:
+    """Trained with --normalize, a GRU that reached 0.46 was at 0.36 on the very corpus, as it is in its file."""
+    path = Path(shutil.copytree(with_int8("gru"), tmp_path / "gru"))
+    edit_manifest(path, lambda body: body["provenance"].update(training={"options": {"normalize": True}}))
+    contexts = some_contexts(4)
+    document = contexts.reshape(-1, 16)
+    if backend == "native":
+        artifact = Artifact.load(path)
+        with artifact.adding("native/fp32.safetensors") as file:
+            write_native(build_form(load_model(artifact)), file, precision="fp32")
+            artifact.commit(file, "native/fp32.safetensors", format="native", precision="fp32", drift=1e-12)
+    with Predictor(path, backend=backend, threads=1) as predictor:
+        for call, given in ((predictor.predict, contexts), (predictor.predict_sequence, document)):
+            assert np.isfinite(call(given.astype(np.float16))).all()
+            with pytest.raises(InvalidInput, match=r"has norm 3; expected 1: the model was trained on vectors divided"):
+                call(3 * given)

@@ -59,8 +59,8 @@ MISTAKES = [
     Mistake(
         "the random state is not restored",
         _CHECKPOINT,
-        '    torch.set_rng_state(state["cpu"])\n',
-        "",
+        'torch.set_rng_state(state["cpu"])',
+        "pass",
         f"{_TEST_CHECKPOINT}::test_what_a_checkpoint_holds_comes_back",
     ),
     Mistake(

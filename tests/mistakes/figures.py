@@ -165,8 +165,8 @@ MISTAKES = [
     Mistake(
         "a model beats a baseline though its interval has zero in it",
         _EVALUATE,
-        'word = "beats" if found.value.high > found.value.low > 0',
-        'word = "beats" if found.value.high > found.value.value > 0',
+        'word = "beats" if found.word == CLEAR',
+        'word = "beats" if found.value.value > 0',
         f"{_TEST_RETRIEVAL}::test_a_model_beats_a_baseline_where_the_whole_interval_does[from zero]",
     ),
     Mistake(
@@ -184,10 +184,24 @@ MISTAKES = [
         f"{_TEST_RETRIEVAL}::test_what_is_said_of_a_model_beside_its_baselines",
     ),
     Mistake(
+        "near copies of training windows are validated on without a word",
+        _PREPARED_DATA,
+        "max(share, nearly_copied(split.train, windows))",
+        "share",
+        "tests/train/test_prepared_data.py::test_copies_of_training_windows_among_held_out_ones_are_told[documents]",
+    ),
+    Mistake(
+        "a difference on five documents is clear of zero",
+        _METRICS,
+        "self.documents < FEWEST_DOCUMENTS",
+        "self.documents < 2",
+        f"{_TEST_RETRIEVAL}::test_few_documents_say_nothing_of_others[5-of 5 DOCUMENTS]",
+    ),
+    Mistake(
         "a difference is below zero though its interval has zero in it",
-        _EVALUATE,
-        '"BELOW zero" if self.value.high < 0',
-        '"BELOW zero" if self.value.value < 0',
+        _METRICS,
+        '"BELOW zero" if self.high < 0',
+        '"BELOW zero" if self.value < 0',
         f"{_TEST_RETRIEVAL}::test_a_model_beats_a_baseline_where_the_whole_interval_does[to zero]",
     ),
     Mistake(

@@ -259,8 +259,8 @@ MISTAKES = [
     ),
     Mistake(
         "a difference on one document is clear of zero",
-        "train/evaluation/evaluate.py",
-        "if self.value.low == self.value.high != 0:",
+        "train/evaluation/metrics.py",
+        "if self.documents == 1 or (self.documents is None and self.low == self.high != 0):",
         "if False:",
         "tests/train/evaluation/test_retrieval.py::"
         "test_a_model_beats_a_baseline_where_the_whole_interval_does[one above]",
@@ -331,8 +331,8 @@ MISTAKES = [
     Mistake(
         "copies of training windows are validated on without a word",
         "train/prepared_data.py",
-        "        if share:\n",
-        "        if share > 1:\n",
+        "if share := max(share, nearly_copied(split.train, windows)):",
+        "if share := 0.0:",
         "tests/train/test_prepared_data.py::test_copies_of_training_windows_among_held_out_ones_are_told",
     ),
     Mistake(

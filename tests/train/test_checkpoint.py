@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from lvm_runtime.errors import ArtifactError, InvalidInput
 from lvm_runtime.models import build_model
 from train.__main__ import command as command_line
 from train.all import command as all_models
-from train.checkpoint import FILE, Checkpoint, Progress, _random_state, _set_random_state, save_checkpoint
+from train.checkpoint import BEFORE, FILE, Checkpoint, Progress, _random_state, _set_random_state, save_checkpoint
 from train.data.corpus import load_corpus
 from train.data.windows import VectorStore, split_windows
 from train.distributed import Processes
@@ -228,6 +229,64 @@ def test_what_a_checkpoint_holds_comes_back(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+def test_each_process_takes_up_its_own_random_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two; a third, which was not there before, keeps what it began with."""
+    run = options(tmp_path, ema=0.0)
+    corpus = load_corpus("synthetic", windows=300, dim=16)
+    split = split_windows(corpus, np.ones(len(corpus.values), bool), VectorStore(corpus.values, "cpu"))
+    subject = Trainer(build_model(run.config(16)), split.train, run, Processes())
+    states = [torch.Generator().manual_seed(seed).get_state() for seed in range(3)]
+    monkeypatch.setattr(subject.processes, "gather", lambda values: states[:2])
+    save_checkpoint(tmp_path / "a.pt", subject, Progress(), "digest")
+    for rank, state in enumerate(states):
+        subject.processes.rank = rank
+        torch.set_rng_state(states[2])
+        Checkpoint.read(tmp_path / "a.pt", run).restore(subject)
+        assert torch.equal(torch.get_rng_state(), state)
+    save_checkpoint(tmp_path / "b.pt", subject, Progress(), "digest")
+    assert not (tmp_path / "b.pt").exists(), "the first process writes"
+
+
+@pytest.mark.soak
+def test_two_processes_go_on_where_they_were(tmp_path: Path) -> None:
+    """Each has its own dropout and noise, which come back with it."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *COMMAND[1:]]
+    launch += ["--windows", "600", "--dim", "12", "--batch-size", "64"]
+
+    def run(name: str, *more: str) -> str:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [*launch, "--out", str(tmp_path / name), *more]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return weights(tmp_path / name)
+
+    run("stopped", "--epochs", "1")
+    states = torch.load(tmp_path / "stopped.run" / FILE, weights_only=True)["random"]["cpu"]
+    assert len(states) == 2
+    assert not torch.equal(*states)
+    assert run("stopped", "--epochs", "2", "--resume") == run("whole", "--epochs", "2")
+
+
+def test_a_run_that_did_not_end_is_not_lost_to_one_that_starts_afresh(tmp_path: Path) -> None:
+    """Whoever forgets --resume after a night of training would have trained for nothing."""
+    run = options(tmp_path / "a", epochs=3)
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch 2"):
+            raise RuntimeError("the power went")
+
+    with pytest.raises(RuntimeError):
+        train(run, stop)
+    lines: list[str] = []
+    train(replace(run, epochs=1), lines.append)
+    kept = tmp_path / "a.run" / BEFORE
+    assert any(f"{kept} is of a run that did not end" in line for line in lines)
+    kept.replace(kept.with_name(FILE))
+    lines.clear()
+    train(replace(run, resume=True), lines.append)
+    assert any("resuming at epoch 3" in line for line in lines)
+
+
 def test_a_run_that_starts_afresh_drops_the_checkpoint_before_it(tmp_path: Path) -> None:
     """So that what is taken up later is this run, also where it ends before its first checkpoint."""
     before = options(tmp_path / "a", windows=200, batch_size=200, epochs=1)
@@ -242,20 +301,23 @@ def test_a_checkpoint_of_an_older_schema_says_what_to_do(tmp_path: Path) -> None
     train(options(tmp_path / "a", epochs=1), quiet)
     file = tmp_path / "a.run" / FILE
     torch.save(torch.load(file, weights_only=True) | {"schema": 2}, file)
-    with pytest.raises(ArtifactError, match=r"of schema 2, expected 3; finish the run with the version that began it"):
+    with pytest.raises(ArtifactError, match=r"of schema 2, expected 4; finish the run with the version that began it"):
         train(options(tmp_path / "a", resume=True), quiet)
     torch.save([], file)
-    with pytest.raises(ArtifactError, match=r"of schema none, expected 3"):
+    with pytest.raises(ArtifactError, match=r"of schema none, expected 4"):
         train(options(tmp_path / "a", resume=True), quiet)
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "garbage"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "garbage", "bit"])
 def test_unreadable_checkpoint_is_one_error(tmp_path: Path, damage: str) -> None:
     train(options(tmp_path / "a", epochs=1), quiet)
     file = tmp_path / "a.run" / FILE
     if damage == "missing":
         file.unlink()
     else:
-        file.write_bytes(file.read_bytes()[:1000] if damage == "truncated" else b"x" * 100)
+        data = file.read_bytes()
+        place = len(data) // 2  # among the weights, which torch reads as they are
+        flipped = data[:place] + bytes([data[place] ^ 64]) + data[place + 1 :]
+        file.write_bytes({"truncated": data[:1000], "garbage": b"x" * 100, "bit": flipped}[damage])
     with pytest.raises(ArtifactError, match=r"checkpoint\.pt"):
         train(options(tmp_path / "a", resume=True), quiet)

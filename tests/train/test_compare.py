@@ -5,17 +5,21 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from lvm_runtime.errors import ArtifactError
 from tests.browser import look, needs_browser
 from train.options import TrainOptions
 from train.report.compare import compare
-from train.report.runs import recipe_of
+from train.report.runs import read_run, recipe_of
+from train.report.table import duration
 from train.run import train
 
 
@@ -79,12 +83,59 @@ def test_start_is_named(runs: list[Path], tmp_path: Path) -> None:
     text = compare([*runs, options.run_path], tmp_path / "report")
     assert "start baseline" in text
     assert "Epoch 0 is a model before training" in text
-    assert "| test: to lin. avg |" in text
+    assert "| test: to lin. avg [95 %] |" in text
+    found = json.loads((options.run_path / "result.json").read_text())["test"]["gain"]
+    assert (
+        f"| {found['value']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] (of {found['documents']} DOCUMENTS) |"
+        in text
+    )
+    assert found["documents"] < 6
+    assert "Validation documents chose the epoch" in text
+
+
+def test_runs_on_other_windows_are_told_apart(tmp_path: Path) -> None:
+    """Two splits, and two states of a file, have the same names and numbers of windows."""
+    base: dict[str, Any] = {"model": "amn", "epochs": 1, "device": "cpu", "sizes": {"hidden_dim": 8}, "split": "random"}
+    rng = np.random.default_rng(0)
+    folders = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", 0)):
+        if name in "ad":
+            np.savez(tmp_path / "c.npz", vectors=rng.standard_normal((400, 8)), doc_ids=np.arange(400) // 20)
+        options = TrainOptions(data=str(tmp_path / "c.npz"), out=tmp_path / name, seed=seed, **base)
+        train(options, lambda line: None)
+        folders.append(options.run_path)
+    for others, same in ((folders[1:2], True), (folders[2:3], False), (folders[3:], False)):
+        text = compare([folders[0], *others], tmp_path / "report")
+        assert ("validated on different windows" in text) is not same
+        assert text.count("recency average, c.npz") == (1 if same else 2)
 
 
 def test_run_without_figures_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no figures.*lvm-runtime train"):
         compare([tmp_path / "none.run"], tmp_path)
+
+
+def test_figures_belong_to_the_artifact_beside_them(runs: list[Path], tmp_path: Path) -> None:
+    """Copied runs have their own artifact, and one that came later has other figures."""
+    before = tmp_path / "before"
+    shutil.copytree(runs[0].parent, before)
+    shutil.rmtree(before / "infonce")
+    shutil.copytree(runs[0].parent / "mse", before / "infonce")
+    assert read_run(before / "mse.run").artifact == before / "mse"
+    with pytest.raises(ArtifactError, match=r"infonce\.run: figures of another model than the one in .*infonce"):
+        compare([before / "infonce.run"], tmp_path / "report")
+
+
+def test_runs_of_one_name_are_told_apart(runs: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(runs[0].parent, tmp_path / "before")
+    text = compare([*runs, tmp_path / "before" / "mse.run"], tmp_path / "report")
+    for name in (runs[0].parent / "mse", tmp_path / "before" / "mse", "infonce"):
+        assert f"| {name} |" in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (2.34, "2.3 s"), (59.9, "59.9 s"), (90, "1.5 min")])
+def test_a_training_takes_as_long_as_it_says(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_recipe_names_only_departures() -> None:

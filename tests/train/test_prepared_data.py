@@ -118,8 +118,9 @@ def test_copies_of_training_windows_among_held_out_ones_are_told(ids: bool, tmp_
     (warning,) = [line for line in said if "copies of training windows" in line]
     assert 30 < float(warning.split("WARNING: ")[1].split("%")[0]) <= (50 if ids else 100)
     if ids:
-        vectors[19] += 1e-3
-        np.savez(tmp_path / "c.npz", vectors=vectors.reshape(-1, 6), doc_ids=np.arange(240) // 12)
-        said.clear()
-        prepare(options, "cpu", said.append)
-        assert not any("copies of training windows" in line for line in said)
+        for noise, copies in ((1e-3, {"validation": 0.5}), (0.3, {})):  # another batch of an encoder, and another text
+            vectors[19] = vectors[0] + noise * rng.standard_normal((12, 6))
+            np.savez(tmp_path / "c.npz", vectors=vectors.reshape(-1, 6), doc_ids=np.arange(240) // 12)
+            said.clear()
+            assert prepare(options, "cpu", said.append).copies == copies
+            assert any("copies of training windows" in line for line in said) is bool(copies)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from lvm_runtime import Predictor
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.commands.info import describe_artifact
 from lvm_runtime.corpus.write import Part, write_corpus
-from lvm_runtime.errors import InvalidInput, LvmError, VerificationFailed
+from lvm_runtime.errors import ArtifactError, InvalidInput, LvmError, VerificationFailed, WriteFailed
 from lvm_runtime.models import build_model, load_model
 from train.__main__ import make_parser, options_from
 from train.distributed import Processes
@@ -169,12 +171,82 @@ def test_disagreeing_model_leaves_no_artifact(tmp_path: Path, monkeypatch: pytes
         ({"sizes": {"depth": 3}}, "unknown config key 'depth'"),
         ({"sizes": {"dim": 5}}, "dim is 5 among the sizes, but it is the size of the data's vectors"),
         ({"sizes": {"context_length": 3}}, "context_length is 3 .* set by --context-length; leave it out"),
+        ({"epochs": 1.5}, "epochs is 1.5, expected a whole number of 1 or more"),
+        ({"seed": 2**70}, f"seed is {2**70}, expected a whole number from 0 to"),
+        ({"queries": -1}, "queries is -1, expected a whole number of 0 or more"),
+        ({"ema": "0.9"}, "ema is '0.9', expected a number, such as 0"),
+        ({"data": 3}, "data is 3, expected bundled, synthetic or the path"),
     ],
-    ids=["epochs", "rate", "loss", "test share", "size", "dim", "context length"],
-)
+    ids=["epochs", "rate", "loss", "test share", "size", "dim", "context length", "half an epoch", "large seed",
+         "negative count", "text", "data"],
+)  # fmt: skip
 def test_bad_options_say_what_was_expected(tmp_path: Path, values: dict, message: str) -> None:
     with pytest.raises(LvmError, match=message):
         options(tmp_path, **values)
+
+
+def test_paths_and_numbers_of_any_kind_will_do(tmp_path: Path) -> None:
+    """They come into the artifact's manifest, as JSON, when all the work is done."""
+    corpus = tmp_path / "c.npz"
+    np.savez(corpus, vectors=np.random.default_rng(0).standard_normal((80, 8)), doc_ids=np.arange(80) // 8)
+    run = TrainOptions(
+        model="amn", data=corpus, out=str(tmp_path / "amn"), epochs=np.int64(1), learning_rate=np.float32(1e-4),
+        sizes={"hidden_dim": np.int64(8)}, device="cpu",
+    )  # type: ignore[arg-type]  # fmt: skip
+    train(run, lambda line: None)
+    kept = Artifact.load(tmp_path / "amn").manifest.provenance["training"]["options"]
+    assert (kept["data"], kept["epochs"], kept["sizes"]) == ("c.npz", 1, {"hidden_dim": 8})
+    assert kept["learning_rate"] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("resume", [False, True], ids=["afresh", "resumed"])
+def test_a_second_run_in_the_same_place_is_refused_while_the_first_is_there(tmp_path: Path, resume: bool) -> None:
+    """Each would go on from the other's checkpoint, and write an artifact that is neither's."""
+    first = options(tmp_path / "amn", epochs=2)
+    (tmp_path / "link").symlink_to("amn")
+    refused: list[str] = []
+
+    def say(line: str) -> None:
+        if line.startswith("epoch 1"):
+            with pytest.raises(WriteFailed, match=r"amn\.run: another run is at work there"):
+                train(replace(first, resume=resume), refused.append)
+            if not resume:
+                with pytest.raises(WriteFailed, match="another run is at work there"):
+                    train(replace(first, out=tmp_path / "link"), refused.append)
+
+    train(first, say)
+    assert refused == []
+    assert train(replace(first, resume=True), lambda line: None).best_epoch
+
+
+def test_a_model_trained_on_normalised_vectors_says_what_it_takes(tmp_path: Path) -> None:
+    vectors = 7 * np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
+    np.savez(tmp_path / "c.npz", vectors=vectors, doc_ids=np.arange(200) // 10)
+    said: list[str] = []
+    train(options(tmp_path / "amn", data=str(tmp_path / "c.npz"), normalize=True), said.append)
+    assert said[-1].startswith("it takes vectors of length 1")
+    with Predictor(tmp_path / "amn", backend="eager") as predictor:
+        with pytest.raises(InvalidInput, match="trained on vectors divided by their lengths"):
+            predictor.predict(vectors[:5])
+        assert predictor.predict(vectors[:5] / np.linalg.norm(vectors[:5], axis=1, keepdims=True)).shape == (8,)
+
+
+def test_an_artifact_is_replaced_where_a_link_leads(tmp_path: Path) -> None:
+    train(options(tmp_path / "v1"), lambda line: None)
+    (tmp_path / "latest").symlink_to("v1")
+    train(options(tmp_path / "latest", seed=1), lambda line: None)
+    assert (tmp_path / "latest").is_symlink()
+    assert Artifact.load(tmp_path / "v1").manifest.provenance["training"]["options"]["seed"] == 1
+
+
+def test_no_run_keeps_its_figures_in_an_artifact(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"out is .*amn\.run', expected a name without \.run"):
+        options(tmp_path / "amn.run")
+    train(options(tmp_path / "amn"), lambda line: None)
+    shutil.copytree(tmp_path / "amn", tmp_path / "other.run")
+    with pytest.raises(ArtifactError, match=r"other\.run: is an artifact"):
+        train(options(tmp_path / "other"), lambda line: None)
+    Artifact.load(tmp_path / "other.run")
 
 
 def test_the_command_line_comes_after_the_recipe() -> None:
@@ -218,7 +290,8 @@ def test_a_place_that_cannot_be_written_is_an_error_before_work(
 
 
 def test_command_line_error_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "train", "--model", "amn", "--data", str(tmp_path / "no.npz"), "--out", "x"]
+    command = [sys.executable, "-m", "train", "--model", "amn", "--data", str(tmp_path / "no.npz")]
+    command += ["--out", str(tmp_path / "x")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")

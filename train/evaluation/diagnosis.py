@@ -15,10 +15,15 @@ from torch.nn import functional as F
 
 from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.corpus.documents import run_begins
+from lvm_runtime.errors import InvalidInput
+from lvm_runtime.text.encoder import SAME
 
 from ..data.windows import VectorStore, WindowSet
 
 SAMPLE = 20_000
+COMPARED = 200
+"""Held-out windows that are compared with the training vectors."""
+
 _BLOCK = 65_536
 
 BAD, GOOD = (0.353, 0.015), (0.457, 0.117)
@@ -95,7 +100,12 @@ class Diagnosis:
 
 
 def diagnose(corpus: Corpus, store: VectorStore, context_length: int = 5) -> Diagnosis:
-    """Look at the whole corpus for duplicates and lengths, and at a sample of its windows for the rest."""
+    """Look at the whole corpus for duplicates and lengths, and at a sample of its windows for the rest.
+
+    Raises InvalidInput for a corpus without vectors.
+    """
+    if not len(corpus.values):
+        raise InvalidInput(f"{corpus.name}: holds no vectors, so there is nothing to look at")
     starts, ids = corpus.starts(context_length + 1), corpus.document_ids
     windows = WindowSet(store, torch.from_numpy(starts).to(store.device), starts, context_length)
     lengths = np.diff(run_begins(ids), append=len(ids))
@@ -153,6 +163,32 @@ def copied(vectors: NDArray[Any], train: WindowSet, *held: WindowSet) -> list[fl
     known = np.isin(hashes, hashes[trained])
     starts = [windows.starts.cpu().numpy()[:, None] for windows in held]
     return [float(known[begins + steps].all(axis=1).mean()) if len(begins) else 0.0 for begins in starts]
+
+
+@torch.no_grad()
+def nearly_copied(train: WindowSet, held: WindowSet) -> float:
+    """Return the share of an evenly spaced sample of `held` all of whose T + 1 vectors are nearly in training windows.
+
+    An encoder that meets a text twice, in other batches or at another precision, gives two vectors that differ in their
+    last digits. Only windows whose target has a copy are looked at further, so this costs a search for 200 vectors.
+    """
+    starts = held.sample(COMPARED).starts
+    if not len(starts):
+        return 0.0
+    trained = torch.zeros(len(train.store), dtype=torch.bool, device=starts.device)
+    for offset in range(train.context_length + 1):
+        trained[train.starts + offset] = True
+    rows, left = trained.nonzero()[:, 0], starts
+    for offset in range(train.context_length, -1, -1):
+        if not len(left):
+            return 0.0
+        queries = F.normalize(train.store.rows(left + offset), dim=1)
+        nearest = torch.full((len(left),), -torch.inf, device=starts.device)
+        for part in rows.split(_BLOCK):
+            candidates = F.normalize(train.store.rows(part), dim=1)
+            nearest = torch.maximum(nearest, (queries @ candidates.T).amax(dim=1))
+        left = left[nearest >= SAME]
+    return len(left) / len(starts)
 
 
 def _duplicates(vectors: NDArray[Any]) -> float:

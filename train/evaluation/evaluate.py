@@ -15,7 +15,7 @@ from lvm_runtime.commands.tables import aligned
 
 from ..data.windows import WindowSet
 from .baselines import LINEAR_AVERAGE
-from .metrics import Estimate, Metrics, bootstrap, bootstrap_all
+from .metrics import CLEAR, Estimate, Metrics, bootstrap, bootstrap_all
 from .offsets import offset_profile, profile_lines
 from .retrieval import Scores, score
 
@@ -31,10 +31,8 @@ class Difference:
 
     @property
     def word(self) -> str:
-        """How it lies to zero; what was measured on one document has an interval that says nothing of others."""
-        if self.value.low == self.value.high != 0:
-            return "of ONE document"
-        return "clear of zero" if self.value.low > 0 else "BELOW zero" if self.value.high < 0 else "not clear of zero"
+        """How it lies to zero, or of how few documents it is."""
+        return self.value.word
 
     def __str__(self) -> str:
         v = self.value
@@ -108,7 +106,7 @@ def verdict(versus: dict[str, Difference]) -> str:
     parts = []
     for metric, title in (("cosine", "cosine"), ("mrr", "retrieval")):
         found = versus[metric]
-        word = "beats" if found.value.high > found.value.low > 0 else "DOES NOT BEAT"
+        word = "beats" if found.word == CLEAR else "DOES NOT BEAT"
         parts.append(f"{word} the best baseline for {title} ({found.baseline}: {NAMES[metric]} {found}, {found.word})")
     return " and ".join(parts)
 

@@ -19,6 +19,9 @@ from ..data.windows import WindowSet
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8)
 RESAMPLES = 1000
+CLEAR = "clear of zero"
+FEWEST_DOCUMENTS = 6
+"""From here on, documents that all lie on one side of zero are rarer than 1 in 20."""
 
 Floats = NDArray[np.float64]
 Predict = Callable[[Tensor], Tensor]
@@ -26,22 +29,46 @@ Predict = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its 95 % bootstrap interval over documents."""
+    """A mean with its 95 % bootstrap interval over documents, and over how many; None where that was not kept."""
 
     value: float
     low: float
     high: float
+    documents: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Estimate:
+        """Return what `to_dict` wrote; earlier ones did not say of how many documents."""
+        return cls(values["value"], values["low"], values["high"], values.get("documents"))
+
+    @property
+    def word(self) -> str:
+        """How a difference lies to zero. Of fewer than 6 documents, an interval says too little of others.
+
+        If nothing is behind a difference, 5 documents are all on one side of zero once in 16 times.
+        """
+        if self.documents == 1 or (self.documents is None and self.low == self.high != 0):
+            return "of ONE document"
+        if self.documents is not None and self.documents < FEWEST_DOCUMENTS:
+            return f"of {self.documents} DOCUMENTS"
+        return CLEAR if self.low > 0 else "BELOW zero" if self.high < 0 else "not clear of zero"
 
     def __str__(self) -> str:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+    @property
+    def signed(self) -> str:
+        """A difference with its interval, and what keeps it from being clear of zero."""
+        verdict = "" if self.word == CLEAR else f" ({self.word})"
+        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]{verdict}"
 
     def short(self) -> str:
         """Return the figures with three decimals."""
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+        return {"value": self.value, "low": self.low, "high": self.high, "documents": self.documents}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +156,7 @@ def bootstrap_all(
     for name, values in columns.items():
         means = (draws @ np.bincount(place, weights=values)) / (draws @ counts)
         low, high = np.percentile(means, [2.5, 97.5])
-        found[name] = Estimate(float(values.mean()), float(low), float(high))
+        found[name] = Estimate(float(values.mean()), float(low), float(high), len(counts))
     return found
 
 

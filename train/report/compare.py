@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lvm_runtime.system import atomic
 
 from .page import page
-from .runs import Run, read_run
+from .runs import Run, read_run, windows_of
 from .search import search_markdown
 from .table import markdown
 
@@ -22,10 +23,9 @@ def compare(folders: list[Path], out: Path) -> str:
     WriteFailed, before anything is measured, where `out` cannot be written.
     """
     atomic.require_writable(out / "comparison.md")
-    runs = [read_run(folder) for folder in folders]
-    digests = {(run.result["options"]["data"], len(run.windows["cosine"])) for run in runs}
+    runs = _told_apart([read_run(folder) for folder in folders], folders)
     remarks = []
-    if len(digests) > 1:
+    if len({windows_of(run) for run in runs}) > 1:
         remarks.append("These runs were validated on different windows: compare their gains and not their cosines.")
     text = f"{search_markdown(runs)}\n{markdown(runs, remarks)}"
     document = {"remarks": remarks, "runs": [_entry(run) for run in runs]}
@@ -38,6 +38,16 @@ def compare(folders: list[Path], out: Path) -> str:
         },
     )
     return f"{text}\nwritten to {out}: comparison.md, comparison.json, comparison.html"
+
+
+def _told_apart(runs: list[Run], folders: list[Path]) -> list[Run]:
+    """Return the runs with their paths as names where two have the same, as those of two folders of artifacts do."""
+    counts = Counter(run.row.name for run in runs)
+    paths = [str(folder.with_name(run.row.name)) for run, folder in zip(runs, folders, strict=True)]
+    return [
+        run if counts[run.row.name] == 1 else replace(run, row=replace(run.row, name=path))
+        for run, path in zip(runs, paths, strict=True)
+    ]
 
 
 def _entry(run: Run) -> dict[str, Any]:

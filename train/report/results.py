@@ -76,6 +76,7 @@ def _document(result: TrainResult) -> dict[str, Any]:
     return {
         "model": result.options.model,
         "artifact": str(result.artifact.path.resolve()),
+        "model_hash": result.artifact.manifest.model,
         "options": result.options.to_dict(),
         "config": result.config.to_dict(),
         "parameters": result.parameters,

@@ -12,7 +12,7 @@ from ..evaluation.baselines import PERSISTENCE
 from ..evaluation.evaluate import Difference, verdict
 from ..evaluation.metrics import Estimate
 from ..evaluation.offsets import past_warning
-from .runs import Run
+from .runs import Run, windows_of
 
 HEADS = ("", "cosine [95 %]", "hit@1", "hit@5", "hit@10", "MRR [95 %]", "contrastive", "cosine to best baseline",
          "MRR to best baseline", "hit@10 to best baseline")  # fmt: skip
@@ -25,9 +25,9 @@ def verdicts(runs: list[Run]) -> list[str]:
     for run in runs:
         side = _side(run)
         found = run.result[side]
-        versus = {k: Difference(v["baseline"], _estimate(v)) for k, v in found["versus"].items()}
+        versus = {k: Difference(v["baseline"], Estimate.from_dict(v)) for k, v in found["versus"].items()}
         lines.append(f"{run.row.name} ({side} documents) {verdict(versus)}.")
-        warning = past_warning({k: _estimate(v) for k, v in found["offsets"].items()})
+        warning = past_warning({k: Estimate.from_dict(v) for k, v in found["offsets"].items()})
         lines += [f"{run.row.name}: {warning}."] if warning else []
     return lines
 
@@ -38,11 +38,10 @@ def search_table(runs: list[Run]) -> list[list[str]]:
     They are of test documents, which chose nothing, where a run kept some, and of validation documents elsewhere.
     """
     lines: list[list[str]] = []
-    groups: dict[tuple[str, str, int], list[Run]] = {}
+    groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        side = _side(run)
-        groups.setdefault((run.row.data, side, run.result[side]["windows"]), []).append(run)
-    for (data, side, _), members in groups.items():
+        groups.setdefault(windows_of(run, _side(run)), []).append(run)
+    for (data, side, *_), members in groups.items():
         lines += [_cells(f"{run.row.name} ({side})", run.result[side]) for run in members]
         baselines = members[0].result[side]["baseline_metrics"]
         lines += [_cells(f"{name}, {data} ({side})", found) for name, found in baselines.items()]
@@ -54,13 +53,13 @@ def _side(run: Run) -> str:
 
 
 def _cells(name: str, found: dict[str, Any]) -> list[str]:
-    look = {k: _estimate(v) for k, v in found["retrieval"].items()}
-    cells = [name, _estimate(found["cosine"]).short()]
+    look = {k: Estimate.from_dict(v) for k, v in found["retrieval"].items()}
+    cells = [name, Estimate.from_dict(found["cosine"]).short()]
     cells += [look[k].short() for k in ("hit@1", "hit@5", "hit@10", "mrr", "contrastive")]
     if "versus" not in found:
         return cells + [_NONE] * 3
     for metric in ("cosine", "mrr", "hit@10"):
-        difference = Difference(found["versus"][metric]["baseline"], _estimate(found["versus"][metric]))
+        difference = Difference(found["versus"][metric]["baseline"], Estimate.from_dict(found["versus"][metric]))
         cells.append(f"{difference} {difference.word} ({difference.baseline})")
     return cells
 
@@ -68,10 +67,6 @@ def _cells(name: str, found: dict[str, Any]) -> list[str]:
 def search_markdown(runs: list[Run]) -> str:
     """Return verdicts and table as Markdown."""
     return "\n".join([*verdicts(runs), "", tables.markdown(HEADS, search_table(runs), left=len(HEADS))]) + "\n"
-
-
-def _estimate(values: dict[str, Any]) -> Estimate:
-    return Estimate(values["value"], values["low"], values["high"])
 
 
 def hits_by_k(run: Run, name: str = "rank", most: int = 100) -> tuple[np.ndarray, np.ndarray]:

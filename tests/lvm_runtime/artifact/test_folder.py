@@ -309,6 +309,16 @@ def test_a_place_is_free_unless_an_artifact_there_is_to_be_kept(copy: Path, tmp_
             require_place(place, overwrite=True)
 
 
+def test_a_folder_with_a_manifest_of_something_else_is_not_an_artifact(copy: Path, tmp_path: Path) -> None:
+    """Folders of bulk predictions and of web pages have a `manifest.json` too, and would be gone."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="site: exists and is not an artifact"):
+        require_place(tmp_path / "site", overwrite=True)
+    (copy / "manifest.json").write_text("{")
+    require_place(copy, overwrite=True)  # a damaged one can be made again
+
+
 def test_sizes_are_read_without_the_other_files(copy: Path) -> None:
     config = Artifact.load(copy).config
     (copy / "model.safetensors").unlink()

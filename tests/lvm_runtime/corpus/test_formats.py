@@ -210,6 +210,19 @@ def test_ids_stay_exact_and_documents_are_in_any_order(tmp_path: Path) -> None:
     assert np.unique(_read(tmp_path / "c.npz").doc_ids).tolist() == [2**64 - 3, 2**64 - 1]
 
 
+@pytest.mark.parametrize("cpus", [1, 2, 3, 8])
+def test_empty_row_groups_hold_nothing_up(cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers that flush by time leave some. Each CPU reads some groups, and one may get no row."""
+    monkeypatch.setattr("lvm_runtime.corpus.parquet.usable_cpus", lambda: cpus)
+    table = pa.table({"vectors": list(VECTORS), "doc_ids": IDS["int64"]})
+    with pq.ParquetWriter(tmp_path / "c.parquet", table.schema) as writer:
+        for begin, end in ((0, 5), (5, 5), (5, 5), (5, 20)):
+            writer.write_table(table.slice(begin, end - begin))
+    corpus = _read(tmp_path / "c.parquet")
+    np.testing.assert_array_equal(corpus.values, VECTORS)
+    assert np.unique(corpus.doc_ids).tolist() == [BIG, BIG + 2]
+
+
 @pytest.mark.parametrize("save", [np.save, lambda path, array: np.savez(path, vectors=array)], ids=["npy", "npz"])
 def test_what_lies_plain_in_a_file_is_mapped(save: Any, tmp_path: Path) -> None:
     from lvm_runtime.system.memory_maps import mapping_of

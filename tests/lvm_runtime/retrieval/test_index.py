@@ -20,6 +20,7 @@ from lvm_runtime.retrieval import index as index_module
 from lvm_runtime.retrieval.ann import FILE
 from lvm_runtime.retrieval.file_record import FileRecord
 from lvm_runtime.retrieval.index import ANN, EXACT, MANIFEST
+from lvm_runtime.system import atomic
 
 
 def vectors(count: int, dim: int = 16, seed: int = 0) -> np.ndarray:
@@ -47,6 +48,41 @@ def test_exact_is_exact(name: str, tmp_path: Path) -> None:
     one = index.search(queries[3], 4)
     assert np.array_equal(one.rows, hits.rows[3:4, :4])
     assert np.abs(one.scores - hits.scores[3:4, :4]).max() < 1e-6
+
+
+def test_of_equal_vectors_the_first_come_first_whatever_else_is_asked(tmp_path: Path) -> None:
+    """Products of matrices round by place and by batch: which of many copies came, and of near copies, was chance."""
+    rows, queries = vectors(10_000), vectors(64, seed=1)
+    copies = np.r_[7, 300:340, 9_000:9_040]
+    rows[copies] = rows[7]
+    rows[4_000:7_000] = rows[4_000] + 1e-7 * np.random.default_rng(2).standard_normal((3_000, 16))
+    queries[:8] = rows[7]
+    queries[8:32] = rows[4_000] + 0.1 * queries[8:32]
+    np.save(tmp_path / "c.npy", rows)
+    index = Index.build(tmp_path / "c.npy")
+    together = index.search(queries, 5)
+    assert together.rows[:8].tolist() == [copies[:5].tolist()] * 8
+    for i, query in enumerate(queries):
+        alone = index.search(query, 5)
+        assert np.array_equal(alone.rows[0], together.rows[i])
+        assert np.array_equal(alone.scores[0], together.scores[i])
+    assert np.array_equal(index.search(queries, 90).rows[:8, :81], np.tile(copies, (8, 1)))
+
+
+@pytest.mark.parametrize("kind", [EXACT, ANN])
+def test_many_queries_are_searched_for_in_parts(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once they took gigabytes: queries times vectors, and queries times k times D."""
+    np.save(tmp_path / "c.npy", vectors(500))
+    index, queries = Index.build(tmp_path / "c.npy", kind), vectors(40, seed=1)
+    whole = index.search(queries, 3)
+    asked: list[int] = []
+    search = index._search.search
+    monkeypatch.setattr(index._search, "search", lambda part, k: (asked.append(len(part)), search(part, k))[1])
+    monkeypatch.setattr(index_module, "_COMPARED", 3 * 16 * 7)
+    hits = index.search(queries, 3)
+    assert asked == [7] * 5 + [5]
+    assert np.array_equal(hits.rows, whole.rows)
+    assert np.array_equal(hits.scores, whole.scores)
 
 
 def test_approximate_finds_nearly_all_and_scores_exactly(tmp_path: Path) -> None:
@@ -98,6 +134,49 @@ def test_a_corpus_that_changes_while_it_is_indexed_is_an_error(
     with pytest.raises(InvalidInput, match="another program changed it while it was indexed"):
         Index.build(tmp_path / "c.npy", kind)
     assert not (tmp_path / "c.npy.index").exists()
+
+
+def test_an_index_that_is_made_again_while_it_is_opened_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that opens it meanwhile was told that it is damaged, or got another one's candidates."""
+    corpus = tmp_path / "c.npy"
+    np.save(corpus, vectors(300))
+    Index.build(corpus, ANN)
+    read, made = index_module._open_vectors, list[int]()
+
+    def slow(path: Path) -> Any:
+        opened = read(path)
+        if len(made) < 6 and not building:
+            building.append(True)
+            np.save(corpus, vectors(300, seed=len(made) + 1))
+            Index.build(corpus, ANN if len(made) % 2 else EXACT)
+            made.append(len(made))
+            building.clear()
+        return opened
+
+    building: list[bool] = []
+    monkeypatch.setattr(index_module, "_open_vectors", slow)
+    with pytest.raises(InvalidInput, match="was made again 5 times while it was opened"):
+        Index.open(corpus)
+    index = Index.open(corpus)
+    assert len(made) == 6
+    assert index.record.kind == ANN
+    assert np.array_equal(index.corpus.values, vectors(300, seed=6))
+
+
+def test_an_index_is_ready_though_another_writer_replaces_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "c.npy", vectors(300))
+    exchange = atomic.exchange
+
+    def replaced(temporary: Path, path: Path) -> bool:
+        done = exchange(temporary, path)
+        (path / FILE).unlink(missing_ok=True)  # as in an exact index, which has no such file
+        return done
+
+    Index.build(tmp_path / "c.npy", EXACT)
+    monkeypatch.setattr(atomic, "exchange", replaced)
+    assert Index.build(tmp_path / "c.npy", ANN).search(np.ones(16), 3).rows.shape == (1, 3)
 
 
 def test_a_corpus_that_changed_is_noticed_and_one_that_was_copied_is_not(tmp_path: Path) -> None:
@@ -185,6 +264,30 @@ def test_a_damaged_index_is_an_error_that_says_what_to_do(damage: Callable[[Path
         Index.open(index.path)
 
 
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_index_can_be_made_again(damage: Callable[[Path], object], tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", vectors(300))
+    index = Index.build(tmp_path / "c.npy", ANN)
+    damage(index.path)
+    if not (index.path / MANIFEST).exists():
+        index.path.rename(tmp_path / "away")
+    assert Index.build(tmp_path / "c.npy").record.kind == EXACT
+
+
+@pytest.mark.parametrize("others", [["precious.txt"], []], ids=["among files", "alone"])
+def test_a_folder_with_an_index_of_something_else_is_not_replaced(others: list[str], tmp_path: Path) -> None:
+    """`index.json` is a common name, and the whole folder would be gone."""
+    np.save(tmp_path / "c.npy", vectors(40))
+    (tmp_path / "web").mkdir()
+    for name in ["index.json", *others]:
+        (tmp_path / "web" / name).write_text('{"pages": []}')
+    with pytest.raises(InvalidInput, match="web: exists and is not an index"):
+        Index.build(tmp_path / "c.npy", out=tmp_path / "web")
+    assert sorted(path.name for path in (tmp_path / "web").iterdir()) == ["index.json", *others]
+    for kind in (ANN, EXACT):
+        assert Index.build(tmp_path / "c.npy", kind, tmp_path / "own").record.kind == kind
+
+
 @pytest.mark.parametrize("other", [vectors(300, dim=24), vectors(301)], ids=["dimension", "count"])
 def test_approximate_vectors_of_another_corpus_are_refused(other: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", vectors(300))
@@ -211,11 +314,13 @@ def test_what_cannot_be_indexed_or_searched_is_refused(tmp_path: Path) -> None:
     rows = vectors(40)
     np.savez(tmp_path / "empty.npz", vectors=rows[:0])
     np.savez(tmp_path / "contexts.npz", contexts=rows.reshape(8, 5, 16))
+    np.savez(tmp_path / "flat.npz", vectors=rows[:, :0])
     rows[7, 3] = np.nan
     np.savez(tmp_path / "nan.npz", vectors=rows)
     np.savez(tmp_path / "far.npz", vectors=vectors(40).astype(np.float64) * 1e300)
     for name, message in (
         ("empty.npz", "holds no vectors"),
+        ("flat.npz", r"array of shape \[40, 0\], expected contexts"),
         ("contexts.npz", r"holds contexts \[8, 5, 16\], expected vectors"),
         ("nan.npz", "row 7, component 3 is nan"),
         ("far.npz", "row 0, component 0 .*too large for float32"),

@@ -49,6 +49,20 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path: Path, error: type[BaseEx
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_folder_is_replaced_where_a_link_leads(tmp_path: Path) -> None:
+    """The link stays: others may lead to the same folder."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "v1").mkdir()
+    (tmp_path / "latest").symlink_to(tmp_path / "disk" / "v1")
+    atomic.require_writable(tmp_path / "latest", folder=True)
+    with atomic.replacing(tmp_path / "latest") as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert (tmp_path / "latest").is_symlink()
+    assert [path.name for path in (tmp_path / "disk" / "v1").iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "latest"]
+
+
 def test_files_that_belong_together_are_all_old_or_all_new(tmp_path: Path) -> None:
     names = {"a": b"old", "b": b"old"}
     atomic.write_files(tmp_path / "sub", names)

@@ -170,6 +170,27 @@ def test_a_file_that_goes_away_is_named_and_an_encoder_that_fails_is_one_line(
     assert not (tmp_path / "d.npz").exists()
 
 
+def test_a_vector_that_is_not_finite_is_no_vector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was kept, and taken over by every later run as encoded before."""
+    encoder = small_encoder()
+    encode = encoder._model.encode
+
+    def overflowing(given: list[str], **how: Any) -> Any:
+        found = encode(given, **how)
+        found[[text.startswith("Sentence number 7 ") for text in given]] = np.inf
+        return found
+
+    monkeypatch.setattr(encoder._model, "encode", overflowing)
+    chunk = "Sentence number 7 says nothing."
+    with pytest.raises(LvmError, match=rf"not finite on cpu, of the text '{chunk}'; try another device"):
+        encoder.encode(["Water.", chunk])
+
+
+def test_half_a_character_is_no_text() -> None:
+    with pytest.raises(InvalidInput, match=r"the text holds '\\udcff' at character 7, which is no character"):
+        small_encoder().cut("Water. \udcff", 30)
+
+
 def test_chunks_fit_into_the_encoder_and_nothing_of_them_is_cut_off() -> None:
     encoder = small_encoder()
     for text in (WHOLE, "antidisestablishmentarianism" * 200, "今天天气很好。" * 300, "x1" * 5000, "🙂é " * 900):

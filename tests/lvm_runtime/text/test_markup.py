@@ -20,6 +20,10 @@ HTML = {
 
 MARKDOWN = {
     "front matter": ("---\ntitle: no\n---\n# One\n\ntwo", "One two"),
+    "front matter with comments": ("---\n# no\n\ntitle: no\nlist:\n- no\n...\nOne", "One"),
+    "front matter and no more": ("---\ntitle: no\n---", ""),
+    "empty front matter": ("---\n---\nOne", "One"),
+    "rule first": ("---\n\nOne two.\n\n---\n\nthree", "One two. three"),
     "link, image, emphasis": ("[One](http://no) ![*two*](no.png) **three**", "One two three"),
     "code": ("```python\nx < 1\n```\n\n    y = 2\n\n`z`", "x < 1 y = 2 z"),
     "HTML": ("<div>One<script>no()</script></div>\n\nA <b>b</b> &lt;i&gt; & `<c>`", "One A b <i> & <c>"),
@@ -70,6 +74,23 @@ def test_html_is_read_as_browsers_read_it(page: str) -> None:
 @pytest.mark.parametrize(("page", "text"), MARKDOWN.values(), ids=MARKDOWN.keys())
 def test_markdown(page: str, text: str) -> None:
     assert " ".join(text_of_markdown(page).split()) == text
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<table><tr><td>One<td>two<tr><th>three<th>four</table>",
+        "<main>One<header>two</header>three</main>four",
+        "One<hr>two<aside>three</aside>four",
+        "<footer>One</footer>two<form>three<button>four</button></form>",
+        "<figure>One<figcaption>two</figcaption></figure><select><option>three<option>four</select>",
+        "<details><summary>One</summary>two</details><address>three</address>four",
+    ],
+    ids=["table", "main", "rule", "footer and form", "figure and select", "details"],
+)
+def test_words_of_elements_side_by_side_stay_apart(page: str) -> None:
+    """A cell's last word and the next one's first were one, which no reader sees."""
+    assert text_of_html(page).split() == ["One", "two", "three", "four"]
 
 
 def test_rst_keeps_the_text_of_what_only_sphinx_knows(capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lvm_runtime.corpus.corpus import Corpus
+from lvm_runtime.corpus.split import last_windows
 from lvm_runtime.errors import InvalidInput
 from tests.fuzzing import quick_settings
 from train.data.windows import VectorStore, split_windows
@@ -53,8 +54,30 @@ def test_overlapping_windows_without_documents_keep_a_gap() -> None:
     ids = np.repeat(np.arange(n), T + 1)
     corpus = Corpus("w", np.ones((n * (T + 1), 2), np.float32), ids, None)
     split = split_windows(corpus, np.ones(len(ids), bool), VectorStore(corpus.values, "cpu"), validation=0.2)
-    last, first = int(split.train.groups[-1]), int(split.validation.groups[0])
+    last, first = int(split.train.starts[-1]) // (T + 1), int(split.validation.starts[0]) // (T + 1)
     assert first - last > T
+
+
+@pytest.mark.parametrize(("documents", "length", "groups"), [(10, 100, 19), (2, 40, 3)], ids=["many", "few"])
+def test_windows_without_documents_are_in_stretches(documents: int, length: int, groups: int) -> None:
+    """Neighbours share five of six vectors: as groups of their own they made intervals far too narrow."""
+    corpus = make(documents, length, grouped=False)
+    usable = np.ones(len(corpus.values), bool)
+    found = split_windows(corpus, usable, VectorStore(corpus.values, "cpu"), validation=0.2).validation
+    counts = np.unique(found.groups, return_counts=True)[1]
+    assert len(counts) == groups <= 20
+    assert counts[:-1].min(initial=T + 1) >= T + 1
+    assert (np.diff(found.groups) >= 0).all()
+
+
+def test_an_export_is_checked_on_documents_that_trained_nothing() -> None:
+    """Half of the documents are too short for a window, and all of these come first."""
+    lengths = np.repeat([3, 9], 20)
+    ids = np.repeat(np.arange(40), lengths)
+    corpus = Corpus("test", np.ones((len(ids), 3), np.float32), ids, ids)
+    split = split_windows(corpus, np.ones(len(ids), bool), VectorStore(corpus.values, "cpu"), validation=0.1)
+    assert last_windows(corpus, T + 1, 0.1).tolist() == split.validation.starts.tolist()
+    assert len(last_windows(corpus, 10, 0.1)) == 0
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,12 @@ def test_a_context_without_vectors_is_refused(length: str) -> None:
         command(["bundled", "--context-length", length])
 
 
+def test_a_corpus_without_vectors_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "empty.npz", vectors=np.empty((0, 8), np.float32))
+    with pytest.raises(InvalidInput, match=r"empty\.npz: holds no vectors"):
+        command([str(tmp_path / "empty.npz")])
+
+
 def test_command_prints_the_figures_as_json(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((60, 8)).astype(np.float32)

@@ -70,12 +70,15 @@ def test_interval_holds_95_of_100_resamples_of_documents() -> None:
 
 def test_figures_are_written_under_their_names(split: Split) -> None:
     windows = split.validation.sample(2)
-    mrr, hit = Estimate(0.5, 0.25, 0.75), Estimate(0.125, 0.0625, 0.5)
+    mrr, hit = Estimate(0.5, 0.25, 0.75, 9), Estimate(0.125, 0.0625, 0.5)
     plain = summarise(RowScores(*np.array([[0.5, 1.0], [0.25, 0.75], [0.25, 0.5]])), windows)
     found = summarise(
         RowScores(*np.array([[0.5, 1.0], [0.25, 0.75], [0.25, 0.5]])), windows, {"mrr": mrr, "hit@5": hit}
     )
-    cosine, margin = ({"value": e.value, "low": e.low, "high": e.high} for e in (found.cosine, found.margin))
+    assert found.cosine.documents == len(np.unique(windows.groups))
+    cosine, margin = (
+        {"value": e.value, "low": e.low, "high": e.high, "documents": e.documents} for e in (found.cosine, found.margin)
+    )
     assert found.to_dict() == {
         "windows": 2,
         "cosine": cosine,
@@ -85,8 +88,8 @@ def test_figures_are_written_under_their_names(split: Split) -> None:
         "hits": {"hit@5": 0.125},
         "mrr": 0.5,
         "retrieval": {
-            "mrr": {"value": 0.5, "low": 0.25, "high": 0.75},
-            "hit@5": {"value": 0.125, "low": 0.0625, "high": 0.5},
+            "mrr": {"value": 0.5, "low": 0.25, "high": 0.75, "documents": 9},
+            "hit@5": {"value": 0.125, "low": 0.0625, "high": 0.5, "documents": None},
         },
     }
     assert (plain.to_dict()["mrr"], plain.to_dict()["retrieval"]) == (None, {})

@@ -25,7 +25,7 @@ from train.evaluation.baselines import (
     recency_weights,
 )
 from train.evaluation.evaluate import Difference, evaluate, figures, verdict
-from train.evaluation.metrics import Estimate
+from train.evaluation.metrics import Estimate, bootstrap
 from train.evaluation.retrieval import rank_rows, score
 from train.evaluation.ridge import fit_ridge
 
@@ -188,6 +188,20 @@ def test_what_is_said_of_a_model_beside_its_baselines(split: Split) -> None:
     assert len(starts) == 1, "each column has its place, two spaces from the one before"
     assert "FITS THE PAST" in lines[-1]
     assert "to the last vector" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("documents", "word"),
+    [(1, "of ONE document"), (2, "of 2 DOCUMENTS"), (5, "of 5 DOCUMENTS"), (6, "clear of zero")],
+)
+def test_few_documents_say_nothing_of_others(documents: int, word: str) -> None:
+    """Five that are all above zero, and nothing behind it, are one case in 32."""
+    rng = np.random.default_rng(0)
+    values = 0.1 + 0.01 * rng.standard_normal(60)
+    found = Difference("ridge map", bootstrap(values, np.arange(60) % documents))
+    assert found.word == word
+    assert ("DOES NOT BEAT" not in verdict({"cosine": found, "mrr": found})) is (documents >= 6)
+    assert found.to_dict()["documents"] == documents
 
 
 @pytest.mark.parametrize(
