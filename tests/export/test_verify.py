@@ -181,13 +181,13 @@ def test_a_file_is_opened_as_it_will_be_served_and_closed(
             asked.append("closed")
 
     monkeypatch.setattr("export.verify.backend_class", {"onnx": Backend}.__getitem__)
-    check = partial(verify_file, Path("m.onnx"), [sample], format="onnx", precision="int8", threads=3)
+    check = partial(verify_file, Path("m.onnx"), [sample], format="onnx", precision="int8")
     if off:
         with pytest.raises(VerificationFailed, match=f"^onnx int8: {DRIFT}"):
             check()
     else:
         assert check().worst_drift < 1e-12
-    assert asked == [(Path("m.onnx"), {"device": "cpu", "threads": 3, "precision": "int8"}), "closed"]
+    assert asked == [(Path("m.onnx"), {"device": "cpu", "precision": "int8"}), "closed"]
 
 
 def by(offset: float) -> Fault:
