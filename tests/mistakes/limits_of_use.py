@@ -124,8 +124,8 @@ MISTAKES = [
     Mistake(
         "a backend stays open after an export's proof",
         "export/verify.py",
-        "    finally:\n        backend.close()\n",
-        "    finally:\n        pass\n",
+        'with closing(backend_class(format)(path, device="cpu", precision=precision)) as backend:',
+        'for backend in [backend_class(format)(path, device="cpu", precision=precision)]:',
         f"{_CLOSED}[exported]",
     ),
     Mistake(
