@@ -172,8 +172,8 @@ MISTAKES = [
     ),
     Mistake(
         "the form of documents gets no number of threads",
-        "lvm_runtime/selection/session.py",
-        "        session.requested_threads = request.threads\n",
+        "lvm_runtime/selection/sequences.py",
+        "            threads=session.backend.threads,\n",
         "",
         "tests/lvm_runtime/backends/test_no_fallback.py::test_both_forms_are_built_as_they_were_asked_for",
     ),
