@@ -26,7 +26,7 @@ class ExactSearch:
 
     def search(self, queries: Floats, k: int) -> NDArray[np.int64]:
         """Return for unit queries `[q, D]` the rows `[q, k]` of the k best, k at most N."""
-        scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        scores, rows = queries[:, :0], np.empty((len(queries), 0), np.int64)
         for begin in range(0, len(self._vectors), _BLOCK):
             block = unit_rows(self._vectors[begin : begin + _BLOCK])
             new = np.broadcast_to(np.arange(begin, begin + len(block)), (len(queries), len(block)))

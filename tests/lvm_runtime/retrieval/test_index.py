@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lvm_runtime.commands.main import main
@@ -122,6 +124,15 @@ def test_a_corpus_that_changed_is_noticed_and_one_that_was_copied_is_not(tmp_pat
         Index.open(tmp_path / "c.npz.index")
 
 
+def test_an_index_elsewhere_finds_its_corpus_and_does_not_read_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "c.npy", vectors(50))
+    Index.build(tmp_path / "c.npy", out=tmp_path / "elsewhere" / "index")
+    monkeypatch.setattr("lvm_runtime.retrieval.file_record._sha256", None)
+    assert Index.open(tmp_path / "elsewhere" / "index").corpus.name == str(tmp_path / "c.npy")
+
+
 @pytest.mark.parametrize("name", ["c.ids.npy", "c.chunks.npz"])
 def test_files_that_came_to_the_corpus_are_noticed(name: str, tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", vectors(50))
@@ -211,12 +222,14 @@ def test_what_cannot_be_indexed_or_searched_is_refused(tmp_path: Path) -> None:
     rows = vectors(40)
     np.savez(tmp_path / "empty.npz", vectors=rows[:0])
     np.savez(tmp_path / "contexts.npz", contexts=rows.reshape(8, 5, 16))
+    pq.write_table(pa.table({"contexts": rows[:15].reshape(16, 15).tolist()}), tmp_path / "flat.parquet")
     rows[7, 3] = np.nan
     np.savez(tmp_path / "nan.npz", vectors=rows)
     np.savez(tmp_path / "far.npz", vectors=vectors(40).astype(np.float64) * 1e300)
     for name, message in (
         ("empty.npz", "holds no vectors"),
         ("contexts.npz", r"holds contexts \[8, 5, 16\], expected vectors"),
+        ("flat.parquet", r"holds contexts \[16, 1, 15\], expected vectors"),
         ("nan.npz", "row 7, component 3 is nan"),
         ("far.npz", "row 0, component 0 .*too large for float32"),
     ):

@@ -68,6 +68,8 @@ def test_an_index_of_another_dimension_is_refused(asked: tuple[Predictor, Index,
     np.save(tmp_path / "other.npy", np.ones((9, 8), np.float32))
     with pytest.raises(InvalidInput, match=r"vectors of D=8, the model .* has D=16"):
         next_chunks(predictor, Index.build(tmp_path / "other.npy"), contexts)
+    with pytest.raises(InvalidInput, match=r"^index is 'other\.npy', expected a"):
+        next_chunks(predictor, "other.npy", contexts)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("same", [True, False])
