@@ -7,7 +7,9 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -70,6 +72,17 @@ def test_more_hits_than_vectors_are_all_vectors_once(kind: str, tmp_path: Path) 
     hits = Index.build(tmp_path / "c.npy", kind).search(vectors(3, seed=1), 1000)
     assert [sorted(row) for row in hits.rows.tolist()] == [list(range(300))] * 3
     assert np.isfinite(hits.scores).all()
+
+
+@pytest.mark.parametrize("found", [[4, 2, -1, -1], [-1, 2, 4, -1]], ids=["first", "between"])
+def test_places_without_a_candidate_are_no_hits(found: list[int], tmp_path: Path) -> None:
+    """An approximate search says −1 there, which is the last vector to numpy."""
+    np.save(tmp_path / "c.npy", np.eye(5, 16, dtype=np.float32))
+    index = Index.build(tmp_path / "c.npy")
+    index._search = SimpleNamespace(search=lambda queries, k: np.array([found]))  # type: ignore[assignment]
+    hits = index.search(np.eye(5, 16)[4] + 2 * np.eye(5, 16)[2], 2)
+    assert hits.rows.tolist() == [[2, 4]]
+    np.testing.assert_allclose(hits.scores, [[2 / 5**0.5, 1 / 5**0.5]], rtol=1e-6)
 
 
 def _rewrite(path: Path) -> None:
@@ -177,6 +190,15 @@ def test_a_corpus_without_an_index_is_told_from_none(tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", vectors(300))
     with pytest.raises(InvalidInput, match=rf"no index .*; make one: lvm-runtime index {tmp_path}/c\.npy$"):
         Index.open(tmp_path / "c.npy")
+    with pytest.raises(InvalidInput, match=r"no index .*; make one: lvm-runtime index CORPUS$"):
+        Index.open(tmp_path)
+    for ask, name in (
+        (Index.open, "path"),
+        (Index.build, "corpus"),
+        (partial(Index.build, tmp_path / "c.npy", "auto"), "out"),
+    ):
+        with pytest.raises(InvalidInput, match=f"^{name} is 3, no name of a file"):
+            ask(3)
 
 
 def test_indexing_many_vectors_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
