@@ -159,12 +159,20 @@ def test_an_out_that_does_not_fit_is_refused(amn: Predictor, out: Any) -> None:
         amn.predict(some_contexts(3), out=out)
 
 
-@pytest.mark.parametrize("row", [0, MOST_AT_ONCE - 1, MOST_AT_ONCE + 3])
-def test_a_bad_row_is_named_wherever_it_is(amn: Predictor, row: int) -> None:
-    contexts = some_contexts(2 * MOST_AT_ONCE)
+@pytest.mark.parametrize(("batch", "row"), [(1, 0), (9, 5), *((2 * MOST_AT_ONCE, MOST_AT_ONCE + i) for i in (-1, 3))])
+def test_a_bad_row_is_named_wherever_it_is(amn: Predictor, batch: int, row: int) -> None:
+    contexts = some_contexts(batch)
     contexts[row, 4, 15] = np.nan
     with pytest.raises(InvalidInput, match=f"row {row}, position 4, component 15 is nan"):
         amn.predict(contexts)
+
+
+def test_a_request_serves_as_its_keywords_do(small_artifacts: Get) -> None:
+    request = Request("onnx", threads=1)
+    with Predictor.from_request(small_artifacts("amn"), request) as asked:
+        with Predictor(small_artifacts("amn"), backend="onnx", threads=1) as named:
+            assert (asked.request, asked.explain()) == (named.request, named.explain())
+        assert asked.request == request
 
 
 def test_many_threads_get_their_own_answers(amn: Predictor) -> None:
