@@ -74,8 +74,10 @@ def test_a_context_that_is_there_many_times_does_not_hide_what_is_not(
     assert [hit.chunk.row for hit in hits] == (nearest + 40 * T).tolist()
 
 
-def test_an_index_of_another_dimension_is_refused(asked: tuple[Predictor, Index, np.ndarray], tmp_path: Path) -> None:
-    predictor, _, contexts = asked
+def test_what_cannot_be_asked_is_refused(asked: tuple[Predictor, Index, np.ndarray], tmp_path: Path) -> None:
+    predictor, index, contexts = asked
+    with pytest.raises(InvalidInput, match=r"^k is 0, expected"):
+        next_chunks(predictor, index, contexts, 0)
     np.save(tmp_path / "other.npy", np.ones((9, 8), np.float32))
     with pytest.raises(InvalidInput, match=r"vectors of D=8, the model .* has D=16"):
         next_chunks(predictor, Index.build(tmp_path / "other.npy"), contexts)
