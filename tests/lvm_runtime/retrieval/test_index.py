@@ -33,10 +33,15 @@ def vectors(count: int, dim: int = 16, seed: int = 0) -> np.ndarray:
     return (centres[rng.integers(0, 40, count)] + 0.5 * rng.standard_normal((count, dim))).astype(np.float32)
 
 
-def nearest(rows: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """Return the k rows with the largest cosines in float64."""
+def cosines(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the cosines of queries and rows in float64."""
     rows, queries = (x.astype(np.float64) / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, queries))
-    return np.argsort(-(queries @ rows.T), axis=1)[:, :k]
+    return queries @ rows.T
+
+
+def nearest(rows: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """Return the k rows with the largest cosines."""
+    return np.argsort(-cosines(rows, queries), axis=1)[:, :k]
 
 
 @pytest.mark.parametrize("name", ["c.npy", "c.npz"])
@@ -48,6 +53,8 @@ def test_exact_is_exact(name: str, tmp_path: Path) -> None:
     hits = Index.open(tmp_path / name).search(queries, 10)
     assert np.array_equal(hits.rows, nearest(rows, queries, 10))
     assert (np.diff(hits.scores, axis=1) <= 0).all()
+    many = index.search(queries, 300).scores
+    np.testing.assert_allclose(many, -np.sort(-cosines(rows, queries), axis=1)[:, :300], rtol=0, atol=1e-6)
     one = index.search(queries[3], 4)
     assert np.array_equal(one.rows, hits.rows[3:4, :4])
     assert np.abs(one.scores - hits.scores[3:4, :4]).max() < 1e-6
