@@ -59,7 +59,10 @@ CORE: dict[str, tuple[str, ...]] = {
     "lvm_runtime/selection/explanation.py": (f"{_SELECTION}/test_explanation.py",),
     "lvm_runtime/selection/measurements.py": (f"{_SELECTION}/test_measurements.py", f"{_SELECTION}/test_choice.py"),
     "lvm_runtime/selection/sequences.py": (f"{_SELECTION}/test_sequences.py",),
-    "lvm_runtime/selection/session.py": (f"{_SELECTION}/test_session.py", f"{_SELECTION}/test_choice.py"),
+    "lvm_runtime/selection/session.py": (
+        *(f"{_SELECTION}/test_{name}.py" for name in ("session", "choice")),
+        "tests/lvm_runtime/test_norms.py",
+    ),
     "lvm_runtime/selection/timing.py": (f"{_SELECTION}/test_timing.py",),
     "lvm_runtime/selection/tuning.py": (f"{_SELECTION}/test_tuning.py", f"{_SELECTION}/test_choice.py"),
     "lvm_runtime/bulk/destination.py": _RUNS,
