@@ -163,6 +163,12 @@ def test_files_that_came_to_the_corpus_are_noticed(name: str, tmp_path: Path) ->
         Index.open(tmp_path / "c.npy")
 
 
+def test_what_lies_beside_an_npz_is_not_part_of_it(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", vectors=vectors(50))
+    np.save(tmp_path / "c.ids.npy", np.arange(50))
+    assert [file.name for file in Index.build(tmp_path / "c.npz").record.corpus] == ["c.npz"]
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "no manifest": lambda folder: (folder / MANIFEST).unlink(),
     "manifest of another kind": lambda folder: (folder / MANIFEST).write_text("[]"),
