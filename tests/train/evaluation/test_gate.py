@@ -148,6 +148,12 @@ def test_a_step_whose_loss_or_gradient_is_off_is_stopped(shift: float, factor: f
     assert (found.loss, found.gradient) == pytest.approx((abs(moved), factor - 1), rel=1e-3, abs=1e-6), "shares of each"
 
 
+def test_the_gate_leaves_the_model_as_it_is() -> None:
+    model = randomised("amn").train()
+    check_agreement(model, contexts(4), "cpu")
+    assert all(module.training for module in model.modules())
+
+
 def test_a_step_is_taken_on_the_device_and_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     placed = stay(monkeypatch)
     compare_step(randomised("amn"), contexts(4), contexts(4)[:, 0], "cuda")
