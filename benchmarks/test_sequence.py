@@ -35,12 +35,12 @@ NATIVE = ("lvm-predict-sequence-int8", "lvm-predict-windows-int8")
 PRESENT = (*SIDES, *NATIVE) if find_spec("lvm_runtime.native._engine") else SIDES
 
 
-def document(dim: int, seed: int = 0) -> Array:
+def document(dim: int) -> Array:
     """Return unit vectors `[N, D]` with a shared direction and a topic that drifts from chunk to chunk.
 
     Contexts alone have a topic that stands still; here windows overlap, as those of a document do.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     topic = np.cumsum(rng.standard_normal((CHUNKS, dim)) * 0.3, axis=0)
     vectors = rng.standard_normal(dim) + topic + rng.standard_normal((CHUNKS, dim))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -39,7 +38,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     }
     what = "may be repeated (default: all that can be made here)"
     parser.add_argument("--format", action="append", choices=FORMATS, help=what)
-    arguments: argparse.Namespace = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     formats = tuple(arguments.format or makeable())
     source, samples = open_arguments(arguments, *(library for name in formats for library in FORMATS[name]))
     if left_out := [] if arguments.format else [name for name in FORMATS if name not in formats]:

@@ -5,7 +5,6 @@ The functions import torch themselves, so that `--help` answers without it.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +75,7 @@ def trace_form(form: Form, path: Path) -> None:
 
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and export."""
-    arguments: argparse.Namespace = make_parser(DESCRIPTION, prog).parse_args(argv)
+    arguments = make_parser(DESCRIPTION, prog).parse_args(argv)
     source, samples = open_arguments(arguments)
     console.show(report_line(export_torchscript(source, samples), FILE))
     return 0

@@ -57,7 +57,7 @@ _REMEDY = (
 class SequenceRunner:
     """Run a sequence form on contexts: join them to one document, and keep the predictions of whole contexts only."""
 
-    def __init__(self, path: Path, context_length: int, *, format: str = "onnx") -> None:
+    def __init__(self, path: Path, context_length: int, *, format: str) -> None:
         self._backend = backend_class(format)(path, device="cpu")
         self._length = context_length
 
@@ -138,9 +138,7 @@ def search_details(report: SearchReport | None) -> dict[str, Any]:
     return {} if report is None else {"search": report.details()}
 
 
-def make_samples(
-    source: Source, data: Path | None = None, count: int = REAL_WINDOWS, *, min_overlap: float = OVERLAP_LIMIT
-) -> tuple[Sample, ...]:
+def make_samples(source: Source, data: Path | None = None, *, min_overlap: float = OVERLAP_LIMIT) -> tuple[Sample, ...]:
     """Return random and real contexts with their known answers.
 
     Real ones are held-out windows of `data`, or of the bundled corpus if its vectors have this D, or the real
@@ -158,7 +156,7 @@ def make_samples(
     if data is None and dim == 384 and BUNDLED.is_file():
         data = BUNDLED
     fingerprint = source.artifact.read_fingerprint()
-    real = fingerprint.real if data is None else read_windows(data, dim, length, count)
+    real = fingerprint.real if data is None else read_windows(data, dim, length, REAL_WINDOWS)
     if len(real):
         samples.append(replace(Sample.of("real", source.model, real), search=search))
     return tuple(samples)
@@ -250,15 +248,11 @@ def verify_file(
     format: str,
     precision: str,
     batch_sizes: Sequence[int] = BATCH_SIZES,
-    threads: int | None = None,
 ) -> Report:
     """Load the compiled form at `path` through its backend on the CPU, as it will be served, and verify it."""
-    backend = backend_class(format)(path, device="cpu", threads=threads, precision=precision)
-    name = f"{format} {backend.precision}"
-    try:
+    with closing(backend_class(format)(path, device="cpu", precision=precision)) as backend:
+        name = f"{format} {backend.precision}"
         return verify(any_batch(backend), samples, name=name, precision=backend.precision, batch_sizes=batch_sizes)
-    finally:
-        backend.close()
 
 
 def verify_sequence(path: Path, source: Source, samples: Sequence[Sample], *, format: str, precision: str) -> Report:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,19 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def _quick_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a thorough measurement take 0.01 s per form and batch size, not 0.8; nothing depends on its figures."""
     monkeypatch.setattr("lvm_runtime.selection.tuning.THOROUGH", 0.01)
+
+
+@pytest.fixture(params=["float64", "bfloat16", "meta"])
+def change_defaults(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """Yield what changes the dtype or the device that is torch's default, until the test ends."""
+    import torch
+
+    if request.param == "meta":
+        yield partial(torch.set_default_device, "meta")
+    else:
+        yield partial(torch.set_default_dtype, getattr(torch, request.param))
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
 
 
 @pytest.fixture(scope="session")

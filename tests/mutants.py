@@ -37,6 +37,7 @@ _EXPORT = ("tests/export/test_onnx.py", "tests/export/test_int8.py")
 _DURABILITY = "tests/lvm_runtime/test_durability.py"
 _RUNS = tuple(f"{_BULK}/test_{name}.py" for name in ("bulk", "destination", "resumption"))
 _LIMITS = (f"{_ARTIFACT}/test_drift.py", "tests/export/test_verify.py")
+_RETRIEVAL = tuple(f"tests/lvm_runtime/retrieval/test_{name}.py" for name in ("index", "next"))
 
 CORE: dict[str, tuple[str, ...]] = {
     "lvm_runtime/artifact/config.py": tuple(
@@ -58,7 +59,10 @@ CORE: dict[str, tuple[str, ...]] = {
     "lvm_runtime/selection/explanation.py": (f"{_SELECTION}/test_explanation.py",),
     "lvm_runtime/selection/measurements.py": (f"{_SELECTION}/test_measurements.py", f"{_SELECTION}/test_choice.py"),
     "lvm_runtime/selection/sequences.py": (f"{_SELECTION}/test_sequences.py",),
-    "lvm_runtime/selection/session.py": (f"{_SELECTION}/test_session.py", f"{_SELECTION}/test_choice.py"),
+    "lvm_runtime/selection/session.py": (
+        *(f"{_SELECTION}/test_{name}.py" for name in ("session", "choice")),
+        "tests/lvm_runtime/test_norms.py",
+    ),
     "lvm_runtime/selection/timing.py": (f"{_SELECTION}/test_timing.py",),
     "lvm_runtime/selection/tuning.py": (f"{_SELECTION}/test_tuning.py", f"{_SELECTION}/test_choice.py"),
     "lvm_runtime/bulk/destination.py": _RUNS,
@@ -67,6 +71,11 @@ CORE: dict[str, tuple[str, ...]] = {
     "lvm_runtime/bulk/parts.py": (f"{_BULK}/test_parts.py", f"{_BULK}/test_resumption.py"),
     "lvm_runtime/bulk/predict.py": _RUNS,
     "lvm_runtime/bulk/source.py": (f"{_BULK}/test_bulk.py", f"{_BULK}/test_source.py"),
+    "lvm_runtime/predictor.py": (
+        *(f"tests/lvm_runtime/test_{name}.py" for name in ("predictor", "arguments", "overlap")),
+        f"{_SELECTION}/test_sequences.py",
+    ),
+    "lvm_runtime/retrieval/*.py": _RETRIEVAL,
     "export/forms/*.py": ("tests/export/test_forms.py", "tests/export/test_int8.py", "tests/export/test_recency.py"),
     "export/onnx/graph.py": _EXPORT,
     "export/onnx/quantise.py": _EXPORT,
@@ -85,15 +94,20 @@ CORE: dict[str, tuple[str, ...]] = {
 _READERS = ("lvm_runtime/batcher.py", "lvm_runtime/bulk/", "lvm_runtime/selection/")
 """Modules that no artifact is made with: all their mutants read the artifacts that the first run of the tests made."""
 
-_MINUTE = f"{_SELECTION}/test_tuning.py::test_tuning_measures_everything_and_later_predictors_use_it"
-"""Left out, because every mutant of selection that survives would wait a minute for it."""
+_LEFT_OUT = (
+    f"{_SELECTION}/test_tuning.py::test_tuning_measures_everything_and_later_predictors_use_it",
+    "tests/lvm_runtime/test_predictor.py::test_a_look_alike_for_documents_is_warned_of_where_it_was_asked_for",
+    "tests/lvm_runtime/test_predictor.py::test_a_look_alike_is_never_chosen",
+)
+"""Every mutant of selection that survives would wait a minute for the first. The others look which line a warning
+names, and mutmut's own calls lie between."""
 
 _SETTINGS = """
 [tool.mutmut]
 source_paths = ["lvm_runtime", "train", "export", "benchmarks"]
 only_mutate = ["{module}"]
 pytest_add_cli_args_test_selection = [{tests}]
-pytest_add_cli_args = ["-m", "not soak", "-p", "no:cacheprovider", "-p", "tests.slow_last", "--deselect", "{minute}"]
+pytest_add_cli_args = ["-m", "not soak", "-p", "no:cacheprovider", "-p", "tests.slow_last", {left_out}]
 process_isolation = "forkserver"  # torch and onnxruntime have threads, which a fork loses
 timeout_constant = 5.0
 timeout_multiplier = 10.0
@@ -205,7 +219,8 @@ def try_module(module: str, processes: int, sample: int | None, seed: int) -> Sc
             if path.name != "pyproject.toml" and not path.name.startswith("."):
                 (folder / path.name).symlink_to(path)
         tests = ", ".join(f'"{test}"' for test in CORE[module])
-        settings = _SETTINGS.format(module=module, tests=tests, minute=_MINUTE)
+        left_out = ", ".join(f'"--deselect", "{test}"' for test in _LEFT_OUT)
+        settings = _SETTINGS.format(module=module, tests=tests, left_out=left_out)
         (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + settings)
         mutants = generate(folder, module)
         count = len(mutants) if sample is None else min(sample, len(mutants))

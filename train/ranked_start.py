@@ -56,11 +56,11 @@ def start_ranked(
     model: nn.Module,
     windows: WindowSet,
     ranking: CorpusRanking,
-    decay: float = RECENCY_DECAY,
     cosine_weight: float = 0.0,
     seed: int = 0,
 ) -> RankedStart:
     """Set the weights of `model`, which is on the windows' device, to a linear map trained by the ranking loss."""
+    decay = RECENCY_DECAY
     if isinstance(model, Transformer):  # its core carries the last vector and the even average of the others
         others = windows.context_length - 1
         decay = sum(decay**age for age in range(1, others + 1)) / max(others, 1)

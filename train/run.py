@@ -24,7 +24,7 @@ from lvm_runtime.system import atomic
 
 from .checkpoint import BEFORE, FILE, Checkpoint, Progress, save_checkpoint
 from .distributed import Processes
-from .evaluation.evaluate import Evaluation, evaluate, figures, predictor, verdict
+from .evaluation.evaluate import Evaluation, evaluate, figures, verdict
 from .evaluation.gate import ROWS, check_agreement, compare_step
 from .evaluation.metrics import score_rows
 from .evaluation.retrieval import rank_rows
@@ -181,7 +181,7 @@ def _put_aside(path: Path, options: TrainOptions, say: Say) -> None:
 
 def _validate(trainer: Trainer, prepared: PreparedData) -> dict[str, float]:
     """Return the validation cosine; where epochs are judged by it, the mean reciprocal rank and the sum of both."""
-    predict, windows = predictor(trainer.evaluated), prepared.split.validation
+    predict, windows = trainer.evaluated.eval(), prepared.split.validation
     found = {"val_cosine": float(score_rows(predict, windows).cosine.mean())}
     if trainer.options.judge != "cosine":
         found["val_mrr"] = float((1 / rank_rows({"": predict}, windows, trainer.options.queries)[""].rank).mean())

@@ -8,24 +8,21 @@ from benchmarks.harness.contender import Contender
 from benchmarks.harness.ours import OURS
 from benchmarks.harness.peers import PEERS
 
-
-@cache
-def all_contenders() -> tuple[Contender, ...]:
-    """Return every known contender, ours first, whether or not this machine can run it."""
-    return (*OURS, *PEERS)
+CONTENDERS = (*OURS, *PEERS)
+"""Every known contender, whether or not this machine can run it."""
 
 
 @cache
 def available() -> tuple[Contender, ...]:
     """Return the contenders that this machine can run."""
-    return tuple(c for c in all_contenders() if c.missing() is None)
+    return tuple(c for c in CONTENDERS if c.missing() is None)
 
 
 def not_measured() -> dict[str, str]:
     """Return the reason for every contender that cannot run here; missing is not slow."""
-    return {c.name: reason for c in all_contenders() if (reason := c.missing()) is not None}
+    return {c.name: reason for c in CONTENDERS if (reason := c.missing()) is not None}
 
 
 def contender(name: str) -> Contender:
     """Return the contender called `name`."""
-    return next(c for c in all_contenders() if c.name == name)
+    return next(c for c in CONTENDERS if c.name == name)

@@ -6,13 +6,13 @@ B batch, T context length, D vector.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.formats import exports
 from export.forms import build_form, multiply_adds
 from export.randomise import randomise
 from export.source import Source
@@ -31,58 +31,12 @@ WEIGHT_SEED, CONTEXT_SEED = 0, 2
 Array = NDArray[np.float32]
 
 
-def _onnx(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
-    from export.onnx.export import export_onnx
-
-    return export_onnx(source, samples, precision)
-
-
-def _onnx_sequence(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
-    from export.onnx.export import export_sequence
-
-    return export_sequence(source, samples)
-
-
-def _native(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
-    from export.native.export import export_native
-
-    return export_native(source, samples, "context", precision)
-
-
-def _native_sequence(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
-    from export.native.export import export_native
-
-    return export_native(source, samples, "sequence", precision)
-
-
-def _torchscript(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
-    from export.torchscript import export_torchscript
-
-    return export_torchscript(source, samples)
-
-
-def _coreml(source: Source, samples: Sequence[Sample], precision: str) -> Artifact:
-    from export.coreml.export import export_coreml
-
-    return export_coreml(source, samples)
-
-
-_EXPORTERS = {
-    ("onnx", "context"): _onnx,
-    ("onnx", "sequence"): _onnx_sequence,
-    ("native", "context"): _native,
-    ("native", "sequence"): _native_sequence,
-    ("torchscript", "context"): _torchscript,
-    ("coreml", "context"): _coreml,
-}
-
-
 class Workload:
     """One architecture at one size: its artifact, its training form, and contexts with float64 answers."""
 
-    def __init__(self, architecture: str, folder: Path, seed: int = WEIGHT_SEED, **config: Any) -> None:
+    def __init__(self, architecture: str, folder: Path, **config: Any) -> None:
         self.architecture = architecture
-        self.model = randomise(build_model(make_config(architecture, **config)), seed=seed)
+        self.model = randomise(build_model(make_config(architecture, **config)), seed=WEIGHT_SEED)
         self.artifact: Artifact = save_model(self.model, folder / architecture)
         self.parameters = parameter_count(self.model)
         self.macs_rewritten = multiply_adds(build_form(self.model))
@@ -101,8 +55,10 @@ class Workload:
             return
         source = Source(self.artifact, self.model)
         self._samples = self._samples or make_samples(source)
+        name = precision if form == "context" else f"{form}-{precision}"
         began = time.perf_counter()
-        self.artifact = _EXPORTERS[format, form](source, self._samples, precision)
+        export = next(make for path, make in exports(source, self._samples, [format]) if Path(path).stem == name)
+        self.artifact = export()
         self.export_seconds[self.artifact.manifest.compiled[-1].file.path] = time.perf_counter() - began
 
     def batch(self, size: int) -> Array:

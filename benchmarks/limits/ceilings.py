@@ -70,7 +70,7 @@ class Ceilings:
         return asdict(self)
 
 
-def measure(widths: tuple[int, ...] = (512, 1024), rounds: int = 5, seconds: float = 0.03) -> Ceilings:
+def measure(widths: tuple[int, ...], rounds: int = 5, seconds: float = 0.03) -> Ceilings:
     """Measure both limits, the product rate as the best over square matrices of these widths."""
     by_kind: dict[tuple[str, str], dict[str, float]] = {}
     for width in widths:

@@ -168,9 +168,7 @@ def roofline(run: Run, styles: Styles) -> str:
             x = [r.record["macs_rewritten"] * r.batch / r.record["weight_bytes"] for r in mine]
             axes.plot(x, [r.record["giga_macs_per_second"] for r in mine], label=name, **styles.line(name))
         _ceilings(axes, run, rows)
-        axes.set(
-            xscale="log", yscale="log", xlabel="multiply-adds per weight byte read", ylabel="10⁹ multiply-adds / s"
-        )
+        axes.set(xlabel="multiply-adds per weight byte read", ylabel="10⁹ multiply-adds / s")
         _plain(axes.yaxis)
         _plain(axes.xaxis)
 
@@ -179,7 +177,6 @@ def roofline(run: Run, styles: Styles) -> str:
 
 def _ceilings(axes: Any, run: Run, rows: Sequence[Row]) -> None:
     low, high = axes.get_xlim()
-    xs = [low, high]
     for product in run.ceilings["products"]:
         mine = [r for r in rows if (r.precision, r.record["device"]) == (product["precision"], product["device"])]
         if not mine:
@@ -193,7 +190,7 @@ def _ceilings(axes: Any, run: Run, rows: Sequence[Row]) -> None:
         label = f"{product['precision']}\n{product['library']}"  # beside the axes, where no curve crosses it
         beside = {"xytext": (4, 0), "textcoords": "offset points", "annotation_clip": False}
         axes.annotate(label, (high, top), ha="left", va="center", fontsize=7, color="#212529", **beside)
-    axes.set_xlim(*xs)
+    axes.set_xlim(low, high)
 
 
 def _by_contender(rows: Sequence[Row]) -> dict[str, list[Row]]:

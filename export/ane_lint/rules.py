@@ -8,6 +8,7 @@ sbryngelson/ANEForge. They are collected from others' devices: a Mac has the las
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,16 +36,11 @@ ELIGIBLE = {
 Rule = Callable[[Any], Finding | None]
 
 
-def _error(op: Any, rule: str, why: str, remedy: str) -> Finding:
-    return Finding(Level.ERROR, rule, f"{op.op_type} {op.outputs[0].name}", why, remedy)
+def _finding(level: Level, op: Any, rule: str, why: str, remedy: str) -> Finding:
+    return Finding(level, rule, f"{op.op_type} {op.outputs[0].name}", why, remedy)
 
 
-def _warning(op: Any, rule: str, why: str, remedy: str) -> Finding:
-    return Finding(Level.WARNING, rule, f"{op.op_type} {op.outputs[0].name}", why, remedy)
-
-
-def _note(op: Any, rule: str, why: str, remedy: str) -> Finding:
-    return Finding(Level.NOTE, rule, f"{op.op_type} {op.outputs[0].name}", why, remedy)
+_error, _warning, _note = (partial(_finding, level) for level in (Level.ERROR, Level.WARNING, Level.NOTE))
 
 
 def unavailable(op: Any) -> Finding | None:
@@ -57,12 +53,7 @@ def unavailable(op: Any) -> Finding | None:
     if kind in GATHERS:
         return _error(op, "gather", "indexing by data runs on the CPU", "use split instead")
     if kind in DYNAMIC:
-        return _error(
-            op,
-            "dynamic",
-            "sizes computed at run time run on the CPU",
-            "convert with constant sizes",
-        )
+        return _error(op, "dynamic", "sizes computed at run time run on the CPU", "convert with constant sizes")
     if kind in AWKWARD:
         return _warning(op, "awkward", "often runs on the CPU", "rewrite it by broadcasting or a constant")
     if kind not in ELIGIBLE:
@@ -152,12 +143,7 @@ def expanded_weights(op: Any) -> Finding | None:
     """Compressed weights that an M1 expands."""
     eight_bits = "constexpr_affine_dequantize", "constexpr_blockwise_shift_scale"
     if op.op_type in eight_bits:
-        return _note(
-            op,
-            "weights",
-            "an M1 expands int8 weights on loading",
-            "expect a smaller file, not speed",
-        )
+        return _note(op, "weights", "an M1 expands int8 weights on loading", "expect a smaller file, not speed")
     return None
 
 

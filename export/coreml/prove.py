@@ -11,7 +11,8 @@ b batch, T context length, D vector.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lvm_runtime.artifact.drift import (
     FP32_ABSOLUTE_LIMIT,
     drift,
     largest_difference,
+    max_drift,
     require,
 )
 from lvm_runtime.backends.base import Array
@@ -125,7 +127,9 @@ def prove_package(package: Path, options: CoreMLOptions, samples: Sequence[Sampl
             for sample in samples:
                 differences[mode] = max(differences[mode], _difference(runner, sample, size, options))
             _require_finite(runner, samples[0].contexts.shape[1:], size, mode)
-    drifts = _drifts(package, options, samples)
+    largest = max(functions)
+    rounded = AnyBatch(PackageRunner(package, {largest: functions[largest]}, mode="fp16"), (largest,)).run
+    drifts = np.concatenate([drift(rounded(sample.contexts), sample.predictions) for sample in samples])
     proof = Proof(
         form_difference=form_difference,
         exact_difference=differences["exact"],
@@ -137,7 +141,7 @@ def prove_package(package: Path, options: CoreMLOptions, samples: Sequence[Sampl
         core_ml_drift=_by_core_ml(package, options, samples) if platform.system() == "Darwin" else None,
     )
     _judge(proof, options, max(1.0, (LIMITS_AT / samples[0].contexts.shape[2]) ** 0.5))
-    return replace(proof, search=search(_rounded(package, options), samples, "coreml"))
+    return replace(proof, search=search(rounded, samples, "coreml"))
 
 
 def _judge(proof: Proof, options: CoreMLOptions, wider: float) -> None:
@@ -176,36 +180,13 @@ def _require_finite(runner: PackageRunner, shape: tuple[int, ...], size: int, mo
             )
 
 
-def _drifts(package: Path, options: CoreMLOptions, samples: Sequence[Sample]) -> NDArray[np.float64]:
-    """Return the drift of every row of every sample, run at the largest batch size with rounded results."""
-    run = _rounded(package, options)
-    return np.concatenate([_sample_drifts(run, sample, max(options.functions)) for sample in samples])
-
-
-def _rounded(package: Path, options: CoreMLOptions) -> Callable[[Array], Array]:
-    """Return what runs any number of contexts at the largest batch size, with every result rounded."""
-    size = max(options.functions)
-    return AnyBatch(PackageRunner(package, {size: options.functions[size]}, mode="fp16"), (size,)).run
-
-
-def _sample_drifts(run: Any, sample: Sample, size: int) -> NDArray[np.float64]:
-    parts = []
-    for start in range(0, len(sample.contexts), size):
-        rows = slice(start, start + size)
-        answers = sample.predictions[rows]
-        parts.append(drift(run(_cycled(sample.contexts[rows], size))[: len(answers)], answers))
-    return np.concatenate(parts)
-
-
 def _by_core_ml(package: Path, options: CoreMLOptions, samples: Sequence[Sample]) -> float:
     """Return the largest drift that Core ML itself shows on this Mac, over every batch size."""
     from lvm_runtime.backends.coreml import CoreMLBackend
 
-    backend = CoreMLBackend(package, device="cpu")
-    try:
-        return max(float(_sample_drifts(backend.run, s, size).max()) for s in samples for size in options.functions)
-    finally:
-        backend.close()
+    with closing(CoreMLBackend(package, device="cpu")) as backend:
+        pairs = [(s, AnyBatch(backend, (size,))) for s in samples for size in options.functions]
+        return max(max_drift(runner.run(sample.contexts), sample.predictions) for sample, runner in pairs)
 
 
 def _cycled(rows: NDArray[Any], count: int) -> NDArray[Any]:

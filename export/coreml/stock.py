@@ -65,8 +65,8 @@ def _convert_exported(model: nn.Module, options: CoreMLOptions, shape: tuple[int
         )
     ct = import_coremltools()
     (size,) = options.batch_sizes
-    dtype = np.float16 if options.precision == "fp16" else np.float32
     half = options.precision == "fp16"
+    dtype = np.float16 if half else np.float32
     with quiet():
         program: Any = torch.export.export(model, (torch.zeros(size, *shape),)).run_decompositions({})
         ct.convert(

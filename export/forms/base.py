@@ -118,12 +118,8 @@ class Form(nn.Module, ABC):
 
 
 @torch.no_grad()
-def multiply_adds(form: Form, windows: int | None = None) -> int:
-    """Count the multiply-adds of one prediction; with `windows`, of a document of that many, by the sequence form."""
+def multiply_adds(form: Form) -> int:
+    """Count the multiply-adds of one prediction."""
     ops = CountingOps()
-    dtype = next(form.buffers()).dtype
-    if windows is None:
-        form.contexts(ops, torch.zeros(1, form.length, form.config.dim, dtype=dtype))
-    else:
-        form.sequence(ops, torch.zeros(windows + form.length - 1, form.config.dim, dtype=dtype))
+    form.contexts(ops, torch.zeros(1, form.length, form.config.dim, dtype=next(form.buffers()).dtype))
     return ops.multiply_adds

@@ -48,7 +48,7 @@ class Calibration(TorchOps):
 
     def __init__(self, form: Form, contexts: NDArray[np.float32] | None = None) -> None:
         self._form = form
-        self._found: dict[int, Tensor] = {}
+        self._centres: dict[int, Tensor] = {}  # by the id of the norm's bias
         self._products: dict[int, tuple[Tensor, Tensor]] = {}  # rows, and what was made of them, by weight
         self._shares: dict[int, float] = {}  # multiply-adds, by weight
         self._rounded: dict[int, Rounded] = {}
@@ -69,12 +69,12 @@ class Calibration(TorchOps):
     def layer_norm(self, x: Tensor, norm: Norm) -> Tensor:
         """Compute as TorchOps does, and note the mean."""
         result = super().layer_norm(x, norm)
-        self._found[id(norm.bias)] = result.mean(dim=0)
+        self._centres[id(norm.bias)] = result.mean(dim=0)
         return result
 
     def centre(self, norm: Norm) -> Tensor:
         """Return the mean `[width]` of what the norm hands on."""
-        return self._found[id(norm.bias)]
+        return self._centres[id(norm.bias)]
 
     def round(self, weight: Tensor) -> Rounded:
         """Return the weight in int8, and in float32 what int8 cannot hold."""
@@ -107,7 +107,7 @@ class Calibration(TorchOps):
         starts = range(0, outputs, size) if outputs % size == 0 else ()
         return [at for at in starts if self._error(weight, residual[:, at : at + size], at) > LARGEST_ERROR]
 
-    def _error(self, weight: Tensor, residual: Tensor, start: int = 0) -> float:
+    def _error(self, weight: Tensor, residual: Tensor, start: int) -> float:
         """Return the squares that `residual` `[K, n]` adds to the results of columns from `start` on, as a share."""
         rows, result = self._products[id(weight)]
         own = result[:, start : start + residual.shape[1]].square().sum()

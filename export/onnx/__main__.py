@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from lvm_runtime.commands import console
@@ -27,7 +26,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         help="may be repeated (default: fp32 and int8)",
     )
     parser.add_argument("--no-sequence", action="store_true", help="leave out the sequence form")
-    arguments: argparse.Namespace = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     source, samples = open_arguments(arguments, "onnx")
     from .export import export_onnx, export_sequence
 

@@ -61,10 +61,9 @@ class Output:
         with atomic.writing(place.part):
             if not self._resume():
                 self._begin()
-            self._table: _TableBehind | None = None
-            if place.path.suffix == ".parquet":
-                self._table = _TableBehind(place.path, NpyFile.open(place.part), row_numbers)
-            self._offset = NpyFile.open(place.part).offset
+            part = NpyFile.open(place.part)
+            self._offset = part.offset
+            self._table = _TableBehind(place.path, part, row_numbers) if place.path.suffix == ".parquet" else None
             self._data = place.part.open("r+b", buffering=0)
             self._journal = place.progress.open("a")
         self._next, self._early = 0, set[int]()  # the first block that is not there yet, and those after it that are

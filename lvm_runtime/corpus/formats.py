@@ -204,6 +204,8 @@ def _unfolded(
     width = values.shape[1]
     if dim is None and named_contexts:
         dim = width // context_length if targets is None else targets.shape[1]
+        if targets is not None:  # they say how long the contexts are, whatever is expected
+            context_length = width // max(dim, 1)
     if dim is None or width != context_length * dim or (width == dim and not named_contexts):
         return values
     return values.reshape(len(values), context_length, dim)

@@ -33,7 +33,7 @@ class ExactSearch:
         row is as near as that, the ones in question are compared again, each by itself.
         """
         most = min(k + 1, len(self._vectors))
-        scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        scores, rows = queries[:, :0], np.empty((len(queries), 0), np.int64)
         for begin, block in self._blocks():
             new = np.broadcast_to(np.arange(begin, begin + len(block)), (len(queries), len(block)))
             scores = np.concatenate([scores, queries @ block.T], axis=1)

@@ -89,7 +89,7 @@ class SequenceRunner:
         backend = type(session.backend)(
             self._artifact.file(form),
             device=session.backend.device,
-            threads=session.requested_threads,
+            threads=session.backend.threads,
             precision=form.precision,
         )
         backend.largest_norm = session.backend.largest_norm

@@ -37,21 +37,11 @@ class Session:
     `[n, D]` are its answers to the probes, and `drift` is the largest row drift among them, both from this machine.
     """
 
-    __slots__ = (
-        "_guard",
-        "answers",
-        "backend",
-        "candidate",
-        "drift",
-        "has_attention",
-        "requested_threads",
-        "run_usable",
-    )
+    __slots__ = ("_guard", "answers", "backend", "candidate", "drift", "has_attention", "run_usable")
 
     def __init__(self, candidate: Candidate, backend: Backend, fingerprint: Fingerprint, drift_limit: float) -> None:
         self.candidate = candidate
         self.backend = backend
-        self.requested_threads: int | None = None
         self.has_attention = fingerprint.attention is not None
         self._guard = GuardedBackend(backend)
         self.run_usable = partial(self._guard.guarded, self._guard.runner.run_usable)
@@ -77,12 +67,10 @@ class Session:
             if measured is not None:
                 backend.largest_norm = min(backend.largest_norm, measured)
             try:
-                session = cls(candidate, backend, fingerprint, request.drift_limit(backend.precision))
+                return cls(candidate, backend, fingerprint, request.drift_limit(backend.precision))
             except BaseException:
                 backend.close()
                 raise
-        session.requested_threads = request.threads
-        return session
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]`, whatever the contexts hold."""
@@ -103,16 +91,8 @@ class Session:
 
     def describe(self) -> Running:
         """Return what runs where."""
-        backend = self.backend
-        return Running(
-            backend.name,
-            backend.device,
-            backend.precision,
-            backend.threads,
-            self.candidate.file,
-            self.drift,
-            backend.instructions,
-        )
+        b = self.backend
+        return Running(b.name, b.device, b.precision, b.threads, self.candidate.file, self.drift, b.instructions)
 
     def _verify(self, fingerprint: Fingerprint, limit: float) -> tuple[Array, float]:
         """Compare the answers to the probes with the known ones, and one probe alone with itself among others."""

@@ -35,8 +35,6 @@ LONG_CALL = 8.0
 """Bursts that a call may last and still be warmed up for in every round. A longer one is warm after its first
 hundredth, and a second one for that doubles the time of the slowest cells; in the first round it runs all the same."""
 
-Clock = Callable[[], float]
-
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -76,13 +74,8 @@ class Timing:
     @property
     def spread(self) -> float:
         """Noise between rounds: (90th − 10th percentile of the rounds' medians) / median, 0.0 for one round."""
-        return relative_spread(self.round_medians)
-
-
-def relative_spread(values: tuple[float, ...]) -> float:
-    """Return (90th − 10th percentile) / median of `values`: what a repeated run may be expected to differ by."""
-    low, middle, high = np.percentile(values, [10, 50, 90])
-    return float((high - low) / middle) if middle else math.inf
+        low, middle, high = np.percentile(self.round_medians, [10, 50, 90])
+        return float((high - low) / middle) if middle else math.inf
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -126,7 +119,6 @@ def interleave(
     warm_up: float | None = None,
     max_calls: int = 2000,
     more: Callable[[dict[str, Timing]], bool] = lambda timings: False,
-    clock: Clock = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time each side in bursts of about `seconds` and return its Timing under its name.
 
@@ -154,8 +146,8 @@ def interleave(
             for name in order:
                 time.sleep(rest)
                 if not bursts[name] or bursts[name][-1][0] <= LONG_CALL * seconds:
-                    _warm(sides[name], warm_up, clock)
-                bursts[name].append(_burst(sides[name], seconds, max_calls, clock))
+                    _warm(sides[name], warm_up)
+                bursts[name].append(_burst(sides[name], seconds, max_calls))
             timings = {name: Timing(tuple(timed)) for name, timed in bursts.items()}
     finally:
         if collecting:
@@ -163,15 +155,16 @@ def interleave(
     return timings
 
 
-def _warm(call: Callable[[], Any], seconds: float, clock: Clock) -> None:
-    began = clock()
+def _warm(call: Callable[[], Any], seconds: float) -> None:
+    began = time.perf_counter()
     call()
-    while clock() - began < seconds:
+    while time.perf_counter() - began < seconds:
         call()
 
 
-def _burst(call: Callable[[], Any], seconds: float, max_calls: int, clock: Clock) -> tuple[float, ...]:
+def _burst(call: Callable[[], Any], seconds: float, max_calls: int) -> tuple[float, ...]:
     timed: list[float] = []
+    clock = time.perf_counter
     began = clock()
     while not timed or (clock() - began < seconds and len(timed) < max_calls):
         start = clock()

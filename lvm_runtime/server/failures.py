@@ -7,6 +7,7 @@ from enum import Enum
 
 from lvm_runtime.errors import InvalidInput, LvmError
 
+GONE = 499  # as proxies count a client that did not wait for its answer
 _log = logging.getLogger("lvm_runtime.server")
 
 

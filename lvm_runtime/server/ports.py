@@ -25,7 +25,7 @@ def hold(host: str, port: int, protocol: str, *, shared: bool = False) -> socket
             _bound(host, port).close()
         return _bound(host, port, shared=shared)
     except (OSError, UnicodeError) as error:
-        raise _unusable(host, port, protocol, error) from error
+        raise unusable(host, port, protocol, error) from error
 
 
 def open_port(holder: socket.socket, host: str) -> None:
@@ -33,7 +33,7 @@ def open_port(holder: socket.socket, host: str) -> None:
     try:
         holder.listen(_BACKLOG)
     except OSError as error:
-        raise _unusable(host, holder.getsockname()[1], "HTTP", error) from error
+        raise unusable(host, holder.getsockname()[1], "HTTP", error) from error
 
 
 def _bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -51,7 +51,7 @@ def _bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return holder
 
 
-def _unusable(host: str, port: int, protocol: str, error: OSError | UnicodeError) -> LvmError:
+def unusable(host: str, port: int, protocol: str, error: Exception) -> LvmError:
     """Return the error for an address that cannot be bound, which says whether the host or the port is at fault."""
     code = getattr(error, "errno", None)
     try:

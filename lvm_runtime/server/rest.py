@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import lvm_runtime
 from lvm_runtime.server import codec
-from lvm_runtime.server.failures import Failure, Refused, failure_of
+from lvm_runtime.server.failures import GONE, Failure, Refused, failure_of
 from lvm_runtime.server.metrics import CONTENT_TYPE
 from lvm_runtime.server.openapi import describe
 from lvm_runtime.server.protocol import EXTENSIONS, PLATFORM, tensors_of
@@ -27,7 +27,6 @@ from lvm_runtime.server.state import State
 
 _log = logging.getLogger("lvm_runtime.server")
 _JSON = "application/json"
-_GONE = 499  # as proxies count a client that did not wait for its answer
 _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 _INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
@@ -111,7 +110,7 @@ def _require_token(state: State, request: Request) -> None:
 
 async def infer(state: State, request: Request) -> Response:
     """Answer an inference request."""
-    model, status = _model(state, request), _GONE
+    model, status = _model(state, request), GONE
     given = dict(reversed(request.scope["headers"]))  # of several with one name the first counts
     try:
         body = await _body(state, request, given)

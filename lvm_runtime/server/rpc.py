@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import lvm_runtime
 from lvm_runtime.errors import InvalidInput
-from lvm_runtime.server.failures import Failure, Refused, failure_of
+from lvm_runtime.server.failures import GONE, Failure, Refused, failure_of
 from lvm_runtime.server.messages import SERVICE, message
 from lvm_runtime.server.protocol import EXTENSIONS, OUTPUTS, PLATFORM, contexts_of, tensors_of
 from lvm_runtime.server.state import State
@@ -80,7 +80,7 @@ def _require_token(state: State, context: Any) -> None:
 async def infer(state: State, request: Any) -> Any:
     """Answer an inference request; what comes back is always raw bytes."""
     model = state.models.get(request.model_name, request.model_version)
-    status = 499  # as proxies count a client that did not wait for its answer
+    status = GONE
     try:
         names = [output.name for output in request.outputs] or [OUTPUTS[0]]
         found = await model.infer(_contexts(request), names, staggered=True)

@@ -23,9 +23,8 @@ from typing import Any
 import grpc
 import uvicorn
 
-from lvm_runtime.errors import LvmError
 from lvm_runtime.server.connection import Connection
-from lvm_runtime.server.ports import open_port
+from lvm_runtime.server.ports import open_port, unusable
 from lvm_runtime.server.rest import build_app
 from lvm_runtime.server.rpc import build_server
 from lvm_runtime.server.state import State
@@ -152,6 +151,4 @@ def _bind(server: Any, state: State, holder: socket.socket) -> int:
         pair = options.tls_key.read_bytes(), options.tls_cert.read_bytes()
         return server.add_secure_port(f"{host}:{port}", grpc.ssl_server_credentials([pair]))
     except RuntimeError as error:
-        raise LvmError(
-            f"port {port} of {options.host} cannot be used for gRPC ({error}); choose another: --grpc-port"
-        ) from error
+        raise unusable(options.host, port, "gRPC", error) from error

@@ -1,4 +1,4 @@
-"""Tensors of the protocol to numpy arrays and back."""
+"""Tensors of the protocol as numpy arrays."""
 
 from __future__ import annotations
 

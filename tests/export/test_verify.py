@@ -168,26 +168,28 @@ def test_a_file_is_opened_as_it_will_be_served_and_closed(
     off: float, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
+    sizes: set[int] = set()
 
     class Backend(Faulty):
         precision = "int8"
         batch_sizes = None
 
         def __init__(self, path: Path, **options: Any) -> None:
-            super().__init__(sample, by(off))
+            super().__init__(sample, lambda contexts: sizes.add(len(contexts)) or off)
             asked.append((path, options))
 
         def close(self) -> None:
             asked.append("closed")
 
     monkeypatch.setattr("export.verify.backend_class", {"onnx": Backend}.__getitem__)
-    check = partial(verify_file, Path("m.onnx"), [sample], format="onnx", precision="int8", threads=3)
+    check = partial(verify_file, Path("m.onnx"), [sample], format="onnx", precision="int8", batch_sizes=(1, 2))
     if off:
         with pytest.raises(VerificationFailed, match=f"^onnx int8: {DRIFT}"):
             check()
     else:
         assert check().worst_drift < 1e-12
-    assert asked == [(Path("m.onnx"), {"device": "cpu", "threads": 3, "precision": "int8"}), "closed"]
+    assert asked == [(Path("m.onnx"), {"device": "cpu", "precision": "int8"}), "closed"]
+    assert sizes == {1, 2}
 
 
 def by(offset: float) -> Fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,11 @@ def test_every_kind_becomes_the_same_float32(value: Any) -> None:
 )
 def test_small_floats_are_widened(value: Any, atol: float) -> None:
     np.testing.assert_allclose(Contexts(value, 5, 16, NORM).rows(0, 3), X, rtol=0, atol=atol)
+
+
+def test_lists_are_read_where_torch_was_never_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    np.testing.assert_allclose(Contexts(X.tolist(), 5, 16, NORM).rows(0, 3), X, rtol=0, atol=1e-7)
 
 
 def test_whole_numbers_in_lists_are_numbers() -> None:

@@ -21,11 +21,12 @@ from lvm_runtime import ArtifactError, BackendUnavailable, InvalidInput, LvmErro
 from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.models import known_answers, load_model, save_model
-from lvm_runtime.predictor import MOST_AT_ONCE
+from lvm_runtime.predictor import MOST_AT_ONCE, RELEASE_EVERY
 from lvm_runtime.request import Request
 from lvm_runtime.selection.candidates import Refusal
 from lvm_runtime.selection.choice import open_session
 from lvm_runtime.selection.session import Session
+from lvm_runtime.system.memory_maps import mapping_of
 from tests.artifacts import add_onnx, randomised, some_contexts, with_other_heads
 from tests.fuzzing import quick_settings
 
@@ -159,12 +160,36 @@ def test_an_out_that_does_not_fit_is_refused(amn: Predictor, out: Any) -> None:
         amn.predict(some_contexts(3), out=out)
 
 
-@pytest.mark.parametrize("row", [0, MOST_AT_ONCE - 1, MOST_AT_ONCE + 3])
-def test_a_bad_row_is_named_wherever_it_is(amn: Predictor, row: int) -> None:
-    contexts = some_contexts(2 * MOST_AT_ONCE)
+@pytest.mark.parametrize(("batch", "row"), [(1, 0), (9, 5), *((2 * MOST_AT_ONCE, MOST_AT_ONCE + i) for i in (-1, 3))])
+def test_a_bad_row_is_named_wherever_it_is(amn: Predictor, batch: int, row: int) -> None:
+    contexts = some_contexts(batch)
     contexts[row, 4, 15] = np.nan
     with pytest.raises(InvalidInput, match=f"row {row}, position 4, component 15 is nan"):
         amn.predict(contexts)
+
+
+@pytest.mark.parametrize(("way", "shape"), [("predict", (0, 5, 16)), ("predict_sequence", (4, 16))])
+def test_pages_of_mappings_are_handed_back_now_and_then(
+    amn: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, shape: tuple[int, ...]
+) -> None:
+    released: list[Any] = []
+    monkeypatch.setattr("lvm_runtime.predictor.release", released.append)
+    count = (RELEASE_EVERY + 1) * MOST_AT_ONCE + 1
+    given, out = (
+        np.lib.format.open_memmap(tmp_path / f"{name}.npy", "w+", np.float32, sizes)
+        for name, sizes in (("in", (shape[0] + count, *shape[1:])), ("out", (count, 16)))
+    )
+    given[...] = 1
+    getattr(amn, way)(given, out=out)
+    assert released == [mapping_of(given), mapping_of(out)]
+
+
+def test_a_request_serves_as_its_keywords_do(small_artifacts: Get) -> None:
+    request = Request("onnx", threads=1)
+    with Predictor.from_request(small_artifacts("amn"), request) as asked:
+        with Predictor(small_artifacts("amn"), backend="onnx", threads=1) as named:
+            assert (asked.request, asked.explain()) == (named.request, named.explain())
+        assert asked.request == request
 
 
 def test_many_threads_get_their_own_answers(amn: Predictor) -> None:

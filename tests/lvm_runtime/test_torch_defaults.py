@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +16,6 @@ from lvm_runtime.predictor import Predictor
 from tests.artifacts import some_contexts
 
 Get = Callable[[str], Path]
-DEFAULTS: dict[str, Callable[[], None]] = {
-    "float64": partial(torch.set_default_dtype, torch.float64),
-    "bfloat16": partial(torch.set_default_dtype, torch.bfloat16),
-    "meta": partial(torch.set_default_device, "meta"),
-}
-
-
-@pytest.fixture(params=DEFAULTS)
-def change_defaults(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
-    yield DEFAULTS[request.param]
-    torch.set_default_dtype(torch.float32)
-    torch.set_default_device(None)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

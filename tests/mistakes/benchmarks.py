@@ -99,7 +99,7 @@ MISTAKES = [
     Mistake(
         "a burst is not warmed up for",
         _TIMING,
-        "                    _warm(sides[name], warm_up, clock)\n",
+        "                    _warm(sides[name], warm_up)\n",
         "                    pass\n",
         f"{_TEST_TIMING}::test_warm_up_calls_are_not_counted",
     ),

@@ -214,22 +214,22 @@ MISTAKES = [
     Mistake(
         "epochs are judged by the weights, not by their average",
         _RUN,
-        "predict, windows = predictor(trainer.evaluated), prepared",
-        "predict, windows = predictor(trainer.model), prepared",
+        "predict, windows = trainer.evaluated.eval(), prepared",
+        "predict, windows = trainer.model.eval(), prepared",
         f"{_TEST_RUN}::test_a_run_trains_on_training_windows_and_judges_its_average_on_validation",
     ),
     Mistake(
         "epochs are judged on test documents",
         _RUN,
-        "predictor(trainer.evaluated), prepared.split.validation",
-        "predictor(trainer.evaluated), prepared.split.test if len(prepared.split.test) else prepared.split.validation",
+        "trainer.evaluated.eval(), prepared.split.validation",
+        "trainer.evaluated.eval(), prepared.split.test if len(prepared.split.test) else prepared.split.validation",
         f"{_TEST_RUN}::test_run_writes_an_artifact_that_knows_its_run[lstm]",
     ),
     Mistake(
         "epochs are judged on training documents",
         _RUN,
-        "predictor(trainer.evaluated), prepared.split.validation",
-        "predictor(trainer.evaluated), prepared.split.train",
+        "trainer.evaluated.eval(), prepared.split.validation",
+        "trainer.evaluated.eval(), prepared.split.train",
         f"{_TEST_RUN}::test_best_epoch_is_what_is_kept",
     ),
     Mistake(

@@ -157,7 +157,7 @@ MISTAKES = [
         "lvm_runtime/contexts.py",
         '        if hasattr(value, "mask"):\n',
         "        if False:\n",
-        "tests/lvm_runtime/test_arguments.py::test_a_wrong_argument_is_invalid_input[masked contexts]",
+        "tests/lvm_runtime/test_arguments.py::test_a_wrong_argument_is_invalid_input[contexts, masked]",
     ),
     Mistake(
         "ids become floats",

@@ -124,8 +124,8 @@ MISTAKES = [
     Mistake(
         "a backend stays open after an export's proof",
         "export/verify.py",
-        "    finally:\n        backend.close()\n",
-        "    finally:\n        pass\n",
+        'with closing(backend_class(format)(path, device="cpu", precision=precision)) as backend:',
+        'for backend in [backend_class(format)(path, device="cpu", precision=precision)]:',
         f"{_CLOSED}[exported]",
     ),
     Mistake(
@@ -172,8 +172,8 @@ MISTAKES = [
     ),
     Mistake(
         "the form of documents gets no number of threads",
-        "lvm_runtime/selection/session.py",
-        "        session.requested_threads = request.threads\n",
+        "lvm_runtime/selection/sequences.py",
+        "            threads=session.backend.threads,\n",
         "",
         "tests/lvm_runtime/backends/test_no_fallback.py::test_both_forms_are_built_as_they_were_asked_for",
     ),

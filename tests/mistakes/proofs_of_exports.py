@@ -272,8 +272,8 @@ MISTAKES = [
     Mistake(
         "Core ML's own drift is measured at one batch size",
         _PROVE,
-        "for s in samples for size in options.functions)",
-        "for s in samples for size in (max(options.functions),))",
+        "for s in samples for size in options.functions]",
+        "for s in samples for size in (max(options.functions),)]",
         _ON_A_MAC,
     ),
     Mistake(
@@ -307,7 +307,7 @@ MISTAKES = [
     Mistake(
         "what a search finds with a package is not judged",
         _PROVE,
-        'return replace(proof, search=search(_rounded(package, options), samples, "coreml"))',
+        'return replace(proof, search=search(rounded, samples, "coreml"))',
         "return proof",
         "tests/export/coreml/test_prove.py::test_package_has_to_find_what_the_training_form_finds",
     ),

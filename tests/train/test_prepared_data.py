@@ -51,7 +51,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[PreparedData], Any], Any]] = {
     "validation": ({"validation": 0.3}, lambda m: len(_documents(m)), 9),
     "test": ({"test": 0.0}, lambda m: (len(m.split.test), m.test_scores), (0, {})),
     "normalize": ({"normalize": True}, _lengths, True),
-    "resident bytes": ({"resident_bytes": 0}, lambda m: m.split.train.store._resident is None, True),
+    "resident bytes": ({"resident_bytes": 0}, lambda m: type(m.split.train.store._held), np.ndarray),
     "queries": ({"queries": 5}, lambda m: {len(s.ranks.rank) for s in m.scores.values()}, {5}),
     "context length": ({"context_length": 3}, lambda m: m.split.train.context_length, 3),
 }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,22 +14,10 @@ from train.import_checkpoint import import_checkpoint
 from train.options import TrainOptions
 from train.run import train
 
-DEFAULTS: dict[str, Callable[[], None]] = {
-    "float64": partial(torch.set_default_dtype, torch.float64),
-    "bfloat16": partial(torch.set_default_dtype, torch.bfloat16),
-    "meta": partial(torch.set_default_device, "meta"),
-}
 RUNS = {
     "plain": {"model": "amn", "input_noise": 0.1, "vector_dropout": 0.1, "ema": 0.9, "test": 0.1},
     "ranked": {"model": "gru", "loss": "ranking", "start": "ranked", "judge": "both", "sizes": {"hidden_dim": 16}},
 }
-
-
-@pytest.fixture(params=DEFAULTS)
-def change_defaults(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
-    yield DEFAULTS[request.param]
-    torch.set_default_dtype(torch.float32)
-    torch.set_default_device(None)
 
 
 def _defaults() -> tuple[torch.dtype, torch.device]:

@@ -78,8 +78,7 @@ def test_fewer_units_than_dimensions_keep_the_leading_directions(architecture: s
     split = data(64)
     basis = torch.linalg.qr(torch.randn(64, 16, generator=torch.Generator().manual_seed(0)))[0]
     store = split.train.store
-    assert store._resident is not None
-    store._resident = torch.nn.functional.normalize(store._resident[:, :16] @ basis.T, dim=1)
+    store._held = torch.nn.functional.normalize(store.rows(torch.arange(len(store)))[:, :16] @ basis.T, dim=1)
     model = build_model(make_config(architecture, dim=64, **SIZES[architecture]), seed=0)
     start_at_baseline(model, split.train)
     assert cosine(model.eval(), split) > cosine(linear_average, split)

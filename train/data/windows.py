@@ -32,26 +32,19 @@ class VectorStore:
         self.device = torch.device(device)
         self.normalize = normalize
         self.dim = int(vectors.shape[1])
-        self._mapped: NDArray[Any] | None = None
-        self._resident: Tensor | None = None
-        if vectors.shape[0] * self.dim * 4 > resident_bytes:
-            self._mapped = vectors
-        else:
+        self._held: NDArray[Any] | Tensor = vectors  # a tensor on the device, where they are few enough
+        if vectors.shape[0] * self.dim * 4 <= resident_bytes:
             rows = torch.from_numpy(np.array(vectors, dtype=np.float32))
-            self._resident = self._scaled(rows.to(self.device))
+            self._held = self._scaled(rows.to(self.device))
 
     def __len__(self) -> int:
-        held = self._resident if self._resident is not None else self._mapped
-        assert held is not None
-        return len(held)
+        return len(self._held)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return rows `[…, D]` for an int64 `index` `[…]` on the device."""
-        if self._resident is not None:
-            flat = self._resident.index_select(0, index.reshape(-1))
-            return flat.view(*index.shape, self.dim)
-        assert self._mapped is not None
-        found = torch.from_numpy(np.asarray(self._mapped[index.cpu().numpy()], dtype=np.float32))
+        if isinstance(self._held, Tensor):
+            return self._held.index_select(0, index.reshape(-1)).view(*index.shape, self.dim)
+        found = torch.from_numpy(np.asarray(self._held[index.cpu().numpy()], dtype=np.float32))
         return self._scaled(found.to(self.device, non_blocking=True))
 
     def _scaled(self, rows: Tensor) -> Tensor:
@@ -98,10 +91,11 @@ class Split:
     remarks: tuple[str, ...] = ()
 
 
-def split_windows(corpus: Corpus, usable: NDArray[np.bool_], store: VectorStore, **how: Any) -> Split:
+def split_windows(
+    corpus: Corpus, usable: NDArray[np.bool_], store: VectorStore, *, context_length: int = 5, **settings: Any
+) -> Split:
     """Return what `lvm_runtime.corpus.split` makes of the corpus's windows, on the device of `store`."""
-    context_length = how.setdefault("context_length", 5)
-    sides = split(corpus, usable, **how)
+    sides = split(corpus, usable, context_length=context_length, **settings)
     train, validation, test = (
         WindowSet(store, torch.from_numpy(side.starts).to(store.device), side.groups, context_length)
         for side in (sides.train, sides.validation, sides.test)

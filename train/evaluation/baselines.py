@@ -60,11 +60,11 @@ def recency_average(contexts: Tensor, decay: float) -> Tensor:
     return F.normalize(torch.einsum("btd,t->bd", contexts, weights), dim=1)
 
 
-def mean_vector(train: WindowSet, batch_size: int = 8192) -> Tensor:
+def mean_vector(train: WindowSet) -> Tensor:
     """Return the direction `[D]` of the mean training target, summed in float64 where the device has it."""
     dtype = torch.float32 if train.starts.device.type == "mps" else torch.float64
     total = torch.zeros(train.store.dim, dtype=dtype, device=train.starts.device)
-    for starts in train.batches(batch_size):
+    for starts in train.batches(8192):
         total += train.store.rows(starts + train.context_length).to(dtype).sum(dim=0)
     return F.normalize(total.float(), dim=0)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -81,7 +79,7 @@ def evaluate(
     model: nn.Module, windows: WindowSet, baselines: dict[str, Scores], doc_ids: NDArray[np.int64]
 ) -> Evaluation:
     """Return the metrics of `model` on `windows`, beside those of the baselines there; `doc_ids` are the corpus's."""
-    predict = predictor(model)
+    predict = model.eval()
     queries = len(next(iter(baselines.values())).ranks.rank)  # the same for both, since differences are paired
     scores = score({"model": predict}, windows, queries)["model"]
     gain = bootstrap(scores.rows.cosine - baselines[LINEAR_AVERAGE].rows.cosine, windows.groups)
@@ -111,12 +109,12 @@ def verdict(versus: dict[str, Difference]) -> str:
     return " and ".join(parts)
 
 
-def figures(evaluation: Evaluation, notes: dict[str, str] | None = None) -> list[str]:
+def figures(evaluation: Evaluation, notes: dict[str, str]) -> list[str]:
     """Return a line of figures for the model and one for each baseline, under a head, and the offset profile."""
     heads = ("cosine", "hit@1", "hit@5", "hit@10", "MRR", "contrastive")
     rows: list[tuple[str, ...]] = [("", *heads)]
     for name, metrics in {"this model": evaluation.metrics, **evaluation.baselines}.items():
-        note = (notes or {}).get(name)
+        note = notes.get(name)
         title = name if note is None else f"{name}, {note}"
         cells = [metrics.cosine, *metrics.retrieval.values()]
         rows.append((title, *(cell.short() for cell in cells)))
@@ -124,9 +122,3 @@ def figures(evaluation: Evaluation, notes: dict[str, str] | None = None) -> list
     margin, gain = evaluation.metrics.margin, evaluation.gain
     lines.append(f"  margin to the last vector {margin.value:+.3f}; cosine less the linear average {gain}")
     return lines + profile_lines(evaluation.offsets)
-
-
-def predictor(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return `model` in eval mode as a function of contexts."""
-    model.eval()
-    return lambda contexts: model(contexts)

@@ -6,7 +6,7 @@ n windows, R resamples, D vector.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,7 @@ class Metrics:
     mse: float
     margin: Estimate
     above_threshold: dict[str, float]
-    retrieval: dict[str, Estimate] = field(default_factory=dict)
+    retrieval: dict[str, Estimate]
 
     @property
     def hits(self) -> dict[str, float]:
@@ -110,16 +110,16 @@ class Metrics:
             "margin": self.margin.to_dict(),
             "above_threshold": self.above_threshold,
             "hits": self.hits,
-            "mrr": self.mrr if self.retrieval else None,
+            "mrr": self.mrr,
             "retrieval": {name: found.to_dict() for name, found in self.retrieval.items()},
         }
 
 
 @torch.no_grad()
-def score_rows(predict: Predict, windows: WindowSet, batch_size: int = 256) -> RowScores:
+def score_rows(predict: Predict, windows: WindowSet) -> RowScores:
     """Predict every window and return its scores; memory does not grow with D."""
     columns: list[Tensor] = []
-    for starts in windows.batches(batch_size):
+    for starts in windows.batches(256):
         contexts, targets = windows.batch(starts)
         predictions = predict(contexts).float()
         columns.append(
@@ -135,23 +135,21 @@ def score_rows(predict: Predict, windows: WindowSet, batch_size: int = 256) -> R
     return RowScores(*scores)
 
 
-def bootstrap(values: Floats, groups: NDArray[np.int64], *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+def bootstrap(values: Floats, groups: NDArray[np.int64]) -> Estimate:
     """Return the mean of `values` `[n]` with a percentile interval from resampling whole groups.
 
     Windows of one document overlap and share a topic, so resampling windows would give intervals that are far
     too narrow. Source: cluster bootstrap, Davison & Hinkley 1997, section 3.8.
     """
-    return bootstrap_all({"": values}, groups, resamples=resamples, seed=seed)[""]
+    return bootstrap_all({"": values}, groups)[""]
 
 
-def bootstrap_all(
-    columns: Mapping[str, Floats], groups: NDArray[np.int64], *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Estimate]:
+def bootstrap_all(columns: Mapping[str, Floats], groups: NDArray[np.int64]) -> dict[str, Estimate]:
     """Return `bootstrap` of every column, all from the same resamples."""
     _, place = np.unique(groups, return_inverse=True)
     counts = np.bincount(place).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=resamples)  # [R, documents]
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=RESAMPLES)  # [R, documents]
     found = {}
     for name, values in columns.items():
         means = (draws @ np.bincount(place, weights=values)) / (draws @ counts)
@@ -160,7 +158,7 @@ def bootstrap_all(
     return found
 
 
-def summarise(scores: RowScores, windows: WindowSet, retrieval: dict[str, Estimate] | None = None) -> Metrics:
+def summarise(scores: RowScores, windows: WindowSet, retrieval: dict[str, Estimate]) -> Metrics:
     """Return the metrics that need no search (cosine, MSE, margin, share over each threshold) beside `retrieval`."""
     return Metrics(
         windows=len(windows),
@@ -168,5 +166,5 @@ def summarise(scores: RowScores, windows: WindowSet, retrieval: dict[str, Estima
         mse=float(scores.squared_error.mean()),
         margin=bootstrap(scores.cosine - scores.cosine_to_last, windows.groups),
         above_threshold={str(t): float((scores.cosine > t).mean()) for t in THRESHOLDS},
-        retrieval=retrieval or {},
+        retrieval=retrieval,
     )

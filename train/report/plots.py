@@ -19,9 +19,9 @@ COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#6
 GREY = "#6b7280"
 
 
-def figure(draw: Callable[[Any], None], width: float = 7.0, height: float = 3.8) -> str:
-    """Return what `draw` puts on the axes, as SVG; sizes in inches."""
-    canvas = Figure(figsize=(width, height), layout="constrained")
+def figure(draw: Callable[[Any], None], *, height: float = 3.8) -> str:
+    """Return what `draw` puts on the axes, as SVG; `height` in inches."""
+    canvas = Figure(figsize=(7.0, height), layout="constrained")
     axes = canvas.add_subplot()
     draw(axes)
     axes.spines[["top", "right"]].set_visible(False)

@@ -69,10 +69,10 @@ def search_markdown(runs: list[Run]) -> str:
     return "\n".join([*verdicts(runs), "", tables.markdown(HEADS, search_table(runs), left=len(HEADS))]) + "\n"
 
 
-def hits_by_k(run: Run, name: str = "rank", most: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Return k = 1 … `most` and the share of queries whose target is among the first k."""
+def hits_by_k(run: Run, name: str = "rank") -> tuple[np.ndarray, np.ndarray]:
+    """Return k = 1 … 100 and the share of queries whose target is among the first k."""
     ranks = run.windows[name]
-    k = np.arange(1, most + 1)
+    k = np.arange(1, 101)
     return k, (ranks[None, :] <= k[:, None]).mean(axis=1)
 
 

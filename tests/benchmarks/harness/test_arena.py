@@ -14,7 +14,7 @@ import pytest
 import benchmarks.harness.arena
 from benchmarks.harness.arena import EFFORTS, Arena, Cell, Effort, Measured, WrongAnswers, check, fastest
 from benchmarks.harness.contender import ANCHOR, Array, Build, Contender, Runner
-from benchmarks.harness.contenders import all_contenders, available, contender, not_measured
+from benchmarks.harness.contenders import CONTENDERS, available, contender, not_measured
 from benchmarks.harness.record import cell_record
 from benchmarks.harness.replay import recorded_clock, replay
 from benchmarks.harness.workload import Workload
@@ -227,7 +227,7 @@ def test_workload_repeats_contexts_together_with_their_answers(workload: Workloa
 
 
 def test_every_contender_is_either_available_or_listed_with_a_reason() -> None:
-    names = [c.name for c in all_contenders()]
+    names = [c.name for c in CONTENDERS]
     assert len(names) == len(set(names))
     assert {c.name for c in available()} | set(not_measured()) == set(names)
     assert not {c.name for c in available()} & set(not_measured())

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,11 +19,13 @@ def told(units: list[Unit], seconds: dict[Unit, float]) -> list[str]:
     """Return the lines that a run through `units` writes, each of which takes its `seconds`."""
     lines: list[str] = []
     now = 0.0
-    progress = Progress(lines.append, clock=lambda: now)
+    progress = Progress(lines.append)
     progress.plan(units)
-    for unit in units:
-        progress.begin(unit)
-        now += seconds.get(unit, 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.harness.progress.time", SimpleNamespace(monotonic=lambda: now))
+        for unit in units:
+            progress.begin(unit)
+            now += seconds.get(unit, 0.0)
     return lines
 
 

@@ -42,6 +42,10 @@ def test_a_wrong_value_is_an_error_that_names_it(architecture: str, values: dict
         make_config(architecture, **values)
 
 
+def test_a_transformer_has_a_position_for_each_vector_up_to_the_last() -> None:
+    assert make_config("transformer", context_length=100).context_length == 100
+
+
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         AMNConfig().dim = 3  # type: ignore[misc]

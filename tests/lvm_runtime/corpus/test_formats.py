@@ -171,6 +171,12 @@ def test_ready_cut_contexts_are_the_windows(kind: str, source: Source, expected:
     np.testing.assert_array_equal(make_samples(source, path)[1].contexts[0], VECTORS[15:20])
 
 
+@pytest.mark.parametrize("kind", ["npz", "parquet of 5 x 16", "parquet of 80"])
+@pytest.mark.parametrize("expected", [1, 4, 5, 80])
+def test_contexts_are_no_vectors_whatever_length_was_expected(kind: str, expected: int, tmp_path: Path) -> None:
+    assert open_corpus(_contexts(tmp_path, kind), context_length=expected).values.shape == (12, 5, 16)
+
+
 @pytest.mark.parametrize(("contexts", "targets"), list(zip(CONTEXT_KEYS, TARGET_KEYS, strict=True)))
 @pytest.mark.parametrize("metadata", ["strings", "objects", "structured"])
 def test_windows_keep_their_article(tmp_path: Path, contexts: str, targets: str, metadata: str) -> None:

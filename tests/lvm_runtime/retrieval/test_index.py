@@ -7,10 +7,14 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lvm_runtime.commands.main import main
@@ -30,10 +34,15 @@ def vectors(count: int, dim: int = 16, seed: int = 0) -> np.ndarray:
     return (centres[rng.integers(0, 40, count)] + 0.5 * rng.standard_normal((count, dim))).astype(np.float32)
 
 
-def nearest(rows: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """Return the k rows with the largest cosines in float64."""
+def cosines(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the cosines of queries and rows in float64."""
     rows, queries = (x.astype(np.float64) / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, queries))
-    return np.argsort(-(queries @ rows.T), axis=1)[:, :k]
+    return queries @ rows.T
+
+
+def nearest(rows: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """Return the k rows with the largest cosines."""
+    return np.argsort(-cosines(rows, queries), axis=1)[:, :k]
 
 
 @pytest.mark.parametrize("name", ["c.npy", "c.npz"])
@@ -45,6 +54,8 @@ def test_exact_is_exact(name: str, tmp_path: Path) -> None:
     hits = Index.open(tmp_path / name).search(queries, 10)
     assert np.array_equal(hits.rows, nearest(rows, queries, 10))
     assert (np.diff(hits.scores, axis=1) <= 0).all()
+    many = index.search(queries, 300).scores
+    np.testing.assert_allclose(many, -np.sort(-cosines(rows, queries), axis=1)[:, :300], rtol=0, atol=1e-6)
     one = index.search(queries[3], 4)
     assert np.array_equal(one.rows, hits.rows[3:4, :4])
     assert np.abs(one.scores - hits.scores[3:4, :4]).max() < 1e-6
@@ -104,6 +115,17 @@ def test_more_hits_than_vectors_are_all_vectors_once(kind: str, tmp_path: Path) 
     hits = Index.build(tmp_path / "c.npy", kind).search(vectors(3, seed=1), 1000)
     assert [sorted(row) for row in hits.rows.tolist()] == [list(range(300))] * 3
     assert np.isfinite(hits.scores).all()
+
+
+@pytest.mark.parametrize("found", [[4, 2, -1, -1], [-1, 2, 4, -1]], ids=["first", "between"])
+def test_places_without_a_candidate_are_no_hits(found: list[int], tmp_path: Path) -> None:
+    """An approximate search says −1 there, which is the last vector to numpy."""
+    np.save(tmp_path / "c.npy", np.eye(5, 16, dtype=np.float32))
+    index = Index.build(tmp_path / "c.npy")
+    index._search = SimpleNamespace(search=lambda queries, k: np.array([found]))  # type: ignore[assignment]
+    hits = index.search(np.eye(5, 16)[4] + 2 * np.eye(5, 16)[2], 2)
+    assert hits.rows.tolist() == [[2, 4]]
+    np.testing.assert_allclose(hits.scores, [[2 / 5**0.5, 1 / 5**0.5]], rtol=1e-6)
 
 
 def _rewrite(path: Path) -> None:
@@ -201,6 +223,15 @@ def test_a_corpus_that_changed_is_noticed_and_one_that_was_copied_is_not(tmp_pat
         Index.open(tmp_path / "c.npz.index")
 
 
+def test_an_index_elsewhere_finds_its_corpus_and_does_not_read_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "c.npy", vectors(50))
+    Index.build(tmp_path / "c.npy", out=tmp_path / "elsewhere" / "index")
+    monkeypatch.setattr("lvm_runtime.retrieval.file_record._sha256", None)
+    assert Index.open(tmp_path / "elsewhere" / "index").corpus.name == str(tmp_path / "c.npy")
+
+
 @pytest.mark.parametrize("name", ["c.ids.npy", "c.chunks.npz"])
 def test_files_that_came_to_the_corpus_are_noticed(name: str, tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", vectors(50))
@@ -209,6 +240,12 @@ def test_files_that_came_to_the_corpus_are_noticed(name: str, tmp_path: Path) ->
         np.save(file, np.arange(50)) if name == "c.ids.npy" else np.savez(file, texts=np.array(["a"] * 50))
     with pytest.raises(InvalidInput, match="no longer the one that was indexed"):
         Index.open(tmp_path / "c.npy")
+
+
+def test_what_lies_beside_an_npz_is_not_part_of_it(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", vectors=vectors(50))
+    np.save(tmp_path / "c.ids.npy", np.arange(50))
+    assert [file.name for file in Index.build(tmp_path / "c.npz").record.corpus] == ["c.npz"]
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -245,6 +282,15 @@ def test_a_corpus_without_an_index_is_told_from_none(tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", vectors(300))
     with pytest.raises(InvalidInput, match=rf"no index .*; make one: lvm-runtime index {tmp_path}/c\.npy$"):
         Index.open(tmp_path / "c.npy")
+    with pytest.raises(InvalidInput, match=r"no index .*; make one: lvm-runtime index CORPUS$"):
+        Index.open(tmp_path)
+    for ask, name in (
+        (Index.open, "path"),
+        (Index.build, "corpus"),
+        (partial(Index.build, tmp_path / "c.npy", "auto"), "out"),
+    ):
+        with pytest.raises(InvalidInput, match=f"^{name} is 3, no name of a file"):
+            ask(3)
 
 
 def test_indexing_many_vectors_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,6 +361,7 @@ def test_what_cannot_be_indexed_or_searched_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "empty.npz", vectors=rows[:0])
     np.savez(tmp_path / "contexts.npz", contexts=rows.reshape(8, 5, 16))
     np.savez(tmp_path / "flat.npz", vectors=rows[:, :0])
+    pq.write_table(pa.table({"contexts": rows[:15].reshape(16, 15).tolist()}), tmp_path / "flat.parquet")
     rows[7, 3] = np.nan
     np.savez(tmp_path / "nan.npz", vectors=rows)
     np.savez(tmp_path / "far.npz", vectors=vectors(40).astype(np.float64) * 1e300)
@@ -322,6 +369,7 @@ def test_what_cannot_be_indexed_or_searched_is_refused(tmp_path: Path) -> None:
         ("empty.npz", "holds no vectors"),
         ("flat.npz", r"array of shape \[40, 0\], expected contexts"),
         ("contexts.npz", r"holds contexts \[8, 5, 16\], expected vectors"),
+        ("flat.parquet", r"holds contexts \[16, 1, 15\], expected vectors"),
         ("nan.npz", "row 7, component 3 is nan"),
         ("far.npz", "row 0, component 0 .*too large for float32"),
     ):

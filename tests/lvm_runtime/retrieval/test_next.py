@@ -63,11 +63,26 @@ def test_chunks_of_the_context_are_left_out_and_nothing_else_is(
             assert rows == set(range(total)) - own
 
 
-def test_an_index_of_another_dimension_is_refused(asked: tuple[Predictor, Index, np.ndarray], tmp_path: Path) -> None:
-    predictor, _, contexts = asked
+def test_a_context_that_is_there_many_times_does_not_hide_what_is_not(
+    asked: tuple[Predictor, Index, np.ndarray], tmp_path: Path
+) -> None:
+    predictor, index, contexts = asked
+    others = index.vectors(np.arange(len(index.corpus.values) - 200, len(index.corpus.values)))
+    np.save(tmp_path / "c.npy", np.concatenate([np.tile(contexts[0], (40, 1)), others]))
+    (hits,) = last_chunk_finds(predictor, Index.build(tmp_path / "c.npy"), contexts[0], 3)
+    nearest = np.argsort(-(others @ contexts[0, -1]))[:3]
+    assert [hit.chunk.row for hit in hits] == (nearest + 40 * T).tolist()
+
+
+def test_what_cannot_be_asked_is_refused(asked: tuple[Predictor, Index, np.ndarray], tmp_path: Path) -> None:
+    predictor, index, contexts = asked
+    with pytest.raises(InvalidInput, match=r"^k is 0, expected"):
+        next_chunks(predictor, index, contexts, 0)
     np.save(tmp_path / "other.npy", np.ones((9, 8), np.float32))
     with pytest.raises(InvalidInput, match=r"vectors of D=8, the model .* has D=16"):
         next_chunks(predictor, Index.build(tmp_path / "other.npy"), contexts)
+    with pytest.raises(InvalidInput, match=r"^index is 'other\.npy', expected a"):
+        next_chunks(predictor, "other.npy", contexts)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -251,20 +251,14 @@ def test_the_limit_of_a_measurement_is_not_that_of_later_requests(int8: Path) ->
         assert predictor.explain().running.precision == "int8"
 
 
-@pytest.mark.parametrize(("fast", "slow"), [("onnx/int8.onnx", "onnx/fp32.onnx"), ("onnx/fp32.onnx", "onnx/int8.onnx")])
+@pytest.mark.parametrize(("fast", "slow"), [("int8", "fp32"), ("fp32", "int8")])
 def test_the_measurement_decides(int8: Path, fast: str, slow: str) -> None:
-    artifact = Artifact.load(int8)
-    found, _ = tune(int8, Request("onnx", device="cpu", max_drift=1e-3))
-    forged = [
-        replace(m, seconds=(1.0, 1.0, 1.0) if m.file == fast and m.backend == "onnx" else (2.0, 2.0, 2.0))
-        for m in found
-    ]
-    measurements.save(artifact, usable_cpus(), forged)
+    _forge(int8, **{fast: 1.0, slow: 2.0})
     with Predictor(int8, device="cpu", max_drift=1e-3) as predictor:
         explanation = predictor.explain()
-    assert explanation.running.file == fast
-    slower = {refusal.what: refusal.why for refusal in explanation.refused}
-    assert any(slow in what and "slower here: 0 / 4 / 64 predictions/s" in why for what, why in slower.items())
+    assert explanation.running.file == f"onnx/{fast}.onnx"
+    refused = {refusal.what: refusal.why for refusal in explanation.refused}
+    assert refused[f"onnx {slow} on cpu (onnx/{slow}.onnx)"].startswith("slower here: 0 / 4 / 64 predictions/s")
 
 
 def test_the_typical_batch_decides_where_no_form_is_always_the_fastest(int8: Path) -> None:

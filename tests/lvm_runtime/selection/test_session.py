@@ -136,7 +136,7 @@ def test_padding_does_not_show(rows: int) -> None:
     ],
 )
 def test_a_backend_that_is_off_is_refused(precision: str, limit: float, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(VerificationFailed, match=message):
+    with pytest.raises(VerificationFailed, match=f"{message}.*; this is not the same model here: export it again"):
         _session(precision, limit, **options)
 
 

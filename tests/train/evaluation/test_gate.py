@@ -78,10 +78,17 @@ def test_drift_and_components_are_judged_each_by_itself(wrong: type[DropsOut]) -
     assert (drift <= 1e-6, difference <= 2e-5) == ((True, False) if wrong is Scaled else (False, True))
 
 
+def stay(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let models and tensors stay where they are, and return where they were sent."""
+    placed: list[str] = []
+    for kind in (nn.Module, torch.Tensor):
+        monkeypatch.setattr(kind, "to", lambda self, place: (placed.append(place), self)[1])
+    return placed
+
+
 def test_both_devices_are_judged_at_every_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """The training device by name alone, since there is none here; in the precision that serves, whatever trained."""
-    monkeypatch.setattr(nn.Module, "to", lambda self, place: self)
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, place: self)
+    placed = stay(monkeypatch)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     model, tf32 = randomised("amn"), []
     model.register_forward_pre_hook(lambda module, given: tf32.append(torch.backends.cudnn.allow_tf32))
@@ -89,6 +96,7 @@ def test_both_devices_are_judged_at_every_batch_size(monkeypatch: pytest.MonkeyP
     assert [(r.device, r.batch_size) for r in readings] == [
         (place, size) for place in ("cuda", "cpu") for size in BATCH_SIZES
     ]
+    assert placed == ["cuda"] * 13 + ["cpu"] * 13, "the model and its batches"
     assert tf32[:12] == [False] * 12, "nine batches of 1, two of 7 and one of 256 on the device"
 
 
@@ -113,6 +121,7 @@ class FirstTimeFaulty(nn.Module):
     def __init__(self, shift: float, factor: float) -> None:
         super().__init__()
         self.inner = randomised("amn")
+        self.unused = nn.Parameter(torch.ones(3))  # it gets no gradient
         self.faults = (shift, factor)
         self.runs: list[int] = []
 
@@ -134,9 +143,21 @@ def test_a_step_whose_loss_or_gradient_is_off_is_stopped(shift: float, factor: f
     with pytest.raises(VerificationFailed, match="one training step on cpu differs"):
         compare_step(FirstTimeFaulty(shift, factor), contexts(32), targets, "cpu")
     found = compare_step(FirstTimeFaulty(shift, factor), contexts(32), targets, "cpu", limit=0.5)
-    assert (found.loss > 1e-3, found.gradient > 1e-3) == (shift != 0, factor != 1)
-    if factor != 1:
-        assert found.gradient == pytest.approx(0.01, rel=1e-3), "a share of the whole gradient's length"
+    off = randomised("amn")(contexts(32)).detach() - targets
+    moved = float((off + shift).square().mean() / off.square().mean() - 1)
+    assert (found.loss, found.gradient) == pytest.approx((abs(moved), factor - 1), rel=1e-3, abs=1e-6), "shares of each"
+
+
+def test_the_gate_leaves_the_model_as_it_is() -> None:
+    model = randomised("amn").train()
+    check_agreement(model, contexts(4), "cpu")
+    assert all(module.training for module in model.modules())
+
+
+def test_a_step_is_taken_on_the_device_and_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = stay(monkeypatch)
+    compare_step(randomised("amn"), contexts(4), contexts(4)[:, 0], "cuda")
+    assert placed == ["cuda"] * 3 + ["cpu"] * 3, "the model, its contexts and its targets"
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

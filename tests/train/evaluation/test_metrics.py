@@ -15,19 +15,19 @@ from train.evaluation.metrics import Estimate, RowScores, bootstrap, bootstrap_a
 @pytest.fixture(scope="module")
 def split() -> Split:
     """A small synthetic corpus, split by documents."""
-    corpus = load_corpus("synthetic", windows=400, dim=16)
+    corpus = load_corpus("synthetic", windows=1000, dim=16)
     usable = np.ones(len(corpus.values), bool)
     return split_windows(corpus, usable, VectorStore(corpus.values, "cpu"), validation=0.3)
 
 
 def test_scores_do_not_depend_on_batching(split: Split) -> None:
-    a, b = (score_rows(linear_average, split.validation, size) for size in (7, 256))
-    np.testing.assert_allclose(a.cosine, b.cosine, atol=1e-6)
+    a = score_rows(linear_average, split.validation)
+    assert len(a.cosine) > 256
     contexts, targets = split.validation.batch(split.validation.starts)
     mean = contexts.double().mean(1)
     expected = torch.nn.functional.cosine_similarity(mean, targets.double(), dim=1)
     np.testing.assert_allclose(a.cosine, expected.numpy(), atol=1e-6)
-    margin = summarise(a, split.validation).margin.value
+    margin = summarise(a, split.validation, {}).margin.value
     assert margin == pytest.approx(float((a.cosine - a.cosine_to_last).mean()))
 
 
@@ -48,7 +48,7 @@ def test_shares_over_the_thresholds_are_counted(split: Split) -> None:
     """A cosine at a threshold is not over it."""
     cosine = np.array([0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 1.0])
     windows = split.validation.sample(10)
-    found = summarise(RowScores(cosine, 2 - 2 * cosine, cosine - 0.1), windows)
+    found = summarise(RowScores(cosine, 2 - 2 * cosine, cosine - 0.1), windows, {})
     assert found.above_threshold == {"0.5": 0.8, "0.6": 0.6, "0.7": 0.4, "0.8": 0.2}
     assert (found.windows, found.mse) == (10, pytest.approx(2 - 2 * cosine.mean()))
     assert found.margin.value == pytest.approx(0.1)
@@ -59,19 +59,17 @@ def test_interval_holds_95_of_100_resamples_of_documents() -> None:
     rng = np.random.default_rng(1)
     groups = np.repeat(np.arange(12) * 3, [1, 7, 2, 4, 20, 3, 1, 5, 9, 2, 2, 6])
     values = rng.standard_normal(len(groups))
-    found = bootstrap(values, groups, resamples=400, seed=3)
-    draws = np.random.default_rng(3).multinomial(12, np.full(12, 1 / 12), size=400)
+    found = bootstrap(values, groups)
+    draws = np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), size=1000)
     documents = [values[groups == group] for group in np.unique(groups)]
     means = [np.concatenate([np.tile(d, n) for d, n in zip(documents, draw, strict=True)]).mean() for draw in draws]
     assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]), rel=1e-9)
     assert found.value == values.mean()
-    assert bootstrap(values, groups) == bootstrap(values, groups, resamples=1000, seed=0)
 
 
 def test_figures_are_written_under_their_names(split: Split) -> None:
     windows = split.validation.sample(2)
     mrr, hit = Estimate(0.5, 0.25, 0.75, 9), Estimate(0.125, 0.0625, 0.5)
-    plain = summarise(RowScores(*np.array([[0.5, 1.0], [0.25, 0.75], [0.25, 0.5]])), windows)
     found = summarise(
         RowScores(*np.array([[0.5, 1.0], [0.25, 0.75], [0.25, 0.5]])), windows, {"mrr": mrr, "hit@5": hit}
     )
@@ -92,5 +90,4 @@ def test_figures_are_written_under_their_names(split: Split) -> None:
             "hit@5": {"value": 0.125, "low": 0.0625, "high": 0.5, "documents": None},
         },
     }
-    assert (plain.to_dict()["mrr"], plain.to_dict()["retrieval"]) == (None, {})
     assert (str(mrr), hit.short()) == ("0.5000 [0.2500, 0.7500]", "0.125 [0.062, 0.500]")
