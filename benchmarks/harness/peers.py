@@ -40,7 +40,7 @@ from benchmarks.harness.contender import (
 from benchmarks.harness.workload import Workload
 from export.onnx.plain import export_plain
 from lvm_runtime.backends.devices import inference
-from lvm_runtime.backends.openvino import OpenVinoBackend
+from lvm_runtime.backends.openvino import openvino_core
 from lvm_runtime.system.machine import products_saturate
 
 
@@ -113,7 +113,7 @@ def _compress_weights(model: Any) -> int:
 
 def _openvino(precision: str) -> Any:
     def build(workload: Workload, threads: int | None) -> Runner:
-        core = OpenVinoBackend.load_framework().Core()
+        core = openvino_core()
         file = str(plain_onnx(workload))
         computed = "f32" if precision == "int8" else precision
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": computed, "PERFORMANCE_HINT": "LATENCY"}

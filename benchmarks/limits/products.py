@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lvm_runtime.backends.openvino import OpenVinoBackend, has_bf16
+from lvm_runtime.backends.openvino import has_bf16, openvino_core
 from lvm_runtime.system.cpus import usable_cpus
 
 Call = Callable[[], Any]
@@ -120,7 +120,7 @@ def _onnxruntime(left: Any, right: Any) -> dict[Key, Call]:
 
 
 def _openvino(left: Any, right: Any) -> dict[Key, Call]:
-    core = OpenVinoBackend.load_framework().Core()
+    core = openvino_core()
     models = {"fp32": (_plain(right), "f32"), "int8": (_dequantised(right), "f32")}
     if has_bf16():
         models["bf16"] = (models["fp32"][0], "bf16")

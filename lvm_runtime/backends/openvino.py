@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,8 +23,17 @@ _PRECISION = ["framework", "precision"]  # where OpenVINO keeps an ONNX file's m
 
 def has_bf16() -> bool:
     """Say whether OpenVINO has bfloat16 arithmetic for this CPU; asked for it all the same, it computes in fp32."""
-    openvino = OpenVinoBackend.load_framework()
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def openvino_core() -> Any:
+    """Return the Core of this process. OpenVINO crashes once in a while where there was another one before."""
+    return _core_of(os.getpid())
+
+
+@cache
+def _core_of(process: int) -> Any:
+    return OpenVinoBackend.load_framework().Core()
 
 
 def _refuse_weak_mask(source: Path) -> None:
@@ -53,12 +64,12 @@ class OpenVinoBackend(Backend):
     def __init__(
         self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
     ) -> None:
-        openvino = self.load_framework()
+        self.load_framework()
         if device not in ("auto", "cpu"):
             raise BackendUnavailable(f"backend openvino runs on the cpu here, and device {device!r} was asked for")
         refuse_external_data(source)
         _refuse_weak_mask(source)
-        core = openvino.Core()
+        core = openvino_core()
         self.precision = self.arithmetic(precision)
         if self.precision == "bf16" and not has_bf16():
             raise BackendUnavailable("OpenVINO finds no bfloat16 arithmetic in this CPU")

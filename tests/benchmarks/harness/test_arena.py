@@ -21,6 +21,7 @@ from benchmarks.harness.workload import Workload
 from benchmarks.limits.ceilings import Bandwidth, Ceilings, Product
 from lvm_runtime.artifact.config import CONFIGS
 from lvm_runtime.artifact.drift import max_drift
+from lvm_runtime.backends import openvino as openvino_backend
 from lvm_runtime.selection.timing import Timing
 
 
@@ -245,10 +246,10 @@ def test_replay_hands_over_the_recorded_seconds() -> None:
 
 def test_bf16_that_is_none_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenVINO takes the hint on any CPU, and where it has no bf16 it computes in fp32 without a word."""
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     for capabilities, expected in ((["FP32", "BF16"], None), (["FP32"], "this CPU has no bf16")):
         core = SimpleNamespace(get_property=lambda device, name, found=capabilities: found)
-        monkeypatch.setattr(openvino, "Core", lambda core=core: core)
+        monkeypatch.setattr(openvino_backend, "openvino_core", lambda core=core: core)
         for name in ("peer-openvino-bf16", "lvm-openvino-bf16"):
             reason = contender(name).missing()
             assert reason is None if expected is None else expected in str(reason)

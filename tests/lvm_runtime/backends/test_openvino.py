@@ -7,6 +7,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from lvm_runtime import Predictor
+from lvm_runtime.backends.openvino import OpenVinoBackend, has_bf16
+
 Get = Callable[[str], Path]
 
 SERVED = """
@@ -30,3 +35,15 @@ def test_it_reports_nothing_to_its_maker(small_artifacts: Get) -> None:
     command = [sys.executable, "-W", "ignore", "-c", SERVED, str(small_artifacts("amn"))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_process_has_one_core(small_artifacts: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there was another one before, reading a model ended the process now and then."""
+    has_bf16()  # which makes it, unless it is there
+
+    def second() -> None:
+        raise AssertionError("OpenVINO has another Core")
+
+    monkeypatch.setattr(OpenVinoBackend.load_framework(), "Core", second)
+    has_bf16()
+    Predictor(small_artifacts("amn"), backend="openvino").close()
