@@ -33,7 +33,8 @@ from lvm_runtime.artifact.drift import drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.base import Array
-from lvm_runtime.corpus.corpus import BUNDLED
+from lvm_runtime.corpus.corpus import BUNDLED, open_corpus
+from lvm_runtime.corpus.split import split
 from lvm_runtime.errors import InvalidInput, VerificationFailed
 from lvm_runtime.models import known_answers, save_model
 from lvm_runtime.selection.sequences import window
@@ -318,9 +319,11 @@ def write_corpus(path: Path, dim: int, lengths: list[int]) -> Path:
 def test_real_windows_stay_within_the_last_documents(tmp_path: Path) -> None:
     path = write_corpus(tmp_path / "c.npz", 4, [9] * 18 + [3, 8])
     windows = read_windows(path, 4, 5, 100)
-    assert windows.shape == (4, 5, 4)  # the eight vectors of document 19; document 18 is too short
-    assert (windows.astype(int) == 19).all()
-    np.testing.assert_array_equal(read_windows(path, 4, 5, 3), windows[[0, 1, 3]])  # evenly spread, ends included
+    corpus = open_corpus(path, context_length=5)
+    held_out = split(corpus, np.ones(len(corpus.values), bool)).validation.groups
+    assert {*windows.astype(int).flat} == {*held_out} == {17, 19}  # document 18 is too short
+    assert windows.shape == (5 + 4, 5, 4)
+    np.testing.assert_array_equal(read_windows(path, 4, 5, 3), windows[[0, 4, 8]])  # evenly spread, ends included
 
 
 def test_corpus_that_is_given_takes_the_place_of_any_other(tmp_path: Path) -> None:
