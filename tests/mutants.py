@@ -72,7 +72,7 @@ CORE: dict[str, tuple[str, ...]] = {
     "lvm_runtime/bulk/predict.py": _RUNS,
     "lvm_runtime/bulk/source.py": (f"{_BULK}/test_bulk.py", f"{_BULK}/test_source.py"),
     "lvm_runtime/predictor.py": (
-        *(f"tests/lvm_runtime/test_{name}.py" for name in ("predictor", "arguments", "overlap")),
+        *(f"tests/lvm_runtime/test_{name}.py" for name in ("predictor", "request", "arguments", "overlap")),
         f"{_SELECTION}/test_sequences.py",
     ),
     "lvm_runtime/retrieval/*.py": _RETRIEVAL,

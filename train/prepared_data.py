@@ -28,8 +28,8 @@ class PreparedData:
     """The data of a run, ready to train on.
 
     `scores` and `test_scores` are the baselines' on the validation and the test windows; `copies` are the shares of
-    these, by name, that are copies of training windows, where there are some; `made_for` are the options
-    and the device that all but `own_ceiling` depend on.
+    these, by name, that are copies of training windows, where there are some; `made_for` are the options and the device
+    that all but `own_ceiling` depend on.
     """
 
     corpus: Corpus

@@ -184,14 +184,6 @@ def test_pages_of_mappings_are_handed_back_now_and_then(
     assert released == [mapping_of(given), mapping_of(out)]
 
 
-def test_a_request_serves_as_its_keywords_do(small_artifacts: Get) -> None:
-    request = Request("onnx", threads=1)
-    with Predictor.from_request(small_artifacts("amn"), request) as asked:
-        with Predictor(small_artifacts("amn"), backend="onnx", threads=1) as named:
-            assert (asked.request, asked.explain()) == (named.request, named.explain())
-        assert asked.request == request
-
-
 def test_many_threads_get_their_own_answers(amn: Predictor) -> None:
     contexts = some_contexts(64)
     expected = amn.predict(contexts)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lvm_runtime import Predictor
 from lvm_runtime.backends import coreai, onnx
 from lvm_runtime.coreml import package
 from lvm_runtime.errors import InvalidInput
@@ -35,3 +38,11 @@ def test_a_device_that_no_backend_has_is_refused_by_name() -> None:
         Request(device="cuda:0")
     assert {*onnx.PROVIDERS, *coreai.UNITS, *package.UNITS, "mps"} == {*DEVICES}
     assert [Request(device=device).device for device in ("auto", *DEVICES)] == ["auto", *DEVICES]
+
+
+def test_a_request_serves_as_its_keywords_do(small_artifacts: Callable[[str], Path]) -> None:
+    request = Request("onnx", threads=1)
+    with Predictor.from_request(small_artifacts("amn"), request) as asked:
+        with Predictor(small_artifacts("amn"), backend="onnx", threads=1) as named:
+            assert (asked.request, asked.explain()) == (named.request, named.explain())
+        assert asked.request == request
