@@ -34,26 +34,36 @@ void pack_rows(const float* const* rows, int64_t count, int64_t width, float* pa
         pack_tile(rows + row, count - row < step ? count - row : step, width, packed + row * width);
 }
 
+template <int R, int V>
+inline void float_step(const float* a, const float* b, int64_t panel_step, F (&sums)[R][V]) {
+    F weight[V];
+    LVM_UNROLL for (int j = 0; j < V; ++j) {
+        const float* p = b + j / 2 * panel_step + j % 2 * 16;
+        ask_for(p + floats_ahead);
+        weight[j] = load(p);
+    }
+    LVM_UNROLL for (int r = 0; r < R; ++r) {
+        F x = all(a[r]);
+        LVM_UNROLL for (int j = 0; j < V; ++j) sums[r][j] = fma(x, weight[j], sums[r][j]);
+    }
+}
+
 // Sums [R][V · 16] of the products of rows with V vectors of columns at `b`; those of another panel lie `panel_step`
-// floats further. In every step k with k & mask = 0 it asks for a cache line of what is multiplied next.
+// floats further. In every step k with k & mask = 0 it asks for `tile_steps` cache lines of what is multiplied next.
 template <int R, int V>
 inline void float_tile(const float* a, const float* b, int64_t panel_step, int64_t inputs, const float* next, int64_t mask,
                        float* out) {
     F sums[R][V];
+    int64_t k = 0;
     LVM_UNROLL for (int r = 0; r < R; ++r) LVM_UNROLL for (int j = 0; j < V; ++j) sums[r][j] = all(0.0f);
-    for (int64_t k = 0; k < inputs; ++k, a += R, b += float_panel) {
-        F weight[V];
-        LVM_UNROLL for (int j = 0; j < V; ++j) {
-            const float* p = b + j / 2 * panel_step + j % 2 * 16;
-            ask_for(p + floats_ahead);
-            weight[j] = load(p);
+    for (; k + tile_steps <= inputs; k += tile_steps, a += tile_steps * R, b += tile_steps * float_panel) {
+        if (!(k & mask)) {
+            LVM_UNROLL for (int i = 0; i < tile_steps; ++i) ask_for_later(next + 16 * i);
+            next += 16 * tile_steps;
         }
-        if (!(k & mask)) ask_for_later(next), next += 16;
-        LVM_UNROLL for (int r = 0; r < R; ++r) {
-            F x = all(a[r]);
-            LVM_UNROLL for (int j = 0; j < V; ++j) sums[r][j] = fma(x, weight[j], sums[r][j]);
-        }
+        LVM_UNROLL for (int i = 0; i < tile_steps; ++i) float_step(a + i * R, b + i * float_panel, panel_step, sums);
     }
+    for (; k < inputs; ++k, a += R, b += float_panel) float_step(a, b, panel_step, sums);
     LVM_UNROLL for (int r = 0; r < R; ++r) LVM_UNROLL for (int j = 0; j < V; ++j) store(out + (r * V + j) * 16, sums[r][j]);
 }
 
@@ -103,13 +113,14 @@ void run_float_product(const FloatCall& call) {
             write_floats(call, 0, 1, p * float_panel, lone_vectors * 16, sums);
         }
     for (; p < call.panel_stop; ++p, b += float_panel * inputs)
-        for (int64_t row = 0; row < call.rows; row += step)
-            for (int64_t part = 0; part < float_panel; part += columns) {
-                int64_t column = p * float_panel + part, rows = call.rows - row < step ? call.rows - row : step;
+        for (int64_t part = 0; part < float_panel; part += columns)
+            for (int64_t row = 0, column = p * float_panel + part; row < call.rows; row += step) {
+                int64_t rows = call.rows - row < step ? call.rows - row : step;
                 if (column >= call.weight->outputs) break;
                 ask_for_results(call, row, rows, column);
                 const float* next = b + float_panel * inputs + row / step * (inputs / every) * 16;
-                tile_of_rows<tile_rows>(rows, call.a + row * inputs, b + part, inputs, next, part ? never : every - 1, sums);
+                int64_t mask = part ? never : every * tile_steps - 1;
+                tile_of_rows<tile_rows>(rows, call.a + row * inputs, b + part, inputs, next, mask, sums);
                 write_floats(call, row, rows, column, columns, sums);
             }
 }

@@ -11,7 +11,7 @@ namespace lvm {
 namespace {
 
 // A tile of floats: 12 sums, two weights and a value: 15 of 16 registers.
-constexpr int64_t tile_rows = 6, tile_vectors = 1, lone_vectors = 4;
+constexpr int64_t tile_rows = 6, tile_vectors = 1, lone_vectors = 4, tile_steps = 2;
 
 struct F {
     __m256 a, b;

@@ -11,7 +11,7 @@ namespace lvm {
 namespace {
 
 // A tile of floats: 28 sums, two weights and a value: 31 of 32 registers.
-constexpr int64_t tile_rows = 14, tile_vectors = 2, lone_vectors = 8;
+constexpr int64_t tile_rows = 14, tile_vectors = 2, lone_vectors = 8, tile_steps = 1;
 
 struct F {
     __m512 v;

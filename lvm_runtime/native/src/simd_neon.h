@@ -10,7 +10,7 @@ namespace lvm {
 namespace {
 
 // A tile of floats: 24 sums, four weights and a value: 29 of 32 registers.
-constexpr int64_t tile_rows = 6, tile_vectors = 1, lone_vectors = 4;
+constexpr int64_t tile_rows = 6, tile_vectors = 1, lone_vectors = 4, tile_steps = 1;
 
 // No load moves past this: GCC would ask for many weights at once, and then have no registers for the sums.
 inline void keep_order() {

@@ -8,7 +8,7 @@
 namespace lvm {
 namespace {
 
-constexpr int64_t tile_rows = 4, tile_vectors = 1, lone_vectors = 2;
+constexpr int64_t tile_rows = 4, tile_vectors = 1, lone_vectors = 2, tile_steps = 1;
 
 struct F {
     float v[16];

@@ -29,6 +29,21 @@ inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
     }
 }
 
+// One row takes all columns in one pass, so that its weights are read in the order in which they lie.
+template <>
+inline void tile_of<1>(const uint8_t* a, int64_t, const int8_t* b, int64_t inputs, const int32_t* start, int32_t* out, const Ahead&) {
+    __m256i sums[8];
+    for (int j = 0; j < 8; ++j) sums[j] = eight(start + 8 * j);
+    for (int64_t k = 0; k < inputs; k += 4, b += 4 * panel) {
+        int32_t four;
+        memcpy(&four, a + k, 4);
+        __m256i x = _mm256_set1_epi32(four);
+        for (int j = 0; j < 8; ++j)
+            sums[j] = multiply_add(sums[j], x, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 32 * j)));
+    }
+    for (int j = 0; j < 8; ++j) _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8 * j), sums[j]);
+}
+
 inline void tile(int64_t rows, const uint8_t* a, int64_t a_step, const int8_t* b, int64_t inputs, const int32_t* start,
                  int32_t* sums, const Ahead& ahead) {
     switch (rows) {
@@ -46,10 +61,12 @@ inline int64_t spin_avx2(int64_t rounds) {
     for (int64_t round = 0; round < rounds; ++round)
         for (int i = 0; i < 3; ++i)
             for (int j = 0; j < 4; ++j) {
+                __m256i sum = multiply_add(sums[i][j], x, x);
 #if defined(__GNUC__)
-                __asm__("" : "+x"(x));  // or the product, always the same, would leave the loop
+                // or the product, always the same, would leave the loop; each ends before the next, or sums would leave registers
+                __asm__("" : "+x"(x), "+x"(sum));
 #endif
-                sums[i][j] = multiply_add(sums[i][j], x, x);
+                sums[i][j] = sum;
             }
     for (int i = 0; i < 3; ++i)
         for (int j = 0; j < 4; ++j) x = _mm256_add_epi32(x, sums[i][j]);
