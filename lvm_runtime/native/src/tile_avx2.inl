@@ -7,6 +7,12 @@ inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
     const int8_t* next = ahead.next;
     for (int half = 0; half < 2; ++half) {
         __m256i sums[R][4];
+        int64_t column = ahead.column + 32 * half;
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < 2; ++j) {
+                ask_to_write(ahead.out[r] + column + 16 * j);
+                if (ahead.add) ask_for(ahead.add[r] + column + 16 * j);
+            }
         for (int j = 0; j < 4; ++j)
             for (int r = 0; r < R; ++r) sums[r][j] = eight(start + half * 32 + 8 * j);
         const int8_t* columns = b + half * 128;
