@@ -48,4 +48,5 @@ def file_name(value: Any, name: str) -> Path:
 def instance(value: Any, kind: type, name: str) -> None:
     """Raise InvalidInput unless `value` is a `kind`."""
     if not isinstance(value, kind):
-        raise InvalidInput(f"{name} is {value!r:.99}, expected a {kind.__name__}")
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise InvalidInput(f"{name} is {value!r:.99}, expected {article} {kind.__name__}")

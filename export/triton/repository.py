@@ -19,6 +19,7 @@ from lvm_runtime.system import atomic
 
 MODEL = Path(__file__).with_name("model.py")
 _CONFIG = "config.pbtxt"
+_MARK = "# Made by lvm-runtime export triton, which replaces this folder.\n"
 KINDS = {"backend": str, "precision": str, "max_drift": float, "threads": int}
 """What `MODEL`, which Triton's Python alone can import, makes of the text of an option."""
 
@@ -37,8 +38,8 @@ def write_repository(
 
     A batch has up to `max_batch` contexts and waits `max_delay_ms` for more. `options` are a Predictor's backend,
     precision, max_drift and threads, as text. Each of the `instances` is a process with a Predictor of its own. Without
-    an ONNX form in full precision the second model is left out. A model that is there is replaced in one step. Raises
-    InvalidInput where something else is.
+    an ONNX form in full precision there is no second model. A model that an earlier call wrote is replaced in one step,
+    or removed with the form. Raises InvalidInput where something else is, a model of Triton by others included.
     """
     whole_number(instances, "instances")
     _check(options or {})
@@ -47,10 +48,10 @@ def write_repository(
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise InvalidInput(f"name is {name!r}, expected letters, digits, - _ and .")
     compiled = artifact.find("onnx", precision="fp32")
-    folders = [out / name, *([out / f"{name}_onnx"] if compiled else [])]
+    folders = [out / name, out / f"{name}_onnx"]
     for folder in folders:
-        if folder.is_dir() and not (folder / _CONFIG).is_file() and any(folder.iterdir()):
-            raise InvalidInput(f"{folder}: exists and is no model of Triton; choose another --out or --name")
+        if folder.is_dir() and any(folder.iterdir()) and not _replaceable(folder):
+            raise InvalidInput(f"{folder}: holds what this export did not write; choose another --out or --name")
     group = f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]\n"
     with atomic.replacing(folders[0]) as folder:
         version = folder / "1"
@@ -65,7 +66,17 @@ def write_repository(
             shutil.copy(artifact.file(compiled[0]), folder / "1/model.onnx")
             text = _config(f"{name}_onnx", "onnxruntime", artifact.config, batching)
             (folder / _CONFIG).write_text(text + group)
-    return folders
+    elif folders[1].is_dir():
+        shutil.rmtree(folders.pop())
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether all of `folder` was written by `write_repository`."""
+    config = folder / _CONFIG
+    if {path.name for path in folder.iterdir()} != {_CONFIG, "1"} or not config.is_file():
+        return False
+    return config.read_bytes().startswith(_MARK.encode())
 
 
 def _check(options: dict[str, str]) -> None:
@@ -88,7 +99,7 @@ def _config(name: str, backend: str, config: ModelConfig, batching: str) -> str:
         f'  {{ name: "{output}" data_type: TYPE_FP32 dims: [ {size} ] }}' for output, size in outputs.items()
     )
     return (
-        f'name: "{name}"\nbackend: "{backend}"\n{batching}'
+        f'{_MARK}name: "{name}"\nbackend: "{backend}"\n{batching}'
         f'input [\n  {{ name: "context" data_type: TYPE_FP32 dims: [ {length}, {dim} ] }}\n]\noutput [\n{listed}\n]\n'
     )
 

@@ -15,7 +15,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.triton.repository import KINDS, MODEL, write_repository
 from lvm_runtime import Artifact, InvalidInput, Predictor
-from tests.artifacts import some_contexts
+from tests.artifacts import make_artifact, some_contexts
 from tests.export.triton_server import triton
 from tests.lvm_runtime.server.serving import serving
 from tests.lvm_runtime.server.test_clients import infer
@@ -49,16 +49,32 @@ def test_a_repository_is_what_the_definition_says(small_artifacts: Get, tmp_path
 
 
 @pytest.mark.parametrize("name", ["amn", "amn_onnx"])
-def test_what_is_no_model_of_triton_is_not_replaced(small_artifacts: Get, tmp_path: Path, name: str) -> None:
-    """Such as the artifact itself, with `--out artifacts`."""
+@pytest.mark.parametrize("change", ["no config", "config of others", "second version"])
+def test_what_others_wrote_is_not_replaced(small_artifacts: Get, tmp_path: Path, name: str, change: str) -> None:
+    """Such as the artifact itself, with `--out artifacts`, or a model of theirs that Triton serves."""
     artifact = Artifact.load(small_artifacts("amn"))
     (tmp_path / name).mkdir()
     write_repository(artifact, tmp_path)  # into an empty folder
     write_repository(artifact, tmp_path)  # over a model
-    (tmp_path / name / "config.pbtxt").unlink()
-    with pytest.raises(InvalidInput, match=f"{name}: exists and is no model of Triton; choose another --out"):
+    config = tmp_path / name / "config.pbtxt"
+    if change == "second version":
+        (tmp_path / name / "2").mkdir()
+    elif change == "config of others":
+        config.write_text(f'name: "{name}"\n')
+    else:
+        config.unlink()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(InvalidInput, match=f"{name}: holds what this export did not write; choose another --out"):
         write_repository(artifact, tmp_path)
-    assert not (tmp_path / name / "config.pbtxt").exists()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_no_model_of_an_older_artifact_stays_beside_a_new_one(small_artifacts: Get, tmp_path: Path) -> None:
+    python, compiled = write_repository(Artifact.load(small_artifacts("amn")), tmp_path / "models")
+    assert compiled.name == "amn_onnx"
+    without_onnx = make_artifact(tmp_path / "amn", onnx=False)
+    assert write_repository(without_onnx, tmp_path / "models") == [python]
+    assert not compiled.exists()
 
 
 def test_options_are_checked_as_the_model_will_read_them() -> None:
