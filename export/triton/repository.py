@@ -48,27 +48,28 @@ def write_repository(
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise InvalidInput(f"name is {name!r}, expected letters, digits, - _ and .")
     compiled = artifact.find("onnx", precision="fp32")
-    folders = [out / name, out / f"{name}_onnx"]
-    for folder in folders:
+    python, graph = out / name, out / f"{name}_onnx"
+    for folder in (python, graph):
         if folder.is_dir() and any(folder.iterdir()) and not _replaceable(folder):
             raise InvalidInput(f"{folder}: holds what this export did not write; choose another --out or --name")
     group = f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]\n"
-    with atomic.replacing(folders[0]) as folder:
+    with atomic.replacing(python) as folder:
         version = folder / "1"
         shutil.copytree(artifact.path, version / "artifact", ignore=shutil.ignore_patterns(".*"))
         shutil.copy(MODEL, version / "model.py")
         parameters = {"threads": "1"} | (options or {})
         text = "".join(f'parameters {{ key: "{k}" value {{ string_value: "{v}" }} }}\n' for k, v in parameters.items())
         (folder / _CONFIG).write_text(_config(name, "python", artifact.config, batching) + group + text)
-    if compiled:
-        with atomic.replacing(folders[1]) as folder:
-            (folder / "1").mkdir(parents=True)
-            shutil.copy(artifact.file(compiled[0]), folder / "1/model.onnx")
-            text = _config(f"{name}_onnx", "onnxruntime", artifact.config, batching)
-            (folder / _CONFIG).write_text(text + group)
-    elif folders[1].is_dir():
-        shutil.rmtree(folders.pop())
-    return [folder for folder in folders if folder.is_dir()]
+    if not compiled:
+        if graph.is_dir():
+            shutil.rmtree(graph)
+        return [python]
+    with atomic.replacing(graph) as folder:
+        (folder / "1").mkdir(parents=True)
+        shutil.copy(artifact.file(compiled[0]), folder / "1/model.onnx")
+        text = _config(f"{name}_onnx", "onnxruntime", artifact.config, batching)
+        (folder / _CONFIG).write_text(text + group)
+    return [python, graph]
 
 
 def _replaceable(folder: Path) -> bool:
