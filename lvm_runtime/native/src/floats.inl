@@ -34,6 +34,7 @@ void pack_rows(const float* const* rows, int64_t count, int64_t width, float* pa
         pack_tile(rows + row, count - row < step ? count - row : step, width, packed + row * width);
 }
 
+// What one input adds to the sums of a tile.
 template <int R, int V>
 inline void float_step(const float* a, const float* b, int64_t panel_step, F (&sums)[R][V]) {
     F weight[V];

@@ -10,7 +10,8 @@
 namespace lvm {
 namespace {
 
-// A tile of floats: 12 sums, two weights and a value: 15 of 16 registers.
+// A tile of floats: 12 sums, two weights and a value: 15 of 16 registers. Two steps at a time, of 25 instructions each
+// in the place of 30.
 constexpr int64_t tile_rows = 6, tile_vectors = 1, lone_vectors = 4, tile_steps = 2;
 
 struct F {

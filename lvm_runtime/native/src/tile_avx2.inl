@@ -8,7 +8,7 @@ inline void tile_of(const uint8_t* a, int64_t a_step, const int8_t* b, int64_t i
     for (int half = 0; half < 2; ++half) {
         __m256i sums[R][4];
         int64_t column = ahead.column + 32 * half;
-        for (int r = 0; r < R; ++r)
+        for (int r = 0; r < R; ++r)  // rows of results lie a power of two apart, so they fall out of the nearest cache
             for (int j = 0; j < 2; ++j) {
                 ask_to_write(ahead.out[r] + column + 16 * j);
                 if (ahead.add) ask_for(ahead.add[r] + column + 16 * j);
@@ -69,7 +69,8 @@ inline int64_t spin_avx2(int64_t rounds) {
             for (int j = 0; j < 4; ++j) {
                 __m256i sum = multiply_add(sums[i][j], x, x);
 #if defined(__GNUC__)
-                // or the product, always the same, would leave the loop; each ends before the next, or sums would leave registers
+                // `x`: or the product, always the same, would leave the loop. `sum`: one after another, or not all stay in
+                // registers.
                 __asm__("" : "+x"(x), "+x"(sum));
 #endif
                 sums[i][j] = sum;
