@@ -138,7 +138,8 @@ def test_bf16_follows_fp32() -> None:
 def test_compiled_follows_eager() -> None:
     split = data()
     eager, compiled = trainer(split), trainer(split, compile=True)
-    assert compiled.train_epoch() == pytest.approx(eager.train_epoch(), rel=1e-5)
+    with torch._dynamo.config.patch(assume_static_by_default=False):  # compiled once, and not again for the last batch
+        assert compiled.train_epoch() == pytest.approx(eager.train_epoch(), rel=1e-5)
     for ours, theirs in zip(compiled.model.parameters(), eager.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
