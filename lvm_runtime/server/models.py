@@ -145,6 +145,7 @@ class Models:
         self._newest: dict[str, ServedModel] = {}
         self._turn, self._asked = asyncio.Lock(), False  # of those that load; whether a reload waits for its own
         self.ready = False
+        self.outdated = False  # in a worker that starts after the others have loaded again
 
     def load(self) -> None:
         """Build every model; nothing is served before."""

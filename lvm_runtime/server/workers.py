@@ -127,6 +127,7 @@ class _Supervisor:
 
     def _pass_on(self, number: int) -> None:
         self._stopping = self._stopping or number != signal.SIGHUP
+        self._state.models.outdated = self._state.models.outdated or number == signal.SIGHUP
         for process in self._workers:
             os.kill(process, signal.SIGTERM if number == signal.SIGINT else number)
 
