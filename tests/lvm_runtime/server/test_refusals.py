@@ -163,6 +163,9 @@ def test_a_head_that_came_before_is_checked_against_its_own_bytes() -> None:
     length = str(len(head))
     for contexts in (first, second):
         np.testing.assert_array_equal(decode(head + contexts.tobytes(), length).contexts, contexts)
+    for wrong in ("9" * 5000, "-1", "", "1e2"):  # Python makes no number of more than 4,300 digits
+        with pytest.raises(LvmError, match="expected at most the body's"):
+            decode(head, wrong)
     for _ in range(2):
         with pytest.raises(LvmError, match="binary_data_size is 320, and 319 bytes follow"):
             decode(head + first.tobytes()[:-1], length)
