@@ -48,7 +48,6 @@ class ServedModel:
         self._batch, self._compute = metrics.batch.labels(*labels), metrics.compute.labels(*labels)
         self._latency, self._queue = metrics.latency.labels(*labels), metrics.queue.labels(*labels)
         self._counters: dict[tuple[str, int], Any] = {}
-        metrics.drift.labels(*labels).set(predictor.explain().running.drift)
 
     async def infer(self, contexts: NDArray[Any], outputs: list[str], *, staggered: bool = False) -> dict[str, Array]:
         """Return the outputs by name for contexts `[B, T, D]` of any float type: `[B, D]`, and `[B, T]`.
@@ -187,8 +186,12 @@ class Models:
         self._newest = {name: versions[max(versions, key=int)] for name, versions in self._served.items()}
         self.ready = True
         for model in fresh:
-            running = str(model.predictor.explain().running)
-            _log.info("loaded", extra={"model": model.spec.name, "version": model.spec.version, "running": running})
+            running, labels = (
+                model.predictor.explain().running,
+                {"model": model.spec.name, "version": model.spec.version},
+            )
+            self._metrics.drift.labels(**labels).set(running.drift)
+            _log.info("loaded", extra=labels | {"running": str(running)})
         return old
 
     def get(self, name: str, version: str | None) -> ServedModel:

@@ -89,25 +89,38 @@ class Load:
         assert self.answered >= goal, self.failed
 
 
-def test_workers_reload_and_drain_under_load(small_artifacts: Get) -> None:
-    path = small_artifacts("amn")
+def test_workers_reload_and_drain_under_load(small_artifacts: Get, tmp_path: Path) -> None:
+    path, other = small_artifacts("amn"), tmp_path / "other"
+    drifts = {_drift(found): found for found in (path, small_artifacts("lstm"))}
+    shutil.copytree(drifts[max(drifts)], other)
     with (
         Predictor(path, threads=1) as predictor,
-        serving(f"amn={path}", "--workers", "2", "--drain", "1") as server,
+        serving(f"amn={path}", f"other={other}", "--workers", "2", "--drain", "1") as server,
     ):
         load = Load(server, predictor, 8)
         with load.running():
             load.wait_for(100)
+            shutil.rmtree(other)
+            shutil.copytree(drifts[min(drifts)], other)
             server.process.send_signal(signal.SIGHUP)
             load.wait_for(200)
+            while server.names().count("loaded") < 2 * (1 + 2):  # before the fork, and again in each worker
+                time.sleep(0.01)
             metrics = curl(server, "/metrics")[1].decode()
             status = server.stop()
         assert not load.failed
         assert status == 0
         counted = sum(float(n) for n in re.findall(r'lvm_requests_total{.*status="200".*} (\S+)', metrics))
         assert 300 <= counted <= load.answered + 8
-        assert server.names().count("loaded") == 1 + 2  # before the fork, and again in each worker
+        assert server.names().count("loaded") == 2 * (1 + 2)
         assert server.names().count("stopped") == 2
+        (drift,) = re.findall(r'lvm_drift{model="other",version="1"} (\S+)', metrics)
+        assert float(drift) == min(drifts)
+
+
+def _drift(path: Path) -> float:
+    with Predictor(path, threads=1) as predictor:
+        return predictor.explain().running.drift
 
 
 def test_a_reload_answers_what_was_on_its_way_and_a_failed_one_leaves_the_old_model(
