@@ -82,8 +82,9 @@ class ServedModel:
 
     async def _submit(self, contexts: NDArray[Any], attention: bool, staggered: bool) -> Array:
         batcher = self._batchers.get(attention) or self._start(attention)
-        if batcher.pending + len(contexts) > self._options.max_queue:
-            raise Refused(Failure.BUSY, f"{batcher.pending} contexts are waiting; try again later")
+        pending = sum(each.pending for each in self._batchers.values())
+        if pending + len(contexts) > self._options.max_queue:
+            raise Refused(Failure.BUSY, f"{pending} contexts are waiting; try again later")
         self._queue.inc(len(contexts))
         try:
             return await batcher.predict(contexts, staggered=staggered)

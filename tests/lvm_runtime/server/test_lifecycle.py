@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -28,10 +27,8 @@ import tritonclient.http
 from lvm_runtime import Predictor, Request
 from lvm_runtime.commands.main import main
 from lvm_runtime.errors import InvalidInput, LvmError
-from lvm_runtime.server.failures import Refused
-from lvm_runtime.server.metrics import Metrics
 from lvm_runtime.server.models import Models
-from lvm_runtime.server.options import ModelSpec, ServerOptions
+from lvm_runtime.server.options import ServerOptions
 from lvm_runtime.server.workers import serve
 from lvm_runtime.system import atomic
 from tests.artifacts import some_contexts
@@ -347,35 +344,6 @@ def test_tls_and_token(small_artifacts: Get, tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError):
             plain.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=5)
         plain.close()
-
-
-def test_a_full_queue_refuses_and_goes_on(small_artifacts: Get) -> None:
-    metrics, options = Metrics(), ServerOptions(max_request=4, max_queue=4, max_batch=1, max_delay_ms=0)
-    models = Models([ModelSpec("amn", "1", small_artifacts("amn"))], Request(threads=1), options, metrics)
-    models.load()
-    model = models.get("amn", None)
-    begun, gate, predict = threading.Event(), threading.Event(), model.predictor.predict
-
-    def wait(contexts: Any) -> Any:
-        begun.set()
-        assert gate.wait(20)
-        return predict(contexts)
-
-    model.predictor.predict = wait  # type: ignore[assignment]
-
-    async def ask() -> list[Any]:
-        contexts = some_contexts(1)
-        first = asyncio.ensure_future(model.infer(contexts, ["prediction"]))
-        await asyncio.to_thread(begun.wait, 20)
-        waiting = [asyncio.ensure_future(model.infer(contexts, ["prediction"])) for _ in range(4)]
-        await asyncio.sleep(0)
-        with pytest.raises(Refused, match="4 contexts are waiting"):
-            await model.infer(contexts, ["prediction"])
-        gate.set()
-        return await asyncio.gather(first, *waiting)
-
-    assert len(asyncio.run(ask())) == 5
-    models.close()
 
 
 @pytest.mark.soak
