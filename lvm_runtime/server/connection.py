@@ -51,6 +51,7 @@ class Connection(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _coming = True  # a request that is not there yet; the first one is due with the connection
     _header_bytes = 0
+    _unparsed = 0  # bytes since the last that were a body, of a head or a trailer that may not be there yet
     _in_head = True
 
     def connection_made(self, transport: Any) -> None:
@@ -74,14 +75,17 @@ class Connection(HttpToolsProtocol):
             end = len(data) if end < 0 else end
             if _UPGRADE.search(data, 0, end):
                 data = _UPGRADE.sub(b"\nnot-upgraded:", data[:end]) + data[end:]
+        self._unparsed += len(data)
         super().data_received(data)
-        if self._coming and self._deadline is None and not self.transport.is_closing():
+        if self._unparsed > _MOST_HEADERS:  # the parser joins the pieces of a header, however many come
+            self._too_slow()
+        elif self._coming and self._deadline is None and not self.transport.is_closing():
             self._begin()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._header_bytes = 0
+        self._header_bytes = self._unparsed = 0
         self._coming = True
         self._end()
 
@@ -98,10 +102,16 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._unparsed = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Stop waiting: the request is there."""
         self._in_head = True
         self._coming = False
+        self._unparsed = 0
         self._end()
         super().on_message_complete()
 

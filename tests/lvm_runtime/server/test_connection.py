@@ -1,0 +1,95 @@
+"""What an HTTP connection makes of the pieces in which requests come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from lvm_runtime.server.connection import Connection
+
+POST = b"POST / HTTP/1.1\r\n"
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.closed = b"", False
+
+    def write(self, data: Any) -> None:
+        """Take an answer."""
+        self.written += data
+
+    def close(self) -> None:
+        """Note it."""
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        """Say whether it was closed."""
+        return self.closed
+
+    def pause_reading(self) -> None:
+        """Go on."""
+
+    def resume_reading(self) -> None:
+        """Go on."""
+
+
+def fed(pieces: Iterable[bytes]) -> tuple[Transport, list[bytes]]:
+    """Feed pieces to a connection until it is closed; return its transport and the bodies that the server got."""
+    bodies: list[bytes] = []
+
+    async def app(scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body, more = body + message["body"], message["more_body"]
+        bodies.append(body)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def run() -> Transport:
+        transport = Transport()
+        config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None)
+        connection = Connection(config, ServerState(), {}, asyncio.get_running_loop())
+        connection.connection_made(transport)
+        for piece in pieces:
+            if not transport.closed:
+                connection.data_received(piece)
+            for _ in range(4):
+                await asyncio.sleep(0)
+        connection.connection_lost(None)
+        return transport
+
+    return asyncio.run(run()), bodies
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"GET /", POST + b"x: ", POST + b"x", POST + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nx: "],
+    ids=["url", "value", "name", "trailer"],
+)
+def test_a_head_without_an_end_ends_the_connection(head: bytes) -> None:
+    transport, bodies = fed([head, *[b"a" * 1024] * 80])
+    assert transport.written.startswith(b"HTTP/1.1 408 ")
+    assert transport.closed
+    assert bodies == []
+
+
+def test_a_body_may_be_longer_than_a_head() -> None:
+    chunks = [b"400\r\n" + b"b" * 1024 + b"\r\n"] * 80
+    for head, pieces in (
+        (b"content-length: 81920\r\n\r\n", [b"b" * 1024] * 80),
+        (b"transfer-encoding: chunked\r\n\r\n", [*chunks, b"0\r\n\r\n"]),
+    ):
+        transport, bodies = fed([POST + head, *pieces] * 2)
+        assert transport.written.count(b"HTTP/1.1 200 ") == 2
+        assert bodies == [b"b" * 81920] * 2
