@@ -9,7 +9,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _MOST_HEADERS = 64 << 10
-_UPGRADE = re.compile(rb"\nupgrade[ \t]*:", re.IGNORECASE)
+_UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
+_OFFER = len(b"\nupgrade")
 _BODY = b'{"error":"the request did not come within the time for it, or its headers are too long"}'
 _TIMED_OUT = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -53,6 +54,7 @@ class Connection(HttpToolsProtocol):
     _header_bytes = 0
     _unparsed = 0  # bytes since the last that were a body, of a head or a trailer that may not be there yet
     _in_head = True
+    _tail = b""  # the end of what has come of the head, which may be the beginning of an offer
 
     def connection_made(self, transport: Any) -> None:
         """Give a new connection its time to send something."""
@@ -71,10 +73,13 @@ class Connection(HttpToolsProtocol):
         client does. None is spoken here, so it does not see the offer.
         """
         if self._in_head:
+            seen, data = len(self._tail), self._tail + data
             end = data.find(b"\r\n\r\n")
             end = len(data) if end < 0 else end
+            self._tail = data[max(0, end - _OFFER) : end]
             if _UPGRADE.search(data, 0, end):
-                data = _UPGRADE.sub(b"\nnot-upgraded:", data[:end]) + data[end:]
+                data = _UPGRADE.sub(b"\nupgrade-:", data[:end]) + data[end:]
+            data = data[seen:]
         self._unparsed += len(data)
         super().data_received(data)
         if self._unparsed > _MOST_HEADERS:  # the parser joins the pieces of a header, however many come
@@ -109,7 +114,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Stop waiting: the request is there."""
-        self._in_head = True
+        self._in_head, self._tail = True, b""
         self._coming = False
         self._unparsed = 0
         self._end()

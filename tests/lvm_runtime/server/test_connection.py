@@ -93,3 +93,11 @@ def test_a_body_may_be_longer_than_a_head() -> None:
         transport, bodies = fed([POST + head, *pieces] * 2)
         assert transport.written.count(b"HTTP/1.1 200 ") == 2
         assert bodies == [b"b" * 81920] * 2
+
+
+def test_an_offer_of_another_protocol_may_come_in_any_pieces() -> None:
+    head = POST + b"host: x\r\nUpgrade: h2c\r\nconnection: Upgrade\r\ncontent-length: 16\r\n\r\n"
+    request = head + b"\r\nupgrade: h2c\r\n"
+    cuts = [[request[:place], request[place:]] for place in range(1, len(head) + 1)]
+    for pieces in ([request], [request[i : i + 1] for i in range(len(request))], *cuts):
+        assert fed(pieces)[1] == [b"\r\nupgrade: h2c\r\n"], pieces
