@@ -72,6 +72,10 @@ class Connection(HttpToolsProtocol):
         The parser drops the body of a request that offers to go on in another protocol, as each first one of Java's
         client does. None is spoken here, so it does not see the offer.
         """
+        if self._in_head and not self._coming:
+            data = data.lstrip(b"\r\n")  # which begin no request, and would end uvicorn's wait for one
+            if not data:
+                return
         if self._in_head:
             seen, data = len(self._tail), self._tail + data
             end = data.find(b"\r\n\r\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -41,8 +42,11 @@ class Transport(asyncio.Transport):
         """Go on."""
 
 
-def fed(pieces: Iterable[bytes]) -> tuple[Transport, list[bytes]]:
-    """Feed pieces to a connection until it is closed; return its transport and the bodies that the server got."""
+def fed(pieces: Iterable[bytes], *, keep_alive: float = 75) -> tuple[Transport, list[bytes]]:
+    """Feed pieces to a connection until it is closed; return its transport and the bodies that the server got.
+
+    With a short `keep_alive` wait until it is closed.
+    """
     bodies: list[bytes] = []
 
     async def app(scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
@@ -59,6 +63,7 @@ def fed(pieces: Iterable[bytes]) -> tuple[Transport, list[bytes]]:
     async def run() -> Transport:
         transport = Transport()
         config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None)
+        config.timeout_keep_alive = keep_alive  # type: ignore[assignment]  # of less than a second
         connection = Connection(config, ServerState(), {}, asyncio.get_running_loop())
         connection.connection_made(transport)
         for piece in pieces:
@@ -66,7 +71,10 @@ def fed(pieces: Iterable[bytes]) -> tuple[Transport, list[bytes]]:
                 connection.data_received(piece)
             for _ in range(4):
                 await asyncio.sleep(0)
-        connection.connection_lost(None)
+        end = time.monotonic() + 10
+        while keep_alive < 1 and not transport.closed and time.monotonic() < end:
+            await asyncio.sleep(0.001)
+        connection.connection_lost(ConnectionResetError())  # which closes nothing itself
         return transport
 
     return asyncio.run(run()), bodies
@@ -101,3 +109,9 @@ def test_an_offer_of_another_protocol_may_come_in_any_pieces() -> None:
     cuts = [[request[:place], request[place:]] for place in range(1, len(head) + 1)]
     for pieces in ([request], [request[i : i + 1] for i in range(len(request))], *cuts):
         assert fed(pieces)[1] == [b"\r\nupgrade: h2c\r\n"], pieces
+
+
+@pytest.mark.parametrize("after", [b"", b"\r\n"], ids=["nothing", "an empty line"])
+def test_a_connection_that_brings_no_other_request_is_closed(after: bytes) -> None:
+    transport, bodies = fed([POST + b"content-length: 1\r\n\r\n{", after], keep_alive=0.01)
+    assert (transport.closed, bodies) == (True, [b"{"])
