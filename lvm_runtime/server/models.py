@@ -187,10 +187,8 @@ class Models:
         self._newest = {name: versions[max(versions, key=int)] for name, versions in self._served.items()}
         self.ready = True
         for model in fresh:
-            running, labels = (
-                model.predictor.explain().running,
-                {"model": model.spec.name, "version": model.spec.version},
-            )
+            running = model.predictor.explain().running
+            labels = {"model": model.spec.name, "version": model.spec.version}
             self._metrics.drift.labels(**labels).set(running.drift)
             _log.info("loaded", extra=labels | {"running": str(running)})
         return old
