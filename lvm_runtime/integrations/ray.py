@@ -54,7 +54,7 @@ def predict(
     prepare(folder, parts, path, overwrite=overwrite)
     started = not ray.is_initialized()
     if started:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False)
+        ray.init(address=address or "local", include_dashboard=False, log_to_driver=False)
     try:
         arguments = (path, request or Request(), whole_number(cpus, "cpus"), folder, skip_bad)
         results = _run(ray, parts, arguments, cpus, gpus)

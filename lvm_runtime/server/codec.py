@@ -137,7 +137,8 @@ def compress(body: bytes, encoding: str) -> bytes:
 def _header_end(body: bytes, header_length: str | None) -> int:
     if header_length is None:
         return len(body)
-    if not (header_length.isascii() and header_length.isdigit() and int(header_length) <= len(body)):
+    digits = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
+    if not digits or int(header_length) > len(body):
         name = HEADER_LENGTH.decode()
         raise InvalidInput(f"{name} is {header_length!r:.99}, expected at most the body's {len(body)} bytes")
     return int(header_length)

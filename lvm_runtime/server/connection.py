@@ -9,7 +9,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _MOST_HEADERS = 64 << 10
-_UPGRADE = re.compile(rb"\nupgrade[ \t]*:", re.IGNORECASE)
+_UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
+_OFFER = len(b"\nupgrade")
 _BODY = b'{"error":"the request did not come within the time for it, or its headers are too long"}'
 _TIMED_OUT = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -51,7 +52,9 @@ class Connection(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _coming = True  # a request that is not there yet; the first one is due with the connection
     _header_bytes = 0
+    _unparsed = 0  # bytes since the last that were a body, of a head or a trailer that may not be there yet
     _in_head = True
+    _tail = b""  # the end of what has come of the head, which may be the beginning of an offer
 
     def connection_made(self, transport: Any) -> None:
         """Give a new connection its time to send something."""
@@ -69,19 +72,29 @@ class Connection(HttpToolsProtocol):
         The parser drops the body of a request that offers to go on in another protocol, as each first one of Java's
         client does. None is spoken here, so it does not see the offer.
         """
+        if self._in_head and not self._coming:
+            data = data.lstrip(b"\r\n")  # which begin no request, and would end uvicorn's wait for one
+            if not data:
+                return
         if self._in_head:
+            seen, data = len(self._tail), self._tail + data
             end = data.find(b"\r\n\r\n")
             end = len(data) if end < 0 else end
+            self._tail = data[max(0, end - _OFFER) : end]
             if _UPGRADE.search(data, 0, end):
-                data = _UPGRADE.sub(b"\nnot-upgraded:", data[:end]) + data[end:]
+                data = _UPGRADE.sub(b"\nupgrade-:", data[:end]) + data[end:]
+            data = data[seen:]
+        self._unparsed += len(data)
         super().data_received(data)
-        if self._coming and self._deadline is None and not self.transport.is_closing():
+        if self._unparsed > _MOST_HEADERS:  # the parser joins the pieces of a header, however many come
+            self._too_slow()
+        elif self._coming and self._deadline is None and not self.transport.is_closing():
             self._begin()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._header_bytes = 0
+        self._header_bytes = self._unparsed = 0
         self._coming = True
         self._end()
 
@@ -98,10 +111,16 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._unparsed = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Stop waiting: the request is there."""
-        self._in_head = True
+        self._in_head, self._tail = True, b""
         self._coming = False
+        self._unparsed = 0
         self._end()
         super().on_message_complete()
 

@@ -35,7 +35,11 @@ class Metrics:
             "lvm_queue_contexts", "Contexts waiting or running", _MODEL, multiprocess_mode="livesum", **own
         )
         self.drift = Gauge(
-            "lvm_drift", "Largest 1 - cosine to the known answers at load", _MODEL, multiprocess_mode="livemax", **own
+            "lvm_drift",
+            "Largest 1 - cosine to the known answers at load",
+            _MODEL,
+            multiprocess_mode="livemostrecent",  # the process that started the workers loaded older models
+            **own,
         )
 
     def text(self) -> bytes:

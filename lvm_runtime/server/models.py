@@ -48,7 +48,6 @@ class ServedModel:
         self._batch, self._compute = metrics.batch.labels(*labels), metrics.compute.labels(*labels)
         self._latency, self._queue = metrics.latency.labels(*labels), metrics.queue.labels(*labels)
         self._counters: dict[tuple[str, int], Any] = {}
-        metrics.drift.labels(*labels).set(predictor.explain().running.drift)
 
     async def infer(self, contexts: NDArray[Any], outputs: list[str], *, staggered: bool = False) -> dict[str, Array]:
         """Return the outputs by name for contexts `[B, T, D]` of any float type: `[B, D]`, and `[B, T]`.
@@ -83,8 +82,9 @@ class ServedModel:
 
     async def _submit(self, contexts: NDArray[Any], attention: bool, staggered: bool) -> Array:
         batcher = self._batchers.get(attention) or self._start(attention)
-        if batcher.pending + len(contexts) > self._options.max_queue:
-            raise Refused(Failure.BUSY, f"{batcher.pending} contexts are waiting; try again later")
+        pending = sum(each.pending for each in self._batchers.values())
+        if pending + len(contexts) > self._options.max_queue:
+            raise Refused(Failure.BUSY, f"{pending} contexts are waiting; try again later")
         self._queue.inc(len(contexts))
         try:
             return await batcher.predict(contexts, staggered=staggered)
@@ -145,6 +145,7 @@ class Models:
         self._newest: dict[str, ServedModel] = {}
         self._turn, self._asked = asyncio.Lock(), False  # of those that load; whether a reload waits for its own
         self.ready = False
+        self.outdated = False  # in a worker that starts after the others have loaded again
 
     def load(self) -> None:
         """Build every model; nothing is served before."""
@@ -186,8 +187,10 @@ class Models:
         self._newest = {name: versions[max(versions, key=int)] for name, versions in self._served.items()}
         self.ready = True
         for model in fresh:
-            running = str(model.predictor.explain().running)
-            _log.info("loaded", extra={"model": model.spec.name, "version": model.spec.version, "running": running})
+            running = model.predictor.explain().running
+            labels = {"model": model.spec.name, "version": model.spec.version}
+            self._metrics.drift.labels(**labels).set(running.drift)
+            _log.info("loaded", extra=labels | {"running": str(running)})
         return old
 
     def get(self, name: str, version: str | None) -> ServedModel:

@@ -90,7 +90,7 @@ class _Endpoint:
             response.headers["connection"] = "close"  # so that nobody sends into a connection that is about to close
         if state.options.log_requests:
             seconds = round(time.perf_counter() - began, 6)
-            extra = {"method": request.method, "path": request.url.path, "status": response.status_code}
+            extra = {"method": request.method, "path": request.scope["path"], "status": response.status_code}
             _log.info("request", extra=extra | {"seconds": seconds})
         await response(scope, receive, send)
 
@@ -101,7 +101,7 @@ def _route(state: State, path: str, handler: Handler, method: str = "GET") -> Ro
 
 def _require_token(state: State, request: Request) -> None:
     token = state.options.token
-    if token is None or request.url.path.startswith("/v2/health/"):
+    if token is None or request.scope["path"].startswith("/v2/health/"):
         return
     given = request.headers.get("authorization", "")
     if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):

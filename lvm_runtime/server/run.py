@@ -76,6 +76,8 @@ async def _serve(state: State, web: socket.socket, rpc: socket.socket, superviso
     try:
         if not state.models.ready:
             await state.models.load_first()
+        elif state.models.outdated:
+            await state.models.reload()
         if not stop.is_set():
             await _answer(state, web, rpc, stop)
     finally:

@@ -58,6 +58,6 @@ def _dtype(name: str, datatype: Any) -> np.dtype[Any]:
 
 
 def _sizes(name: str, shape: Any) -> list[int]:
-    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 1 << 40 for size in shape):
-        raise InvalidInput(f"{name}: shape is {shape!r:.99}, expected a list of whole numbers")
+    if not isinstance(shape, list) or len(shape) > 3 or not all(type(n) is int and 0 <= n < 1 << 30 for n in shape):
+        raise InvalidInput(f"{name}: shape is {shape!r:.99}, expected a list of whole numbers, [B, T, D]")
     return shape

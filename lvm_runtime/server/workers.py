@@ -1,7 +1,7 @@
 """Several server processes on the same ports.
 
 The models are loaded before the processes fork, so that these share the memory of the weights until a reload. Where a
-backend does not live through a fork, each process loads its own.
+backend does not live through a fork, or would lose threads in it, each process loads its own.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def serve(specs: list[ModelSpec], request: Request, options: ServerOptions) -> N
             return
         with _signals() as signals:
             state.models.load()
-            if any(not _survives_forks(model.predictor) for model in state.models):
+            if any(not _is_whole_after_fork(model.predictor) for model in state.models):
                 state.models.close()
                 state.models = Models(specs, request, options, metrics)
             _Supervisor(state, web, rpc).run(signals)
@@ -127,10 +127,12 @@ class _Supervisor:
 
     def _pass_on(self, number: int) -> None:
         self._stopping = self._stopping or number != signal.SIGHUP
+        self._state.models.outdated = self._state.models.outdated or number == signal.SIGHUP
         for process in self._workers:
             os.kill(process, signal.SIGTERM if number == signal.SIGINT else number)
 
 
-def _survives_forks(predictor: Any) -> bool:
+def _is_whole_after_fork(predictor: Any) -> bool:
+    """Say whether a Predictor runs in a fork as it does here: its backend can, and it has one thread, which stays."""
     running = predictor.explain().running
-    return running.device in backend_class(running.backend).several_runs
+    return running.threads == 1 and running.device in backend_class(running.backend).several_runs

@@ -9,16 +9,35 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from pyarrow import parquet
 
-from lvm_runtime import Predictor, predict_file
+from lvm_runtime import LvmError, Predictor, predict_file
+from lvm_runtime.integrations.ray import predict
 from tests.artifacts import some_contexts
 from tests.lvm_runtime.bulk.test_bulk import _save
 
 ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(("address", "asked"), [(None, "local"), ("auto", "auto"), ("10.0.0.1:6379", "10.0.0.1:6379")])
+def test_without_an_address_ray_runs_on_this_machine_alone(
+    address: str | None, asked: str, small_artifacts: Callable[[str], Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Ray itself takes no address for any cluster that it finds, here or in RAY_ADDRESS."""
+    np.save(tmp_path / "in.npy", some_contexts(1, length=20)[0])
+
+    def init(*, address: str, **_: Any) -> None:
+        raise LvmError(f"the cluster is {address}")
+
+    stub = SimpleNamespace(is_initialized=lambda: False, init=init)
+    monkeypatch.setattr("lvm_runtime.integrations.ray.require", lambda *_: stub)
+    with pytest.raises(LvmError, match=f"the cluster is {asked}"):
+        predict(tmp_path / "in.npy", small_artifacts("amn"), tmp_path / "out", address=address)
 
 
 @pytest.mark.soak

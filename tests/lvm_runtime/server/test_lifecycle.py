@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -28,10 +27,8 @@ import tritonclient.http
 from lvm_runtime import Predictor, Request
 from lvm_runtime.commands.main import main
 from lvm_runtime.errors import InvalidInput, LvmError
-from lvm_runtime.server.failures import Refused
-from lvm_runtime.server.metrics import Metrics
 from lvm_runtime.server.models import Models
-from lvm_runtime.server.options import ModelSpec, ServerOptions
+from lvm_runtime.server.options import ServerOptions
 from lvm_runtime.server.workers import serve
 from lvm_runtime.system import atomic
 from tests.artifacts import some_contexts
@@ -89,25 +86,38 @@ class Load:
         assert self.answered >= goal, self.failed
 
 
-def test_workers_reload_and_drain_under_load(small_artifacts: Get) -> None:
-    path = small_artifacts("amn")
+def test_workers_reload_and_drain_under_load(small_artifacts: Get, tmp_path: Path) -> None:
+    path, other = small_artifacts("amn"), tmp_path / "other"
+    drifts = {_drift(found): found for found in (path, small_artifacts("lstm"))}
+    shutil.copytree(drifts[max(drifts)], other)
     with (
         Predictor(path, threads=1) as predictor,
-        serving(f"amn={path}", "--workers", "2", "--drain", "1") as server,
+        serving(f"amn={path}", f"other={other}", "--workers", "2", "--drain", "1") as server,
     ):
         load = Load(server, predictor, 8)
         with load.running():
             load.wait_for(100)
+            shutil.rmtree(other)
+            shutil.copytree(drifts[min(drifts)], other)
             server.process.send_signal(signal.SIGHUP)
             load.wait_for(200)
+            while server.names().count("loaded") < 2 * (1 + 2):  # before the fork, and again in each worker
+                time.sleep(0.01)
             metrics = curl(server, "/metrics")[1].decode()
             status = server.stop()
         assert not load.failed
         assert status == 0
         counted = sum(float(n) for n in re.findall(r'lvm_requests_total{.*status="200".*} (\S+)', metrics))
         assert 300 <= counted <= load.answered + 8
-        assert server.names().count("loaded") == 1 + 2  # before the fork, and again in each worker
+        assert server.names().count("loaded") == 2 * (1 + 2)
         assert server.names().count("stopped") == 2
+        (drift,) = re.findall(r'lvm_drift{model="other",version="1"} (\S+)', metrics)
+        assert float(drift) == min(drifts)
+
+
+def _drift(path: Path) -> float:
+    with Predictor(path, threads=1) as predictor:
+        return predictor.explain().running.drift
 
 
 def test_a_reload_answers_what_was_on_its_way_and_a_failed_one_leaves_the_old_model(
@@ -334,35 +344,6 @@ def test_tls_and_token(small_artifacts: Get, tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError):
             plain.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=5)
         plain.close()
-
-
-def test_a_full_queue_refuses_and_goes_on(small_artifacts: Get) -> None:
-    metrics, options = Metrics(), ServerOptions(max_request=4, max_queue=4, max_batch=1, max_delay_ms=0)
-    models = Models([ModelSpec("amn", "1", small_artifacts("amn"))], Request(threads=1), options, metrics)
-    models.load()
-    model = models.get("amn", None)
-    begun, gate, predict = threading.Event(), threading.Event(), model.predictor.predict
-
-    def wait(contexts: Any) -> Any:
-        begun.set()
-        assert gate.wait(20)
-        return predict(contexts)
-
-    model.predictor.predict = wait  # type: ignore[assignment]
-
-    async def ask() -> list[Any]:
-        contexts = some_contexts(1)
-        first = asyncio.ensure_future(model.infer(contexts, ["prediction"]))
-        await asyncio.to_thread(begun.wait, 20)
-        waiting = [asyncio.ensure_future(model.infer(contexts, ["prediction"])) for _ in range(4)]
-        await asyncio.sleep(0)
-        with pytest.raises(Refused, match="4 contexts are waiting"):
-            await model.infer(contexts, ["prediction"])
-        gate.set()
-        return await asyncio.gather(first, *waiting)
-
-    assert len(asyncio.run(ask())) == 5
-    models.close()
 
 
 @pytest.mark.soak

@@ -1,0 +1,117 @@
+"""What an HTTP connection makes of the pieces in which requests come."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from lvm_runtime.server.connection import Connection
+
+POST = b"POST / HTTP/1.1\r\n"
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.closed = b"", False
+
+    def write(self, data: Any) -> None:
+        """Take an answer."""
+        self.written += data
+
+    def close(self) -> None:
+        """Note it."""
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        """Say whether it was closed."""
+        return self.closed
+
+    def pause_reading(self) -> None:
+        """Go on."""
+
+    def resume_reading(self) -> None:
+        """Go on."""
+
+
+def fed(pieces: Iterable[bytes], *, keep_alive: float = 75) -> tuple[Transport, list[bytes]]:
+    """Feed pieces to a connection until it is closed; return its transport and the bodies that the server got.
+
+    With a short `keep_alive` wait until it is closed.
+    """
+    bodies: list[bytes] = []
+
+    async def app(scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body, more = body + message["body"], message["more_body"]
+        bodies.append(body)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def run() -> Transport:
+        transport = Transport()
+        config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None)
+        config.timeout_keep_alive = keep_alive  # type: ignore[assignment]  # of less than a second
+        connection = Connection(config, ServerState(), {}, asyncio.get_running_loop())
+        connection.connection_made(transport)
+        for piece in pieces:
+            if not transport.closed:
+                connection.data_received(piece)
+            for _ in range(4):
+                await asyncio.sleep(0)
+        end = time.monotonic() + 10
+        while keep_alive < 1 and not transport.closed and time.monotonic() < end:
+            await asyncio.sleep(0.001)
+        connection.connection_lost(ConnectionResetError())  # which closes nothing itself
+        return transport
+
+    return asyncio.run(run()), bodies
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"GET /", POST + b"x: ", POST + b"x", POST + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nx: "],
+    ids=["url", "value", "name", "trailer"],
+)
+def test_a_head_without_an_end_ends_the_connection(head: bytes) -> None:
+    transport, bodies = fed([head, *[b"a" * 1024] * 80])
+    assert transport.written.startswith(b"HTTP/1.1 408 ")
+    assert transport.closed
+    assert bodies == []
+
+
+def test_a_body_may_be_longer_than_a_head() -> None:
+    chunks = [b"400\r\n" + b"b" * 1024 + b"\r\n"] * 80
+    for head, pieces in (
+        (b"content-length: 81920\r\n\r\n", [b"b" * 1024] * 80),
+        (b"transfer-encoding: chunked\r\n\r\n", [*chunks, b"0\r\n\r\n"]),
+    ):
+        transport, bodies = fed([POST + head, *pieces] * 2)
+        assert transport.written.count(b"HTTP/1.1 200 ") == 2
+        assert bodies == [b"b" * 81920] * 2
+
+
+def test_an_offer_of_another_protocol_may_come_in_any_pieces() -> None:
+    head = POST + b"host: x\r\nUpgrade: h2c\r\nconnection: Upgrade\r\ncontent-length: 16\r\n\r\n"
+    request = head + b"\r\nupgrade: h2c\r\n"
+    cuts = [[request[:place], request[place:]] for place in range(1, len(head) + 1)]
+    for pieces in ([request], [request[i : i + 1] for i in range(len(request))], *cuts):
+        assert fed(pieces)[1] == [b"\r\nupgrade: h2c\r\n"], pieces
+
+
+@pytest.mark.parametrize("after", [b"", b"\r\n"], ids=["nothing", "an empty line"])
+def test_a_connection_that_brings_no_other_request_is_closed(after: bytes) -> None:
+    transport, bodies = fed([POST + b"content-length: 1\r\n\r\n{", after], keep_alive=0.01)
+    assert (transport.closed, bodies) == (True, [b"{"])
