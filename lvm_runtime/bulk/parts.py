@@ -23,7 +23,7 @@ from lvm_runtime.bulk.output import PredictionTable
 from lvm_runtime.bulk.predict import BLOCK, predict_part
 from lvm_runtime.bulk.source import Source
 from lvm_runtime.corpus.corpus import open_corpus
-from lvm_runtime.corpus.formats import count_rows, ids_beside
+from lvm_runtime.corpus.formats import count_rows, files_with_ids, ids_beside
 from lvm_runtime.corpus.parquet import import_pyarrow
 from lvm_runtime.errors import InvalidInput, LvmError, counted
 from lvm_runtime.predictor import Predictor
@@ -185,8 +185,7 @@ def _identity(predictor: Predictor, part: Part) -> dict[str, Any]:
 
 def _state(source: Path) -> str:
     """Return size and time (ns) of each input, which the copies of a file on several machines have in common."""
-    inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]
-    found = [path.stat() for path in inputs if path.exists()]
+    found = [path.stat() for path in files_with_ids(source) if path.exists()]
     return ", ".join(f"{status.st_size} bytes of {status.st_mtime_ns}" for status in found)
 
 
