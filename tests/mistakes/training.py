@@ -95,7 +95,7 @@ MISTAKES = [
     Mistake(
         "the average of the weights begins before a ranked start",
         _RUN,
-        "            trainer.restart()\n",
+        "            trainer.restart_average()\n",
         "",
         f"{_TEST_RANKING}::test_recipe_runs_for_every_architecture_and_keeps_the_epoch_with_the_best_rank[lstm]",
     ),
