@@ -46,8 +46,8 @@ MISTAKES = [
     Mistake(
         "a window is kept whose target is unusable",
         _SPLIT,
-        "bad[starts + context_length + 1] ==",
-        "bad[starts + context_length] ==",
+        "bad[starts + rows] ==",
+        "bad[starts + rows - 1] ==",
         f"{_TEST_WINDOWS}::test_sides_hold_the_windows_of_a_plain_loop",
     ),
     Mistake(
