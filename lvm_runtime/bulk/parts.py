@@ -209,7 +209,11 @@ def _require_every_row(parts: Sequence[Part]) -> None:
     at: dict[str, int] = {}
     for part in parts:
         if part.first != at.get(part.source, 0):
-            raise LvmError(f"{part.source}: the parts hold row {at.get(part.source, 0)} not once")
+            raise LvmError(
+                f"{part.source}: row {at.get(part.source, 0)} is in no part or in two, expected one; run it again"
+            )
         at[part.source] = part.last
     if short := [part for part in parts if at[part.source] != part.rows]:
-        raise LvmError(f"{short[0].source}: the parts end at row {at[short[0].source]} of {short[0].rows}")
+        raise LvmError(
+            f"{short[0].source}: the parts end at row {at[short[0].source]} of {short[0].rows}; run it again"
+        )
