@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -76,6 +77,17 @@ def test_there_is_no_circle() -> None:
         TopologicalSorter(GRAPH).prepare()
     except CycleError as error:
         pytest.fail(f"a circle of imports: {' -> '.join(reversed(error.args[1]))}")
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_the_design_page_lists_the_modules_in_this_order(package: str) -> None:
+    text = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| `{package}` \| (.*) \|$", text, re.MULTILINE)
+    assert row is not None
+    listed = re.findall(r"`(\w+)`", row[1])
+    known = [name for name in ORDER[package].split() if name != "."]
+    assert listed == known[: len(listed)]
+    assert len(listed) == len(known) - 1 or "then" in row[1]  # all but __main__
 
 
 def test_packages_import_one_way() -> None:

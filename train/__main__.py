@@ -63,7 +63,7 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
 
     def add(group: Any, name: str, text: str, **how: Any) -> None:
         default = defaults[name.replace("-", "_")]
-        note = f" (default: {default})" if default not in (False, None, "") else ""
+        note = "" if isinstance(default, bool) else f" (default: {default})"
         if how.get("action") is None and "choices" not in how:
             how.setdefault("type", type(default))
         group.add_argument(f"--{name}", help=text + note, default=None, **how)

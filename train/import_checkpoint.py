@@ -68,17 +68,7 @@ def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: 
         raise ArtifactError(f"{path}: its weights do not fit a {config.architecture} of its config: {error}") from error
     require_finite(model, str(path))
     stored = checkpoint.get("val_cosine")
-    measured, contexts = None, None
-    if data is not None:
-        if not isinstance(stored, int | float):
-            raise InvalidInput(f"{path}: stores no val_cosine, so --data has nothing to compare with")
-        measured, contexts = _validate(model.eval(), config, data, corpus)
-        if not abs(measured - stored) <= COSINE_TOLERANCE:
-            raise VerificationFailed(
-                f"{path}: val_cosine is {stored:.4f} in the checkpoint and {measured:.4f} on {data}; expected at most "
-                f"{COSINE_TOLERANCE} between them. Either the validation windows are others (--validation, --split and "
-                "--seed choose them), or this is a look-alike of the model with another forward pass"
-            )
+    measured, contexts = (None, None) if data is None else _compare_cosine(path, stored, model, data, corpus)
     metrics = {"stored_val_cosine": stored, "val_cosine": measured if measured is not None else stored}
     provenance = {
         "data": {"name": None if data is None else Path(data).name},
@@ -131,6 +121,23 @@ def _field_name(architecture: str, key: str) -> str | None:
         # the reference AMN calls its attention width d_model and its MLP width hidden_dim
         return "attention_dim" if architecture == "amn" and key == "d_model" else "hidden_dim"
     return _FIELD_NAMES.get(key, key if key in _PLAIN_FIELDS else None)
+
+
+def _compare_cosine(path: Path, stored: Any, model: Any, data: str, corpus: Mapping[str, Any]) -> tuple[float, Any]:
+    """Return the validation cosine of `model` on `data` and contexts from there, if it is the `stored` one.
+
+    Raises VerificationFailed if it is another one, InvalidInput if none is stored.
+    """
+    if not isinstance(stored, int | float):
+        raise InvalidInput(f"{path}: stores no val_cosine, so --data has nothing to compare with")
+    measured, contexts = _validate(model.eval(), model.config, data, corpus)
+    if not abs(measured - stored) <= COSINE_TOLERANCE:
+        raise VerificationFailed(
+            f"{path}: val_cosine is {stored:.4f} in the checkpoint and {measured:.4f} on {data}; expected at most "
+            f"{COSINE_TOLERANCE} between them. Either the validation windows are others (--validation, --split and "
+            "--seed choose them), or this is a look-alike of the model with another forward pass"
+        )
+    return measured, contexts
 
 
 def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, Any]) -> tuple[float, Any]:

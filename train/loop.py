@@ -75,7 +75,7 @@ class Trainer:
         """The rate of the latest step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def restart(self) -> None:
+    def restart_average(self) -> None:
         """Let the running average begin at the weights as they are now."""
         if self.average is not None:
             self.average.load_state_dict(self.model.state_dict())

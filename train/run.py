@@ -142,7 +142,7 @@ def _trainer(options: TrainOptions, prepared: PreparedData, processes: Processes
         if options.start == "ranked" and not config.starts_at_average and not options.resume:
             start = start_ranked(trainer.model, train_windows, trainer.ranking,
                                  cosine_weight=options.cosine_weight, seed=options.seed)  # fmt: skip
-            trainer.restart()
+            trainer.restart_average()
             say(f"start: {start}")
     return trainer
 

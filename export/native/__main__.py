@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lvm_runtime.commands import console
 
 from ..commandline import make_parser, open_arguments, report_line
-from .files import FILES
+from .files import FILES, PRECISIONS
 
 DESCRIPTION = """\
 Export to the native engine.
@@ -22,7 +22,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     parser.add_argument(
         "--precision",
         action="append",
-        choices=("fp32", "int8"),
+        choices=PRECISIONS,
         help="may be repeated (default: fp32 and int8)",
     )
     parser.add_argument("--no-sequence", action="store_true", help="leave out the sequence form")
@@ -32,7 +32,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
 
     for (kind, precision), path in FILES.items():
         left_out = arguments.no_sequence and kind == "sequence"
-        if not left_out and precision in (arguments.precision or ("fp32", "int8")):
+        if not left_out and precision in (arguments.precision or PRECISIONS):
             console.show(report_line(export_native(source, samples, kind, precision), path))
     return 0
 

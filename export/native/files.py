@@ -1,5 +1,6 @@
 """Where the native forms lie in an artifact."""
 
+PRECISIONS = ("fp32", "int8")
 FILES = {
     ("context", "fp32"): "native/fp32.safetensors",
     ("context", "int8"): "native/int8.safetensors",

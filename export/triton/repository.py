@@ -52,24 +52,32 @@ def write_repository(
     for folder in (python, graph):
         if folder.is_dir() and any(folder.iterdir()) and not _replaceable(folder):
             raise InvalidInput(f"{folder}: holds what this export did not write; choose another --out or --name")
-    group = f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]\n"
-    with atomic.replacing(python) as folder:
-        version = folder / "1"
-        shutil.copytree(artifact.path, version / "artifact", ignore=shutil.ignore_patterns(".*"))
-        shutil.copy(MODEL, version / "model.py")
-        parameters = {"threads": "1"} | (options or {})
-        text = "".join(f'parameters {{ key: "{k}" value {{ string_value: "{v}" }} }}\n' for k, v in parameters.items())
-        (folder / _CONFIG).write_text(_config(name, "python", artifact.config, batching) + group + text)
+    running = f"{batching}instance_group [ {{ kind: KIND_CPU count: {instances} }} ]\n"
+    _write_python_model(python, artifact, running, {"threads": "1"} | (options or {}))
     if not compiled:
         if graph.is_dir():
             shutil.rmtree(graph)
         return [python]
-    with atomic.replacing(graph) as folder:
-        (folder / "1").mkdir(parents=True)
-        shutil.copy(artifact.file(compiled[0]), folder / "1/model.onnx")
-        text = _config(f"{name}_onnx", "onnxruntime", artifact.config, batching)
-        (folder / _CONFIG).write_text(text + group)
+    _write_onnx_model(graph, artifact, running, artifact.file(compiled[0]))
     return [python, graph]
+
+
+def _write_python_model(place: Path, artifact: Artifact, running: str, parameters: dict[str, str]) -> None:
+    """Write the model that runs the artifact in Triton's Python backend, by a Predictor with `parameters`."""
+    text = "".join(f'parameters {{ key: "{k}" value {{ string_value: "{v}" }} }}\n' for k, v in parameters.items())
+    with atomic.replacing(place) as folder:
+        version = folder / "1"
+        shutil.copytree(artifact.path, version / "artifact", ignore=shutil.ignore_patterns(".*"))
+        shutil.copy(MODEL, version / "model.py")
+        (folder / _CONFIG).write_text(_config(place.name, "python", artifact.config) + running + text)
+
+
+def _write_onnx_model(place: Path, artifact: Artifact, running: str, graph: Path) -> None:
+    """Write the model that runs the ONNX file `graph` in Triton's own backend for it."""
+    with atomic.replacing(place) as folder:
+        (folder / "1").mkdir(parents=True)
+        shutil.copy(graph, folder / "1/model.onnx")
+        (folder / _CONFIG).write_text(_config(place.name, "onnxruntime", artifact.config) + running)
 
 
 def _replaceable(folder: Path) -> bool:
@@ -93,14 +101,14 @@ def _check(options: dict[str, str]) -> None:
     Request(**values)
 
 
-def _config(name: str, backend: str, config: ModelConfig, batching: str) -> str:
+def _config(name: str, backend: str, config: ModelConfig) -> str:
     length, dim = config.context_length, config.dim
     outputs = {"prediction": dim} | ({"attention": length} if config.attention else {})
     listed = ",\n".join(
         f'  {{ name: "{output}" data_type: TYPE_FP32 dims: [ {size} ] }}' for output, size in outputs.items()
     )
     return (
-        f'{_MARK}name: "{name}"\nbackend: "{backend}"\n{batching}'
+        f'{_MARK}name: "{name}"\nbackend: "{backend}"\n'
         f'input [\n  {{ name: "context" data_type: TYPE_FP32 dims: [ {length}, {dim} ] }}\n]\noutput [\n{listed}\n]\n'
     )
 

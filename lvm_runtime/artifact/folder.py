@@ -4,7 +4,7 @@
       manifest.json        what is here, with hashes and measured drift
       model.safetensors    training-form weights under the reference keys
       fingerprint.npz      probe contexts and their known answers
-      torchscript/…  onnx/…  coreml/…
+      torchscript/…  onnx/…  native/…  mlx/…  coreml/…  coreai/…
 
 The manifest is the commit point: what it lists is whole, whatever moment a writer is stopped at, because
 replacing a compiled form first takes it out of the manifest. A file that it does not list is an error, unless

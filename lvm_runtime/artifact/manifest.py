@@ -1,7 +1,8 @@
 """The manifest of an artifact: what is in the folder, and what was measured of it.
 
 The dataclasses below *are* the schema. A missing or unknown key is an error that names the file and the
-key, because a manifest that is half understood is not understood.
+key, because a manifest that is half understood is not understood. Only what has a default may be left out: older
+versions did not write all of it.
 
 The last line but one of the file is the SHA-256 of everything before it, so that a changed bit anywhere is an error.
 Schema 1 had no such line; it is still read.
@@ -150,13 +151,15 @@ class Manifest:
         if schema > 1:
             _check_digest(data, source)
             body.pop("digest", None)
-        architecture = body.pop("architecture", None)
+        for key in ("architecture", "config", "weights", "fingerprint"):
+            if key not in body:
+                raise ArtifactError(f"{source}: missing key {key!r}")
+        architecture = body.pop("architecture")
         try:
-            config = _typed(body.pop("config", {}), dict, f"{source}: config")
+            config = _typed(body["config"], dict, f"{source}: config")
             body["config"] = make_config(str(architecture), **config)
             for key in ("weights", "fingerprint"):
-                if key in body:
-                    body[key] = _stored(body[key], f"{source}: {key}")
+                body[key] = _stored(body[key], f"{source}: {key}")
             items = _typed(body.get("compiled", []), list, f"{source}: compiled")
             if len(items) > MOST_COMPILED:
                 raise ArtifactError(f"{source}: {len(items)} compiled forms, expected at most {MOST_COMPILED}")

@@ -150,7 +150,7 @@ class _Program:
         return x + (weights["y"] if y is None else y)
 
     def _sub(self, operation: Operation, x: Any, weights: dict[str, Any], y: Any = None) -> Any:
-        return x - y
+        return x - (weights["y"] if y is None else y)
 
     def _mul(self, operation: Operation, x: Any, weights: dict[str, Any], y: Any = None) -> Any:
         return x * (weights["y"] if y is None else y)

@@ -20,15 +20,19 @@ LARGEST_BUFFER = 1 << 24  # floats per window or vector
 Shape = tuple[int, ...]
 
 _VIEWS = {
-    "linear": ("x",),
-    **dict.fromkeys(("relu", "sigmoid", "tanh", "gelu", "layer_norm", "normalise", "mean"), ("x",)),
+    **dict.fromkeys(("linear", "relu", "sigmoid", "tanh", "gelu", "layer_norm", "normalise", "mean"), ("x",)),
     **dict.fromkeys(("add", "sub", "mul"), ("x",)),
     "mixture": ("query", "contexts"),
     "attention": ("query", "key", "value"),
 }
 _OPTIONAL = {"linear": ("add",), "add": ("y",), "sub": ("y",), "mul": ("y",)}
 _WEIGHTS = {"linear": ("weight",), "layer_norm": ("weight", "bias")}
-_OPTIONAL_WEIGHTS = {"linear": ("bias",), "mean": ("weight",), "mixture": ("bias",), "add": ("y",), "mul": ("y",)}
+_OPTIONAL_WEIGHTS = {
+    "linear": ("bias",),
+    "mean": ("weight",),
+    "mixture": ("bias",),
+    **dict.fromkeys(("add", "sub", "mul"), ("y",)),
+}
 _OUTPUTS = {"mixture": ("out", "weights_out")}
 
 

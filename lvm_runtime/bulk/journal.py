@@ -32,7 +32,7 @@ def read(path: Path, identity: dict[str, Any], block: int, rows: int) -> dict[in
     try:
         first, *lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise LvmError(f"{path}: cannot be read ({error.strerror})") from error
+        raise LvmError(f"{path}: cannot be read ({error.strerror}); give --restart to begin again") from error
     found = _parse(first)
     if found != identity:
         names = [name for name in sorted(identity) if (found or {}).get(name) != identity[name]]

@@ -23,7 +23,7 @@ from lvm_runtime.bulk.output import PredictionTable
 from lvm_runtime.bulk.predict import BLOCK, predict_part
 from lvm_runtime.bulk.source import Source
 from lvm_runtime.corpus.corpus import open_corpus
-from lvm_runtime.corpus.formats import count_rows, ids_beside
+from lvm_runtime.corpus.formats import count_rows, files_with_ids, ids_beside
 from lvm_runtime.corpus.parquet import import_pyarrow
 from lvm_runtime.errors import InvalidInput, LvmError, counted
 from lvm_runtime.predictor import Predictor
@@ -185,8 +185,7 @@ def _identity(predictor: Predictor, part: Part) -> dict[str, Any]:
 
 def _state(source: Path) -> str:
     """Return size and time (ns) of each input, which the copies of a file on several machines have in common."""
-    inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]
-    found = [path.stat() for path in inputs if path.exists()]
+    found = [path.stat() for path in files_with_ids(source) if path.exists()]
     return ", ".join(f"{status.st_size} bytes of {status.st_mtime_ns}" for status in found)
 
 
@@ -210,7 +209,11 @@ def _require_every_row(parts: Sequence[Part]) -> None:
     at: dict[str, int] = {}
     for part in parts:
         if part.first != at.get(part.source, 0):
-            raise LvmError(f"{part.source}: the parts hold row {at.get(part.source, 0)} not once")
+            raise LvmError(
+                f"{part.source}: row {at.get(part.source, 0)} is in no part or in two, expected one; run it again"
+            )
         at[part.source] = part.last
     if short := [part for part in parts if at[part.source] != part.rows]:
-        raise LvmError(f"{short[0].source}: the parts end at row {at[short[0].source]} of {short[0].rows}")
+        raise LvmError(
+            f"{short[0].source}: the parts end at row {at[short[0].source]} of {short[0].rows}; run it again"
+        )

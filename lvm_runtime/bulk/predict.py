@@ -27,7 +27,7 @@ from lvm_runtime.bulk.output import Output
 from lvm_runtime.bulk.source import Source
 from lvm_runtime.contexts import bad_rows, describe_bad_row
 from lvm_runtime.corpus.corpus import open_corpus, require_corpus
-from lvm_runtime.corpus.formats import ids_beside
+from lvm_runtime.corpus.formats import files_with_ids
 from lvm_runtime.errors import InvalidInput, LvmError
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.request import Request
@@ -147,7 +147,7 @@ def _places(
 ) -> tuple[Path, list[Path], Destination]:
     """Return the source, it and what belongs to it, and the destination, if it may be written."""
     source, place = file_name(source, "source"), Destination(file_name(target, "target"))
-    inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]
+    inputs = files_with_ids(source)
     place.check(inputs, overwrite=overwrite)
     keep_out(place.path, artifact)
     return source, inputs, place

@@ -127,6 +127,11 @@ def ids_beside(path: Path) -> Path:
     return path.with_suffix(".ids.npy")
 
 
+def files_with_ids(path: Path) -> list[Path]:
+    """Return the files that vectors and ids are read from: `path` itself and, there or not, the ids beside a `.npy`."""
+    return [path, ids_beside(path)] if path.suffix == ".npy" else [path]
+
+
 def _read_npy(path: Path, scratch: Path | None, rows: range | None) -> Contents:
     part = slice(None) if rows is None else slice(rows.start, rows.stop)
     whole = _floats(path, "array", NpyFile.open(path).map)

@@ -126,7 +126,7 @@ class NpzFile:
         if not trust_pickle:
             raise InvalidInput(
                 f"{self.path}: {key} is an object array, and reading one runs code of the file's maker; "
-                "python -m train reads it with --trust-pickle if you vouch for the file"
+                "lvm-runtime train reads it with --trust-pickle if you vouch for the file"
             )
         try:
             with np.load(self.path, allow_pickle=True) as arrays:

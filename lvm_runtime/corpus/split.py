@@ -57,15 +57,7 @@ def split(
     each side's are in 20 groups at most.
     Raises InvalidInput where a side would be empty.
     """
-    starts = corpus.starts(context_length + 1)
-    if len(starts) and not usable.all():
-        bad = np.concatenate([[0], np.cumsum(~usable)])
-        starts = starts[bad[starts + context_length + 1] == bad[starts]]
-    if not len(starts):
-        short = int((~usable).sum())
-        why = f" ({short:,} of {len(usable):,} vectors have no length)" if short else ""
-        window = f"{context_length + 1} usable vectors in a row"
-        raise InvalidInput(f"{corpus.name}: no document has {window}, so there is no window{why}")
+    starts = _usable_starts(corpus, usable, context_length + 1)
     remarks = corpus.remarks
     if corpus.groups is None:
         groups = np.arange(len(starts), dtype=np.int64)
@@ -83,6 +75,19 @@ def split(
             groups[mask] = _stretches(int(mask.sum()), context_length)
     train, held_out, last = (Side(starts[mask], groups[mask]) for mask in chosen)
     return Sides(train, held_out, last, remarks)
+
+
+def _usable_starts(corpus: Corpus, usable: NDArray[np.bool_], rows: int) -> NDArray[np.int64]:
+    """Return where each window of `rows` vectors begins, all of them `usable` `[N]`; InvalidInput if there is none."""
+    starts = corpus.starts(rows)
+    if len(starts) and not usable.all():
+        bad = np.concatenate([[0], np.cumsum(~usable)])
+        starts = starts[bad[starts + rows] == bad[starts]]
+    if not len(starts):
+        short = int((~usable).sum())
+        why = f" ({short:,} of {len(usable):,} vectors have no length)" if short else ""
+        raise InvalidInput(f"{corpus.name}: no document has {rows} usable vectors in a row, so there is no window{why}")
+    return starts
 
 
 def last_windows(corpus: Corpus, rows: int, share: float) -> NDArray[np.int64]:

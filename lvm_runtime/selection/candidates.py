@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lvm_runtime.artifact.drift import PRECISIONS
@@ -20,9 +20,6 @@ from lvm_runtime.request import AUTO, Request
 
 SMALLEST_REDUCED_DRIFT = 2e-6
 """Below this no reduced arithmetic is worth trying: bfloat16 and int8 were never measured under 6e-6."""
-
-
-_File = tuple[Path, str, str, float, tuple[int, ...] | None, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,23 +121,38 @@ def _forms(artifact: Artifact, backend: str, request: Request) -> list[Candidate
     if request.backend == AUTO and request.device == AUTO and cls.light and not cls.missing():
         with suppress(BackendUnavailable):  # its framework is broken: it is ruled out when it is opened
             devices = cls.devices()
-    if cls.format is None:
-        weights = artifact.manifest.weights.path
-        files: list[_File] = [(artifact.path, weights, "fp32", 0.0, None, None)]
-    else:
-        found = artifact.find(cls.format)
-        files = [(artifact.file(c), c.file.path, c.precision, c.drift, c.batch_sizes, c.largest_norm) for c in found]
     forms = []
-    unit = artifact.manifest.takes_unit_vectors
-    for (source, file, made_in, drift, sizes, measured), device in itertools.product(files, devices):
-        norm = min(measured or UNIT_NORM, UNIT_NORM) if unit else measured
+    for made, device in itertools.product(_as_made(artifact, cls), devices):
+        here = replace(made, device=device)
         if cls.precisions is None:
-            forms.append(Candidate(backend, device, made_in, source, file, drift, sizes, norm))
-        elif made_in == "fp32":
+            forms.append(here)
+        elif made.precision == "fp32":
             for precision in cls.precisions:
-                known = drift if precision == "fp32" else None
-                forms.append(Candidate(backend, device, precision, source, file, known, sizes, norm))
+                forms.append(replace(here, precision=precision, drift=made.drift if precision == "fp32" else None))
     return forms
+
+
+def _as_made(artifact: Artifact, cls: type[Backend]) -> list[Candidate]:
+    """Return what the artifact has for a backend, in the precision that it was made in and on any device."""
+    if cls.format is None:
+        made = [Candidate(cls.name, AUTO, "fp32", artifact.path, artifact.manifest.weights.path, 0.0)]
+    else:
+        made = [
+            Candidate(
+                backend=cls.name,
+                device=AUTO,
+                precision=compiled.precision,
+                source=artifact.file(compiled),
+                file=compiled.file.path,
+                drift=compiled.drift,
+                batch_sizes=compiled.batch_sizes,
+                largest_norm=compiled.largest_norm,
+            )
+            for compiled in artifact.find(cls.format)
+        ]
+    if not artifact.manifest.takes_unit_vectors:
+        return made
+    return [replace(form, largest_norm=min(form.largest_norm or UNIT_NORM, UNIT_NORM)) for form in made]
 
 
 def _nothing(artifact: Artifact, request: Request) -> ArtifactError:

@@ -74,8 +74,7 @@ def measure(
     """Time the candidates that pass their known-answer test against each other, and save the outcome.
 
     The test has the limit of each one's precision: the outcome serves requests with other limits too. What only this
-    process cannot do, because it exits or was forked, is not saved. Raises ArtifactError for a
-    damaged file.
+    process cannot do, because it exits or was forked, is not saved. Raises ArtifactError for a damaged file.
     """
     fingerprint = artifact.read_fingerprint()
     sessions: dict[Candidate, Session] = {}

@@ -30,7 +30,7 @@ MISTAKES = [
     Mistake(
         "the file of document numbers beside an input is left out",
         _PREDICT,
-        'inputs = [source, ids_beside(source)] if source.suffix == ".npy" else [source]',
+        "inputs = files_with_ids(source)",
         "inputs = [source]",
         f"{_CHANGED}[in.ids.npy]",
     ),
@@ -128,8 +128,8 @@ MISTAKES = [
     Mistake(
         "parts are kept although the ids beside their vectors changed",
         _PARTS,
-        "inputs = [source, ids_beside(source)] if source.suffix",
-        "inputs = [source] if source.suffix",
+        "for path in files_with_ids(source) if",
+        "for path in [source] if",
         "tests/lvm_runtime/bulk/test_parts.py::test_other_ids_beside_the_same_vectors_are_other_parts",
     ),
     Mistake(

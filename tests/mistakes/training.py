@@ -46,8 +46,8 @@ MISTAKES = [
     Mistake(
         "a window is kept whose target is unusable",
         _SPLIT,
-        "bad[starts + context_length + 1] ==",
-        "bad[starts + context_length] ==",
+        "bad[starts + rows] ==",
+        "bad[starts + rows - 1] ==",
         f"{_TEST_WINDOWS}::test_sides_hold_the_windows_of_a_plain_loop",
     ),
     Mistake(
@@ -95,7 +95,7 @@ MISTAKES = [
     Mistake(
         "the average of the weights begins before a ranked start",
         _RUN,
-        "            trainer.restart()\n",
+        "            trainer.restart_average()\n",
         "",
         f"{_TEST_RANKING}::test_recipe_runs_for_every_architecture_and_keeps_the_epoch_with_the_best_rank[lstm]",
     ),

@@ -257,6 +257,13 @@ def test_the_command_line_comes_after_the_recipe() -> None:
     assert found.sizes == {"recency": True, "hidden_dim": 8}
 
 
+def test_the_help_says_a_default_of_zero_too() -> None:
+    text = " ".join(make_parser().format_help().split())
+    for name, default in (("seed", "0"), ("test", "0.0"), ("cosine-weight", "0.0"), ("epochs", "20"), ("loss", "mse")):
+        assert f"(default: {default})" in text.partition(f" --{name} ")[2].partition(" --")[0]
+    assert "(default: False)" not in text
+
+
 def test_a_divergence_in_the_last_step_is_an_error(tmp_path: Path) -> None:
     """The loss of every step is finite, and the last update is not."""
     run = options(tmp_path / "amn", windows=200, batch_size=200, epochs=1, learning_rate=1e38)

@@ -74,7 +74,7 @@ class Diagnosis:
             )
         if self.duplicates > 0.05:
             found.append(
-                f"WARNING: {self.duplicates:.1%} of the rows occur more than once: a search cannot tell them apart"
+                f"WARNING: {self.duplicates:.1%} of the rows are copies of earlier ones: a search finds either"
             )
         if self.short_documents > 0.5:
             found.append(f"WARNING: {self.short_documents:.0%} of the documents are too short to give a window")

@@ -27,6 +27,7 @@ from lvm_runtime.artifact.config import ARCHITECTURES, CONFIGS
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends.mlx import MlxBackend
+from lvm_runtime.backends.native import NativeBackend
 from lvm_runtime.errors import ArtifactError, BackendUnavailable
 from lvm_runtime.models import known_answers, save_model
 from tests.artifacts import randomised
@@ -130,6 +131,24 @@ def test_options_that_it_cannot_honour_are_errors(tmp_path: Path) -> None:
     ):
         with pytest.raises(BackendUnavailable, match=message):
             MlxBackend(path, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("add", [5, 3]), ("sub", [3, 5]), ("mul", [4, -4])])
+def test_a_row_of_weights_is_added_subtracted_and_multiplied_as_in_the_native_engine(
+    name: str, expected: list[float], tmp_path: Path
+) -> None:
+    window = {"per": "window", "size": 2}
+    operations: list[dict[str, Any]] = [
+        {"op": name, "x": [0, 0, 1, 0, 2], "out": [1, 0, 1, 0, 2], "weights": {"y": "row"}},
+        {"op": "normalise", "x": [1, 0, 1, 0, 2], "out": [2, 0, 1, 0, 2], "weights": {}},
+    ]
+    plan = {"version": 1, "architecture": "any", "form": "context", "precision": "fp32", "context_length": 1, "dim": 2}
+    plan |= {"buffers": [window] * 3, "outputs": {"prediction": 2}, "operations": operations}
+    path = tmp_path / "fp32.safetensors"
+    save_file({"row": np.array([1, -1], np.float32)}, path, {"plan": json.dumps(plan)})
+    contexts = np.full((1, 1, 2), 4, np.float32)
+    for backend in (MlxBackend(path), NativeBackend(path)):
+        np.testing.assert_allclose(backend.run(contexts)[0], expected / np.linalg.norm(expected), rtol=1e-6)
 
 
 def change(values: dict[str, Any], *path: Any, to: Any) -> None:
