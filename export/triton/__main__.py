@@ -20,7 +20,9 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     parser = Parser(prog=prog or console.program(), description=DESCRIPTION)
     add = parser.add_argument
     add("--model", required=True, metavar="NAME|PATH", help="an artifact's folder, or NAME for artifacts/NAME")
-    add("--out", type=Path, default=Path("triton"), metavar="FOLDER", help="the repository (default: %(default)s)")
+    # not `triton`: where Triton's compiler is not installed, PyTorch would import such a folder for it
+    usual = Path("model_repository")
+    add("--out", type=Path, default=usual, metavar="FOLDER", help="the repository (default: %(default)s)")
     add("--name", help="the model's name in Triton (default: its architecture)")
     add("--max-batch", type=int, default=64, metavar="N", help="contexts of a batch (default: %(default)s)")
     add("--max-delay-ms", type=float, default=0.0, metavar="MS", help="wait for a fuller batch (default: none)")

@@ -13,6 +13,7 @@ import tritonclient.grpc
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from export.triton.__main__ import command
 from export.triton.repository import KINDS, MODEL, write_repository
 from lvm_runtime import Artifact, InvalidInput, Predictor
 from tests.artifacts import make_artifact, some_contexts
@@ -99,6 +100,16 @@ def test_what_a_predictor_would_refuse_is_not_written(
     with pytest.raises(InvalidInput, match=message):
         write_repository(Artifact.load(small_artifacts("amn")), tmp_path / "triton", options=dict([option]))
     assert not (tmp_path / "triton").exists()
+
+
+def test_the_usual_folder_is_none_that_pytorch_imports(
+    small_artifacts: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Triton's compiler is not installed, a folder `triton` here is taken for it, and torch.compile fails."""
+    artifact = small_artifacts("amn")
+    monkeypatch.chdir(tmp_path)
+    assert command(["--model", str(artifact)]) == 0
+    assert [folder.name for folder in tmp_path.iterdir()] == ["model_repository"]
 
 
 @pytest.mark.soak
