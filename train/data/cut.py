@@ -22,7 +22,10 @@ from lvm_runtime.system import atomic
 
 
 def cut(source: Path, out: Path, budget: int, seed: int) -> str:
-    """Write a slice of at most `budget` bytes to `out`; return a line that says what is in it."""
+    """Write a slice of at most `budget` bytes to `out`; return a line that says what is in it.
+
+    Raises InvalidInput for a corpus without documents, and where not one fits.
+    """
     corpus = open_corpus(source, context_length=1)
     if corpus.doc_ids is None or corpus.groups is None:
         raise InvalidInput(f"{source}: holds no doc_ids, so there are no documents to draw")
@@ -32,6 +35,8 @@ def cut(source: Path, out: Path, budget: int, seed: int) -> str:
     row_bytes = corpus.values[0].nbytes + ids.itemsize
     order = np.random.default_rng(seed).permutation(len(documents))
     kept = np.sort(order[np.cumsum(lengths[order]) * row_bytes < budget - 2048])  # 2 KiB for the headers
+    if not len(kept):
+        raise InvalidInput(f"{source}: the first document that was drawn needs more than {budget:,} bytes")
     rows = np.concatenate([np.arange(first[d], first[d] + lengths[d]) for d in kept])
     buffer = io.BytesIO()
     np.savez(buffer, vectors=corpus.values[rows], doc_ids=ids[rows])
