@@ -38,6 +38,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return found
 
 
+@pytest.fixture
+def text_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no page: that is most of a comparison's time, and other tests read it."""
+    monkeypatch.setattr("train.report.compare.page", lambda runs, remarks: "")
+
+
 def test_report_is_whole_and_self_contained(runs: list[Path], tmp_path: Path) -> None:
     table = compare(runs, tmp_path)
     assert re.search(r"\| infonce \| loss infonce, hidden_dim 32 \|", table)
@@ -66,6 +72,7 @@ def test_page_in_a_browser(runs: list[Path], tmp_path: Path, width: int) -> None
     assert look(tmp_path / "comparison.html", width) == ([], 9)
 
 
+@pytest.mark.usefixtures("text_only")
 def test_columns_without_figures_are_left_out(runs: list[Path], tmp_path: Path) -> None:
     """These runs know their ceiling and kept no test documents; neither counts an epoch 0."""
     header = next(line for line in compare(runs, tmp_path).splitlines() if line.startswith("| model |"))
@@ -74,6 +81,7 @@ def test_columns_without_figures_are_left_out(runs: list[Path], tmp_path: Path) 
     assert "Epoch 0" not in (tmp_path / "comparison.md").read_text()
 
 
+@pytest.mark.usefixtures("text_only")
 def test_start_is_named(runs: list[Path], tmp_path: Path) -> None:
     options = TrainOptions(
         model="gru", data="synthetic", windows=600, dim=16, epochs=1, device="cpu", start="baseline", test=0.1,
@@ -93,6 +101,7 @@ def test_start_is_named(runs: list[Path], tmp_path: Path) -> None:
     assert "Validation documents chose the epoch" in text
 
 
+@pytest.mark.usefixtures("text_only")
 def test_runs_on_other_windows_are_told_apart(tmp_path: Path) -> None:
     """Two splits, and two states of a file, have the same names and numbers of windows."""
     base: dict[str, Any] = {"model": "amn", "epochs": 1, "device": "cpu", "sizes": {"hidden_dim": 8}, "split": "random"}
@@ -126,6 +135,7 @@ def test_figures_belong_to_the_artifact_beside_them(runs: list[Path], tmp_path: 
         compare([before / "infonce.run"], tmp_path / "report")
 
 
+@pytest.mark.usefixtures("text_only")
 def test_runs_of_one_name_are_told_apart(runs: list[Path], tmp_path: Path) -> None:
     shutil.copytree(runs[0].parent, tmp_path / "before")
     text = compare([*runs, tmp_path / "before" / "mse.run"], tmp_path / "report")
