@@ -156,6 +156,12 @@ def _start(
     if checkpoint is not None:
         progress = checkpoint.restore(trainer)
         say(f"resuming at epoch {trainer.epoch + 1}, step {trainer.step} of {trainer.steps}")
+        planned = checkpoint.state["options"]["epochs"]
+        if options.schedule == "cosine" and planned != options.epochs:
+            say(
+                f"WARNING: the learning rate fell as for {counted(planned, 'epoch')} until here, and goes on as for "
+                f"{options.epochs}; a run of {options.epochs} from the start would come to another model"
+            )
         return progress
     if path.exists() and trainer.processes.main:
         _put_aside(path, options, say)

@@ -100,6 +100,18 @@ def test_finished_run_can_be_extended(tmp_path: Path, device: str) -> None:
     assert weights(tmp_path / "steps") == weights(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "warned"), [("cosine", 2, True), ("cosine", 1, False), ("plateau", 2, False)]
+)
+def test_other_epochs_than_a_cosine_was_made_for_are_told(
+    tmp_path: Path, schedule: str, epochs: int, warned: bool
+) -> None:
+    said: list[str] = []
+    train(options(tmp_path / "model", schedule=schedule, epochs=1), quiet)
+    train(options(tmp_path / "model", schedule=schedule, epochs=epochs, resume=True), said.append)
+    assert any("fell as for 1 epoch until here, and goes on as for 2" in line for line in said) is warned
+
+
 def test_a_checkpoint_is_let_go_once_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds the weights, their average, the best ones and the optimizer's two moments."""
     train(options(tmp_path / "model", epochs=1), quiet)
