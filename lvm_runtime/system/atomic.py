@@ -121,8 +121,8 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
     """Raise WriteFailed unless a file, or a folder, can be put at `path`; for use before long work."""
     with writing(path):
         path = _followed(path)
-        if folder and path.exists() and not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "a file is there")
+        if folder and os.path.lexists(path) and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"a {'file' if path.exists() else 'link to nothing'} is there")
         if not folder and path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "a folder is there")
         path.parent.mkdir(parents=True, exist_ok=True)

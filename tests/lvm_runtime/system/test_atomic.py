@@ -49,6 +49,13 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path: Path, error: type[BaseEx
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_link_to_nothing_is_told_before_the_work(tmp_path: Path) -> None:
+    """A folder cannot take its place: a training run would end without its artifact."""
+    (tmp_path / "latest").symlink_to("absent")
+    with pytest.raises(WriteFailed, match="a link to nothing is there"):
+        atomic.require_writable(tmp_path / "latest", folder=True)
+
+
 def test_a_folder_is_replaced_where_a_link_leads(tmp_path: Path) -> None:
     """The link stays: others may lead to the same folder."""
     (tmp_path / "disk").mkdir()
