@@ -127,6 +127,8 @@ def test_a_reload_answers_what_was_on_its_way_and_a_failed_one_leaves_the_old_mo
     body = request()
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        monkeypatch.setenv(name, str(tmp_path / "folder of another program"))  # which is not there any more
     with serving(str(tmp_path / "amn"), "--drain", "0") as server:
         host, port = server.http.split(":")
         with socket.create_connection((host, int(port)), 60) as slow:
