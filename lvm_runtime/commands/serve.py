@@ -94,6 +94,8 @@ def run(options: argparse.Namespace) -> None:
     keys = [(spec.name, spec.version) for spec in specs]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise InvalidInput(f"model {twice[0][0]} version {twice[0][1]} is given twice; name one: NAME:VERSION=FOLDER")
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        os.environ.pop(name, None)  # the folder of another program
     with contextlib.ExitStack() as stack:
         if checked.workers > 1:
             folder = stack.enter_context(scratch(Path(tempfile.gettempdir())))

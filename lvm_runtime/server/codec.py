@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lvm_runtime.contexts import Array
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.server.failures import Failure, Refused
-from lvm_runtime.server.protocol import OUTPUTS, Wanted, contexts_of
+from lvm_runtime.server.protocol import OUTPUTS, Wanted, check_parameters, contexts_of
 from lvm_runtime.server.tensors import Layout, from_numbers
 
 Headers = list[tuple[bytes, bytes]]
@@ -63,7 +63,7 @@ def decode(body: bytes, header_length: str | None) -> InferCall:
 def _read_head(text: bytes, tail: int) -> _Head:
     """Return what JSON says that `tail` bytes follow."""
     request = _object(_parse(text), "the request")
-    binary_by_default = _flag(_object(request.get("parameters", {}), "parameters"), "binary_data_output")
+    binary_by_default = _flag(_parameters(request, "parameters"), "binary_data_output")
     inputs = [_object(tensor, "an input") for tensor in _list(request.get("inputs"), "inputs")]
     contexts_of([tensor.get("name") for tensor in inputs])
     contexts = _contexts(inputs[0], tail)
@@ -153,7 +153,7 @@ def _parse(text: bytes) -> Any:
 
 def _contexts(tensor: dict[str, Any], tail: int) -> NDArray[Any] | Layout:
     name, datatype, shape = tensor["name"], tensor.get("datatype"), tensor.get("shape")
-    size = _object(tensor.get("parameters", {}), f"{name}: parameters").get("binary_data_size")
+    size = _parameters(tensor, f"{name}: parameters").get("binary_data_size")
     if size is None:
         if tail:
             raise InvalidInput(f"{tail} bytes follow the JSON, and no input has a binary_data_size")
@@ -171,8 +171,13 @@ def _wanted(output: dict[str, Any], binary_by_default: bool) -> Wanted:
     name = output.get("name")
     if not isinstance(name, str):
         raise InvalidInput(f"an output's name is {name!r:.99}, expected a string")
-    parameters = _object(output.get("parameters", {}), f"{name}: parameters")
-    return Wanted(name, _flag(parameters, "binary_data", default=binary_by_default))
+    return Wanted(name, _flag(_parameters(output, f"{name}: parameters"), "binary_data", default=binary_by_default))
+
+
+def _parameters(holder: dict[str, Any], what: str) -> dict[str, Any]:
+    parameters = _object(holder.get("parameters", {}), what)
+    check_parameters(parameters.get)
+    return parameters
 
 
 def _flag(parameters: dict[str, Any], name: str, *, default: bool = False) -> bool:

@@ -145,6 +145,7 @@ class Models:
         self._newest: dict[str, ServedModel] = {}
         self._turn, self._asked = asyncio.Lock(), False  # of those that load; whether a reload waits for its own
         self.ready = False
+        self.opening: ModelSpec | None = None  # what was opened last, and may have failed
         self.outdated = False  # in a worker that starts after the others have loaded again
 
     def load(self) -> None:
@@ -219,6 +220,7 @@ class Models:
 
     def _open(self, spec: ModelSpec) -> Predictor:
         """Open a Predictor on this process's share of the CPUs, of which one is left to the sockets."""
+        self.opening = spec
         threads = max(1, usable_cpus() // self._options.workers - 1)
         return open_with_threads(spec.path, self._request, threads)
 

@@ -89,7 +89,10 @@ class ModelSpec:
         name = path.name if found is None or found["name"] is None else found["name"]
         if not _NAME.fullmatch(name):
             raise InvalidInput(f"{text!r}: {name!r} is no name for a model; give one: NAME={text}")
-        return cls(name, (found and found["version"]) or "1", path)
+        version = (found and found["version"]) or "1"
+        if len(version) > 18 or version != str(int(version)):  # 01 and 1 are one number, and Python reads 4,300 digits
+            raise InvalidInput(f"{text!r:.99}: version {version!r:.30}, expected at most 18 digits and no leading zero")
+        return cls(name, version, path)
 
 
 def _check_pair(cert: Path, key: Path) -> None:

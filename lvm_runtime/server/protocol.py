@@ -5,7 +5,7 @@ B contexts, T context length, D vector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,12 @@ OUTPUTS = ("prediction", "attention")
 PLATFORM = "lvm_runtime"
 EXTENSIONS = ("binary_tensor_data", "statistics", "model_repository")
 
+_REFUSED = {
+    "classification": "an output is its whole tensor, as JSON or as bytes",
+    "shared_memory_region": "tensors travel in the request and in its answer",
+    "sequence_id": "the models remember nothing from one request to the next",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -33,6 +39,13 @@ def contexts_of(names: Sequence[Any]) -> None:
     """Raise InvalidInput unless the inputs are the model's only one."""
     if list(names) != [INPUT]:
         raise InvalidInput(f"inputs are {list(names)!r:.99}, expected one of name {INPUT}")
+
+
+def check_parameters(value: Callable[[str], Any]) -> None:
+    """Raise InvalidInput where a parameter, whose `value` by name is neither none nor 0, asks for another answer."""
+    for name, supported in _REFUSED.items():
+        if value(name):
+            raise InvalidInput(f"the parameter {name} is not supported; {supported}")
 
 
 def check_outputs(config: ModelConfig, names: Sequence[str]) -> bool:

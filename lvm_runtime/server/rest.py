@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import lvm_runtime
 from lvm_runtime.server import codec
@@ -41,6 +41,8 @@ def build_app(state: State) -> ASGIApp:
     starlette, inference = _starlette(state), _Endpoint(state, infer)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if state.options.log_requests:
+            send = _logging(scope, send)
         asked = _INFER.fullmatch(scope["path"]) if scope["method"] == "POST" else None
         if asked is None:
             await starlette(scope, receive, send)
@@ -49,6 +51,19 @@ def build_app(state: State) -> ASGIApp:
             await inference(scope, receive, send)
 
     return app
+
+
+def _logging(scope: Scope, send: Send) -> Send:
+    """Return a `send` that writes a line for the answer when this begins."""
+    began, method, path = time.perf_counter(), scope["method"], scope["path"]
+
+    async def logged(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            extra = {"method": method, "path": path, "status": message["status"]}
+            _log.info("request", extra=extra | {"seconds": round(time.perf_counter() - began, 6)})
+        await send(message)
+
+    return logged
 
 
 def _starlette(state: State) -> Starlette:
@@ -75,7 +90,7 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        began, state, request = time.perf_counter(), self._state, Request(scope, receive)
+        state, request = self._state, Request(scope, receive)
         try:
             _require_token(state, request)
             response = await self._handler(state, request)
@@ -88,10 +103,6 @@ class _Endpoint:
                 response.headers["connection"] = "close"  # the rest of the body is not read
         if state.stopping:
             response.headers["connection"] = "close"  # so that nobody sends into a connection that is about to close
-        if state.options.log_requests:
-            seconds = round(time.perf_counter() - began, 6)
-            extra = {"method": request.method, "path": request.scope["path"], "status": response.status_code}
-            _log.info("request", extra=extra | {"seconds": seconds})
         await response(scope, receive, send)
 
 

@@ -15,7 +15,7 @@ import lvm_runtime
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.server.failures import GONE, Failure, Refused, failure_of
 from lvm_runtime.server.messages import SERVICE, message
-from lvm_runtime.server.protocol import EXTENSIONS, OUTPUTS, PLATFORM, contexts_of, tensors_of
+from lvm_runtime.server.protocol import EXTENSIONS, OUTPUTS, PLATFORM, check_parameters, contexts_of, tensors_of
 from lvm_runtime.server.state import State
 from lvm_runtime.server.tensors import Layout, from_numbers
 
@@ -82,6 +82,8 @@ async def infer(state: State, request: Any) -> Any:
     model = state.models.get(request.model_name, request.model_version)
     status = GONE
     try:
+        for holder in (request, *request.inputs, *request.outputs):
+            _check_parameters(holder.parameters)
         names = [output.name for output in request.outputs] or [OUTPUTS[0]]
         found = await model.infer(_contexts(request), names, staggered=True)
         answer = _Answer(model_name=model.spec.name, model_version=model.spec.version, id=request.id)
@@ -96,6 +98,16 @@ async def infer(state: State, request: Any) -> Any:
         raise Refused(failure, text) from error
     finally:
         model.count("grpc", status)
+
+
+def _check_parameters(parameters: Any) -> None:
+    def value(name: str) -> Any:
+        found = parameters.get(name)
+        kind = found and found.WhichOneof("parameter_choice")
+        return kind and getattr(found, kind)
+
+    if parameters:
+        check_parameters(value)
 
 
 def _contexts(request: Any) -> NDArray[Any]:

@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -50,11 +50,18 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def run(state: State, web: socket.socket, rpc: socket.socket, supervisor: int | None = None) -> None:
+def run(
+    state: State,
+    web: socket.socket,
+    rpc: socket.socket,
+    supervisor: int | None = None,
+    serves: Callable[[], None] = lambda: None,
+) -> None:
     """Serve on the ports that `web` and `rpc` hold until SIGTERM or SIGINT; SIGHUP loads the models again.
 
     These signals may be blocked until then, and are let in once somebody listens. A worker also stops when its
-    `supervisor`, the process that started it, was killed. Raises what a model that cannot be loaded raises.
+    `supervisor`, the process that started it, was killed, and calls `serves` once its ports are open. Raises what a
+    model that cannot be loaded raises.
     """
     sys.setswitchinterval(_SWITCH)
     gc.set_threshold(_YOUNG)
@@ -62,10 +69,12 @@ def run(state: State, web: socket.socket, rpc: socket.socket, supervisor: int | 
         import uvloop
 
         uvloop.install()
-    asyncio.run(_serve(state, web, rpc, supervisor))
+    asyncio.run(_serve(state, web, rpc, supervisor, serves))
 
 
-async def _serve(state: State, web: socket.socket, rpc: socket.socket, supervisor: int | None) -> None:
+async def _serve(
+    state: State, web: socket.socket, rpc: socket.socket, supervisor: int | None, serves: Callable[[], None]
+) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -79,7 +88,7 @@ async def _serve(state: State, web: socket.socket, rpc: socket.socket, superviso
         elif state.models.outdated:
             await state.models.reload()
         if not stop.is_set():
-            await _answer(state, web, rpc, stop)
+            await _answer(state, web, rpc, stop, serves)
     finally:
         if watching is not None:
             watching.cancel()
@@ -88,7 +97,9 @@ async def _serve(state: State, web: socket.socket, rpc: socket.socket, superviso
     _log.info("stopped")
 
 
-async def _answer(state: State, web: socket.socket, rpc: socket.socket, stop: asyncio.Event) -> None:
+async def _answer(
+    state: State, web: socket.socket, rpc: socket.socket, stop: asyncio.Event, serves: Callable[[], None]
+) -> None:
     """Open the ports and answer until `stop` is set and what was under way is done."""
     answering, server = _web(state), build_server(state)
     bound = _bind(server, state, rpc)
@@ -96,6 +107,7 @@ async def _answer(state: State, web: socket.socket, rpc: socket.socket, stop: as
     serving = asyncio.get_running_loop().create_task(answering.serve(sockets=[web]))
     try:
         await server.start()
+        serves()
         where = {"http": web.getsockname()[1], "grpc": bound, "host": state.options.host}
         _log.info("listening", extra=where | {"tls": state.options.tls_cert is not None})
         _log.info("ready")

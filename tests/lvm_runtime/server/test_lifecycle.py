@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
@@ -127,6 +128,8 @@ def test_a_reload_answers_what_was_on_its_way_and_a_failed_one_leaves_the_old_mo
     body = request()
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        monkeypatch.setenv(name, str(tmp_path / "folder of another program"))  # which is not there any more
     with serving(str(tmp_path / "amn"), "--drain", "0") as server:
         host, port = server.http.split(":")
         with socket.create_connection((host, int(port)), 60) as slow:
@@ -321,6 +324,14 @@ def test_a_certificate_and_its_key_are_looked_at_before_anything_else(tmp_path: 
     assert missing.value.filename == str(tmp_path / "none.pem")
 
 
+def _ask_as_docker_does(address: str) -> None:
+    (check,) = re.findall(r"^HEALTHCHECK CMD (.*)$", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE)
+    command = [sys.executable, *json.loads(check)[1:]]
+    subprocess.run(command, env=os.environ | {"LVM_HEALTH": f"{address}/v2/health/ready"}, check=True)
+    with pytest.raises(subprocess.CalledProcessError):
+        subprocess.run(command, env=os.environ | {"LVM_HEALTH": f"{address}/nowhere"}, check=True)
+
+
 def test_tls_and_token(small_artifacts: Get, tmp_path: Path) -> None:
     cert, key, token = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "token"
     _make_pair(cert, key)
@@ -340,6 +351,7 @@ def test_tls_and_token(small_artifacts: Get, tmp_path: Path) -> None:
             right = {"authorization": "Bearer secret"}
             assert infer(module, ask, some_contexts(1), headers=right)[0].shape == (1, 16)
             ask.close()
+        _ask_as_docker_does(f"https://{server.http}")
         plain = grpc.insecure_channel(server.grpc)
         with pytest.raises(grpc.RpcError):
             plain.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=5)

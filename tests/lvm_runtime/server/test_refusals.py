@@ -93,6 +93,27 @@ def test_clients_raise_the_reason(server: Running, side: str) -> None:
     ask.close()
 
 
+@pytest.mark.parametrize("side", ["http", "grpc"])
+def test_what_would_change_the_answer_is_refused_and_not_passed_over(server: Running, side: str) -> None:
+    module, ask = client(server, side)
+    contexts = some_contexts(2)
+    with pytest.raises(Exception, match=r"classification is not supported.*whole tensor") as told:
+        infer(module, ask, contexts, got={"class_count": 3})
+    assert str(told.value.status()) in ("400", "StatusCode.INVALID_ARGUMENT")  # type: ignore[attr-defined]
+    with pytest.raises(Exception, match=r"sequence_id is not supported.*remember nothing"):
+        infer(module, ask, contexts, sequence_id=7)
+    tensor, output = module.InferInput("context", [2, 5, 16], "FP32"), module.InferRequestedOutput("prediction")
+    output.set_shared_memory("region", 128)
+    tensor.set_data_from_numpy(contexts)
+    with pytest.raises(Exception, match="shared_memory_region is not supported"):
+        ask.infer("amn", [tensor], outputs=[output])
+    tensor.set_shared_memory("region", contexts.nbytes)
+    with pytest.raises(Exception, match="shared_memory_region is not supported"):
+        ask.infer("amn", [tensor])
+    assert infer(module, ask, contexts, priority=2, timeout=10**6)[0].shape == (2, 16)
+    ask.close()
+
+
 def test_a_bomb_is_not_unpacked(server: Running) -> None:
     bomb, small = gzip.compress(b" " * 50_000_000), gzip.compress(request())
     assert len(bomb) < 100_000

@@ -37,3 +37,23 @@ def test_a_host_opens_no_path_without_the_token(path: str, status: int, monkeypa
 
     asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("GET", "/v2/models/amn/infer", 405), ("GET", "/v2/", 307), ("GET", "/v2", 200)],
+)
+def test_each_request_has_one_line_in_the_log(
+    method: str, path: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics, options = Metrics(), ServerOptions(log_requests=True)
+    app = build_app(State(options, Models([], Request(), options, metrics), metrics))
+    scope: Any = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": [(b"host", b"x")]}
+
+    async def ignore(*_: Any) -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    caplog.set_level("INFO", "lvm_runtime.server")
+    asyncio.run(app(scope, ignore, ignore))  # type: ignore[arg-type]
+    (line,) = (vars(record) for record in caplog.records if record.message == "request")
+    assert (line["method"], line["path"], line["status"]) == (method, path, status)
