@@ -30,13 +30,12 @@ help:
 	@echo "make lock        write constraints.txt from what is installed"
 	@echo "make clean       remove the virtual environment and caches (artifacts stay)"
 
-# Python compiles what it imports by itself; to have pip compile all 18,000 files first took half of the time.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python >= 3.10 is needed, and $(PYTHON) is $$($(PYTHON) --version); try: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "installing into $(VENV) (once, a minute or two) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: $(READY)
