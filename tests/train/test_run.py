@@ -203,6 +203,7 @@ def test_paths_and_numbers_of_any_kind_will_do(tmp_path: Path) -> None:
 def test_a_second_run_in_the_same_place_is_refused_while_the_first_is_there(tmp_path: Path, resume: bool) -> None:
     """Each would go on from the other's checkpoint, and write an artifact that is neither's."""
     first = options(tmp_path / "amn", epochs=2)
+    (tmp_path / "amn").mkdir()
     (tmp_path / "link").symlink_to("amn")
     refused: list[str] = []
 
