@@ -56,9 +56,7 @@ def test_duplicates_and_short_documents_are_counted(dtype: type) -> None:
     assert found.duplicates == pytest.approx(0.1)
     assert (found.windows, found.short_documents, found.by_position) == (0, 1.0, ())
     assert any("too short" in warning for warning in found.warnings())
-    assert any(
-        "10.0% of the rows are copies of earlier ones" in warning for warning in found.warnings()
-    )  # 20 % have one
+    assert any("10.0% of the rows are copies of earlier ones" in warning for warning in found.warnings())
 
 
 @pytest.mark.parametrize("length", ["0", "-1"])
