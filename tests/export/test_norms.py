@@ -22,10 +22,10 @@ from tests.artifacts import randomised
 pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
 
 
-@pytest.fixture(params=[("transformer", 64), ("gru", 64), ("amn", 384)], ids=["transformer", "gru", "amn"])
+@pytest.fixture(params=[("transformer", {"dim": 64, "hidden_dim": 128, "ffn_dim": 256, "num_layers": 2}), ("gru", {"dim": 64, "hidden_dim": 128, "num_layers": 2}), ("amn", {"dim": 384})], ids=["transformer", "gru", "amn"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
-    architecture, dim = request.param
-    save_model(randomised(architecture, seed=2, dim=dim), tmp_path / "artifact")
+    architecture, sizes = request.param
+    save_model(randomised(architecture, seed=2, **sizes), tmp_path / "artifact")
     return open_source(str(tmp_path / "artifact"))
 
 
