@@ -31,8 +31,8 @@ from train.options import TrainOptions
 from train.run import _epochs, train
 
 COMMAND = [
-    *(sys.executable, "-m", "train", "--model", "lstm", "--data", "synthetic", "--windows", "3000", "--dim", "24"),
-    *("--set", "hidden_dim=24", "--epochs", "3", "--checkpoint-every", "50", "--input-noise", "0.3", "--ema", "0.99"),
+    *(sys.executable, "-m", "train", "--model", "lstm", "--data", "synthetic", "--windows", "1200", "--dim", "24"),
+    *("--set", "hidden_dim=24", "--epochs", "3", "--checkpoint-every", "20", "--input-noise", "0.3", "--ema", "0.99"),
     *("--device", "cpu", "--batch-size", "16"),
 ]
 
