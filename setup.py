@@ -1,9 +1,12 @@
 """The native engine as an extension; everything else of the package is in pyproject.toml.
 
-Without a C++17 compiler the package installs all the same, and the backend `native` says what is missing.
+Without a C++17 compiler the package installs all the same, and the backend `native` says what is missing. One build
+serves every Python from 3.11 on, by the stable ABI, which has buffers since then and does not know free threads.
 """
 
 import os
+import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -14,6 +17,7 @@ from setuptools.command.build_ext import build_ext
 
 FOLDER = Path("lvm_runtime/native/src")
 LONGEST = FOLDER / "path_plain.cpp"  # takes as long as all the others together, so it begins first
+STABLE = sys.version_info >= (3, 11) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 class BuildEngine(build_ext):
@@ -36,6 +40,8 @@ class BuildEngine(build_ext):
 
         if self.compiler.compiler_type == "unix":
             self.compiler.compile = compile_all
+        for other in FOLDER.parent.glob("_engine.c*"):  # of one Python alone, which would import it instead
+            other.unlink()
         super().build_extensions()
 
 
@@ -45,9 +51,12 @@ setup(
             "lvm_runtime.native._engine",
             sources=[p.as_posix() for p in sorted(FOLDER.glob("*.cpp"), key=lambda p: (p != LONGEST, p))],
             depends=sorted(path.as_posix() for path in (*FOLDER.glob("*.h"), *FOLDER.glob("*.inl"))),
+            define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE else [],
+            py_limited_api=STABLE,
             language="c++",
             optional=True,
         )
     ],
     cmdclass={"build_ext": BuildEngine},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
 )

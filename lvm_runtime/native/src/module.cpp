@@ -61,7 +61,7 @@ PyObject* engine_new(PyTypeObject* type, PyObject* arguments, PyObject* keywords
         Py_XDECREF(text);
         return nullptr;
     }
-    PyObject* self = type->tp_alloc(type, 0);
+    PyObject* self = PyType_GenericAlloc(type, 0);
     if (self)
         reinterpret_cast<EngineObject*>(self)->engine = engine;
     else
@@ -75,7 +75,7 @@ void engine_dealloc(PyObject* self) {
     Py_BEGIN_ALLOW_THREADS;
     delete engine;
     Py_END_ALLOW_THREADS;
-    type->tp_free(self);
+    PyObject_Free(self);
     Py_DECREF(type);
 }
 

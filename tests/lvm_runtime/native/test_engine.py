@@ -310,6 +310,11 @@ def test_no_more_threads_wake_than_there_is_work_for(
     assert woken() == helpers
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the stable ABI of Python 3.10 has no buffers")
+def test_one_build_serves_every_later_python() -> None:
+    assert Path(_engine.__file__).name in ("_engine.abi3.so", "_engine.pyd")
+
+
 def test_many_threads_share_an_engine(tmp_path: Path) -> None:
     case = Case("amn", tmp_path, rows=64)
     engine = case.engine(threads=2)
