@@ -65,11 +65,10 @@ def run(
     """
     sys.setswitchinterval(_SWITCH)
     gc.set_threshold(_YOUNG)
+    start: Callable[..., None] = asyncio.run
     with contextlib.suppress(ImportError):
-        import uvloop
-
-        uvloop.install()
-    asyncio.run(_serve(state, web, rpc, supervisor, serves))
+        from uvloop import run as start  # uvloop.install changes a policy, which Python 3.14 deprecates
+    start(_serve(state, web, rpc, supervisor, serves))
 
 
 async def _serve(
