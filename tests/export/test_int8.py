@@ -23,7 +23,7 @@ from export.forms.rounding import Rounded, quantise_weight, round_halves, round_
 from export.forms.sensitivity import Error, Product, drift_of_errors
 from export.native.export import write_native
 from export.onnx.export import write_graph
-from export.verify import SequenceRunner
+from export.verify import DocumentRunner
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
 from lvm_runtime.artifact.drift import drift, max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
@@ -162,7 +162,7 @@ def test_refined_products_drift_less(
     def run(name: str) -> NDArray[Any]:
         if reader == "sequence":
             write_native(build_form(model), tmp_path / name, "sequence")
-            return SequenceRunner(tmp_path / name, 5, format="native").run(contexts)
+            return DocumentRunner(tmp_path / name, 5, format="native").run(contexts)
         FORMATS[reader](build_form(model), tmp_path / name)
         backend = cls(tmp_path / name, threads=1)
         found = backend.run(contexts)
@@ -211,7 +211,7 @@ def test_weights_that_pass_on_what_they_get_do_not_drift(architecture: str, read
     if reader == "sequence":
         backend_of("native")
         write_native(build_form(model), path, "sequence")
-        runner: Any = SequenceRunner(path, 5, format="native")
+        runner: Any = DocumentRunner(path, 5, format="native")
     else:
         FORMATS[reader](build_form(model), path)
         runner = backend_of(reader)(path, threads=1)
