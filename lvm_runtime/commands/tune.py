@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def describe_tuning(
-    measured: Sequence[Measurement], refused: Sequence[Refusal], max_drift: float, typical_batch: int | None = None
+    measured: Sequence[Measurement], refused: Sequence[Refusal], max_drift: float, typical_batch: int | None
 ) -> str:
     """Return a table of predictions per second by form, with a mark at the one that will serve."""
     header, rows = ("form", "device", "drift", *(f"batch {batch}" for batch in BATCHES)), []
