@@ -84,7 +84,7 @@ class StepComparison:
 
 
 def compare_step(model: nn.Module, contexts: Tensor, targets: Tensor, device: str) -> StepComparison:
-    """Compare one step's loss and gradients on `device` with the CPU's, dropout off.
+    """Compare the loss and gradients of a step on `contexts` `[b, T, D]` on `device` with the CPU's, dropout off.
 
     Raises VerificationFailed where they differ by more than `STEP_LIMIT`, relative to the CPU's.
     """
