@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime.coreml.package import load_spec
+from lvm_runtime.coreml.package import import_coremltools, load_spec
 from lvm_runtime.errors import InvalidInput
 
 
@@ -15,10 +15,11 @@ def load_program(package: str | Path) -> Any:
 
     Raises ArtifactError if it cannot be read, InvalidInput if it is not an mlprogram.
     """
-    package = Path(package)
-    spec = load_spec(package)
+    import_coremltools()
     from coremltools.converters.mil.frontend.milproto import load
 
+    package = Path(package)
+    spec = load_spec(package)
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
         raise InvalidInput(f"{package}: its model is a {kind}, expected an mlProgram; convert it to one first")
