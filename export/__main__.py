@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from lvm_runtime.commands import console
@@ -43,14 +42,14 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     source, samples = open_arguments(arguments, *(library for name in formats for library in FORMATS[name]))
     if left_out := [] if arguments.format else [name for name in FORMATS if name not in formats]:
         listed = ", ".join(left_out)
-        print(f"left out, as not all is here that they need: {listed}; --format NAME says what", file=sys.stderr)
+        console.note(f"left out, as not all is here that they need: {listed}; --format NAME says what")
     refused = []
     for path, export in exports(source, samples, formats):
         try:
             console.show(report_line(export(), path))
         except (InvalidInput, VerificationFailed) as error:
             refused.append(path)
-            print(f"refused: {console.printable(str(error))}", file=sys.stderr)
+            console.note(f"refused: {error}")
     if refused:
         raise VerificationFailed(f"{', '.join(refused)} not made, for the reasons above; the other forms are")
     return 0

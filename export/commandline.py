@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,13 @@ def make_parser(description: str, prog: str | None = None, epilog: str = "") -> 
     return parser
 
 
+def add_forms(parser: Parser, precisions: Sequence[str]) -> None:
+    """Add the options that say which forms are written: all, in each of `precisions`, where neither is given."""
+    listed = " and ".join(precisions)
+    parser.add_argument("--precision", action="append", choices=precisions, help=f"may be repeated (default: {listed})")
+    parser.add_argument("--no-sequence", action="store_true", help="leave out the sequence form")
+
+
 def _corpus(text: str) -> Path:
     """Return the path of the corpus that `--data` means, as it does in training."""
     return corpora.BUNDLED if text == "bundled" else Path(text)
@@ -97,7 +104,7 @@ def open_arguments(arguments: argparse.Namespace, *libraries: str) -> tuple[Sour
     overlap = OVERLAP_LIMIT if arguments.min_overlap is None else arguments.min_overlap
     source = open_source(arguments.model, untrained=arguments.untrained, dim=dim)
     atomic.require_writable(source.artifact.path / MANIFEST)
-    print(f"{source.artifact.path}: computing the known answers in float64", file=sys.stderr)
+    console.note(f"{source.artifact.path}: computing the known answers in float64")
     return source, make_samples(source, arguments.data, min_overlap=overlap)
 
 

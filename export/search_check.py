@@ -84,7 +84,7 @@ class SearchCheck:
         starts = last_windows(corpus, length + 1, HELD_OUT)
         starts = starts[np.linspace(0, len(starts) - 1, min(queries, len(starts))).astype(int)]
         if not len(starts):
-            raise InvalidInput(f"{path}: none of its last documents holds {length + 1} vectors")
+            raise InvalidInput(f"{path}: none of its last documents holds {length + 1} vectors; give longer ones")
         values = corpus.values
 
         def read(index: Tensor) -> Tensor:

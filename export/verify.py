@@ -54,7 +54,7 @@ _REMEDY = (
 )
 
 
-class SequenceRunner:
+class DocumentRunner:
     """Run a sequence form on contexts: join them to one document, and keep the predictions of whole contexts only."""
 
     def __init__(self, path: Path, context_length: int, *, format: str) -> None:
@@ -262,7 +262,7 @@ def verify_sequence(path: Path, source: Source, samples: Sequence[Sample], *, fo
     T times as many there.
     """
     length, name = source.artifact.config.context_length, f"{format} sequence {precision}"
-    with closing(SequenceRunner(path, length, format=format)) as runner:
+    with closing(DocumentRunner(path, length, format=format)) as runner:
         report = verify(runner, samples, name=name, precision=precision)
         contexts = samples[-1].contexts[:ALONE]
         known, _ = known_answers(source.model, window(np.concatenate(contexts), length))

@@ -26,6 +26,6 @@ def read_windows(path: Path, dim: int, context_length: int, count: int) -> NDArr
     corpus = open_corpus(path, context_length=context_length, dim=dim)
     starts = last_windows(corpus, context_length, HELD_OUT)
     if not len(starts):
-        raise InvalidInput(f"{path}: none of its last documents holds {context_length} vectors")
+        raise InvalidInput(f"{path}: none of its last documents holds {context_length} vectors; give longer ones")
     starts = starts[np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)]
     return corpus.windows(starts, context_length).astype(np.float32)

@@ -340,7 +340,9 @@ class Predictor:
         self._load(state["artifact"], state["request"])
         if self.artifact.manifest.model != state["model"]:
             self.close()
-            raise ArtifactError(f"{self.artifact.path}: its config or weights changed since this Predictor was pickled")
+            raise ArtifactError(
+                f"{self.artifact.path}: its config or weights changed since this Predictor was pickled; open a new one"
+            )
 
     def __repr__(self) -> str:
         running = "closed" if self._session is None else self._session.describe()

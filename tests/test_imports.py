@@ -27,7 +27,7 @@ ALLOWED = {
 ORDER = {
     "lvm_runtime": """errors arguments system artifact contexts corpus models coreml native backends request selection
         batcher predictor bulk text retrieval . server integrations commands __main__""",
-    "train": """options progress distributed data losses ranking recurrent forward evaluation warm_start ranked_start
+    "train": """options terminal distributed data losses ranking recurrent forward evaluation warm_start ranked_start
         prepared_data loop checkpoint provenance report run foreign_checkpoint import_checkpoint embed diagnose compare
         __main__ all .""",
     "export": """randomise source windows search_check verify norms forms mil_reference ane_lint commandline torchscript

@@ -129,7 +129,7 @@ def _compare_cosine(path: Path, stored: Any, model: Any, data: str, corpus: Mapp
     Raises VerificationFailed if it is another one, InvalidInput if none is stored.
     """
     if not isinstance(stored, int | float):
-        raise InvalidInput(f"{path}: stores no val_cosine, so --data has nothing to compare with")
+        raise InvalidInput(f"{path}: stores no val_cosine, so --data has nothing to compare with; leave it out")
     measured, contexts = _validate(model.eval(), model.config, data, corpus)
     if not abs(measured - stored) <= COSINE_TOLERANCE:
         raise VerificationFailed(
@@ -151,7 +151,10 @@ def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, A
     )
     prepared = prepare(options, "cpu", lambda line: None)
     if prepared.corpus.dim != config.dim:
-        raise InvalidInput(f"{data}: vectors have D={prepared.corpus.dim}, and the checkpoint D={config.dim}")
+        raise InvalidInput(
+            f"{data}: vectors have D={prepared.corpus.dim}, and the checkpoint D={config.dim}; "
+            "give the corpus that it was trained on"
+        )
     validation = prepared.split.validation
     sample = validation.sample(REAL_CONTEXTS)
     cosine = float(score_rows(model, validation).cosine.mean())

@@ -15,7 +15,7 @@ from .evaluation.diagnosis import Diagnosis, copied, diagnose, nearly_copied
 from .evaluation.metrics import bootstrap
 from .evaluation.retrieval import Scores, score
 from .options import TrainOptions
-from .progress import progress_bar
+from .terminal import progress_bar
 
 Say = Callable[[str], None]
 

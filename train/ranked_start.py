@@ -53,11 +53,7 @@ class RankedStart:
 
 
 def start_ranked(
-    model: nn.Module,
-    windows: WindowSet,
-    ranking: CorpusRanking,
-    cosine_weight: float = 0.0,
-    seed: int = 0,
+    model: nn.Module, windows: WindowSet, ranking: CorpusRanking, *, cosine_weight: float, seed: int
 ) -> RankedStart:
     """Set the weights of `model`, which is on the windows' device, to a linear map trained by the ranking loss."""
     decay = RECENCY_DECAY

@@ -81,7 +81,7 @@ class _SoftmaxLoss(Function):
     def forward(
         ctx: Any, predictions: Tensor, targets: Tensor, starts: Tensor, rows: Tensor, ranking: CorpusRanking
     ) -> Tensor:
-        """Return the loss per row, and keep its gradient: (expected candidate − target) / temperature."""
+        """Return the loss per row `[b]` and keep its gradient `[b, D]`: (expected candidate − target) / temperature."""
         own = (predictions * targets).sum(dim=1) / ranking.temperature  # [b]
         raised = torch.tensor(len(ranking.rows) / len(rows), device=own.device).log()
         largest, total, expected = own.clone(), torch.ones_like(own), targets.clone()
@@ -101,6 +101,6 @@ class _SoftmaxLoss(Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient of the predictions."""
+        """Return the gradient `[b, D]` of the predictions, and none of what else `forward` took."""
         (gradient,) = ctx.saved_tensors
         return outer[0].unsqueeze(1) * gradient, None, None, None, None

@@ -31,10 +31,10 @@ from .evaluation.retrieval import rank_rows
 from .loop import Trainer, TrainingDiverged
 from .options import RUN, TrainOptions
 from .prepared_data import PreparedData, Say, prepare
-from .progress import Interruption, progress_bar
 from .provenance import provenance
 from .ranked_start import start_ranked
 from .report.results import TrainResult, write_results
+from .terminal import Interruption, progress_bar
 from .warm_start import start_at_baseline
 
 REAL_CONTEXTS = 64

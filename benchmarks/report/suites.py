@@ -29,7 +29,7 @@ _LEFT_OUT = {"norm", "torch"}
 """What a test noted and checks by itself."""
 
 
-def suite_rows(run: Run, suites: Collection[str] = SUITES) -> str:
+def suite_rows(run: Run, suites: Collection[str]) -> str:
     """Return a Markdown heading and table for each of `suites` that a run's other entries belong to."""
     parts = []
     for suite, title in SUITES.items():

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime.coreml.package import import_coremltools
+from lvm_runtime.coreml.package import load_spec
 from lvm_runtime.errors import counted
 
 from ..mil_reference.program import load_program, operations
@@ -47,7 +47,7 @@ def _function_findings(program: Any, function: str) -> list[Finding]:
 
 def _input_findings(package: Path) -> Iterator[Finding]:
     """Findings about the declared inputs: flexible shapes, and types that need a conversion."""
-    spec = import_coremltools().utils.load_spec(str(package))
+    spec = load_spec(package)
     inputs = [feature for holder in (spec.description, *spec.description.functions) for feature in holder.input]
     for feature in inputs:
         array = feature.type.multiArrayType

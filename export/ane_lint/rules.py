@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from ..mil_reference.arithmetic import SMALLEST_NORMAL
 from ..mil_reference.program import dtype_of
 from .findings import Finding, Level
 
-SMALLEST_NORMAL = 2.0**-14
 LARGEST = 65504.0
 RECURRENT = {"lstm", "gru", "rnn"}
 CONTROL = {"while_loop", "cond"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     from .export import export_coreai
 
     for options in wanted:
-        print(f"coreai: converting and executing {options.name}", file=sys.stderr, flush=True)
+        console.note(f"coreai: converting and executing {options.name}")
         console.show(report_line(export_coreai(source, samples, options), options.path))
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,13 +94,9 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         return 0
     from .export import export_coreml
 
-    artifact = export_coreml(source, samples, options, say=_say)
+    artifact = export_coreml(source, samples, options, say=lambda text: console.note(f"coreml: {text}"))
     console.show(report_line(artifact, f"coreml/{options.name}.mlpackage"))
     return 0
-
-
-def _say(text: str) -> None:
-    print(f"coreml: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime.coreml.package import FUNCTIONS, SPEC, import_coremltools
+from lvm_runtime.coreml.package import FUNCTIONS, SPEC, load_spec
 
 _INPUTS = {"context": "The last T vectors of a document, oldest first: [batch, {length}, {dim}]."}
 _OUTPUTS = {
@@ -32,8 +32,7 @@ def describe(
 
     The package is changed in place: call it on one that nobody uses yet.
     """
-    ct = import_coremltools()
-    spec = ct.utils.load_spec(str(package))
+    spec = load_spec(package)
     about = spec.description.metadata
     about.shortDescription = title
     about.author = "lvm_runtime"

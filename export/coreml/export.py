@@ -54,9 +54,7 @@ def export_coreml(
         )
 
 
-def build_package(
-    source: Source, samples: Sequence[Sample], options: CoreMLOptions, path: Path, *, say: Say = lambda text: None
-) -> Proof:
+def build_package(source: Source, samples: Sequence[Sample], options: CoreMLOptions, path: Path, *, say: Say) -> Proof:
     """Write the package to `path` and prove it. The caller removes it if this raises."""
     config = source.artifact.config
     form = coreml_form(source.model, gelu=options.gelu)

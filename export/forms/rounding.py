@@ -83,7 +83,7 @@ def value(values: NDArray[np.int8], scale: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(values * scale.astype(np.float64))
 
 
-def round_rows(rows: Tensor, *, positive: bool = False) -> Tensor:
+def round_rows(rows: Tensor, *, positive: bool) -> Tensor:
     """Return `rows` `[R, K]` as a product sees them: in steps of 1/127 of each row's largest magnitude.
 
     `positive` ones are in steps of 1/255, and what is negative counts as 0.

@@ -21,6 +21,7 @@ MODES = ("exact", "fp16", "narrow")
 BLOCK = 32
 """Terms that the narrow mode sums before it rounds the running total."""
 SMALLEST_NORMAL = 2.0**-14
+"""The smallest normal fp16 number; the narrow mode flushes what lies below it to zero, as a device may."""
 
 Array = NDArray[Any]
 

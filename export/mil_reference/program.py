@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lvm_runtime.coreml.package import import_coremltools
-from lvm_runtime.errors import ArtifactError, InvalidInput, one_line
+from lvm_runtime.coreml.package import import_coremltools, load_spec
+from lvm_runtime.errors import InvalidInput
 
 
 def load_program(package: str | Path) -> Any:
@@ -15,16 +15,11 @@ def load_program(package: str | Path) -> Any:
 
     Raises ArtifactError if it cannot be read, InvalidInput if it is not an mlprogram.
     """
-    package = Path(package)
-    coremltools = import_coremltools()
+    import_coremltools()
     from coremltools.converters.mil.frontend.milproto import load
 
-    if not package.is_dir():
-        raise ArtifactError(f"{package}: not there, or not a folder; expected a Core ML package (.mlpackage)")
-    try:
-        spec = coremltools.utils.load_spec(str(package))
-    except Exception as error:  # coremltools raises bare Exceptions and protobuf's own errors
-        raise ArtifactError(f"{package}: not a Core ML package ({one_line(error)})") from error
+    package = Path(package)
+    spec = load_spec(package)
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
         raise InvalidInput(f"{package}: its model is a {kind}, expected an mlProgram; convert it to one first")

@@ -1,1 +1,1 @@
-"""Export to the native engine: deployment forms as flat plans with int8 weights."""
+"""Export to the native engine: deployment forms as flat plans, in fp32 and int8."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lvm_runtime.commands import console
 
-from ..commandline import make_parser, open_arguments, report_line
+from ..commandline import add_forms, make_parser, open_arguments, report_line
 from .files import FILES, PRECISIONS
 
 DESCRIPTION = """\
@@ -19,13 +19,7 @@ and in int8 (drift ≤ 1e-3). Answers do not depend on batch-mates, to the bit."
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and export."""
     parser = make_parser(DESCRIPTION, prog)
-    parser.add_argument(
-        "--precision",
-        action="append",
-        choices=PRECISIONS,
-        help="may be repeated (default: fp32 and int8)",
-    )
-    parser.add_argument("--no-sequence", action="store_true", help="leave out the sequence form")
+    add_forms(parser, PRECISIONS)
     arguments = parser.parse_args(argv)
     source, samples = open_arguments(arguments)
     from .export import export_native

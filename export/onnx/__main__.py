@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lvm_runtime.commands import console
 
-from ..commandline import make_parser, open_arguments, report_line
+from ..commandline import add_forms, make_parser, open_arguments, report_line
 from .files import PRECISIONS, SEQUENCE_FILE, context_file
 
 DESCRIPTION = """\
@@ -19,13 +19,7 @@ batch-mates), and the sequence form, which predicts every window of a document a
 def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Parse the command line and export."""
     parser = make_parser(DESCRIPTION, prog)
-    parser.add_argument(
-        "--precision",
-        action="append",
-        choices=PRECISIONS,
-        help="may be repeated (default: fp32 and int8)",
-    )
-    parser.add_argument("--no-sequence", action="store_true", help="leave out the sequence form")
+    add_forms(parser, PRECISIONS)
     arguments = parser.parse_args(argv)
     source, samples = open_arguments(arguments, "onnx")
     from .export import export_onnx, export_sequence

@@ -190,7 +190,7 @@ class GraphOps:
         )
 
 
-def build_graph(form: Form, ops: GraphOps, kind: str = "context", precision: str = "fp32") -> onnx.ModelProto:
+def build_graph(form: Form, ops: GraphOps, kind: str, precision: str) -> onnx.ModelProto:
     """Write `form` through `ops`, which compute in `precision`, as an ONNX model that says what it is.
 
     `kind` "context" maps `context` `[B, T, D]` to `prediction` `[B, D]` (and `attention` `[B, T]`), "sequence"

@@ -17,7 +17,7 @@ from pathlib import Path
 from lvm_runtime.artifact.limits import LARGEST_FILE, MOST_PACKAGE_FILES
 from lvm_runtime.errors import ArtifactError
 from lvm_runtime.system.atomic import TEMPORARY
-from lvm_runtime.system.files import sha256_of
+from lvm_runtime.system.files import kind_of, sha256_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +187,8 @@ def _reading(path: Path) -> Iterator[None]:
 def _require_plain(path: Path, mode: int) -> None:
     if stat.S_ISREG(mode):
         return
-    kinds = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-    kind = kinds.get(stat.S_IFMT(mode), "a device")
     advice = "; copy the artifact with its links resolved: cp -RL" if stat.S_ISLNK(mode) else ""
-    raise ArtifactError(f"{path}: is {kind}, expected a plain file{advice}")
+    raise ArtifactError(f"{path}: is {kind_of(mode)}, expected a plain file{advice}")
 
 
 def is_finders(name: str) -> bool:

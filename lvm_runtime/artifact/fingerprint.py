@@ -138,11 +138,9 @@ def random_contexts(count: int, context_length: int, dim: int, *, seed: int = 0)
     return contexts.astype(np.float32)
 
 
-def probe_contexts(
-    dim: int, context_length: int, real: NDArray[np.floating] | None = None, *, seed: int = 0
-) -> NDArray[np.float32]:
+def probe_contexts(dim: int, context_length: int, real: NDArray[np.floating] | None = None) -> NDArray[np.float32]:
     """Return `[n, T, D]` float32 probes: 16 random contexts, and up to 16 of the `real` ones."""
-    parts = [random_contexts(RANDOM_PROBES, context_length, dim, seed=seed)]
+    parts = [random_contexts(RANDOM_PROBES, context_length, dim)]
     if real is not None and len(real):
         if real.shape[1:] != (context_length, dim):
             raise InvalidInput(f"real contexts have shape {real.shape}, expected [n, {context_length}, {dim}]")

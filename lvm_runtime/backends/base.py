@@ -187,6 +187,13 @@ class Backend(ABC):
             raise BackendUnavailable(f"backend {cls.name} computes in {able}, and {precision} was asked for")
         return precision
 
+    @classmethod
+    def refuse_threads(cls, threads: int | None) -> None:
+        """Raise BackendUnavailable for a number of threads: for frameworks that choose it themselves."""
+        if threads is not None:
+            problem = f"chooses its threads itself, and {threads} were asked for; leave threads out"
+            raise BackendUnavailable(f"backend {cls.name} {problem}")
+
 
 class LightBackend(Backend):
     """A backend that loads in hundredths of a second and runs contexts and documents, on a CPU several at once."""

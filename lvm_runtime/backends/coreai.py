@@ -56,8 +56,7 @@ class CoreAIBackend(Backend):
         self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
     ) -> None:
         asset = self.load_framework()
-        if threads is not None:
-            raise BackendUnavailable(f"backend coreai chooses its threads itself, and {threads} were asked for")
+        self.refuse_threads(threads)
         able = self.devices()
         self.device = able[0] if device == "auto" else device
         if self.device not in able:

@@ -47,8 +47,7 @@ class CoreMLBackend(Backend):
         self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
     ) -> None:
         require_macos("backend coreml")
-        if threads is not None:
-            raise BackendUnavailable(f"backend coreml chooses its threads itself, and {threads} were asked for")
+        self.refuse_threads(threads)
         package = read_package(source)
         require_macos(str(source), least=MULTIFUNCTION_MACOS if package.multifunction else SMALLEST_MACOS)
         self.device = package.device if device == "auto" else device

@@ -50,8 +50,7 @@ class MlxBackend(Backend):
             raise BackendUnavailable(
                 f"backend mlx cannot run on device {device!r}: this MLX has the devices {', '.join(present)}"
             )
-        if threads is not None:
-            raise BackendUnavailable(f"backend mlx chooses its threads itself, and {threads} were asked for")
+        self.refuse_threads(threads)
         self.precision = self.arithmetic(precision)
         if self.precision != "fp32":
             self.largest_norm = REDUCED_LARGEST_NORM

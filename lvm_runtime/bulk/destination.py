@@ -17,8 +17,7 @@ from filelock import Timeout
 from lvm_runtime.corpus.formats import SUFFIXES
 from lvm_runtime.errors import InvalidInput, LvmError
 from lvm_runtime.system.atomic import file_lock, writing
-
-_OTHER_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+from lvm_runtime.system.files import kind_of
 
 
 def keep_out(path: Path, artifact: Path) -> None:
@@ -49,8 +48,9 @@ class Destination:
             if found is None:
                 continue
             if not stat.S_ISREG(found.st_mode):
-                kind = _OTHER_KINDS.get(stat.S_IFMT(found.st_mode), "a device")
-                raise InvalidInput(f"{path}: is {kind}, expected a file or nothing; choose another name")
+                raise InvalidInput(
+                    f"{path}: is {kind_of(found.st_mode)}, expected a file or nothing; choose another name"
+                )
             for source in inputs:
                 if source.exists() and os.path.samestat(found, source.stat()):
                     raise InvalidInput(f"{path}: is also the input {source}; choose another name for the output")

@@ -49,7 +49,7 @@ class Output:
         dim: int,
         block: int,
         identity: dict[str, Any],
-        row_numbers: RowNumbers = np.arange,
+        row_numbers: RowNumbers,
     ) -> None:
         if place.path.suffix == ".parquet":
             import_pyarrow(place.path)

@@ -108,7 +108,7 @@ def prepare(folder: Path, parts: Iterable[Part], artifact: Path, *, overwrite: b
             raise InvalidInput(f"{folder} holds {others[0]} of another run; choose another folder, or give --overwrite")
 
 
-def write_part(predictor: Predictor, part: Part, folder: Path, *, skip_bad: bool = False) -> PartResult:
+def write_part(predictor: Predictor, part: Part, folder: Path, *, skip_bad: bool) -> PartResult:
     """Predict a part and write its file, unless it is there. InvalidInput for the first bad row without `skip_bad`."""
     path, identity = folder / part.name, _identity(predictor, part)
     found = _read_note(path)

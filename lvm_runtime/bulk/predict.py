@@ -132,7 +132,7 @@ def predict_file(
         return _predict(predictor, source, inputs, place, skip_bad, progress)
 
 
-def look_first(artifact: str | Path, source: str | Path, target: str | Path, *, overwrite: bool = False) -> None:
+def look_first(artifact: str | Path, source: str | Path, target: str | Path, *, overwrite: bool) -> None:
     """Raise what `predict_file` would raise for these names and for the shape of the input, before a model is loaded.
 
     A look at the numbers of the input, and at a column of ids, is left to the run.

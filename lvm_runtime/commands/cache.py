@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from lvm_runtime.commands.console import show
+from lvm_runtime.commands.console import note, show
 from lvm_runtime.coreml import cache as coreml_cache
 from lvm_runtime.errors import counted
 from lvm_runtime.selection import measurements
@@ -26,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
         compiled, files = coreml_cache.clear(), measurements.clear()
         size = sum(entry.bytes for entry in compiled) / 1e6
         models, kept = counted(len(compiled), "compiled model"), counted(len(files), "measurement")
-        print(f"removed {models}, {size:.1f} MB, {kept}", file=sys.stderr)
+        note(f"removed {models}, {size:.1f} MB, {kept}")
     show(describe_cache())
 
 

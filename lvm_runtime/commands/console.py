@@ -94,6 +94,11 @@ def show(text: object) -> None:
     print(printable(str(text)), flush=True)
 
 
+def note(text: object) -> None:
+    """Print to stderr, with control characters escaped, what is beside the result."""
+    print(printable(str(text)), file=sys.stderr)
+
+
 def program() -> str:
     """Return what the user typed to start this process: `lvm-runtime`, or `python -m train` and the like."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)

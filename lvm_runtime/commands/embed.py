@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from lvm_runtime.arguments import whole_number
-from lvm_runtime.commands.console import printable, show
+from lvm_runtime.commands.console import note, show
 from lvm_runtime.corpus.write import require_kind
 from lvm_runtime.errors import counted
 from lvm_runtime.system import atomic, extras
@@ -73,10 +72,10 @@ def run(options: argparse.Namespace) -> None:
             files, options.out, encoder, tokens=options.tokens, overlap=options.overlap, restart=options.restart
         )
     except KeyboardInterrupt:
-        print("what is done is kept; the same command goes on from there", file=sys.stderr)
+        note("what is done is kept; the same command goes on from there")
         raise
     for line in result.left_out:
-        print(printable(line), file=sys.stderr)
+        note(line)
     known = f", {result.known:,} of them encoded before" if result.known else ""
     made = f"{counted(result.vectors, 'vector')} of {counted(result.documents, 'document')}"
     show(f"{options.out}: {made}, D={result.dim}{known}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from lvm_runtime.commands.console import printable, show
+from lvm_runtime.commands.console import note, show
 from lvm_runtime.corpus.formats import ACCEPTED
 from lvm_runtime.errors import counted
 from lvm_runtime.retrieval.index import EXACT, KINDS, LARGEST_EXACT, Index
@@ -27,9 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Build the index and say what was written."""
-    index = Index.build(
-        options.corpus, options.kind, options.out, report=lambda line: print(printable(line), file=sys.stderr)
-    )
+    index = Index.build(options.corpus, options.kind, options.out, report=note)
     size = sum(file.bytes for file in index.record.files) / 1e6
     what = "every vector is compared" if index.record.kind == EXACT else f"approximate, {size:,.1f} MB"
     show(f"{index.path}: {counted(index.record.vectors, 'vector')}, D={index.record.dim}, {what}")

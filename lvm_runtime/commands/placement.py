@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
         show(describe_placement(package, options.device, every=options.operations))
 
 
-def describe_placement(package: Path, device: str | None = None, *, every: bool = False) -> str:
+def describe_placement(package: Path, device: str | None, *, every: bool = False) -> str:
     """Return the report on where Core ML means to run each function of `package`. macOS 14.4 and later."""
     require_macos("lvm-runtime placement", least=LEAST_MACOS)
     read = read_package(package)

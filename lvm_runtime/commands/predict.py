@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from importlib import import_module
 from pathlib import Path
 
 from lvm_runtime.bulk.predict import BulkResult, look_first, open_for_bulk, predict_file, workers_for
-from lvm_runtime.commands.console import printable, refuse_given, show
+from lvm_runtime.commands.console import note, refuse_given, show
 from lvm_runtime.commands.request_options import add_artifact, add_request_options, request_from
 from lvm_runtime.corpus.formats import ACCEPTED
 from lvm_runtime.errors import InvalidInput, counted
@@ -54,12 +53,12 @@ def run(options: argparse.Namespace) -> None:
     taken_over = f", {result.resumed:,} of them by an interrupted run before" if result.resumed else ""
     show(f"{options.output}: {counted(result.predictions, 'prediction')}{taken_over}")
     if not result.predictions:
-        print("WARNING: no document has as many vectors as the model reads, so nothing was predicted", file=sys.stderr)
+        note("WARNING: no document has as many vectors as the model reads, so nothing was predicted")
     for remark in result.remarks:
-        print(printable(remark), file=sys.stderr)
+        note(remark)
     if result.bad:
         listed = f"{options.output}.bad.csv" if options.ray is None else options.output / "bad.csv"
-        print(printable(f"{listed}: {counted(result.bad, 'row')} that could not be predicted"), file=sys.stderr)
+        note(f"{listed}: {counted(result.bad, 'row')} that could not be predicted")
 
 
 def _predict_on_ray(options: argparse.Namespace) -> BulkResult:
@@ -83,8 +82,8 @@ def _predict_here(options: argparse.Namespace) -> BulkResult:
         raise InvalidInput(f"{options.input}: is a folder; give a file, or --ray for a folder of files")
     look_first(options.artifact, options.input, options.output, overwrite=options.overwrite)
     with open_for_bulk(options.artifact, request) as predictor:
-        print(printable(str(predictor.explain().running)), file=sys.stderr)
-        print(f"{counted(workers_for(predictor), 'run')} at a time", file=sys.stderr)
+        note(predictor.explain().running)
+        note(f"{counted(workers_for(predictor), 'run')} at a time")
         try:
             return predict_file(
                 predictor,
@@ -95,5 +94,5 @@ def _predict_here(options: argparse.Namespace) -> BulkResult:
                 overwrite=options.overwrite,
             )
         except KeyboardInterrupt:
-            print("what is done is kept; the same command goes on from there", file=sys.stderr)
+            note("what is done is kept; the same command goes on from there")
             raise

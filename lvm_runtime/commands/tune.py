@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from lvm_runtime.commands.console import printable, show
+from lvm_runtime.commands.console import note, show
 from lvm_runtime.commands.request_options import add_artifact, add_request_options, request_from
 from lvm_runtime.commands.tables import aligned
 from lvm_runtime.selection.candidates import Refusal
@@ -26,14 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure and print the table."""
-    measured, refused = tune(
-        options.artifact, request_from(options), report=lambda line: print(printable(line), file=sys.stderr)
-    )
+    measured, refused = tune(options.artifact, request_from(options), report=note)
     show(describe_tuning(measured, refused, options.max_drift, options.typical_batch))
 
 
 def describe_tuning(
-    measured: Sequence[Measurement], refused: Sequence[Refusal], max_drift: float, typical_batch: int | None = None
+    measured: Sequence[Measurement], refused: Sequence[Refusal], max_drift: float, typical_batch: int | None
 ) -> str:
     """Return a table of predictions per second by form, with a mark at the one that will serve."""
     header, rows = ("form", "device", "drift", *(f"batch {batch}" for batch in BATCHES)), []

@@ -8,12 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from threading import current_thread, main_thread
 from typing import Any
 
 from lvm_runtime.coreml import cache as coreml_cache
@@ -67,39 +64,25 @@ def import_coremltools() -> Any:
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns about versions of libraries that are not used here
     try:
-        with _interrupt_kept():
-            return extras.require("coreml", "Core ML", "coremltools")
+        return extras.require("coreml", "Core ML", "coremltools")
     finally:
         logger.setLevel(level)
 
 
-@contextmanager
-def _interrupt_kept() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end if Ctrl-C came: coremltools drops every exception while it is imported."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or current_thread() is not main_thread():
-        yield
-        return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+def load_spec(path: Path) -> Any:
+    """Return the specification in the package at `path`, as coremltools reads it; ArtifactError for what is none."""
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: not there, or not a folder; expected a Core ML package (.mlpackage)")
+    coremltools = import_coremltools()
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if came:
-            raise KeyboardInterrupt
+        return coremltools.utils.load_spec(str(path))
+    except Exception as error:  # coremltools raises bare Exceptions and protobuf's own errors
+        raise ArtifactError(f"{path}: not a Core ML package ({one_line(error)})") from error
 
 
 def read_package(path: Path) -> Package:
     """Read what the package at `path` says of itself. Raises ArtifactError for one that this project did not make."""
-    if not path.is_dir():
-        raise ArtifactError(f"{path}: not there, or not a folder; expected a Core ML package (.mlpackage)")
-    try:
-        spec = import_coremltools().utils.load_spec(str(path))
-    except BackendUnavailable:
-        raise
-    except Exception as error:  # coremltools raises bare Exceptions and protobuf's own errors
-        raise ArtifactError(f"{path}: not a Core ML package ({one_line(error)})") from error
-    metadata = spec.description.metadata.userDefined
+    metadata = load_spec(path).description.metadata.userDefined
     device = str(metadata.get(COMPUTE_UNITS) or "ane")
     return Package(read_functions(metadata, path), device, metadata.get(PRECISION))
 

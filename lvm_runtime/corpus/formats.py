@@ -102,7 +102,7 @@ def count_rows(path: Path) -> int:
     raise InvalidInput(f"{path}: unknown kind of file {path.suffix!r}; expected .npy or .parquet")
 
 
-def shape_of(path: Path, *, context_length: int, dim: int | None = None) -> tuple[int, ...]:
+def shape_of(path: Path, *, context_length: int, dim: int | None) -> tuple[int, ...]:
     """Return the shape of what `read_file` returns as values; one row of a Parquet file is unpacked, nothing else.
 
     Raises InvalidInput for what is no corpus.

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_runtime.errors import InvalidInput, LvmError, one_line
-from lvm_runtime.system.files import claim
+from lvm_runtime.system.files import claim, kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,9 @@ class NpyFile:
 def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading; InvalidInput, with the reason in a few words, if it is no file or cannot be read."""
     try:
-        kind = path.stat().st_mode
-        if not stat.S_ISREG(kind):
-            what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
-            raise InvalidInput(f"{path}: is {what}, expected a file")
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise InvalidInput(f"{path}: is {kind_of(mode)}, expected a file")
         return path.open("rb")
     except InvalidInput:
         raise

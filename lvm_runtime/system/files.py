@@ -1,14 +1,21 @@
-"""Calls on open files that systems have in different ways, or not at all, and the hash of one."""
+"""What a file is, calls on open ones that systems have in different ways, or not at all, and the hash of one."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import stat
 import threading
 from io import BufferedReader
 
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 _SEEKING = threading.Lock()
+
+
+def kind_of(mode: int) -> str:
+    """Return what has the `mode` of a status that is not a plain file's: a folder, a link, a pipe, a device, …"""
+    return _KINDS.get(stat.S_IFMT(mode), "a device")
 
 
 def write_at(file: int, data: memoryview, offset: int) -> None:

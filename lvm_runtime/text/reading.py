@@ -63,7 +63,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        raise InvalidInput(f"{path}: cannot be read as UTF-8 text ({error}); convert it") from error
     return text_of(text, path.suffix)
 
 

@@ -19,9 +19,9 @@ from export.verify import (
     BATCH_SIZES,
     REAL_WINDOWS,
     SAMPLE_SEED,
+    DocumentRunner,
     Report,
     Sample,
-    SequenceRunner,
     make_samples,
     verify,
     verify_file,
@@ -125,7 +125,7 @@ def test_contexts_joined_to_a_document_run_on_the_cpu_and_give_their_own_windows
     monkeypatch.setattr("export.verify.backend_class", {"native": Backend, "onnx": Backend}.__getitem__)
     contexts = sample.contexts[:3]
     for format in ("onnx", "native"):
-        with closing(SequenceRunner(Path(format), 5, format=format)) as runner:
+        with closing(DocumentRunner(Path(format), 5, format=format)) as runner:
             predictions, attention = runner.run_with_attention(np.asfortranarray(contexts))
             np.testing.assert_array_equal(runner.run(contexts), contexts[:, 0])
         np.testing.assert_array_equal(predictions, contexts[:, 0])

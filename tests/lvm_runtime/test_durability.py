@@ -86,7 +86,7 @@ def test_committed_form_is_on_the_disk_before_the_manifest_names_it(
 def test_block_is_in_the_journal_only_when_it_is_on_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[str] = []
 
-    output = Output(Destination(tmp_path / "out.npy"), 8, 4, 4, {"run": 1})
+    output = Output(Destination(tmp_path / "out.npy"), 8, 4, 4, {"run": 1}, np.arange)
     note(monkeypatch, calls, bulk_output, "write_at", "data")
     note(monkeypatch, calls, os, "fsync", "flush")
     monkeypatch.setattr(output._journal, "write", lambda line: calls.append(f"{line.count('block')} blocks"))
@@ -98,7 +98,7 @@ def test_block_is_in_the_journal_only_when_it_is_on_the_disk(monkeypatch: pytest
 
 @pytest.mark.parametrize("name", ["out.npy", "out.npz", "out.parquet"])
 def test_finished_output_is_on_the_disk_before_the_journal_goes(name: str, flushes: Flushes, tmp_path: Path) -> None:
-    output = Output(Destination(tmp_path / name), 4, 4, 4, {"run": 1})
+    output = Output(Destination(tmp_path / name), 4, 4, 4, {"run": 1}, np.arange)
     output.write(0, np.zeros((4, 4), np.float32), {2: "bad"})
     output.finish()
     flushes.assert_settled(f"{name}.progress", f"{name}.bad.csv", name)
@@ -109,7 +109,7 @@ def test_finished_output_is_on_the_disk_before_the_journal_goes(name: str, flush
 def test_output_that_cannot_take_its_place_is_kept_for_a_second_run(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    output = Output(Destination(tmp_path / name), 4, 4, 4, {"run": 1})
+    output = Output(Destination(tmp_path / name), 4, 4, 4, {"run": 1}, np.arange)
     output.write(0, np.zeros((4, 4), np.float32), {})
 
     def fail(*paths: Any) -> None:
@@ -118,7 +118,7 @@ def test_output_that_cannot_take_its_place_is_kept_for_a_second_run(
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(LvmError, match="No space left"):
         output.finish()
-    again = Output(Destination(tmp_path / name), 4, 4, 4, {"run": 1})
+    again = Output(Destination(tmp_path / name), 4, 4, 4, {"run": 1}, np.arange)
     again.close()
     assert again.blocks() == []
 
@@ -127,5 +127,5 @@ def test_part_of_a_bulk_run_is_on_the_disk(small_artifacts: Get, flushes: Flushe
     np.save(tmp_path / "in.npy", some_contexts(6))
     (part,) = plan([tmp_path / "in.npy"])
     with Predictor(small_artifacts("amn"), threads=1) as predictor:
-        write_part(predictor, part, tmp_path)
+        write_part(predictor, part, tmp_path, skip_bad=False)
     flushes.assert_settled(part.name)

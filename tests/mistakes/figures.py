@@ -81,15 +81,15 @@ MISTAKES = [
     Mistake(
         "gradients of the first step on a device are not judged",
         _GATE,
-        "found.loss <= limit and found.gradient <= limit",
-        "found.loss <= limit",
+        "found.loss <= STEP_LIMIT and found.gradient <= STEP_LIMIT",
+        "found.loss <= STEP_LIMIT",
         f"{_TEST_GATE}::test_a_step_whose_loss_or_gradient_is_off_is_stopped[gradient]",
     ),
     Mistake(
         "the loss of the first step on a device is not judged",
         _GATE,
-        "found.loss <= limit and found.gradient <= limit",
-        "found.gradient <= limit",
+        "found.loss <= STEP_LIMIT and found.gradient <= STEP_LIMIT",
+        "found.gradient <= STEP_LIMIT",
         f"{_TEST_GATE}::test_a_step_whose_loss_or_gradient_is_off_is_stopped[loss]",
     ),
     Mistake(

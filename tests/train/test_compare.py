@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from lvm_runtime.errors import ArtifactError
 from tests.browser import look, needs_browser
 from train.options import TrainOptions
+from train.report import plots
 from train.report.compare import compare
 from train.report.runs import read_run, recipe_of
 from train.report.table import duration
@@ -141,6 +143,22 @@ def test_runs_of_one_name_are_told_apart(runs: list[Path], tmp_path: Path) -> No
     text = compare([*runs, tmp_path / "before" / "mse.run"], tmp_path / "report")
     for name in (runs[0].parent / "mse", tmp_path / "before" / "mse", "infonce"):
         assert f"| {name} |" in text
+
+
+@pytest.mark.parametrize(
+    ("speeds", "ticks"),
+    [
+        ((142, 480), ["200", "300", "400", "500", "600"]),
+        ((1180, 1260), ["1.18k", "1.2k", "1.22k", "1.24k", "1.26k", "1.28k"]),
+        ((900, 12_000), ["1k", "3k", "10k"]),
+    ],
+    ids=["less than a decade", "nearly the same", "more than a decade"],
+)
+def test_speeds_are_plain_numbers(speeds: tuple[int, ...], ticks: list[str]) -> None:
+    rows = [SimpleNamespace(name=f"model {speed}", speed={"32": speed}, gain=0.0) for speed in speeds]
+    runs: Any = [SimpleNamespace(row=row) for row in rows]
+    texts = re.findall("<!-- (.+) -->", plots.speed(runs))
+    assert texts[: texts.index("predictions/s, eager on the CPU, batch 32")] == ticks
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (2.34, "2.3 s"), (59.9, "59.9 s"), (90, "1.5 min")])

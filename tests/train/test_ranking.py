@@ -116,7 +116,7 @@ def test_ranked_start_finds_more_than_the_recency_average(split: Split, architec
     windows = WindowSet(split.train.store, split.train.starts[:900], split.train.groups[:900], 5)
     sizes = SMALL[architecture] | {"hidden_dim": 384, "num_layers": 2}
     model = build_model(make_config(architecture, dim=384, **sizes), seed=0)
-    found = start_ranked(model, windows, CorpusRanking(windows, 0.05))
+    found = start_ranked(model, windows, CorpusRanking(windows, 0.05), cosine_weight=0.0, seed=0)
     assert found.epochs > 0
 
     def average(contexts: torch.Tensor) -> torch.Tensor:

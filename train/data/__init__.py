@@ -1,1 +1,1 @@
-"""The bundled corpus and the tool that cut it."""
+"""What is trained on: corpora, real and synthetic, their windows, and the documents held out."""

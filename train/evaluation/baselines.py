@@ -39,12 +39,12 @@ class Baselines:
 
 
 def linear_average(contexts: Tensor) -> Tensor:
-    """Predict the direction of the mean of the context."""
+    """Return the direction `[b, D]` of the mean of each context `[b, T, D]`."""
     return F.normalize(contexts.mean(dim=1), dim=1)
 
 
 def persistence(contexts: Tensor) -> Tensor:
-    """Predict the last vector again: a search with the last chunk."""
+    """Return the direction `[b, D]` of the last vector of each context `[b, T, D]`: a search with the last chunk."""
     return F.normalize(contexts[:, -1], dim=1)
 
 
@@ -55,7 +55,7 @@ def recency_weights(decay: float, context_length: int) -> Tensor:
 
 
 def recency_average(contexts: Tensor, decay: float) -> Tensor:
-    """Predict the direction of the average that weighs a vector `decay` times as much as the one after it."""
+    """Return the direction `[b, D]` of the average that weighs a vector `decay` times as much as the one after it."""
     weights = recency_weights(decay, contexts.shape[1]).to(contexts.device)
     return F.normalize(torch.einsum("btd,t->bd", contexts, weights), dim=1)
 

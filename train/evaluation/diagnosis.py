@@ -99,7 +99,7 @@ class Diagnosis:
         return asdict(self) | {"signal": self.signal, "warnings": self.warnings()}
 
 
-def diagnose(corpus: Corpus, store: VectorStore, context_length: int = 5) -> Diagnosis:
+def diagnose(corpus: Corpus, store: VectorStore, context_length: int) -> Diagnosis:
     """Look at the whole corpus for duplicates and lengths, and at a sample of its windows for the rest.
 
     Raises InvalidInput for a corpus without vectors.

@@ -24,8 +24,8 @@ from ..losses import row_losses
 
 BATCH_SIZES = (1, 7, 256)
 ROWS = 256
-GRADIENT_LIMIT = 1e-3
-"""Largest relative difference of one step's gradients, as a share of the whole gradient's length."""
+STEP_LIMIT = 1e-3
+"""Largest relative difference of one step's loss, and of its gradients as a share of the whole gradient's length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,10 @@ class StepComparison:
         return f"loss {self.loss:.1e}, gradient {self.gradient:.1e} (relative)"
 
 
-def compare_step(
-    model: nn.Module, contexts: Tensor, targets: Tensor, device: str, limit: float = GRADIENT_LIMIT
-) -> StepComparison:
-    """Compare one step's loss and gradients on `device` with the CPU's, dropout off.
+def compare_step(model: nn.Module, contexts: Tensor, targets: Tensor, device: str) -> StepComparison:
+    """Compare the loss and gradients of a step on `contexts` `[b, T, D]` on `device` with the CPU's, dropout off.
 
-    Raises VerificationFailed where they differ by more than `limit`, relative to the CPU's.
+    Raises VerificationFailed where they differ by more than `STEP_LIMIT`, relative to the CPU's.
     """
     here_loss, here = _gradients(model, contexts, targets, device)
     cpu_loss, reference = _gradients(model, contexts, targets, "cpu")
@@ -97,9 +95,9 @@ def compare_step(
         abs(here_loss - cpu_loss) / max(abs(cpu_loss), 1e-12),
         float(torch.linalg.vector_norm(here - reference) / length),
     )
-    if not (found.loss <= limit and found.gradient <= limit):
+    if not (found.loss <= STEP_LIMIT and found.gradient <= STEP_LIMIT):
         raise VerificationFailed(
-            f"one training step on {device} differs from the CPU's: {found}, expected ≤ {limit:.0e}; "
+            f"one training step on {device} differs from the CPU's: {found}, expected ≤ {STEP_LIMIT:.0e}; "
             "train with --device cpu"
         )
     return found

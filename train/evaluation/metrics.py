@@ -25,6 +25,7 @@ FEWEST_DOCUMENTS = 6
 
 Floats = NDArray[np.float64]
 Predict = Callable[[Tensor], Tensor]
+"""From contexts `[b, T, D]` to predictions `[b, D]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ def bootstrap(values: Floats, groups: NDArray[np.int64]) -> Estimate:
 
 
 def bootstrap_all(columns: Mapping[str, Floats], groups: NDArray[np.int64]) -> dict[str, Estimate]:
-    """Return `bootstrap` of every column, all from the same resamples."""
+    """Return `bootstrap` of every column `[n]`, all from the same resamples of `groups` `[n]`."""
     _, place = np.unique(groups, return_inverse=True)
     counts = np.bincount(place).astype(np.float64)
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from .runs import Run, linear_average_of
 
@@ -99,6 +100,9 @@ def speed(runs: list[Run]) -> str:
                           textcoords="offset points", fontsize=8, color=colour)  # fmt: skip
         axes.axhline(0, color=GREY, linestyle="--", linewidth=1)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))  # even steps where the view holds one of these at most
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200, 1.18k, 12k
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.25, y=0.15)
         axes.set(xlabel="predictions/s, eager on the CPU, batch 32", ylabel="cosine − linear average")
 

@@ -1,4 +1,4 @@
-"""The part of a comparison that is about search: verdicts, a table of models and baselines, and two plots."""
+"""The part of a comparison that is about search: verdicts, a table of models and baselines, figures for a plot."""
 
 from __future__ import annotations
 

@@ -10,11 +10,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arithmetic import Array
 from ..registry import Call, operation
-
-Array = NDArray[Any]
 
 
 @operation("const")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arithmetic import Array
 from ..registry import Call, operation
 
-Array = NDArray[Any]
 MAX_ITERATIONS = 100_000
 
 
@@ -33,7 +32,7 @@ def cond(call: Call) -> tuple[Any, ...]:
 
 @operation("make_list")
 def make_list(call: Call) -> list[Array]:
-    """A list of zeros; it grows when written past its end if `dynamic_length` says so."""
+    """A list of zeros; it grows when written past its end."""
     sizes = [int(size) if np.ndim(size) == 0 and not isinstance(size, str) else 1 for size in call["elem_shape"]]
     return [np.zeros(sizes) for _ in range(int(call.get("init_length", 0)))]
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
+from ..arithmetic import Array
 from ..registry import Call, operation
 
-Array = NDArray[Any]
 Pairs = list[tuple[int, int]]
 
 

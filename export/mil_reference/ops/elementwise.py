@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arithmetic import Array
 from ..registry import OPERATIONS, Call, operation
 
-Array = NDArray[Any]
 _ERF = np.frompyfunc(math.erf, 1, 1)
 
 

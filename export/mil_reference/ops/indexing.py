@@ -6,11 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arithmetic import Array
 from ..registry import Call, operation
-
-Array = NDArray[Any]
 
 
 @operation("slice_by_index")

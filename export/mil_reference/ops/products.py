@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arithmetic import Array
 from ..registry import Call, operation
-
-Array = NDArray[Any]
 
 
 @operation("matmul")

@@ -6,15 +6,13 @@ x `[S, B, I]`; gates are stacked in the order input, forget, output, cell.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arithmetic import Array
 from ..registry import Call, operation
 from .elementwise import sigmoid
 
-Array = NDArray[Any]
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda x: x,
     "relu": lambda x: np.maximum(x, 0.0),

@@ -105,9 +105,7 @@ def test_another_seed_is_another_draw() -> None:
     first = random_contexts(16, 5, 8)
     np.testing.assert_array_equal(first, random_contexts(16, 5, 8, seed=0))
     np.testing.assert_array_equal(first, probe_contexts(8, 5))
-    other = random_contexts(16, 5, 8, seed=7)
-    np.testing.assert_array_equal(other, probe_contexts(8, 5, seed=7))
-    assert np.abs(first - other).max() > 0.1
+    assert np.abs(first - random_contexts(16, 5, 8, seed=7)).max() > 0.1
 
 
 def test_contexts_of_a_probe_share_a_topic_that_others_do_not() -> None:

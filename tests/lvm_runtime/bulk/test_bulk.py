@@ -371,14 +371,15 @@ def test_a_bad_vector_in_no_window_spoils_nothing(predictor: Predictor, tmp_path
 def test_names_and_shapes_are_looked_at_without_a_model(small_artifacts: Get, tmp_path: Path, suffix: str) -> None:
     artifact, out = small_artifacts("amn"), tmp_path / "out.npy"
     for arrays in ({"vectors": _vectors(), "doc_ids": DOC_IDS}, {"contexts": some_contexts(9)}):
-        look_first(artifact, _save(tmp_path / f"in{suffix}", **arrays), out)
+        look_first(artifact, _save(tmp_path / f"in{suffix}", **arrays), out, overwrite=False)
+    wide = _save(tmp_path / f"wide{suffix}", vectors=np.ones((len(DOC_IDS), 17), np.float32))
     with pytest.raises(InvalidInput, match=rf"array of shape \[{len(DOC_IDS)}, 17\], expected contexts \[N, 5, 16\]"):
-        look_first(artifact, _save(tmp_path / f"wide{suffix}", vectors=np.ones((len(DOC_IDS), 17), np.float32)), out)
+        look_first(artifact, wide, out, overwrite=False)
     with pytest.raises(InvalidInput, match="lies in the artifact"):
-        look_first(artifact, tmp_path / f"in{suffix}", artifact / "out.npy")
+        look_first(artifact, tmp_path / f"in{suffix}", artifact / "out.npy", overwrite=False)
     out.write_text("")
     with pytest.raises(InvalidInput, match="exists; choose another name"):
-        look_first(artifact, tmp_path / f"in{suffix}", out)
+        look_first(artifact, tmp_path / f"in{suffix}", out, overwrite=False)
     look_first(artifact, tmp_path / f"in{suffix}", out, overwrite=True)
     assert out.read_text() == ""
     assert [path.name for path in tmp_path.glob("out*")] == ["out.npy"]

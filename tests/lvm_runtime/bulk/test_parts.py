@@ -41,10 +41,12 @@ def _corpus(folder: Path, name: str) -> Path:
     return path
 
 
-def _make(predictor: Predictor, source: Path, out: Path, rows: int, **options: Any) -> tuple[list[Any], dict[str, Any]]:
+def _make(
+    predictor: Predictor, source: Path, out: Path, rows: int, *, skip_bad: bool = False
+) -> tuple[list[Any], dict[str, Any]]:
     parts = plan(sources_of(source), rows)
     prepare(out, parts, predictor.artifact.path, overwrite=False)
-    results = [write_part(predictor, part, out, **options) for part in reversed(parts)]
+    results = [write_part(predictor, part, out, skip_bad=skip_bad) for part in reversed(parts)]
     return results, finish(out, parts, results)
 
 
@@ -109,7 +111,7 @@ def test_bad_rows_are_set_aside_with_their_numbers(predictor: Predictor, tmp_pat
     vectors[[3, 31]] = np.nan
     source = _save(tmp_path / "vectors.npy", vectors=vectors)
     with pytest.raises(InvalidInput, match="row 31, component 0 is nan"):
-        write_part(predictor, plan([source], 20)[1], tmp_path)
+        write_part(predictor, plan([source], 20)[1], tmp_path, skip_bad=False)
     assert not list(tmp_path.glob("*.parquet"))
     _, manifest = _make(predictor, source, tmp_path / "out", 20, skip_bad=True)
     rows, found = _read(tmp_path / "out", manifest)
@@ -119,7 +121,7 @@ def test_bad_rows_are_set_aside_with_their_numbers(predictor: Predictor, tmp_pat
     assert [int(row) for _, row, _ in listed] == bad
     assert (manifest["bad"], [part["bad"] for part in manifest["parts"]]) == (9, [4, 5, 0])
     with pytest.raises(InvalidInput, match="row 31, component 0 is nan"):  # nobody said that bad ones may be left
-        write_part(predictor, plan([source], 20)[1], tmp_path / "out")
+        write_part(predictor, plan([source], 20)[1], tmp_path / "out", skip_bad=False)
 
 
 def test_what_does_not_fit_together_is_refused(predictor: Predictor, tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_what_does_not_fit_together_is_refused(predictor: Predictor, tmp_path: P
     assert not list(out.iterdir())
     os.utime(source, ns=(0, 0))
     with pytest.raises(LvmError, match="changed it during the run"):
-        write_part(predictor, parts[0], out)
+        write_part(predictor, parts[0], out, skip_bad=False)
     with pytest.raises(InvalidInput, match="holds no file"):
         sources_of(out)
 

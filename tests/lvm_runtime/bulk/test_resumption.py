@@ -91,12 +91,12 @@ def test_rows_that_were_set_aside_are_not_taken_for_predictions(
 
 def test_blocks_of_another_size_are_not_taken_up(tmp_path: Path) -> None:
     """Block 1 of 4 rows each is not block 1 of 2 rows each."""
-    output = Output(Destination(tmp_path / "out.npy"), 8, 3, 4, {})
+    output = Output(Destination(tmp_path / "out.npy"), 8, 3, 4, {}, np.arange)
     output.write(1, np.ones((4, 3), np.float32), {})
     output.close()
     for rows, dim, block, name in ((8, 3, 2, "block"), (7, 3, 4, "rows"), (8, 2, 4, "dim")):
         with pytest.raises(InvalidInput, match=f"belongs to a run with other {name};"):
-            Output(Destination(tmp_path / "out.npy"), rows, dim, block, {})
+            Output(Destination(tmp_path / "out.npy"), rows, dim, block, {}, np.arange)
 
 
 @pytest.mark.parametrize("other", OTHERS)
@@ -104,11 +104,11 @@ def test_parts_of_another_model_are_made_again(other: str, int8: Path, tmp_path:
     (part,) = plan([_save(tmp_path / "in.npy", contexts=some_contexts(200))])
     usual: dict[str, Any] = {"backend": "onnx", "precision": "fp32", "threads": 1}
     with Predictor(int8, **usual) as predictor:
-        assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
+        assert [write_part(predictor, part, tmp_path, skip_bad=False).resumed for _ in range(2)] == [False, True]
     change, options, _ = OTHERS[other]
     change(int8)
     with Predictor(int8, **(usual | options)) as predictor:
-        assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
+        assert [write_part(predictor, part, tmp_path, skip_bad=False).resumed for _ in range(2)] == [False, True]
 
 
 def test_parts_of_other_weights_are_made_again(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_parts_of_other_weights_are_made_again(tmp_path: Path) -> None:
     (part,) = plan([_save(tmp_path / "in.npy", contexts=some_contexts(9))])
     for seed in (0, 1):
         with Predictor(save_model(randomised("amn", seed=seed), tmp_path / "amn").path, backend="eager") as predictor:
-            assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
+            assert [write_part(predictor, part, tmp_path, skip_bad=False).resumed for _ in range(2)] == [False, True]
 
 
 def test_parts_of_equal_weights_with_other_heads_are_made_again(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_parts_of_equal_weights_with_other_heads_are_made_again(tmp_path: Path) 
     model = randomised("transformer")
     for each in (model, with_other_heads(model)):
         with Predictor(save_model(each, tmp_path / "t").path, backend="eager") as predictor:
-            assert [write_part(predictor, part, tmp_path).resumed for _ in range(2)] == [False, True]
+            assert [write_part(predictor, part, tmp_path, skip_bad=False).resumed for _ in range(2)] == [False, True]
 
 
 def test_a_short_last_block_that_was_done_counts_as_what_it_holds(

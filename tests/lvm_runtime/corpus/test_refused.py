@@ -141,8 +141,8 @@ def test_the_first_bad_row_is_named_whichever_thread_meets_one(tmp_path: Path, m
     [
         ("bad.npz", lambda path: None, "no such file"),
         ("bad.npy", lambda path: path.mkdir(), "is a folder, expected a file"),
-        ("bad.npz", os.mkfifo, "is a pipe or a device, expected a file"),
-        ("bad.parquet", os.mkfifo, "is a pipe or a device, expected a file"),
+        ("bad.npz", os.mkfifo, "is a pipe, expected a file"),
+        ("bad.parquet", os.mkfifo, "is a pipe, expected a file"),
         ("bad" * 100 + ".npy", lambda path: None, "cannot be read"),
         ("bad\0.npy", lambda path: None, "no name of a file"),
         ("bad", lambda path: path.mkdir(), r"is a folder, expected a file that ends in \.npy"),

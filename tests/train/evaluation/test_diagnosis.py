@@ -20,7 +20,7 @@ from train.evaluation.diagnosis import Diagnosis, diagnose
 
 
 def look(corpus: Corpus) -> Diagnosis:
-    return diagnose(corpus, VectorStore(corpus.values, "cpu"))
+    return diagnose(corpus, VectorStore(corpus.values, "cpu"), context_length=5)
 
 
 def test_figures_against_independent_sums() -> None:

@@ -138,11 +138,14 @@ class FirstTimeFaulty(nn.Module):
 
 
 @pytest.mark.parametrize(("shift", "factor"), [(0.05, 1.0), (0.0, 1.01)], ids=["loss", "gradient"])
-def test_a_step_whose_loss_or_gradient_is_off_is_stopped(shift: float, factor: float) -> None:
+def test_a_step_whose_loss_or_gradient_is_off_is_stopped(
+    monkeypatch: pytest.MonkeyPatch, shift: float, factor: float
+) -> None:
     targets = nn.functional.normalize(contexts(32)[:, 0], dim=1)
     with pytest.raises(VerificationFailed, match="one training step on cpu differs"):
         compare_step(FirstTimeFaulty(shift, factor), contexts(32), targets, "cpu")
-    found = compare_step(FirstTimeFaulty(shift, factor), contexts(32), targets, "cpu", limit=0.5)
+    monkeypatch.setattr("train.evaluation.gate.STEP_LIMIT", 0.5)
+    found = compare_step(FirstTimeFaulty(shift, factor), contexts(32), targets, "cpu")
     off = randomised("amn")(contexts(32)).detach() - targets
     moved = float((off + shift).square().mean() / off.square().mean() - 1)
     assert (found.loss, found.gradient) == pytest.approx((abs(moved), factor - 1), rel=1e-3, abs=1e-6), "shares of each"

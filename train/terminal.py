@@ -1,4 +1,4 @@
-"""Progress bars on stderr, for people only, and a Ctrl-C that waits for the end of the step."""
+"""What a run does with its terminal: progress bars on stderr, and a Ctrl-C that waits for the end of the step."""
 
 from __future__ import annotations
 
