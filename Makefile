@@ -33,7 +33,7 @@ help:
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python >= 3.10 is needed, and $(PYTHON) is $$($(PYTHON) --version); try: make PYTHON=python3.12 ..."; exit 1; }
-	@echo "installing into $(VENV) (once, a minute or two) ..."
+	@echo "installing into $(VENV) (once, a few minutes) ..."
 	@$(PYTHON) -m venv --upgrade-deps $(VENV)
 	@$(PY) -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	@$(PY) -m compileall -qq -j 0 $(VENV)/lib || true
