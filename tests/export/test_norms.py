@@ -22,7 +22,14 @@ from tests.artifacts import randomised
 pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
 
 
-@pytest.fixture(params=[("transformer", {"dim": 64, "hidden_dim": 128, "ffn_dim": 256, "num_layers": 2}), ("gru", {"dim": 64, "hidden_dim": 128, "num_layers": 2}), ("amn", {"dim": 384})], ids=["transformer", "gru", "amn"])
+@pytest.fixture(
+    params=[
+        ("transformer", {"dim": 64, "hidden_dim": 128, "ffn_dim": 256, "num_layers": 2}),
+        ("gru", {"dim": 64, "hidden_dim": 128, "num_layers": 2}),
+        ("amn", {"dim": 384}),
+    ],
+    ids=["transformer", "gru", "amn"],
+)
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     architecture, sizes = request.param
     save_model(randomised(architecture, seed=2, **sizes), tmp_path / "artifact")
