@@ -24,9 +24,11 @@ from lvm_runtime.artifact.drift import (
     BATCH_INVARIANCE_LIMIT,
     DRIFT_LIMITS,
     FP32_ABSOLUTE_LIMIT,
+    LENGTH_LIMIT,
     OVERLAP_LIMIT,
     drift,
     largest_difference,
+    largest_length_difference,
     max_drift,
     require,
 )
@@ -173,10 +175,10 @@ def verify(
     """Compare `runner` with the known answers of `samples` at each batch size.
 
     Raises VerificationFailed, with `name` and the numbers, for too much drift at worst or at the median, in fp32
-    for a component off by more than 2e-5, for attention weights that are off, for a row that its batch-mates
-    change by more than 1e-6, and for finding too little of what the training form finds.
+    for a component off by more than 2e-5, for a prediction of another length, for attention weights that are off, for
+    a row that its batch-mates change by more than 1e-6, and for finding too little of what the training form finds.
     """
-    drifts, difference, change = [], 0.0, 0.0
+    drifts, difference, longer, change = [], 0.0, 0.0, 0.0
     for sample in samples:
         alone: dict[int, Array] = {}
         for size in sorted(batch_sizes):
@@ -184,6 +186,7 @@ def verify(
             answers = _run(runner, sample, size, rows, name, precision)
             drifts.append(drift(answers, sample.predictions[:rows]))
             difference = max(difference, largest_difference(answers, sample.predictions[:rows]))
+            longer = max(longer, largest_length_difference(answers, sample.predictions[:rows]))
             for row in range(min(rows, ALONE)):
                 change = max(change, largest_difference(answers[row], alone.setdefault(row, answers[row])))
         change = max(change, _change_by_mates(runner, sample.contexts, batch_sizes))
@@ -198,6 +201,7 @@ def verify(
     require(report.median_drift, MEDIAN_DRIFT_LIMITS[precision], f"{name}: median drift (1 - cosine)", _REMEDY)
     if precision == "fp32":
         require(report.largest_difference, FP32_ABSOLUTE_LIMIT, f"{name}: largest difference in a component", _REMEDY)
+    require(longer, LENGTH_LIMIT, f"{name}: largest difference in the length of a prediction", _REMEDY)
     require(report.batch_change, BATCH_INVARIANCE_LIMIT, f"{name}: change of a row by its batch-mates", _REMEDY)
     return replace(report, search=search(runner.run, samples, name))
 

@@ -60,12 +60,13 @@ class Faulty:
     attention_fault: Fault = nothing
     asked: float = 0.0
     """Added to predictions whose attention is asked for."""
+    length: float = 1.0
 
     def run(self, contexts: Array) -> Array:
         known = {c.tobytes(): p for c, p in zip(self.sample.contexts, self.sample.predictions, strict=True)}
         answers = np.array([known.get(c.tobytes(), np.eye(DIM)[0]) for c in contexts])
         answers[:, 0] += self.fault(contexts)
-        return answers.astype(np.float32)
+        return (answers * self.length).astype(np.float32)
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         known = {c.tobytes(): a for c, a in zip(self.sample.contexts, self.sample.attention, strict=True)}  # type: ignore[arg-type]
@@ -224,6 +225,7 @@ def scaled_together(contexts: Array) -> float:
 
 LARGEST = np.abs(random_contexts(max(BATCH_SIZES), 5, DIM, seed=SAMPLE_SEED)).max()
 ATTENTION = "largest difference in an attention weight"
+LENGTH = "largest difference in the length of a prediction is 2.*e-02, expected ≤ 1.0e-02"
 MATES = "change of a row by its batch-mates"
 DRIFT = r"largest drift \(1 - cosine\) is .*expected ≤ "
 
@@ -242,6 +244,8 @@ DRIFT = r"largest drift \(1 - cosine\) is .*expected ≤ "
         *(pytest.param({"fault": at_place(n)}, "fp32", MATES, id=f"row {n}") for n in (0, 7)),
         pytest.param({"fault": at_place(0, norm=10)}, "fp32", MATES, id="first among large rows"),
         pytest.param({"fault": at_place(-1, norm=10)}, "fp32", MATES, id="last among large rows"),
+        pytest.param({"length": 1.02}, "int8", LENGTH, id="too long"),
+        pytest.param({"length": 0.98}, "fp16", LENGTH, id="too short"),
         pytest.param({"attention_fault": by(1e-3)}, "fp32", ATTENTION, id="attention"),
         pytest.param({"attention_fault": by(float("nan"))}, "int8", f"{ATTENTION} is inf", id="nan attention"),
         pytest.param({"attention_fault": for_one}, "int8", ATTENTION, id="attention of one context"),

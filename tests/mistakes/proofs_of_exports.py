@@ -9,9 +9,31 @@ _FORM = "tests/export/coreml/test_prove.py::test_form_that_is_wrong_in_one_way_o
 _PACKAGE = "tests/export/coreml/test_prove.py::test_package_that_is_wrong_in_one_way_only_is_refused"
 _SIZES = "tests/export/coreml/test_prove.py::test_mistake_in_one_batch_size_is_found"
 _ROUNDED = "tests/export/coreml/test_prove.py::test_results_that_rounding_spoils_are_refused"
+_TOO_LONG = "tests/export/coreml/test_prove.py::test_compressed_package_whose_answers_are_too_long_is_refused"
 _ON_A_MAC = "tests/export/coreml/test_prove.py::test_what_core_ml_does_on_a_mac_counts"
 
 MISTAKES = [
+    Mistake(
+        "a prediction of a file in int8 may have any length",
+        _VERIFY,
+        "require(longer, LENGTH_LIMIT",
+        "require(0.0, LENGTH_LIMIT",
+        f"{_FAULT}[too long]",
+    ),
+    Mistake(
+        "a prediction may be shorter than the known one",
+        "lvm_runtime/artifact/drift.py",
+        "return largest_difference(*lengths)",
+        "return max(float((lengths[0] - lengths[1]).max(initial=0.0)), 0.0)",
+        f"{_FAULT}[too short]",
+    ),
+    Mistake(
+        "a prediction of a compressed Core ML package may have any length",
+        _PROVE,
+        "require(longer, LENGTH_LIMIT",
+        "require(0.0, LENGTH_LIMIT",
+        _TOO_LONG,
+    ),
     Mistake(
         "of a document, windows that begin within a context are not compared",
         _VERIFY,
