@@ -37,6 +37,7 @@ from lvm_runtime.backends import backend_class
 from lvm_runtime.backends.base import Array
 from lvm_runtime.backends.batch_sizes import Runner, any_batch
 from lvm_runtime.corpus.corpus import BUNDLED
+from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import known_answers
 from lvm_runtime.selection.sequences import window
 
@@ -51,6 +52,10 @@ SAMPLE_SEED = 1
 """Not the seed of the probes, on which int8 is calibrated."""
 ALONE = 8
 """Rows that are also run alone, first, last and among large ones."""
+LENGTHENED = (0, 30, 1000)
+"""How many times as long random contexts are compared in fp32 too, in which a Predictor takes them up to a norm of 1e6.
+An attention that is a little too sharp, a mask that is not low enough and what is cut off hide at norm 1."""
+ROWS_LENGTHENED = 32
 _REMEDY = (
     "nothing was kept: choose a higher --precision, or report it with the versions that `lvm-runtime doctor` prints"
 )
@@ -88,7 +93,7 @@ class SequenceRunner:
 class Sample:
     """Contexts `[n, T, D]` float32 with the training form's float64 `predictions` `[n, D]` and `attention` `[n, T]`.
 
-    `search` is there where a corpus was given to search in.
+    `search` is there where a corpus was given to search in; `lengthened` are some of the contexts, in other lengths.
     """
 
     name: str
@@ -96,6 +101,7 @@ class Sample:
     predictions: NDArray[np.float64]
     attention: NDArray[np.float64] | None
     search: SearchCheck | None = None
+    lengthened: tuple[Sample, ...] = ()
 
     @classmethod
     def of(cls, name: str, model: nn.Module, contexts: Array) -> Sample:
@@ -153,7 +159,12 @@ def make_samples(source: Source, data: Path | None = None, *, min_overlap: float
     """
     config = source.artifact.config
     length, dim = config.context_length, config.dim
-    samples = [Sample.of("random", source.model, random_contexts(max(BATCH_SIZES), length, dim, seed=SAMPLE_SEED))]
+    random = random_contexts(max(BATCH_SIZES), length, dim, seed=SAMPLE_SEED)
+    lengthened = tuple(
+        Sample.of(f"{scale} times as long", source.model, random[:ROWS_LENGTHENED] * np.float32(scale))
+        for scale in LENGTHENED
+    )
+    samples = [replace(Sample.of("random", source.model, random), lengthened=lengthened)]
     search = None if data is None else SearchCheck.of(source.model, data, min_overlap)
     if data is None and dim == 384 and BUNDLED.is_file():
         data = BUNDLED
@@ -174,9 +185,10 @@ def verify(
 ) -> Report:
     """Compare `runner` with the known answers of `samples` at each batch size.
 
-    Raises VerificationFailed, with `name` and the numbers, for too much drift at worst or at the median, in fp32
-    for a component off by more than 2e-5, for a prediction of another length, for attention weights that are off, for
-    a row that its batch-mates change by more than 1e-6, and for finding too little of what the training form finds.
+    In fp32 `lengthened` contexts are compared as well; in other precisions zeros have to give finite numbers. Raises
+    VerificationFailed, with `name` and the numbers, for too much drift at worst or at the median, in fp32 for a
+    component off by more than 2e-5, for a prediction of another length, for attention weights that are off, for a row
+    that its batch-mates change by more than 1e-6, and for finding too little of what the training form finds.
     """
     drifts, difference, longer, change = [], 0.0, 0.0, 0.0
     for sample in samples:
@@ -203,6 +215,8 @@ def verify(
         require(report.largest_difference, FP32_ABSOLUTE_LIMIT, f"{name}: largest difference in a component", _REMEDY)
     require(longer, LENGTH_LIMIT, f"{name}: largest difference in the length of a prediction", _REMEDY)
     require(report.batch_change, BATCH_INVARIANCE_LIMIT, f"{name}: change of a row by its batch-mates", _REMEDY)
+    for other in [other for sample in samples for other in sample.lengthened]:
+        _compare_lengthened(runner, other, name, precision)
     return replace(report, search=search(runner.run, samples, name))
 
 
@@ -230,6 +244,24 @@ def _run(runner: Runner, sample: Sample, size: int, rows: int, name: str, precis
                     _REMEDY,
                 )
     return np.concatenate(parts)
+
+
+def _compare_lengthened(runner: Runner, other: Sample, name: str, precision: str) -> None:
+    """Compare the median row: where two scores of attention are nearly equal, rounding alone decides between them."""
+    answers = runner.run(other.contexts)
+    if precision != "fp32":
+        if not other.contexts.any() and not np.isfinite(answers).all():
+            raise VerificationFailed(f"{name}: contexts of zeros give NaN or infinity; {_REMEDY}")
+        return
+    what = f"{name}: with contexts {other.name}, the median row's largest difference in"
+    require(_median_difference(answers, other.predictions), FP32_ABSOLUTE_LIMIT, f"{what} a component", _REMEDY)
+    if other.attention is not None:
+        off = _median_difference(runner.run_with_attention(other.contexts)[1], other.attention)
+        require(off, ATTENTION_LIMITS[precision], f"{what} an attention weight", _REMEDY)
+
+
+def _median_difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    return float(np.median([largest_difference(*rows) for rows in zip(found, expected, strict=True)]))
 
 
 def _change_by_mates(runner: Runner, contexts: Array, batch_sizes: Sequence[int]) -> float:

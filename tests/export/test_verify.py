@@ -18,6 +18,7 @@ from export.source import Source, open_source
 from export.verify import (
     BATCH_SIZES,
     REAL_WINDOWS,
+    ROWS_LENGTHENED,
     SAMPLE_SEED,
     Report,
     Sample,
@@ -63,16 +64,19 @@ class Faulty:
     length: float = 1.0
 
     def run(self, contexts: Array) -> Array:
-        known = {c.tobytes(): p for c, p in zip(self.sample.contexts, self.sample.predictions, strict=True)}
+        known = {c.tobytes(): p for s in self._samples() for c, p in zip(s.contexts, s.predictions, strict=True)}
         answers = np.array([known.get(c.tobytes(), np.eye(DIM)[0]) for c in contexts])
         answers[:, 0] += self.fault(contexts)
         return (answers * self.length).astype(np.float32)
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
-        known = {c.tobytes(): a for c, a in zip(self.sample.contexts, self.sample.attention, strict=True)}  # type: ignore[arg-type]
+        known = {c.tobytes(): a for s in self._samples() for c, a in zip(s.contexts, s.attention, strict=True)}  # type: ignore[arg-type]
         attention = np.array([known[c.tobytes()] for c in contexts])
         attention[:, 0] += self.attention_fault(contexts)
         return self.run(contexts) + np.float32(self.asked), attention.astype(np.float32)
+
+    def _samples(self) -> list[Sample]:
+        return [self.sample, *self.sample.lengthened]
 
 
 def small_artifact(folder: Path, dim: int, real: Array | None = None) -> Path:
@@ -86,6 +90,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 @pytest.fixture(scope="module")
 def sample(source: Source) -> Sample:
+    return replace(make_samples(source)[0], lengthened=())
+
+
+@pytest.fixture(scope="module")
+def lengthened(source: Source) -> Sample:
+    """The sample with its contexts in other lengths."""
     return make_samples(source)[0]
 
 
@@ -257,6 +267,51 @@ def test_each_fault_is_found(sample: Sample, fault: dict[str, Any], precision: s
         VerificationFailed, match=f"^faulty: {message}.*; nothing was kept: choose a higher --precision"
     ):
         verify(Faulty(sample, **fault), [sample], name="faulty", precision=precision)
+
+
+def at_norm(least: float, most: float, *, rows: int = ROWS_LENGTHENED, off: float = 1e-3) -> Fault:
+    """Something in the first `rows` where the longest vector's norm is within two bounds."""
+
+    def fault(contexts: Array) -> Any:
+        shown = least <= np.linalg.norm(contexts, axis=2).max() <= most
+        return np.where(shown & (np.arange(len(contexts)) < rows), off, 0.0)
+
+    return fault
+
+
+IN_OTHER_LENGTHS = "with contexts {} times as long, the median row's largest difference in {}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "precision", "message"),
+    [
+        ({"fault": at_norm(29, 31)}, "fp32", IN_OTHER_LENGTHS.format(30, "a component")),
+        ({"fault": at_norm(999, 1001)}, "fp32", IN_OTHER_LENGTHS.format(1000, "a component")),
+        ({"fault": at_norm(0, 0)}, "fp32", IN_OTHER_LENGTHS.format(0, "a component")),
+        ({"attention_fault": at_norm(29, 31)}, "fp32", IN_OTHER_LENGTHS.format(30, "an attention weight")),
+        ({"fault": at_norm(0, 0, off=np.nan)}, "fp32", IN_OTHER_LENGTHS.format(0, "a component") + " is inf"),
+        (
+            {"fault": lambda contexts: 0.0 if contexts.any() else np.nan},
+            "int8",
+            "contexts of zeros give NaN or infinity",
+        ),
+    ],
+    ids=["30", "1000", "zeros", "attention", "nan for zeros", "nan for zeros in int8"],
+)
+def test_mistakes_at_other_lengths_are_found(
+    lengthened: Sample, fault: dict[str, Any], precision: str, message: str
+) -> None:
+    with pytest.raises(VerificationFailed, match=f"^faulty: {message}"):
+        verify(Faulty(lengthened, **fault), [lengthened], name="faulty", precision=precision)
+
+
+def test_rounding_may_decide_between_scores_of_long_contexts(lengthened: Sample) -> None:
+    form = Faulty(lengthened, at_norm(29, 31, rows=12))
+    assert verify(form, [lengthened], name="right", precision="fp32").contexts == max(BATCH_SIZES)
+
+
+def test_int8_is_not_compared_beyond_its_norms(lengthened: Sample) -> None:
+    verify(Faulty(lengthened, at_norm(29, 31)), [lengthened], name="right", precision="int8")
 
 
 DEFAULT_RUNS = {1: 8 + 8, 3: 2, 2: 1, 32: 1 + 8, 128: 1}

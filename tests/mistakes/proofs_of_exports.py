@@ -14,6 +14,27 @@ _ON_A_MAC = "tests/export/coreml/test_prove.py::test_what_core_ml_does_on_a_mac_
 
 MISTAKES = [
     Mistake(
+        "contexts of other lengths than usual are not compared",
+        _VERIFY,
+        "_compare_lengthened(runner, other, name, precision)\n",
+        "pass\n",
+        "tests/export/test_verify.py::test_mistakes_at_other_lengths_are_found[1000]",
+    ),
+    Mistake(
+        "of contexts of other lengths only predictions are compared",
+        _VERIFY,
+        "if other.attention is not None:",
+        "if False:",
+        "tests/export/test_verify.py::test_mistakes_at_other_lengths_are_found[attention]",
+    ),
+    Mistake(
+        "an export in int8 may give NaN for zeros",
+        _VERIFY,
+        "if not other.contexts.any() and",
+        "if False and",
+        "tests/export/test_verify.py::test_mistakes_at_other_lengths_are_found[nan for zeros in int8]",
+    ),
+    Mistake(
         "a prediction of a file in int8 may have any length",
         _VERIFY,
         "require(longer, LENGTH_LIMIT",
