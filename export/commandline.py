@@ -51,8 +51,8 @@ def make_parser(description: str, prog: str | None = None, epilog: str = "") -> 
         type=_corpus,
         metavar="CORPUS",
         help="bundled, or a corpus, as `lvm-runtime predict --help` describes it, whose last documents verify the "
-        "export, also by what a search in it finds (default: the bundled corpus if its D fits, else the real "
-        "probes in the artifact; no search)",
+        "export, also by what a search in it finds (default: the bundled corpus if its vectors and documents fit, "
+        "else the real probes in the artifact; no search)",
     )
     parser.add_argument(
         "--min-overlap",

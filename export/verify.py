@@ -34,10 +34,10 @@ from lvm_runtime.artifact.drift import (
 )
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends import backend_class
-from lvm_runtime.backends.base import Array
+from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.batch_sizes import Runner, any_batch
 from lvm_runtime.corpus.corpus import BUNDLED
-from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.errors import InvalidInput, VerificationFailed
 from lvm_runtime.models import known_answers
 from lvm_runtime.selection.sequences import window
 
@@ -149,9 +149,9 @@ def search_details(report: SearchReport | None) -> dict[str, Any]:
 def make_samples(source: Source, data: Path | None = None, *, min_overlap: float = OVERLAP_LIMIT) -> tuple[Sample, ...]:
     """Return random and real contexts with their known answers.
 
-    Real ones are held-out windows of `data`, or of the bundled corpus if its vectors have this D, or the real
-    probes of the artifact's fingerprint. In `data` the forms have to find what the training form does, as far as
-    `min_overlap` asks.
+    Real ones are held-out windows of `data`, or of the bundled corpus if its vectors have this D and its documents are
+    long enough, or the real probes of the artifact's fingerprint. In `data` the forms have to find what the training
+    form does, as far as `min_overlap` asks. Vectors of `data` are divided by their lengths if those of training were.
 
     >>> from export.source import open_source
     >>> [sample.name for sample in make_samples(open_source("amn"))]
@@ -165,14 +165,24 @@ def make_samples(source: Source, data: Path | None = None, *, min_overlap: float
         for scale in LENGTHENED
     )
     samples = [replace(Sample.of("random", source.model, random), lengthened=lengthened)]
-    search = None if data is None else SearchCheck.of(source.model, data, min_overlap)
-    if data is None and dim == 384 and BUNDLED.is_file():
-        data = BUNDLED
-    fingerprint = source.artifact.read_fingerprint()
-    real = fingerprint.real if data is None else read_windows(data, dim, length, REAL_WINDOWS)
+    normalize = source.artifact.manifest.takes_unit_vectors
+    search = None if data is None else SearchCheck.of(source.model, data, min_overlap, normalize=normalize)
+    real = _bundled(dim, length) if data is None else read_windows(data, dim, length, REAL_WINDOWS, normalize=normalize)
+    if real is None:
+        real = source.artifact.read_fingerprint().real
     if len(real):
         samples.append(replace(Sample.of("real", source.model, real), search=search))
     return tuple(samples)
+
+
+def _bundled(dim: int, length: int) -> Array | None:
+    """Return windows of the bundled corpus, whose vectors have length 1, or None if its sizes do not fit."""
+    if dim != 384 or not BUNDLED.is_file():
+        return None
+    try:
+        return read_windows(BUNDLED, dim, length, REAL_WINDOWS)
+    except InvalidInput:  # its documents hold fewer vectors
+        return None
 
 
 def verify(
@@ -182,13 +192,15 @@ def verify(
     name: str,
     precision: str,
     batch_sizes: Sequence[int] = BATCH_SIZES,
+    largest_norm: float = Backend.largest_norm,
 ) -> Report:
     """Compare `runner` with the known answers of `samples` at each batch size.
 
-    In fp32 `lengthened` contexts are compared as well; in other precisions zeros have to give finite numbers. Raises
-    VerificationFailed, with `name` and the numbers, for too much drift at worst or at the median, in fp32 for a
-    component off by more than 2e-5, for a prediction of another length, for attention weights that are off, for a row
-    that its batch-mates change by more than 1e-6, and for finding too little of what the training form finds.
+    In fp32 `lengthened` contexts up to `largest_norm` are compared as well; in other precisions zeros have to give
+    finite numbers. Raises VerificationFailed, with `name` and the numbers, for too much drift at worst or at the
+    median, in fp32 for a component off by more than 2e-5, for a prediction of another length, for attention weights
+    that are off, for a row that its batch-mates change by more than 1e-6, and for finding too little of what the
+    training form finds.
     """
     drifts, difference, longer, change = [], 0.0, 0.0, 0.0
     for sample in samples:
@@ -216,7 +228,8 @@ def verify(
     require(longer, LENGTH_LIMIT, f"{name}: largest difference in the length of a prediction", _REMEDY)
     require(report.batch_change, BATCH_INVARIANCE_LIMIT, f"{name}: change of a row by its batch-mates", _REMEDY)
     for other in [other for sample in samples for other in sample.lengthened]:
-        _compare_lengthened(runner, other, name, precision)
+        if np.linalg.norm(other.contexts, axis=2).max() <= largest_norm:
+            _compare_lengthened(runner, other, name, precision)
     return replace(report, search=search(runner.run, samples, name))
 
 
@@ -288,7 +301,14 @@ def verify_file(
     """Load the compiled form at `path` through its backend on the CPU, as it will be served, and verify it."""
     with closing(backend_class(format)(path, device="cpu", precision=precision)) as backend:
         name = f"{format} {backend.precision}"
-        return verify(any_batch(backend), samples, name=name, precision=backend.precision, batch_sizes=batch_sizes)
+        return verify(
+            any_batch(backend),
+            samples,
+            name=name,
+            precision=backend.precision,
+            batch_sizes=batch_sizes,
+            largest_norm=backend.largest_norm,
+        )
 
 
 def verify_sequence(path: Path, source: Source, samples: Sequence[Sample], *, format: str, precision: str) -> Report:

@@ -184,6 +184,7 @@ def test_a_file_is_opened_as_it_will_be_served_and_closed(
 
     class Backend(Faulty):
         precision = "int8"
+        largest_norm = 200.0
         batch_sizes = None
 
         def __init__(self, path: Path, **options: Any) -> None:
@@ -310,6 +311,13 @@ def test_rounding_may_decide_between_scores_of_long_contexts(lengthened: Sample)
     assert verify(form, [lengthened], name="right", precision="fp32").contexts == max(BATCH_SIZES)
 
 
+def test_a_form_is_not_compared_beyond_the_norms_that_its_backend_takes(lengthened: Sample) -> None:
+    check = partial(verify, samples=[lengthened], name="faulty", precision="fp32")
+    check(Faulty(lengthened, at_norm(999, 1001)), largest_norm=200)
+    with pytest.raises(VerificationFailed, match=IN_OTHER_LENGTHS.format(30, "a component")):
+        check(Faulty(lengthened, at_norm(29, 31)), largest_norm=200)
+
+
 def test_int8_is_not_compared_beyond_its_norms(lengthened: Sample) -> None:
     verify(Faulty(lengthened, at_norm(29, 31)), [lengthened], name="right", precision="int8")
 
@@ -406,6 +414,30 @@ def test_without_a_corpus_real_contexts_are_bundled_ones_or_the_probes(dim: int,
     expected = read_windows(BUNDLED, 384, 5, REAL_WINDOWS) if dim == 384 else real
     np.testing.assert_array_equal(samples[1].contexts, expected)
     assert samples[1].search is None
+
+
+def test_contexts_that_are_longer_than_bundled_documents_are_the_probes(tmp_path: Path) -> None:
+    sizes = CONFIGS["amn"].small | {"dim": 384, "context_length": 80}
+    real = random_contexts(20, 80, 384)
+    artifact = save_model(randomised("amn", **sizes), tmp_path / "amn", real_contexts=real)
+    samples = make_samples(open_source(str(artifact.path)))
+    np.testing.assert_array_equal(samples[1].contexts, artifact.read_fingerprint().real)
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_corpus_is_divided_by_its_lengths_where_that_of_training_was(unit: bool, tmp_path: Path) -> None:
+    trained = {"training": {"options": {"normalize": unit}}}
+    artifact = save_model(randomised("amn", **CONFIGS["amn"].small), tmp_path / "amn", provenance=trained)
+    vectors = 50 * random_contexts(20, 10, DIM).reshape(-1, DIM)
+    vectors[-1] = 0
+    np.savez(tmp_path / "c.npz", vectors=vectors, doc_ids=np.repeat(np.arange(20), 10))
+    real = make_samples(open_source(str(artifact.path)), tmp_path / "c.npz")[1]
+    assert real.search is not None
+    expected = vectors[180:185] / (50 if unit else 1)
+    for contexts in (real.contexts, real.search.contexts):
+        assert contexts.dtype == np.float32
+        np.testing.assert_allclose(contexts[0], expected, rtol=1e-5)
+    assert not real.contexts[-1, -1].any()
 
 
 @pytest.mark.parametrize("dim", [3, 5])

@@ -10,9 +10,24 @@ _PACKAGE = "tests/export/coreml/test_prove.py::test_package_that_is_wrong_in_one
 _SIZES = "tests/export/coreml/test_prove.py::test_mistake_in_one_batch_size_is_found"
 _ROUNDED = "tests/export/coreml/test_prove.py::test_results_that_rounding_spoils_are_refused"
 _TOO_LONG = "tests/export/coreml/test_prove.py::test_compressed_package_whose_answers_are_too_long_is_refused"
+_UNIT = "tests/export/test_verify.py::test_corpus_is_divided_by_its_lengths_where_that_of_training_was"
 _ON_A_MAC = "tests/export/coreml/test_prove.py::test_what_core_ml_does_on_a_mac_counts"
 
 MISTAKES = [
+    Mistake(
+        "a model of vectors of length 1 is proved by a corpus whose vectors have others",
+        _VERIFY,
+        "REAL_WINDOWS, normalize=normalize)",
+        "REAL_WINDOWS)",
+        _UNIT,
+    ),
+    Mistake(
+        "a model of vectors of length 1 is searched with by contexts of other lengths",
+        _VERIFY,
+        "min_overlap, normalize=normalize)",
+        "min_overlap)",
+        _UNIT,
+    ),
     Mistake(
         "contexts of other lengths than usual are not compared",
         _VERIFY,
@@ -91,13 +106,17 @@ MISTAKES = [
         _GIVEN,
     ),
     Mistake(
-        "`--data` gives way to the bundled corpus", _VERIFY, "if data is None and dim == 384", "if dim == 384", _GIVEN
+        "`--data` gives way to the bundled corpus",
+        _VERIFY,
+        "_bundled(dim, length) if data is None",
+        "_bundled(dim, length) if dim == 384",
+        _GIVEN,
     ),
     Mistake(
         "`--data` gives way to the real probes",
         _VERIFY,
-        "fingerprint.real if data is None else",
-        "fingerprint.real if len(fingerprint.real) else",
+        "if real is None:",
+        "if len(source.artifact.read_fingerprint().real):",
         _GIVEN,
     ),
     Mistake(
