@@ -77,6 +77,11 @@ def batch_sizes(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r}: expected integers such as 1,8,32,128") from error
 
 
+def refuse_data(arguments: argparse.Namespace) -> None:
+    """Raise InvalidInput for a corpus that was given to a baseline, which is compared on random contexts alone."""
+    console.refuse_given(arguments, ("data", "min-overlap"), "is for our forms; --stock is proved by random contexts")
+
+
 def open_arguments(arguments: argparse.Namespace, *libraries: str) -> tuple[Source, tuple[Sample, ...]]:
     """Open the artifact that the parsed options mean, and compute the answers that its exports must give.
 
