@@ -51,8 +51,8 @@ def make_parser(description: str, prog: str | None = None, epilog: str = "") -> 
         type=_corpus,
         metavar="CORPUS",
         help="bundled, or a corpus, as `lvm-runtime predict --help` describes it, whose last documents verify the "
-        "export, also by what a search in it finds (default: the bundled corpus if its D fits, else the real "
-        "probes in the artifact; no search)",
+        "export, also by what a search in it finds (default: the bundled corpus if its vectors and documents fit, "
+        "else the real probes in the artifact; no search)",
     )
     parser.add_argument(
         "--min-overlap",
@@ -82,6 +82,11 @@ def batch_sizes(text: str) -> tuple[int, ...]:
         return tuple(int(size) for size in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: expected integers such as 1,8,32,128") from error
+
+
+def refuse_data(arguments: argparse.Namespace) -> None:
+    """Raise InvalidInput for a corpus that was given to a baseline, which is compared on random contexts alone."""
+    console.refuse_given(arguments, ("data", "min-overlap"), "is for our forms; --stock is proved by random contexts")
 
 
 def open_arguments(arguments: argparse.Namespace, *libraries: str) -> tuple[Source, tuple[Sample, ...]]:

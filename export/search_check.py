@@ -27,7 +27,7 @@ from lvm_runtime.corpus.split import last_windows
 from lvm_runtime.errors import InvalidInput, VerificationFailed
 from lvm_runtime.system.memory_maps import release_rows
 
-from .windows import HELD_OUT
+from .windows import HELD_OUT, unit_vectors
 
 FOUND = 10
 _BATCH = 128
@@ -71,10 +71,19 @@ class SearchCheck:
     limit: float
 
     @classmethod
-    def of(cls, model: nn.Module, path: Path, limit: float = OVERLAP_LIMIT, queries: int = QUERIES) -> SearchCheck:
+    def of(
+        cls,
+        model: nn.Module,
+        path: Path,
+        limit: float = OVERLAP_LIMIT,
+        queries: int = QUERIES,
+        *,
+        normalize: bool = False,
+    ) -> SearchCheck:
         """Search the corpus at `path` with `model`, for windows evenly spaced over its last documents.
 
-        Raises InvalidInput for a corpus without such windows, and for contexts without what followed them.
+        With `normalize` their vectors are divided by their lengths. Raises InvalidInput for a corpus without such
+        windows, and for contexts without what followed them.
         """
         if not 0 <= limit <= 1:
             raise InvalidInput(f"the smallest overlap is {limit!r}, expected a share from 0 to 1")
@@ -94,6 +103,7 @@ class SearchCheck:
 
         search = Search(read, torch.from_numpy(starts), length, 0, len(values))
         contexts = corpus.windows(starts, length).astype(np.float32)
+        contexts = unit_vectors(contexts) if normalize else contexts
         release_rows(values, 0, len(values))
         with torch.inference_mode():
             predictions = _unit(torch.cat([model(batch) for batch in torch.from_numpy(contexts).split(_BATCH)]))

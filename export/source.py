@@ -11,9 +11,10 @@ from pathlib import Path
 from torch import nn
 
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
+from lvm_runtime.artifact.drift import FP32_ABSOLUTE_LIMIT, largest_difference, require
 from lvm_runtime.artifact.folder import DEFAULT_ROOT, MANIFEST, Artifact, resolve
 from lvm_runtime.errors import ArtifactError, InvalidInput
-from lvm_runtime.models import build_model, load_model, save_model
+from lvm_runtime.models import build_model, known_answers, load_model, save_model
 
 from .randomise import randomise
 
@@ -33,7 +34,7 @@ def open_source(name: str, *, untrained: bool = False, dim: int = 768) -> Source
 
     With `untrained`, `name` is an architecture and the artifact is `artifacts/NAME-untrained`, made here with
     random weights for vectors of size `dim` if it is not there yet. Raises ArtifactError with the command that
-    makes a missing artifact.
+    makes a missing artifact, and VerificationFailed for weights that do not give the artifact's known answers.
 
     >>> open_source("amn").artifact.config.dim
     384
@@ -46,7 +47,19 @@ def open_source(name: str, *, untrained: bool = False, dim: int = 768) -> Source
         if name in ARCHITECTURES and not (DEFAULT_ROOT / name / MANIFEST).is_file():
             raise ArtifactError(f"{error}; or try the export on random weights with --untrained") from error
         raise
-    return Source(artifact, load_model(artifact))
+    return _proved(artifact)
+
+
+def _proved(artifact: Artifact) -> Source:
+    """Return `artifact` with its training form; VerificationFailed if that does not give the known answers.
+
+    Forms of other weights would pass their comparison with them, and be refused by each load.
+    """
+    model, fingerprint = load_model(artifact), artifact.read_fingerprint()
+    off = largest_difference(known_answers(model, fingerprint.contexts)[0], fingerprint.predictions)
+    what = f"{artifact.path}: largest difference between what its weights answer and the known answers"
+    require(off, FP32_ABSOLUTE_LIMIT, what, "they are of two models, and nothing is exported: make the artifact again")
+    return Source(artifact, model)
 
 
 def _untrained(name: str, dim: int) -> Source:
@@ -57,6 +70,6 @@ def _untrained(name: str, dim: int) -> Source:
     if (path / MANIFEST).is_file():
         artifact = Artifact.load(path)
         if artifact.config == config:
-            return Source(artifact, load_model(artifact))
+            return _proved(artifact)
     model = randomise(build_model(config), seed=UNTRAINED_SEED)
     return Source(save_model(model, path, provenance={"data": None, "training": "none: random weights"}), model)

@@ -24,17 +24,20 @@ from lvm_runtime.artifact.drift import (
     BATCH_INVARIANCE_LIMIT,
     DRIFT_LIMITS,
     FP32_ABSOLUTE_LIMIT,
+    LENGTH_LIMIT,
     OVERLAP_LIMIT,
     drift,
     largest_difference,
+    largest_length_difference,
     max_drift,
     require,
 )
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends import backend_class
-from lvm_runtime.backends.base import Array
+from lvm_runtime.backends.base import Array, Backend
 from lvm_runtime.backends.batch_sizes import Runner, any_batch
 from lvm_runtime.corpus.corpus import BUNDLED
+from lvm_runtime.errors import InvalidInput, VerificationFailed
 from lvm_runtime.models import known_answers
 from lvm_runtime.selection.sequences import window
 
@@ -49,6 +52,10 @@ SAMPLE_SEED = 1
 """Not the seed of the probes, on which int8 is calibrated."""
 ALONE = 8
 """Rows that are also run alone, first, last and among large ones."""
+LENGTHENED = (0, 30, 1000)
+"""How many times as long random contexts are compared in fp32 too, in which a Predictor takes them up to a norm of 1e6.
+An attention that is a little too sharp, a mask that is not low enough and what is cut off hide at norm 1."""
+ROWS_LENGTHENED = 32
 _REMEDY = (
     "nothing was kept: choose a higher --precision, or report it with the versions that `lvm-runtime doctor` prints"
 )
@@ -86,7 +93,7 @@ class DocumentRunner:
 class Sample:
     """Contexts `[n, T, D]` float32 with the training form's float64 `predictions` `[n, D]` and `attention` `[n, T]`.
 
-    `search` is there where a corpus was given to search in.
+    `search` is there where a corpus was given to search in; `lengthened` are some of the contexts, in other lengths.
     """
 
     name: str
@@ -94,6 +101,7 @@ class Sample:
     predictions: NDArray[np.float64]
     attention: NDArray[np.float64] | None
     search: SearchCheck | None = None
+    lengthened: tuple[Sample, ...] = ()
 
     @classmethod
     def of(cls, name: str, model: nn.Module, contexts: Array) -> Sample:
@@ -141,9 +149,9 @@ def search_details(report: SearchReport | None) -> dict[str, Any]:
 def make_samples(source: Source, data: Path | None = None, *, min_overlap: float = OVERLAP_LIMIT) -> tuple[Sample, ...]:
     """Return random and real contexts with their known answers.
 
-    Real ones are held-out windows of `data`, or of the bundled corpus if its vectors have this D, or the real
-    probes of the artifact's fingerprint. In `data` the forms have to find what the training form does, as far as
-    `min_overlap` asks.
+    Real ones are held-out windows of `data`, or of the bundled corpus if its vectors have this D and its documents are
+    long enough, or the real probes of the artifact's fingerprint. In `data` the forms have to find what the training
+    form does, as far as `min_overlap` asks. Vectors of `data` are divided by their lengths if those of training were.
 
     >>> from export.source import open_source
     >>> [sample.name for sample in make_samples(open_source("amn"))]
@@ -151,15 +159,30 @@ def make_samples(source: Source, data: Path | None = None, *, min_overlap: float
     """
     config = source.artifact.config
     length, dim = config.context_length, config.dim
-    samples = [Sample.of("random", source.model, random_contexts(max(BATCH_SIZES), length, dim, seed=SAMPLE_SEED))]
-    search = None if data is None else SearchCheck.of(source.model, data, min_overlap)
-    if data is None and dim == 384 and BUNDLED.is_file():
-        data = BUNDLED
-    fingerprint = source.artifact.read_fingerprint()
-    real = fingerprint.real if data is None else read_windows(data, dim, length, REAL_WINDOWS)
+    random = random_contexts(max(BATCH_SIZES), length, dim, seed=SAMPLE_SEED)
+    lengthened = tuple(
+        Sample.of(f"{scale} times as long", source.model, random[:ROWS_LENGTHENED] * np.float32(scale))
+        for scale in LENGTHENED
+    )
+    samples = [replace(Sample.of("random", source.model, random), lengthened=lengthened)]
+    normalize = source.artifact.manifest.takes_unit_vectors
+    search = None if data is None else SearchCheck.of(source.model, data, min_overlap, normalize=normalize)
+    real = _bundled(dim, length) if data is None else read_windows(data, dim, length, REAL_WINDOWS, normalize=normalize)
+    if real is None:
+        real = source.artifact.read_fingerprint().real
     if len(real):
         samples.append(replace(Sample.of("real", source.model, real), search=search))
     return tuple(samples)
+
+
+def _bundled(dim: int, length: int) -> Array | None:
+    """Return windows of the bundled corpus, whose vectors have length 1, or None if its sizes do not fit."""
+    if dim != 384 or not BUNDLED.is_file():
+        return None
+    try:
+        return read_windows(BUNDLED, dim, length, REAL_WINDOWS)
+    except InvalidInput:  # its documents hold fewer vectors
+        return None
 
 
 def verify(
@@ -169,14 +192,17 @@ def verify(
     name: str,
     precision: str,
     batch_sizes: Sequence[int] = BATCH_SIZES,
+    largest_norm: float = Backend.largest_norm,
 ) -> Report:
     """Compare `runner` with the known answers of `samples` at each batch size.
 
-    Raises VerificationFailed, with `name` and the numbers, for too much drift at worst or at the median, in fp32
-    for a component off by more than 2e-5, for attention weights that are off, for a row that its batch-mates
-    change by more than 1e-6, and for finding too little of what the training form finds.
+    In fp32 `lengthened` contexts up to `largest_norm` are compared as well; in other precisions zeros have to give
+    finite numbers. Raises VerificationFailed, with `name` and the numbers, for too much drift at worst or at the
+    median, in fp32 for a component off by more than 2e-5, for a prediction of another length, for attention weights
+    that are off, for a row that its batch-mates change by more than 1e-6, and for finding too little of what the
+    training form finds.
     """
-    drifts, difference, change = [], 0.0, 0.0
+    drifts, difference, longer, change = [], 0.0, 0.0, 0.0
     for sample in samples:
         alone: dict[int, Array] = {}
         for size in sorted(batch_sizes):
@@ -184,6 +210,7 @@ def verify(
             answers = _run(runner, sample, size, rows, name, precision)
             drifts.append(drift(answers, sample.predictions[:rows]))
             difference = max(difference, largest_difference(answers, sample.predictions[:rows]))
+            longer = max(longer, largest_length_difference(answers, sample.predictions[:rows]))
             for row in range(min(rows, ALONE)):
                 change = max(change, largest_difference(answers[row], alone.setdefault(row, answers[row])))
         change = max(change, _change_by_mates(runner, sample.contexts, batch_sizes))
@@ -198,7 +225,11 @@ def verify(
     require(report.median_drift, MEDIAN_DRIFT_LIMITS[precision], f"{name}: median drift (1 - cosine)", _REMEDY)
     if precision == "fp32":
         require(report.largest_difference, FP32_ABSOLUTE_LIMIT, f"{name}: largest difference in a component", _REMEDY)
+    require(longer, LENGTH_LIMIT, f"{name}: largest difference in the length of a prediction", _REMEDY)
     require(report.batch_change, BATCH_INVARIANCE_LIMIT, f"{name}: change of a row by its batch-mates", _REMEDY)
+    for other in [other for sample in samples for other in sample.lengthened]:
+        if np.linalg.norm(other.contexts, axis=2).max() <= largest_norm:
+            _compare_lengthened(runner, other, name, precision)
     return replace(report, search=search(runner.run, samples, name))
 
 
@@ -228,6 +259,24 @@ def _run(runner: Runner, sample: Sample, size: int, rows: int, name: str, precis
     return np.concatenate(parts)
 
 
+def _compare_lengthened(runner: Runner, other: Sample, name: str, precision: str) -> None:
+    """Compare the median row: where two scores of attention are nearly equal, rounding alone decides between them."""
+    answers = runner.run(other.contexts)
+    if precision != "fp32":
+        if not other.contexts.any() and not np.isfinite(answers).all():
+            raise VerificationFailed(f"{name}: contexts of zeros give NaN or infinity; {_REMEDY}")
+        return
+    what = f"{name}: with contexts {other.name}, the median row's largest difference in"
+    require(_median_difference(answers, other.predictions), FP32_ABSOLUTE_LIMIT, f"{what} a component", _REMEDY)
+    if other.attention is not None:
+        off = _median_difference(runner.run_with_attention(other.contexts)[1], other.attention)
+        require(off, ATTENTION_LIMITS[precision], f"{what} an attention weight", _REMEDY)
+
+
+def _median_difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    return float(np.median([largest_difference(*rows) for rows in zip(found, expected, strict=True)]))
+
+
 def _change_by_mates(runner: Runner, contexts: Array, batch_sizes: Sequence[int]) -> float:
     """Return the largest change of a row that runs alone, first, last, and among rows 100 times larger in norm."""
     size = max(s for s in batch_sizes if s <= max(32, min(batch_sizes)))
@@ -252,7 +301,14 @@ def verify_file(
     """Load the compiled form at `path` through its backend on the CPU, as it will be served, and verify it."""
     with closing(backend_class(format)(path, device="cpu", precision=precision)) as backend:
         name = f"{format} {backend.precision}"
-        return verify(any_batch(backend), samples, name=name, precision=backend.precision, batch_sizes=batch_sizes)
+        return verify(
+            any_batch(backend),
+            samples,
+            name=name,
+            precision=backend.precision,
+            batch_sizes=batch_sizes,
+            largest_norm=backend.largest_norm,
+        )
 
 
 def verify_sequence(path: Path, source: Source, samples: Sequence[Sample], *, format: str, precision: str) -> Report:

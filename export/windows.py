@@ -18,14 +18,24 @@ HELD_OUT = 0.1
 """Share of the documents, the last ones, whose windows are used."""
 
 
-def read_windows(path: Path, dim: int, context_length: int, count: int) -> NDArray[np.float32]:
+def read_windows(
+    path: Path, dim: int, context_length: int, count: int, *, normalize: bool = False
+) -> NDArray[np.float32]:
     """Return up to `count` windows `[n, T, D]`, evenly spread over the last documents of the corpus at `path`.
 
-    Raises InvalidInput if it cannot be read or holds vectors of another size.
+    With `normalize` their vectors are divided by their lengths. Raises InvalidInput if it cannot be read or holds
+    vectors of another size.
     """
     corpus = open_corpus(path, context_length=context_length, dim=dim)
     starts = last_windows(corpus, context_length, HELD_OUT)
     if not len(starts):
         raise InvalidInput(f"{path}: none of its last documents holds {context_length} vectors; give longer ones")
     starts = starts[np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)]
-    return corpus.windows(starts, context_length).astype(np.float32)
+    windows = corpus.windows(starts, context_length).astype(np.float32)
+    return unit_vectors(windows) if normalize else windows
+
+
+def unit_vectors(contexts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide each vector of `contexts` `[n, T, D]` by its length, as `train --normalize` does."""
+    lengths = np.linalg.norm(contexts.astype(np.float64), axis=2, keepdims=True)
+    return (contexts / np.maximum(lengths, 1e-12)).astype(np.float32)

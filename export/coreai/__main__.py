@@ -9,7 +9,7 @@ from lvm_runtime.backends.coreai import CoreAIBackend
 from lvm_runtime.commands import console
 from lvm_runtime.errors import InvalidInput
 
-from ..commandline import batch_sizes, make_parser, open_arguments, report_line
+from ..commandline import batch_sizes, make_parser, open_arguments, refuse_data, report_line
 from ..coreml.options import BATCH_SIZES, COMPRESSIONS
 from .options import PRECISIONS, SHAPES, USUAL, chosen
 
@@ -45,6 +45,9 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
         raise InvalidInput("--stock is a baseline without --compress; leave one of the two out")
     sizes = arguments.batch_sizes or BATCH_SIZES
     wanted = chosen(arguments.shapes, arguments.precision, sizes, arguments.compress)
+    if arguments.stock:
+        wanted = wanted[:1]
+        refuse_data(arguments)
     if all(options.shapes == "dynamic" for options in wanted):
         console.refuse_given(arguments, ("batch-sizes",), "is for --shapes static; dynamic takes any")
     CoreAIBackend.require()

@@ -9,7 +9,7 @@ from pathlib import Path
 from lvm_runtime.commands import console
 from lvm_runtime.errors import InvalidInput
 
-from ..commandline import batch_sizes, make_parser, open_arguments, report_line
+from ..commandline import batch_sizes, make_parser, open_arguments, refuse_data, report_line
 from .options import (
     BATCH_SIZES,
     COMPRESSIONS,
@@ -57,8 +57,9 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         f"(default: {default.max_drift:g}, the most that the runtime accepts)",
     )
     add("--target", choices=TARGETS, help="oldest system to support (default: macOS15; unless multifunction, macOS14)")
-    add("--compute-units", choices=COMPUTE_UNITS, default=default.compute_units, help="recorded for the runtime")
-    add("--gelu", choices=GELUS, default=default.gelu, help="erf: spell GELU out, for devices whose own is too coarse")
+    units = f"recorded for the runtime (default: {default.compute_units})"
+    add("--compute-units", choices=COMPUTE_UNITS, help=units)
+    add("--gelu", choices=GELUS, help="erf: spell GELU out, for devices whose own is too coarse (default: table)")
     add(
         "--stock",
         action="store_true",
@@ -83,6 +84,9 @@ def command(argv: Sequence[str] | None = None, *, prog: str | None = None) -> in
     options = options_from(arguments)
     if arguments.stock and options.compress != "none":
         raise InvalidInput("--stock is a baseline without --compress; leave one of the two out")
+    if arguments.stock:
+        console.refuse_given(arguments, ("compute-units", "gelu"), "is for our form; --stock converts another module")
+        refuse_data(arguments)
     source, samples = open_arguments(arguments, "coremltools")
     if arguments.stock:
         from .stock import export_stock

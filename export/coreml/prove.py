@@ -25,8 +25,10 @@ from lvm_runtime.artifact.drift import (
     ATTENTION_LIMITS,
     DRIFT_LIMITS,
     FP32_ABSOLUTE_LIMIT,
+    LENGTH_LIMIT,
     drift,
     largest_difference,
+    largest_length_difference,
     max_drift,
     require,
 )
@@ -129,7 +131,9 @@ def prove_package(package: Path, options: CoreMLOptions, samples: Sequence[Sampl
             _require_finite(runner, samples[0].contexts.shape[1:], size, mode)
     largest = max(functions)
     rounded = AnyBatch(PackageRunner(package, {largest: functions[largest]}, mode="fp16"), (largest,)).run
-    drifts = np.concatenate([drift(rounded(sample.contexts), sample.predictions) for sample in samples])
+    answers = np.concatenate([rounded(sample.contexts) for sample in samples])
+    known = np.concatenate([sample.predictions for sample in samples])
+    drifts = drift(answers, known)
     proof = Proof(
         form_difference=form_difference,
         exact_difference=differences["exact"],
@@ -140,6 +144,8 @@ def prove_package(package: Path, options: CoreMLOptions, samples: Sequence[Sampl
         verified_on=len(drifts),
         core_ml_drift=_by_core_ml(package, options, samples) if platform.system() == "Darwin" else None,
     )
+    longer = largest_length_difference(answers, known)
+    require(longer, LENGTH_LIMIT, "the largest difference in the length of a prediction, rounded,", _REMEDY)
     _judge(proof, options, max(1.0, (LIMITS_AT / samples[0].contexts.shape[2]) ** 0.5))
     return replace(proof, search=search(rounded, samples, "coreml"))
 

@@ -28,6 +28,10 @@ BATCH_INVARIANCE_LIMIT = 1e-6
 OVERLAP_LIMIT = 0.98
 """Smallest share of the ten vectors that the training form finds first in a corpus, and that another form must find."""
 
+LENGTH_LIMIT = 1e-2
+"""Largest difference between the length of a prediction and that of its known answer, which drift does not see. A
+number in bf16 is rounded by up to 4e-3 of it."""
+
 ATTENTION_LIMITS: dict[str, float] = {"fp32": 2e-5, "fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2}
 """Largest difference in one attention weight. People look at them, and need two digits."""
 
@@ -61,6 +65,13 @@ def largest_difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
     with np.errstate(invalid="ignore"):
         difference = np.abs(np.asarray(found, np.float64) - np.asarray(expected, np.float64))
     return float(np.where(np.isfinite(difference), difference, np.inf).max(initial=0.0))
+
+
+def largest_length_difference(predictions: NDArray[Any], answers: NDArray[Any]) -> float:
+    """Return the largest difference between the norms of a row of each `[n, D]`; infinity as `largest_difference`."""
+    with np.errstate(over="ignore"):
+        lengths = [np.linalg.norm(np.asarray(rows, np.float64), axis=-1) for rows in (predictions, answers)]
+    return largest_difference(*lengths)
 
 
 def require(found: float, limit: float, what: str, remedy: str) -> None:

@@ -76,7 +76,8 @@ class Artifact:
     ) -> Artifact:
         """Write a new artifact at `path` in one step, in place of any that was there.
 
-        `weights` is a serialised safetensors file. Compiled forms of an earlier model are dropped with it.
+        `weights` is a serialised safetensors file. Compiled forms of an earlier model are dropped with it. Raises
+        ArtifactError, and leaves what is there, for weights that are not those of `config`.
         """
         path = file_name(path, "path")
         require_place(path, overwrite=True)
@@ -85,6 +86,7 @@ class Artifact:
         with turn, atomic.replacing(path) as folder, atomic.writing(path):
             folder.mkdir()
             (folder / WEIGHTS).write_bytes(weights)
+            check_header(folder / WEIGHTS, config)
             (folder / FINGERPRINT).write_bytes(fingerprint.to_bytes())
             manifest = Manifest(
                 config=config,

@@ -13,8 +13,10 @@ from lvm_runtime.artifact.drift import (
     ATTENTION_LIMITS,
     BATCH_INVARIANCE_LIMIT,
     FP32_ABSOLUTE_LIMIT,
+    LENGTH_LIMIT,
     drift,
     largest_difference,
+    largest_length_difference,
     require,
 )
 from lvm_runtime.artifact.fingerprint import Fingerprint
@@ -104,6 +106,8 @@ class Session:
         require(float(drifts.max()), limit, what, _REMEDY)
         if precision == "fp32":
             require(off, FP32_ABSOLUTE_LIMIT, f"{name}: largest difference to the known answers", _REMEDY)
+        longer = largest_length_difference(predictions, known)
+        require(longer, LENGTH_LIMIT, f"{name}: largest difference in length to the known answers", _REMEDY)
         for i in (0, len(predictions) - 1):
             change = largest_difference(self._without_mates(fingerprint.contexts, i), predictions[i])
             require(change, BATCH_INVARIANCE_LIMIT, f"{name}: change of probe {i} without its batch-mates", _REMEDY)

@@ -27,7 +27,7 @@ DIM = 16
 
 
 class Moved:
-    """The training form, with something added to every prediction."""
+    """The training form, with something added to every prediction, which has norm 1 again then."""
 
     def __init__(self, model: Any, by: float) -> None:
         self.model, self.by = model, by
@@ -38,7 +38,8 @@ class Moved:
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         with torch.inference_mode():
             predictions, attention = self.model.forward_with_attention(torch.from_numpy(contexts))
-        return predictions.numpy() + np.float32(self.by) * np.eye(DIM, dtype=np.float32)[0], attention.numpy()
+        moved = predictions.numpy() + np.float32(self.by) * np.eye(DIM, dtype=np.float32)[0]
+        return moved / np.linalg.norm(moved, axis=1, keepdims=True), attention.numpy()
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from export.source import open_source
+from lvm_runtime.artifact.files import describe
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.errors import ArtifactError, InvalidInput
+from lvm_runtime.errors import ArtifactError, InvalidInput, VerificationFailed
+from lvm_runtime.models import save_model
+from tests.artifacts import edit_manifest, make_artifact, randomised
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +45,12 @@ def test_every_parameter_of_untrained_weights_counts() -> None:
     for name, parameter in source.model.named_parameters():
         assert (parameter != 0).all(), name
         assert parameter.unique().numel() > 1, name
+
+
+def test_weights_of_another_model_than_the_known_answers_are_not_exported(tmp_path: Path) -> None:
+    artifact, other = make_artifact(tmp_path / "amn"), save_model(randomised("amn", seed=1), tmp_path / "other")
+    shutil.copy(other.path / "model.safetensors", artifact.path)
+    weights = asdict(describe(artifact.path, "model.safetensors"))
+    edit_manifest(artifact.path, lambda body: body.update(weights=weights))
+    with pytest.raises(VerificationFailed, match=r"what its weights answer and the known answers is .*e-01, expected"):
+        open_source(str(artifact.path))

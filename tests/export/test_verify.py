@@ -18,6 +18,7 @@ from export.source import Source, open_source
 from export.verify import (
     BATCH_SIZES,
     REAL_WINDOWS,
+    ROWS_LENGTHENED,
     SAMPLE_SEED,
     DocumentRunner,
     Report,
@@ -60,18 +61,22 @@ class Faulty:
     attention_fault: Fault = nothing
     asked: float = 0.0
     """Added to predictions whose attention is asked for."""
+    length: float = 1.0
 
     def run(self, contexts: Array) -> Array:
-        known = {c.tobytes(): p for c, p in zip(self.sample.contexts, self.sample.predictions, strict=True)}
+        known = {c.tobytes(): p for s in self._samples() for c, p in zip(s.contexts, s.predictions, strict=True)}
         answers = np.array([known.get(c.tobytes(), np.eye(DIM)[0]) for c in contexts])
         answers[:, 0] += self.fault(contexts)
-        return answers.astype(np.float32)
+        return (answers * self.length).astype(np.float32)
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
-        known = {c.tobytes(): a for c, a in zip(self.sample.contexts, self.sample.attention, strict=True)}  # type: ignore[arg-type]
+        known = {c.tobytes(): a for s in self._samples() for c, a in zip(s.contexts, s.attention, strict=True)}  # type: ignore[arg-type]
         attention = np.array([known[c.tobytes()] for c in contexts])
         attention[:, 0] += self.attention_fault(contexts)
         return self.run(contexts) + np.float32(self.asked), attention.astype(np.float32)
+
+    def _samples(self) -> list[Sample]:
+        return [self.sample, *self.sample.lengthened]
 
 
 def small_artifact(folder: Path, dim: int, real: Array | None = None) -> Path:
@@ -85,6 +90,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 @pytest.fixture(scope="module")
 def sample(source: Source) -> Sample:
+    return replace(make_samples(source)[0], lengthened=())
+
+
+@pytest.fixture(scope="module")
+def lengthened(source: Source) -> Sample:
+    """The sample with its contexts in other lengths."""
     return make_samples(source)[0]
 
 
@@ -173,6 +184,7 @@ def test_a_file_is_opened_as_it_will_be_served_and_closed(
 
     class Backend(Faulty):
         precision = "int8"
+        largest_norm = 200.0
         batch_sizes = None
 
         def __init__(self, path: Path, **options: Any) -> None:
@@ -224,6 +236,7 @@ def scaled_together(contexts: Array) -> float:
 
 LARGEST = np.abs(random_contexts(max(BATCH_SIZES), 5, DIM, seed=SAMPLE_SEED)).max()
 ATTENTION = "largest difference in an attention weight"
+LENGTH = "largest difference in the length of a prediction is 2.*e-02, expected ≤ 1.0e-02"
 MATES = "change of a row by its batch-mates"
 DRIFT = r"largest drift \(1 - cosine\) is .*expected ≤ "
 
@@ -242,6 +255,8 @@ DRIFT = r"largest drift \(1 - cosine\) is .*expected ≤ "
         *(pytest.param({"fault": at_place(n)}, "fp32", MATES, id=f"row {n}") for n in (0, 7)),
         pytest.param({"fault": at_place(0, norm=10)}, "fp32", MATES, id="first among large rows"),
         pytest.param({"fault": at_place(-1, norm=10)}, "fp32", MATES, id="last among large rows"),
+        pytest.param({"length": 1.02}, "int8", LENGTH, id="too long"),
+        pytest.param({"length": 0.98}, "fp16", LENGTH, id="too short"),
         pytest.param({"attention_fault": by(1e-3)}, "fp32", ATTENTION, id="attention"),
         pytest.param({"attention_fault": by(float("nan"))}, "int8", f"{ATTENTION} is inf", id="nan attention"),
         pytest.param({"attention_fault": for_one}, "int8", ATTENTION, id="attention of one context"),
@@ -253,6 +268,58 @@ def test_each_fault_is_found(sample: Sample, fault: dict[str, Any], precision: s
         VerificationFailed, match=f"^faulty: {message}.*; nothing was kept: choose a higher --precision"
     ):
         verify(Faulty(sample, **fault), [sample], name="faulty", precision=precision)
+
+
+def at_norm(least: float, most: float, *, rows: int = ROWS_LENGTHENED, off: float = 1e-3) -> Fault:
+    """Something in the first `rows` where the longest vector's norm is within two bounds."""
+
+    def fault(contexts: Array) -> Any:
+        shown = least <= np.linalg.norm(contexts, axis=2).max() <= most
+        return np.where(shown & (np.arange(len(contexts)) < rows), off, 0.0)
+
+    return fault
+
+
+IN_OTHER_LENGTHS = "with contexts {} times as long, the median row's largest difference in {}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "precision", "message"),
+    [
+        ({"fault": at_norm(29, 31)}, "fp32", IN_OTHER_LENGTHS.format(30, "a component")),
+        ({"fault": at_norm(999, 1001)}, "fp32", IN_OTHER_LENGTHS.format(1000, "a component")),
+        ({"fault": at_norm(0, 0)}, "fp32", IN_OTHER_LENGTHS.format(0, "a component")),
+        ({"attention_fault": at_norm(29, 31)}, "fp32", IN_OTHER_LENGTHS.format(30, "an attention weight")),
+        ({"fault": at_norm(0, 0, off=np.nan)}, "fp32", IN_OTHER_LENGTHS.format(0, "a component") + " is inf"),
+        (
+            {"fault": lambda contexts: 0.0 if contexts.any() else np.nan},
+            "int8",
+            "contexts of zeros give NaN or infinity",
+        ),
+    ],
+    ids=["30", "1000", "zeros", "attention", "nan for zeros", "nan for zeros in int8"],
+)
+def test_mistakes_at_other_lengths_are_found(
+    lengthened: Sample, fault: dict[str, Any], precision: str, message: str
+) -> None:
+    with pytest.raises(VerificationFailed, match=f"^faulty: {message}"):
+        verify(Faulty(lengthened, **fault), [lengthened], name="faulty", precision=precision)
+
+
+def test_rounding_may_decide_between_scores_of_long_contexts(lengthened: Sample) -> None:
+    form = Faulty(lengthened, at_norm(29, 31, rows=12))
+    assert verify(form, [lengthened], name="right", precision="fp32").contexts == max(BATCH_SIZES)
+
+
+def test_a_form_is_not_compared_beyond_the_norms_that_its_backend_takes(lengthened: Sample) -> None:
+    check = partial(verify, samples=[lengthened], name="faulty", precision="fp32")
+    check(Faulty(lengthened, at_norm(999, 1001)), largest_norm=200)
+    with pytest.raises(VerificationFailed, match=IN_OTHER_LENGTHS.format(30, "a component")):
+        check(Faulty(lengthened, at_norm(29, 31)), largest_norm=200)
+
+
+def test_int8_is_not_compared_beyond_its_norms(lengthened: Sample) -> None:
+    verify(Faulty(lengthened, at_norm(29, 31)), [lengthened], name="right", precision="int8")
 
 
 DEFAULT_RUNS = {1: 8 + 8, 3: 2, 2: 1, 32: 1 + 8, 128: 1}
@@ -347,6 +414,30 @@ def test_without_a_corpus_real_contexts_are_bundled_ones_or_the_probes(dim: int,
     expected = read_windows(BUNDLED, 384, 5, REAL_WINDOWS) if dim == 384 else real
     np.testing.assert_array_equal(samples[1].contexts, expected)
     assert samples[1].search is None
+
+
+def test_contexts_that_are_longer_than_bundled_documents_are_the_probes(tmp_path: Path) -> None:
+    sizes = CONFIGS["amn"].small | {"dim": 384, "context_length": 80}
+    real = random_contexts(20, 80, 384)
+    artifact = save_model(randomised("amn", **sizes), tmp_path / "amn", real_contexts=real)
+    samples = make_samples(open_source(str(artifact.path)))
+    np.testing.assert_array_equal(samples[1].contexts, artifact.read_fingerprint().real)
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_corpus_is_divided_by_its_lengths_where_that_of_training_was(unit: bool, tmp_path: Path) -> None:
+    trained = {"training": {"options": {"normalize": unit}}}
+    artifact = save_model(randomised("amn", **CONFIGS["amn"].small), tmp_path / "amn", provenance=trained)
+    vectors = 50 * random_contexts(20, 10, DIM).reshape(-1, DIM)
+    vectors[-1] = 0
+    np.savez(tmp_path / "c.npz", vectors=vectors, doc_ids=np.repeat(np.arange(20), 10))
+    real = make_samples(open_source(str(artifact.path)), tmp_path / "c.npz")[1]
+    assert real.search is not None
+    expected = vectors[180:185] / (50 if unit else 1)
+    for contexts in (real.contexts, real.search.contexts):
+        assert contexts.dtype == np.float32
+        np.testing.assert_allclose(contexts[0], expected, rtol=1e-5)
+    assert not real.contexts[-1, -1].any()
 
 
 @pytest.mark.parametrize("dim", [3, 5])

@@ -9,9 +9,74 @@ _FORM = "tests/export/coreml/test_prove.py::test_form_that_is_wrong_in_one_way_o
 _PACKAGE = "tests/export/coreml/test_prove.py::test_package_that_is_wrong_in_one_way_only_is_refused"
 _SIZES = "tests/export/coreml/test_prove.py::test_mistake_in_one_batch_size_is_found"
 _ROUNDED = "tests/export/coreml/test_prove.py::test_results_that_rounding_spoils_are_refused"
+_TOO_LONG = "tests/export/coreml/test_prove.py::test_compressed_package_whose_answers_are_too_long_is_refused"
+_UNIT = "tests/export/test_verify.py::test_corpus_is_divided_by_its_lengths_where_that_of_training_was"
 _ON_A_MAC = "tests/export/coreml/test_prove.py::test_what_core_ml_does_on_a_mac_counts"
 
 MISTAKES = [
+    Mistake(
+        "forms are made of weights that do not give the artifact's known answers",
+        "export/source.py",
+        "require(off, FP32_ABSOLUTE_LIMIT",
+        "require(0.0, FP32_ABSOLUTE_LIMIT",
+        "tests/export/test_source.py::test_weights_of_another_model_than_the_known_answers_are_not_exported",
+    ),
+    Mistake(
+        "a model of vectors of length 1 is proved by a corpus whose vectors have others",
+        _VERIFY,
+        "REAL_WINDOWS, normalize=normalize)",
+        "REAL_WINDOWS)",
+        _UNIT,
+    ),
+    Mistake(
+        "a model of vectors of length 1 is searched with by contexts of other lengths",
+        _VERIFY,
+        "min_overlap, normalize=normalize)",
+        "min_overlap)",
+        _UNIT,
+    ),
+    Mistake(
+        "contexts of other lengths than usual are not compared",
+        _VERIFY,
+        "_compare_lengthened(runner, other, name, precision)\n",
+        "pass\n",
+        "tests/export/test_verify.py::test_mistakes_at_other_lengths_are_found[1000]",
+    ),
+    Mistake(
+        "of contexts of other lengths only predictions are compared",
+        _VERIFY,
+        "if other.attention is not None:",
+        "if False:",
+        "tests/export/test_verify.py::test_mistakes_at_other_lengths_are_found[attention]",
+    ),
+    Mistake(
+        "an export in int8 may give NaN for zeros",
+        _VERIFY,
+        "if not other.contexts.any() and",
+        "if False and",
+        "tests/export/test_verify.py::test_mistakes_at_other_lengths_are_found[nan for zeros in int8]",
+    ),
+    Mistake(
+        "a prediction of a file in int8 may have any length",
+        _VERIFY,
+        "require(longer, LENGTH_LIMIT",
+        "require(0.0, LENGTH_LIMIT",
+        f"{_FAULT}[too long]",
+    ),
+    Mistake(
+        "a prediction may be shorter than the known one",
+        "lvm_runtime/artifact/drift.py",
+        "return largest_difference(*lengths)",
+        "return max(float((lengths[0] - lengths[1]).max(initial=0.0)), 0.0)",
+        f"{_FAULT}[too short]",
+    ),
+    Mistake(
+        "a prediction of a compressed Core ML package may have any length",
+        _PROVE,
+        "require(longer, LENGTH_LIMIT",
+        "require(0.0, LENGTH_LIMIT",
+        _TOO_LONG,
+    ),
     Mistake(
         "of a document, windows that begin within a context are not compared",
         _VERIFY,
@@ -48,13 +113,17 @@ MISTAKES = [
         _GIVEN,
     ),
     Mistake(
-        "`--data` gives way to the bundled corpus", _VERIFY, "if data is None and dim == 384", "if dim == 384", _GIVEN
+        "`--data` gives way to the bundled corpus",
+        _VERIFY,
+        "_bundled(dim, length) if data is None",
+        "_bundled(dim, length) if dim == 384",
+        _GIVEN,
     ),
     Mistake(
         "`--data` gives way to the real probes",
         _VERIFY,
-        "fingerprint.real if data is None else",
-        "fingerprint.real if len(fingerprint.real) else",
+        "if real is None:",
+        "if len(source.artifact.read_fingerprint().real):",
         _GIVEN,
     ),
     Mistake(

@@ -168,6 +168,13 @@ def test_package_has_to_find_what_the_training_form_finds(source: Source, packag
         prove_package(package, TWO, unreachable, form_difference=0.0)
 
 
+def test_compressed_package_whose_answers_are_too_long_is_refused(source: Source, tmp_path: Path) -> None:
+    wrong = Changed(coreml_form(source.model), same, lambda p, a: (p * 1.02, a))
+    write_package(wrong, TWO, (LENGTH, DIM), tmp_path / "wrong.mlpackage")
+    with pytest.raises(VerificationFailed, match=r"length of a prediction, rounded, is .*e-02, expected ≤ 1\.0e-02"):
+        prove_package(tmp_path / "wrong.mlpackage", replace(TWO, compress="palette8"), few(source), form_difference=0.0)
+
+
 class StandIn:
     """What Core ML may do on a Mac: right answers, but for `off` in the first component at batch 1."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lvm_runtime.artifact.drift import drift, largest_difference, max_drift, require
+from lvm_runtime.artifact.drift import drift, largest_difference, largest_length_difference, max_drift, require
 from lvm_runtime.errors import VerificationFailed
 
 
@@ -21,6 +21,14 @@ def test_drift_does_not_depend_on_length() -> None:
     rng = np.random.default_rng(0)
     p, a = rng.standard_normal((2, 4, 8))
     np.testing.assert_allclose(drift(3 * p, a), drift(p, 7 * a), rtol=1e-12)
+
+
+def test_length_is_that_of_each_row() -> None:
+    p, a = np.array([[3.0, 4.0], [1.0, 0.0]], np.float32), np.array([[0.0, 1.0], [0.0, 1.5]])
+    assert largest_length_difference(p, a) == largest_length_difference(a, p) == 4.0
+    assert largest_length_difference(p[1:], a[1:]) == 0.5
+    assert largest_length_difference(p, a * np.nan) == largest_length_difference(np.full((2, 2), np.inf), a) == np.inf
+    assert largest_length_difference(p[:0], a[:0]) == 0.0
 
 
 def test_drift_of_float32_is_computed_in_float64() -> None:

@@ -185,6 +185,23 @@ WITHOUT_EFFECT = {
         ["export", "coreai", "--model", "ARTIFACT", "--precision", "fp32", "--batch-sizes", "1,8"],
         "--batch-sizes is for --shapes static",
     ),
+    "a baseline's batch sizes": (
+        ["export", "coreai", "--model", "ARTIFACT", "--stock", "--batch-sizes", "1,8"],
+        "--batch-sizes is for --shapes static",
+    ),
+    "a baseline's corpus": (
+        ["export", "coreai", "--model", "ARTIFACT", "--stock", "--data", "absent.npz"],
+        "--data is for our forms",
+    ),
+    "a package's corpus": (
+        ["export", "coreml", "--model", "ARTIFACT", "--stock", "--data", "absent.npz", "--min-overlap", "0.9"],
+        "--data is for our forms",
+    ),
+    "a package's device": (
+        ["export", "coreml", "--model", "ARTIFACT", "--stock", "--compute-units", "cpu"],
+        "--compute-units is for our form",
+    ),
+    "its GELU": (["export", "coreml", "--model", "ARTIFACT", "--stock", "--gelu", "erf"], "--gelu is for our form"),
     "an evaluation": (["export", "mil-reference", "p.mlpackage", "--output", "o.npz"], "--output is for what is"),
 }
 

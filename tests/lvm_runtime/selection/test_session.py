@@ -68,16 +68,17 @@ class MeanBackend(Backend):
         fault: Fault = nothing,
         attention_fault: Fault = nothing,
         asked: float = 0.0,
+        length: float = 1.0,
     ) -> None:
         self.device, self.precision, self.batch_sizes = "cpu", precision, batch_sizes
         self.sizes_seen: list[int] = []
-        self.fault, self.attention_fault, self.asked = fault, attention_fault, asked
+        self.fault, self.attention_fault, self.asked, self.length = fault, attention_fault, asked, length
 
     def run(self, contexts: Array) -> Array:
         self.sizes_seen.append(len(contexts))
         mean = contexts.mean(axis=1)
         mean[:, 0] += self.fault(contexts)
-        return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        return mean / np.linalg.norm(mean, axis=1, keepdims=True) * np.float32(self.length)
 
     def run_with_attention(self, contexts: Array) -> tuple[Array, Array]:
         attention = np.full(contexts.shape[:2], 0.2, np.float32)
@@ -112,6 +113,12 @@ def test_padding_does_not_show(rows: int) -> None:
         ("fp32", 1e-6, {"fault": by(1e-4)}, "largest difference to the known answers is .*expected ≤ 2.0e-05"),
         ("int8", 1e-6, {"fault": by(1e-2)}, "drift from the known answers .* is"),
         ("int8", 1e-3, {"fault": for_one_probe}, r"drift from the known answers \(mean [12]\..*e-04 of 16 probes\) is"),
+        (
+            "int8",
+            1e-3,
+            {"length": 2.0},
+            "largest difference in length .* is 1.00e.*expected ≤ 1.0e-02",
+        ),
         ("int8", 1e-3, {"fault": by_size(1e-4)}, "change of probe 0 without its batch-mates is .*expected ≤ 1.0e-06"),
         ("fp16", 1e-4, {"fault": by_mates(1e-3), "batch_sizes": (1, 16)}, "change of probe 0 without its batch-mates"),
         ("fp32", 1e-6, {"fault": at_place(0)}, "change of probe 0 without its batch-mates"),
@@ -126,6 +133,7 @@ def test_padding_does_not_show(rows: int) -> None:
         "TF32-like",
         "over the limit",
         "one probe over the limit",
+        "twice as long",
         "changes with the batch",
         "changes with its mates, fixed size",
         "first place",
