@@ -109,12 +109,15 @@ class Cell:
     failed: dict[str, str]
     elsewhere: float = 0.0
 
-    def best_peer(self, precision: str | None) -> Measured | None:
-        """Return the fastest peer of one precision (of any, for None)."""
-        peers = [
-            m for m in self.measured.values() if not m.contender.ours and precision in (None, m.contender.precision)
-        ]
-        return min(peers, key=lambda m: m.timing.median, default=None)
+    def closest_peer(self, name: str) -> str | None:
+        """Return the peer of equal precision that contender `name` is least ahead of; None if there is none.
+
+        By the ratio within rounds, which is what is claimed. The peer whose median call is the shortest may have had
+        the quicker moments, and be another one.
+        """
+        precision = self.measured[name].contender.precision
+        peers = [n for n, m in self.measured.items() if not m.contender.ours and m.contender.precision == precision]
+        return min(peers, key=lambda peer: self.speedup(name, peer), default=None)
 
     def speedup(self, name: str, over: str) -> float:
         """Return how many times as fast contender `name` is as contender `over`."""

@@ -139,6 +139,13 @@ MISTAKES = [
         f"{_TEST_ARENA}::test_a_burst_is_as_long_as_the_effort_says[0.05-3]",
     ),
     Mistake(
+        "the peer that ours is compared with is the one whose median call is shortest",
+        _ARENA,
+        "key=lambda peer: self.speedup(name, peer), default=None)",
+        "key=lambda peer: self.measured[peer].timing.median, default=None)",
+        f"{_TEST_ARENA}::test_the_peer_beside_a_ratio_is_the_one_that_ours_is_least_ahead_of",
+    ),
+    Mistake(
         "a form of this project may be as far off as a peer",
         _ARENA,
         "DRIFT_LIMITS[side.precision] if side.ours else PEER_DRIFT_LIMIT",

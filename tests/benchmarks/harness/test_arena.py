@@ -161,20 +161,40 @@ def test_best_peer_is_the_fastest_of_equal_precision_and_never_ours() -> None:
         "peer-slower": ("fp32", (5.0, 5.0, 5.0)),
         "peer-int8": ("int8", (2.0, 2.0, 2.0)),
         "lvm-bf16": ("bf16", (1.0, 1.0, 1.0)),
+        "lvm-int8": ("int8", (1.0, 1.0, 1.0)),
     }
     cell = Cell(
         {n: Measured(side(n, refusing, precision), 8, 1, 0.0, Timing((t,))) for n, (precision, t) in sides.items()}, {}
     )
-    best = {precision: cell.best_peer(precision) for precision in ("fp32", "int8", "bf16", None)}
-    assert {p: m and m.contender.name for p, m in best.items()} == {
-        "fp32": "peer-fast",
-        "int8": "peer-int8",
-        "bf16": None,
-        None: "peer-int8",
+    assert {name: cell.closest_peer(name) for name in sides} == {
+        "lvm-fast": "peer-fast",
+        "peer-slow": "peer-fast",
+        "peer-fast": "peer-fast",
+        "peer-slower": "peer-fast",
+        "peer-int8": "peer-int8",
+        "lvm-bf16": None,
+        "lvm-int8": "peer-int8",
     }
     assert cell.measured["peer-fast"].per_second == 8 / 3.0
     assert cell.speedup("lvm-fast", "peer-slow") == 4.0
     assert cell.interval("lvm-fast", "peer-slow") == (4.0, 4.0)
+
+
+def test_the_peer_beside_a_ratio_is_the_one_that_ours_is_least_ahead_of(workload: Workload) -> None:
+    """The median of all calls makes `peer-quick` the fastest; in two of three rounds another one is."""
+    sides = {
+        "lvm-x": ((1.0,), (2.0,), (4.0,)),
+        "peer-quick": ((2.0,) * 3, (4.0,), (8.0,)),
+        ANCHOR: ((3.0,), (3.0,), (6.0,)),
+        "peer-slow": ((9.0,), (9.0,), (9.0,)),
+    }
+    cell = Cell({n: Measured(side(n, refusing), 8, 1, 0.0, Timing(rounds)) for n, rounds in sides.items()}, {})
+    assert min(sides, key=lambda n: (n == "lvm-x", cell.measured[n].timing.median)) == "peer-quick"
+    record = cell_record(cell, Ceilings((), (Bandwidth(2**20, 10.0, "numpy"),)), workload, "lvm-x")
+    assert record["best_peer_at_equal_precision"] == ANCHOR
+    assert record["ratio_to_best_peer"] == 1.5
+    assert record["speedup_interval"] == {ANCHOR: (1.5, 3.0)}
+    assert cell_record(cell, Ceilings((), ()), workload, ANCHOR)["ratio_to_best_peer"] <= 1.0
 
 
 class Sleeper:
