@@ -139,6 +139,13 @@ MISTAKES = [
         f"{_TEST_ARENA}::test_a_burst_is_as_long_as_the_effort_says[0.05-3]",
     ),
     Mistake(
+        "peers on torch pay for what our backends do around a call",
+        "benchmarks/harness/peers.py",
+        "            with torch.inference_mode():\n                result",
+        "            with inference(device, threads):\n                result",
+        f"{_TEST_ARENA}::test_peers_on_torch_do_not_pay_for_what_our_backends_do_around_a_call",
+    ),
+    Mistake(
         "the peer that ours is compared with is the one whose median call is shortest",
         _ARENA,
         "key=lambda peer: self.speedup(name, peer), default=None)",

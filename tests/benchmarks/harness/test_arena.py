@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import benchmarks.harness.arena
 from benchmarks.harness.arena import EFFORTS, Arena, Cell, Effort, Measured, WrongAnswers, check, fastest
@@ -195,6 +196,24 @@ def test_the_peer_beside_a_ratio_is_the_one_that_ours_is_least_ahead_of(workload
     assert record["ratio_to_best_peer"] == 1.5
     assert record["speedup_interval"] == {ANCHOR: (1.5, 3.0)}
     assert cell_record(cell, Ceilings((), ()), workload, ANCHOR)["ratio_to_best_peer"] <= 1.0
+
+
+@pytest.mark.parametrize("name", ["peer-eager-fp32", "peer-torchscript-fp32", "peer-eager-int8"])
+def test_peers_on_torch_do_not_pay_for_what_our_backends_do_around_a_call(
+    workload: Workload, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = contender(name).build(workload, 1)
+    before = torch.get_num_threads()
+
+    def guard(*_: object) -> None:
+        raise AssertionError("the guard of our backends")
+
+    monkeypatch.setattr("benchmarks.harness.peers.inference", guard)
+    try:
+        check(contender(name), workload, runner, 8)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 class Sleeper:
