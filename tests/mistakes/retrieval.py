@@ -27,4 +27,11 @@ MISTAKES = [
         "np.arange(first + max(1, wanted // 2), first",
         "tests/lvm_runtime/text/test_cutting.py::test_a_chunk_that_overlaps_goes_on_beyond_the_one_before_it[16-100]",
     ),
+    Mistake(
+        "a file with two names is two documents",
+        "lvm_runtime/text/reading.py",
+        "(found.st_dev, found.st_ino) if found.st_nlink > 1 else os.path",
+        "os.path",
+        "tests/lvm_runtime/text/test_reading.py::test_a_file_with_two_names_is_one_document",
+    ),
 ]
