@@ -21,6 +21,7 @@ from benchmarks.harness.contender import ANCHOR, Array, Contender, Runner
 from benchmarks.harness.contenders import contender
 from benchmarks.harness.workload import Workload
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
+from lvm_runtime.errors import one_line
 from lvm_runtime.selection.timing import Timing, interleave, median_interval, speedup, speedups
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -157,7 +158,9 @@ class Arena:
                 runner, threads = self._at_its_best(workload, side, contexts)
                 ready[name] = (threads, check(side, workload, runner, batch))
             except Exception as error:  # reported by the test of this contender; the others are still compared
-                failed[name] = self._broken[key] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+                failed[name] = f"{type(error).__name__}: {one_line(error, 200)}"
+                if not isinstance(error, WrongAnswers):  # they are of this batch size, and others may be right
+                    self._broken[key] = failed[name]
         if not ready:
             return Cell({}, failed)
         began, spent = time.perf_counter(), seconds_elsewhere()

@@ -139,6 +139,13 @@ MISTAKES = [
         f"{_TEST_ARENA}::test_a_burst_is_as_long_as_the_effort_says[0.05-3]",
     ),
     Mistake(
+        "a peer that is wrong at one batch size is left out at all of them",
+        _ARENA,
+        "if not isinstance(error, WrongAnswers):",
+        "if True:",
+        f"{_TEST_ARENA}::test_who_is_wrong_at_one_batch_size_is_compared_at_the_others",
+    ),
+    Mistake(
         "peers on torch pay for what our backends do around a call",
         "benchmarks/harness/peers.py",
         "            with torch.inference_mode():\n                result",

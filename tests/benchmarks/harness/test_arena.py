@@ -89,6 +89,29 @@ def test_answers_are_checked_at_the_batch_size_that_is_timed(workload: Workload)
         check(side("lvm-x", run), workload, run, 8)
 
 
+def test_who_is_wrong_at_one_batch_size_is_compared_at_the_others(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a peer may be whose scale is that of the whole batch; what cannot be built is not tried again."""
+    tried: list[str] = []
+
+    def batch_bound(workload: Workload, threads: int | None) -> Runner:
+        return lambda contexts: answering(0.5 if len(contexts) == 8 else 0.0)(workload, threads)(contexts)
+
+    def absent(workload: Workload, threads: int | None) -> Runner:
+        tried.append("absent")
+        raise OSError  # without a word
+
+    sides = [side(ANCHOR, answering()), side("peer-batch-bound", batch_bound), side("peer-absent", absent)]
+    monkeypatch.setattr(benchmarks.harness.arena, "contender", {s.name: s for s in sides}.__getitem__)
+    arena = Arena(EFFORTS["smoke"])
+    cells = [arena.cell(workload, batch, ["peer-batch-bound", "peer-absent"]) for batch in (8, 9)]
+    assert [sorted(cell.failed) for cell in cells] == [["peer-absent", "peer-batch-bound"], ["peer-absent"]]
+    assert set(cells[1].measured) == {ANCHOR, "peer-batch-bound"}
+    assert cells[1].failed["peer-absent"] == "OSError: OSError"
+    assert tried == ["absent"]
+
+
 def test_nan_answers_are_wrong(workload: Workload) -> None:
     def run(contexts: Array) -> Array:
         return np.full((len(contexts), 16), np.nan, np.float32)
