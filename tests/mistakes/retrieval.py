@@ -28,7 +28,7 @@ MISTAKES = [
         "tests/lvm_runtime/text/test_cutting.py::test_a_chunk_that_overlaps_goes_on_beyond_the_one_before_it[16-100]",
     ),
     Mistake(
-        "a file with two names is two documents",
+        "a file with a hard link is two documents",
         "lvm_runtime/text/reading.py",
         "(found.st_dev, found.st_ino) if found.st_nlink > 1 else os.path",
         "os.path",
