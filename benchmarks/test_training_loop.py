@@ -23,6 +23,7 @@ from lvm_runtime.artifact.config import make_config
 from lvm_runtime.corpus.corpus import Corpus
 from lvm_runtime.models import build_model
 from lvm_runtime.selection.timing import interleave, speedup
+from lvm_runtime.system.cpus import usable_cpus
 from train.data.corpus import load_corpus
 from train.data.windows import VectorStore, WindowSet, split_windows
 from train.distributed import Processes
@@ -88,6 +89,7 @@ def test_loop_against_the_obvious_one(benchmark: BenchmarkFixture, architecture:
     if architecture == COMPILED:
         sides["compiled"] = our_loop(architecture, corpus, windows, compile_step=True)
     steps = {name: partial(next, loop) for name, loop in sides.items()}
+    torch.set_num_threads(usable_cpus())  # whatever ran before
     timings = interleave(steps, rounds=ROUNDS, seconds=SECONDS)
     benchmark.extra_info |= {
         "threads": torch.get_num_threads(),

@@ -21,6 +21,7 @@ from benchmarks.harness.contender import ANCHOR, Array, Contender, Runner
 from benchmarks.harness.contenders import contender
 from benchmarks.harness.workload import Workload
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
+from lvm_runtime.errors import one_line
 from lvm_runtime.selection.timing import Timing, interleave, median_interval, speedup, speedups
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -109,12 +110,15 @@ class Cell:
     failed: dict[str, str]
     elsewhere: float = 0.0
 
-    def best_peer(self, precision: str | None) -> Measured | None:
-        """Return the fastest peer of one precision (of any, for None)."""
-        peers = [
-            m for m in self.measured.values() if not m.contender.ours and precision in (None, m.contender.precision)
-        ]
-        return min(peers, key=lambda m: m.timing.median, default=None)
+    def closest_peer(self, name: str) -> str | None:
+        """Return the peer of equal precision that contender `name` is least ahead of; None if there is none.
+
+        By the ratio within rounds, which is what is claimed. The peer whose median call is the shortest may have had
+        the quicker moments, and be another one.
+        """
+        precision = self.measured[name].contender.precision
+        peers = [n for n, m in self.measured.items() if not m.contender.ours and m.contender.precision == precision]
+        return min(peers, key=lambda peer: self.speedup(name, peer), default=None)
 
     def speedup(self, name: str, over: str) -> float:
         """Return how many times as fast contender `name` is as contender `over`."""
@@ -154,7 +158,9 @@ class Arena:
                 runner, threads = self._at_its_best(workload, side, contexts)
                 ready[name] = (threads, check(side, workload, runner, batch))
             except Exception as error:  # reported by the test of this contender; the others are still compared
-                failed[name] = self._broken[key] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+                failed[name] = f"{type(error).__name__}: {one_line(error, 200)}"
+                if not isinstance(error, WrongAnswers):  # they are of this batch size, and others may be right
+                    self._broken[key] = failed[name]
         if not ready:
             return Cell({}, failed)
         began, spent = time.perf_counter(), seconds_elsewhere()

@@ -138,18 +138,28 @@ def _openvino(precision: str) -> Any:
 
 
 def _torch(prepare: Callable[[Workload, str], Any], device: str = "cpu") -> Any:
-    """Return a builder of a runner that hands over from and to host memory, which waits for a GPU to finish."""
+    """Return a builder of a runner that hands over from and to host memory, which waits for a GPU to finish.
+
+    On a CPU it runs as in a program of its own: the number of threads is set where another one is found, and stays.
+    What our backends do around each call, so that torch's settings are put back, is no part of a peer.
+    """
 
     def build(workload: Workload, threads: int | None) -> Runner:
         with inference(device, threads):
             module = prepare(workload, device)
 
         def run(contexts: Array) -> Array:
-            with inference(device, threads):
+            if threads is not None and torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            with torch.inference_mode():
                 result: Array = module(torch.from_numpy(contexts).to(device)).cpu().numpy()
                 return result
 
-        return run
+        def run_in_full_precision(contexts: Array) -> Array:
+            with inference(device, threads):
+                return run(contexts)
+
+        return run_in_full_precision if device == "cuda" else run  # where recurrent layers run in TF32 unless told
 
     return build
 

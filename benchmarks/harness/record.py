@@ -18,15 +18,15 @@ def cell_record(cell: Cell, ceilings: Ceilings, workload: Workload, name: str) -
     Times in milliseconds; `noise` is relative, between interleaved rounds; `cpus_busy_elsewhere` is the share of the
     CPUs that other programs took while the cell was timed; `speedup` holds how many times as fast
     it is as each other contender, from ratios within rounds, and `speedup_interval` the 95 % intervals of those to
-    the anchor and to the best peer. Shares are of the best rate that any library reached
-    in this run, for the multiply-adds that are left after exact rewriting, whoever does more of them.
+    the anchor and to the best peer, which is the one that it is least ahead of. Shares are of the best rate that any
+    library reached in this run, for the multiply-adds that are left after exact rewriting, whoever does more of them.
     """
     mine = cell.measured[name]
     timing = mine.timing
-    equal = cell.best_peer(mine.contender.precision)
+    peer = cell.closest_peer(name)
     config, macs = workload.artifact.config, workload.macs_rewritten
     weight_bytes = workload.parameters * BYTES_PER_WEIGHT[mine.contender.precision]
-    shown = {ANCHOR} | ({equal.contender.name} if equal else set())
+    shown = {ANCHOR} | ({peer} if peer else set())
     rate = ceilings.product_rate(mine.contender.device, mine.contender.precision)
     bound = None if rate is None else max(macs * mine.batch / rate, weight_bytes / ceilings.bandwidth(weight_bytes))
     return {
@@ -55,6 +55,6 @@ def cell_record(cell: Cell, ceilings: Ceilings, workload: Workload, name: str) -
         "share_of_roofline": None if bound is None else bound / timing.median,
         "speedup": {other: cell.speedup(name, other) for other in cell.measured if other != name},
         "speedup_interval": {other: cell.interval(name, other) for other in sorted(shown & set(cell.measured))},
-        "best_peer_at_equal_precision": equal.contender.name if equal else None,
-        "ratio_to_best_peer": cell.speedup(name, equal.contender.name) if equal else None,
+        "best_peer_at_equal_precision": peer,
+        "ratio_to_best_peer": cell.speedup(name, peer) if peer else None,
     }

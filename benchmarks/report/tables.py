@@ -113,14 +113,20 @@ def peer_title(name: str | None) -> str:
 
 
 def faster_peers(run: Run, batches: Sequence[int] = BATCHES) -> str:
-    """Return a sentence for each peer that is faster than a form of ours, beyond the interval of their ratio."""
+    """Return a sentence for each peer that is faster than a form of ours, beyond the interval of their ratio.
+
+    Where there is none, and a ratio below 1 whose interval reaches 1, no more is said than that.
+    """
     beaten: dict[tuple[str, str], list[Row]] = {}
-    for row in forms_of(run, batches):
+    rows = forms_of(run, batches)
+    for row in rows:
         _, high = row.interval(row.best_peer) or (0.0, row.over_best_peer or 1.0)
         if row.best_peer is not None and high < 1:
             beaten.setdefault((row.best_peer, row.precision), []).append(row)
     said = [_faster(run, peer, precision, rows) for (peer, precision), rows in beaten.items()]
-    return " ".join(said) or "No peer is faster in the same precision."
+    behind = any(row.over_best_peer is not None and row.over_best_peer < 1 for row in rows)
+    none = f"No peer is faster in the same precision{', beyond the interval of a ratio' if behind else ''}."
+    return " ".join(said) or none
 
 
 def _faster(run: Run, peer: str, precision: str, rows: Sequence[Row]) -> str:

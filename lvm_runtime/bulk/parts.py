@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,6 +37,8 @@ MANIFEST = "manifest.json"
 BAD = "bad.csv"
 SUFFIXES = (".npy", ".parquet")
 _NOTE = "lvm_runtime"
+_PART_NAME = re.compile(r".+-[0-9a-f]{8}-\d{12,}-\d{12,}\.parquet", re.DOTALL)
+_BAD_COLUMNS = ("source", "row", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +95,46 @@ def plan(sources: Sequence[Path], rows: int = ROWS) -> list[Part]:
     return parts
 
 
-def prepare(folder: Path, parts: Iterable[Part], artifact: Path, *, overwrite: bool) -> None:
+def prepare(
+    folder: Path, parts: Sequence[Part], artifact: Path, *, overwrite: bool = False, restart: bool = False
+) -> None:
     """Make the folder for the parts. InvalidInput if it holds others, or a finished run, unless `overwrite`.
 
-    Nor may it lie in the `artifact` that predicts them, whose manifest would be replaced.
+    `restart` drops what an unfinished run left. Neither removes what no run wrote. Nor may the folder hold an input,
+    nor lie in the `artifact` that predicts them, whose manifest would be replaced.
     """
     keep_out(folder, artifact)
+    _keep_off_inputs(folder, parts)
     wanted = {part.name for part in parts}
     with atomic.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         found = {path.name for path in folder.iterdir() if path.suffix == ".parquet" or path.name in (MANIFEST, BAD)}
-        if overwrite:
+        if overwrite or (restart and MANIFEST not in found):
+            if foreign := sorted(name for name in found if not _is_written_here(folder / name)):
+                raise InvalidInput(f"{folder} holds {foreign[0]}, which no run wrote; choose another folder")
             for name in found:
                 (folder / name).unlink()
         elif others := sorted(found - wanted):
             raise InvalidInput(f"{folder} holds {others[0]} of another run; choose another folder, or give --overwrite")
+
+
+def _keep_off_inputs(folder: Path, parts: Iterable[Part]) -> None:
+    """Raise InvalidInput if an input lies in `folder`: what is written there would be taken for one, and replaced."""
+    place = os.path.realpath(folder)
+    for source in dict.fromkeys(part.source for part in parts):
+        if place in (os.path.realpath(os.path.dirname(source)), os.path.dirname(os.path.realpath(source))):
+            raise InvalidInput(f"{folder}: the input {source} lies there; choose another folder for the output")
+
+
+def _is_written_here(path: Path) -> bool:
+    """Say whether a file of the folder for parts is one that a run writes."""
+    if path.suffix == ".parquet":
+        return _PART_NAME.fullmatch(path.name) is not None
+    try:
+        begin = path.read_text(encoding="utf-8", errors="replace").lstrip()
+    except OSError:
+        return False
+    return begin.startswith(",".join(_BAD_COLUMNS) if path.name == BAD else '{\n "predictions":')
 
 
 def write_part(predictor: Predictor, part: Part, folder: Path, *, skip_bad: bool) -> PartResult:
@@ -157,7 +186,7 @@ def finish(folder: Path, parts: Sequence[Part], results: Iterable[PartResult]) -
     with atomic.writing(folder):
         if bad:
             with (folder / BAD).open("w", newline="") as file:
-                csv.writer(file).writerows([("source", "row", "reason"), *bad])
+                csv.writer(file).writerows([_BAD_COLUMNS, *bad])
     atomic.write_bytes(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     return manifest
 

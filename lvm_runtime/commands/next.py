@@ -40,7 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     given.add_argument("--vectors", type=Path, help="vectors of a text, or contexts [n, T, D], in the place of a text")
     parser.add_argument("-k", type=int, default=5, help="chunks to print (default: 5)")
     parser.add_argument("--compare", action="store_true", help="print also what a search with the last chunk finds")
-    parser.add_argument("--json", action="store_true", help="print JSON, with the chunks' whole texts")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, with the chunks' whole texts; of contexts a list"
+    )
     add_encoder(parser, None, "--encoder-device")
     add_request_options(parser)
 
@@ -68,13 +70,19 @@ def run(options: argparse.Namespace) -> None:
         found = {"next": next_chunks(predictor, index, contexts, k)}
         if options.compare:
             found["last_chunk"] = last_chunk_finds(predictor, index, contexts, k)
-    for i in range(len(contexts)):
-        hits = {name: lists[i] for name, lists in found.items()}
-        show(_json(hits) if options.json else _text(hits))
+    hits = [dict(zip(found, lists, strict=True)) for lists in zip(*found.values(), strict=True)]
+    if options.json:
+        body = [_json(of_one) for of_one in hits]
+        show(json.dumps(body if contexts.ndim == 3 else body[0], indent=1))  # in ASCII: the rest is escaped
+        return
+    for number, of_one in enumerate(hits):
+        if contexts.ndim == 3:
+            show(f"context {number}")
+        show(_text(of_one))
 
 
 def _contexts_of(path: Path, length: int, dim: int) -> NDArray[Any]:
-    """Return the contexts `[n, T, D]` of a file, or the last window of its last document as one."""
+    """Return the contexts `[n, T, D]` of a file, or the last window `[T, D]` of its last document."""
     corpus = open_corpus(path, context_length=length, dim=dim)
     values = corpus.values
     if values.ndim == 3:
@@ -86,7 +94,7 @@ def _contexts_of(path: Path, length: int, dim: int) -> NDArray[Any]:
             f"{path}: {counted(len(values) - begin, 'vector')}{where}, expected at least the {length} that the model "
             "reads"
         )
-    return values[-length:][None]
+    return values[-length:]
 
 
 def _read_stdin() -> str:
@@ -107,7 +115,7 @@ def _encoder_of(options: argparse.Namespace, index: Index) -> str:
 def _context_of_text(
     text: str, name: str, options: argparse.Namespace, index: Index, length: int
 ) -> NDArray[np.float32]:
-    """Return the vectors `[1, T, D]` of the last chunks of the text."""
+    """Return the vectors `[T, D]` of the last chunks of the text."""
     source = "stdin" if options.document == "-" else options.document
     made = index.corpus.columns.made or {}
     encoder = Encoder(name, options.encoder_device or "auto")
@@ -123,11 +131,11 @@ def _context_of_text(
             f"{source}: {counted(len(chunks), 'chunk')} of {tokens} tokens, and the model reads {length}; give a "
             "longer text, or train on a corpus of smaller chunks (embed --tokens)"
         )
-    return encoder.encode(chunks[-length:])[None]
+    return encoder.encode(chunks[-length:])
 
 
-def _json(hits: dict[str, list[Found]]) -> str:
-    body = {
+def _json(hits: dict[str, list[Found]]) -> dict[str, list[dict[str, Any]]]:
+    return {
         name: [
             {"score": round(hit.score, 6), "document": hit.chunk.document, "position": hit.chunk.position}
             | {"row": hit.chunk.row, "text": hit.chunk.text}
@@ -135,7 +143,6 @@ def _json(hits: dict[str, list[Found]]) -> str:
         ]
         for name, found in hits.items()
     }
-    return json.dumps(body, indent=1)  # in ASCII: what a terminal cannot show is escaped as JSON has it
 
 
 def _text(hits: dict[str, list[Found]]) -> str:

@@ -71,7 +71,8 @@ def _predict_on_ray(options: argparse.Namespace) -> BulkResult:
         cpus=1 if options.cpus is None else options.cpus,
         gpus=0 if options.gpus is None else options.gpus,
         skip_bad=options.skip_bad,
-        overwrite=options.overwrite or options.restart,
+        overwrite=options.overwrite,
+        restart=options.restart,
     )
     return result
 

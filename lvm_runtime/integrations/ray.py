@@ -35,13 +35,15 @@ def predict(
     rows: int = ROWS,
     skip_bad: bool = False,
     overwrite: bool = False,
+    restart: bool = False,
 ) -> BulkResult:
     """Predict for `source`, a `.npy` or Parquet file or a folder of them, into Parquet files in the folder `out`.
 
     `address` is that of a running cluster, "auto" the one that this machine belongs to, None a cluster of this machine
-    alone. Each worker has `cpus` and `gpus`; each part has `rows` rows. An interrupted run goes on where it was. At the
-    end `out/manifest.json` lists the parts, after a check that every row is in exactly one. Rows that cannot be
-    predicted are an InvalidInput, or with `skip_bad` NaN and listed in `out/bad.csv`.
+    alone. Each worker has `cpus` and `gpus`; each part has `rows` rows. An interrupted run goes on where it was, with
+    `restart` from the beginning; `overwrite` replaces a finished one too. At the end `out/manifest.json` lists the
+    parts, after a check that every row is in exactly one. Rows that cannot be predicted are an InvalidInput, or with
+    `skip_bad` NaN and listed in `out/bad.csv`.
 
     Raises BackendUnavailable without Ray, LvmError where a worker fails.
     """
@@ -51,7 +53,7 @@ def predict(
     sources = sources_of(file_name(source, "source"))
     require_corpus(sources[0], context_length=config.context_length, dim=config.dim)
     parts = plan(sources, whole_number(rows, "rows"))
-    prepare(folder, parts, path, overwrite=overwrite)
+    prepare(folder, parts, path, overwrite=overwrite, restart=restart)
     started = not ray.is_initialized()
     if started:
         ray.init(address=address or "local", include_dashboard=False, log_to_driver=False)

@@ -63,15 +63,23 @@ def last_chunk_finds(predictor: Predictor, index: Index, contexts: Any, k: int =
 
 
 def search_outside(index: Index, queries: NDArray[Any], contexts: NDArray[Any], k: int) -> list[list[Found]]:
-    """Return the k chunks nearest to each query `[n, D]` that are no copies of its context `[n, T, D]`."""
+    """Return the k chunks nearest to each query `[n, D]` that are no copies of its context `[n, T, D]`.
+
+    Raises InvalidInput for a query that is zero.
+    """
     count = len(index.corpus.values)
     k = min(whole_number(k, "k"), count)
+    zero = np.flatnonzero(~queries.any(axis=1))
+    if len(zero):
+        raise InvalidInput(
+            f"context {zero[0]}: what is to be searched for is a zero vector, which has no direction; leave it out"
+        )
     contexts, found = unit_rows(contexts), []
     for query, context in zip(queries, contexts, strict=True):
         wanted = k + 2 * len(context)
         while True:
             hits = index.search(query[None], min(wanted, count))
-            new = (index.vectors(hits.rows[0]) @ context.T).max(axis=1) < COPY
+            new = ~_copies(index.vectors(hits.rows[0]), context)
             if new.sum() >= k or wanted >= count:
                 break
             wanted *= 2
@@ -79,6 +87,14 @@ def search_outside(index: Index, queries: NDArray[Any], contexts: NDArray[Any], 
         chunks = index.corpus.chunks(rows)
         found.append([Found(chunk, float(score)) for chunk, score in zip(chunks, scores, strict=True)])
     return found
+
+
+def _copies(vectors: NDArray[np.float32], context: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Say which of `vectors` `[n, D]` are copies of one of `context` `[T, D]`, all of length 1 or 0."""
+    alike: NDArray[np.bool_] = (vectors @ context.T).max(axis=1) >= COPY
+    if context.any(axis=1).all():
+        return alike
+    return alike | ~vectors.any(axis=1)  # zeros are alike, and no cosine says so
 
 
 def _checked(predictor: Predictor, index: Index, contexts: Any) -> NDArray[np.float32]:

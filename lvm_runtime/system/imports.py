@@ -34,6 +34,9 @@ def load(name: str) -> ModuleType:
             f"this process was forked while another thread imported {name}, which it can now never use; "
             f"import {name} before the fork, or fork before any thread imports it"
         )
+    there = sys.modules.get(name)
+    if there is not None and not _is_being_imported(there):
+        return there  # each run on torch comes here, and the guard takes as long as a small model
     with _interrupted_afterwards():
         try:
             return import_module(name)
@@ -80,8 +83,12 @@ def inherited(name: str) -> bool:
 def _note_fork() -> None:
     for name, module in sys.modules.copy().items():
         _inherited[name] = get_ident()
-        if getattr(getattr(module, "__dict__", {}).get("__spec__"), "_initializing", False):
+        if _is_being_imported(module):
             _cut_short.add(name)
+
+
+def _is_being_imported(module: object) -> bool:
+    return bool(getattr(getattr(module, "__dict__", {}).get("__spec__"), "_initializing", False))
 
 
 if hasattr(os, "register_at_fork"):

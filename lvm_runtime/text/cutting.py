@@ -25,24 +25,27 @@ def cut(text: str, tokens: NDArray[np.int64], most: int, overlap: int = 0) -> li
 
     A chunk ends with a sentence if one ends in its second half, else with a word if it can. A rest of less than a third
     of a chunk is avoided: the chunk before it is shorter. With `overlap` a chunk begins up to so many tokens before the
-    end of the one before it, with a sentence or a word if it can.
+    end of the one before it, with a sentence or a word if it can; it always goes on beyond that end.
     """
     tokens = _divided(tokens)
     begins, total = tokens[:, 0], len(tokens)
     strength = _strengths(text, begins)
-    chunks, first = [], 0
-    while first < total:
+    chunks, first, end = [], 0, 0
+    while end < total:
         left = total - first
-        end = total if left <= most else _best_end(strength, first, left, most)
+        end = total if left <= most else _best_end(strength, first, end, left, most)
         chunks.append(text[begins[first] : tokens[end - 1, 1]].strip())
-        first = end if end == total or not overlap else _begin_before(strength, first, end, overlap)
+        first = _begin_before(strength, first, end, overlap) if overlap else end
     return chunks
 
 
-def _best_end(strength: NDArray[np.int8], first: int, left: int, most: int) -> int:
-    """Return the token before which the chunk that begins at `first` ends, of `left` tokens that are left."""
+def _best_end(strength: NDArray[np.int8], first: int, before: int, left: int, most: int) -> int:
+    """Return the token before which the chunk that begins at `first` ends, of `left` tokens that are left.
+
+    The chunk before it ended at `before`, and one that ends there too would only repeat it.
+    """
     wanted = most if 3 * left > 4 * most else (left + 1) // 2
-    window = np.arange(first + max(1, wanted // 2), first + most + 1)
+    window = np.arange(max(first + wanted // 2, before + 1), first + most + 1)
     best = window[strength[window] == strength[window].max()]
     return int(best[np.argmin(np.abs(best - (first + wanted)))])
 

@@ -22,8 +22,8 @@ SUFFIXES = tuple(READERS)
 def find_files(paths: Sequence[Path]) -> list[Path]:
     """Return the files that `paths` mean: themselves, and for a folder every text file below it, by name.
 
-    Each file is there once, whatever paths and links lead to it: as two documents its text could be trained on and
-    validated on.
+    Each file is there once, whatever paths and links, hard ones too, lead to it: as two documents its text could be
+    trained on and validated on.
 
     Files and folders whose names begin with a dot are not looked at. Raises InvalidInput for a path that is not there
     and for a folder without a text file.
@@ -39,10 +39,19 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
             files.append(path)
         else:
             raise InvalidInput(f"{path}: no such file; expected a file that ends in {', '.join(SUFFIXES)}, or a folder")
-    unique: dict[str, Path] = {}
+    unique: dict[object, Path] = {}
     for file in files:
-        unique.setdefault(os.path.realpath(file), file)
+        unique.setdefault(_identity(file), file)
     return list(unique.values())
+
+
+def _identity(file: Path) -> object:
+    """Return what the names of one file have in common. Not every disk numbers its files, but those with links do."""
+    try:
+        found = file.stat()
+    except OSError:  # it went away, and reading it will say so
+        return file
+    return (found.st_dev, found.st_ino) if found.st_nlink > 1 else os.path.realpath(file)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -147,6 +147,27 @@ MISTAKES = [
         "tests/lvm_runtime/bulk/test_parts.py::test_bad_rows_are_set_aside_with_their_numbers",
     ),
     Mistake(
+        "parts may be written among their inputs",
+        _PARTS,
+        "    _keep_off_inputs(folder, parts)\n",
+        "",
+        "tests/lvm_runtime/bulk/test_parts.py::test_parts_are_not_written_beside_their_inputs[True-]",
+    ),
+    Mistake(
+        "what no run wrote is removed for the parts",
+        _PARTS,
+        '    if path.suffix == ".parquet":\n        return _PART_NAME.fullmatch(path.name) is not None\n',
+        '    if path.suffix == ".parquet":\n        return True\n',
+        "tests/lvm_runtime/bulk/test_parts.py::test_what_no_run_wrote_is_not_removed[theirs.parquet-overwrite]",
+    ),
+    Mistake(
+        "a restart drops the parts of a finished run",
+        _PARTS,
+        "(restart and MANIFEST not in found)",
+        "restart",
+        "tests/lvm_runtime/bulk/test_parts.py::test_restart_drops_an_unfinished_run_and_overwrite_a_finished_one_too",
+    ),
+    Mistake(
         "parts of whatever are kept",
         _PARTS,
         'if found is not None and found["identity"] == identity and',

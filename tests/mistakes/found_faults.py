@@ -332,8 +332,8 @@ MISTAKES = [
     Mistake(
         "a file of two names is two documents",
         "lvm_runtime/text/reading.py",
-        "unique.setdefault(os.path.realpath(file), file)",
-        "unique.setdefault(str(file), file)",
+        "else os.path.realpath(file)",
+        "else str(file)",
         "tests/lvm_runtime/text/test_reading.py::test_a_file_of_several_names_is_one_document",
     ),
     Mistake(

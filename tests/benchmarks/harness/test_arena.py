@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import benchmarks.harness.arena
 from benchmarks.harness.arena import EFFORTS, Arena, Cell, Effort, Measured, WrongAnswers, check, fastest
@@ -88,6 +89,29 @@ def test_answers_are_checked_at_the_batch_size_that_is_timed(workload: Workload)
         check(side("lvm-x", run), workload, run, 8)
 
 
+def test_who_is_wrong_at_one_batch_size_is_compared_at_the_others(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a peer may be whose scale is that of the whole batch; what cannot be built is not tried again."""
+    tried: list[str] = []
+
+    def batch_bound(workload: Workload, threads: int | None) -> Runner:
+        return lambda contexts: answering(0.5 if len(contexts) == 8 else 0.0)(workload, threads)(contexts)
+
+    def absent(workload: Workload, threads: int | None) -> Runner:
+        tried.append("absent")
+        raise OSError  # without a word
+
+    sides = [side(ANCHOR, answering()), side("peer-batch-bound", batch_bound), side("peer-absent", absent)]
+    monkeypatch.setattr(benchmarks.harness.arena, "contender", {s.name: s for s in sides}.__getitem__)
+    arena = Arena(EFFORTS["smoke"])
+    cells = [arena.cell(workload, batch, ["peer-batch-bound", "peer-absent"]) for batch in (8, 9)]
+    assert [sorted(cell.failed) for cell in cells] == [["peer-absent", "peer-batch-bound"], ["peer-absent"]]
+    assert set(cells[1].measured) == {ANCHOR, "peer-batch-bound"}
+    assert cells[1].failed["peer-absent"] == "OSError: OSError"
+    assert tried == ["absent"]
+
+
 def test_nan_answers_are_wrong(workload: Workload) -> None:
     def run(contexts: Array) -> Array:
         return np.full((len(contexts), 16), np.nan, np.float32)
@@ -161,20 +185,58 @@ def test_best_peer_is_the_fastest_of_equal_precision_and_never_ours() -> None:
         "peer-slower": ("fp32", (5.0, 5.0, 5.0)),
         "peer-int8": ("int8", (2.0, 2.0, 2.0)),
         "lvm-bf16": ("bf16", (1.0, 1.0, 1.0)),
+        "lvm-int8": ("int8", (1.0, 1.0, 1.0)),
     }
     cell = Cell(
         {n: Measured(side(n, refusing, precision), 8, 1, 0.0, Timing((t,))) for n, (precision, t) in sides.items()}, {}
     )
-    best = {precision: cell.best_peer(precision) for precision in ("fp32", "int8", "bf16", None)}
-    assert {p: m and m.contender.name for p, m in best.items()} == {
-        "fp32": "peer-fast",
-        "int8": "peer-int8",
-        "bf16": None,
-        None: "peer-int8",
+    assert {name: cell.closest_peer(name) for name in sides} == {
+        "lvm-fast": "peer-fast",
+        "peer-slow": "peer-fast",
+        "peer-fast": "peer-fast",
+        "peer-slower": "peer-fast",
+        "peer-int8": "peer-int8",
+        "lvm-bf16": None,
+        "lvm-int8": "peer-int8",
     }
     assert cell.measured["peer-fast"].per_second == 8 / 3.0
     assert cell.speedup("lvm-fast", "peer-slow") == 4.0
     assert cell.interval("lvm-fast", "peer-slow") == (4.0, 4.0)
+
+
+def test_the_peer_beside_a_ratio_is_the_one_that_ours_is_least_ahead_of(workload: Workload) -> None:
+    """The median of all calls makes `peer-quick` the fastest; in two of three rounds another one is."""
+    sides = {
+        "lvm-x": ((1.0,), (2.0,), (4.0,)),
+        "peer-quick": ((2.0,) * 3, (4.0,), (8.0,)),
+        ANCHOR: ((3.0,), (3.0,), (6.0,)),
+        "peer-slow": ((9.0,), (9.0,), (9.0,)),
+    }
+    cell = Cell({n: Measured(side(n, refusing), 8, 1, 0.0, Timing(rounds)) for n, rounds in sides.items()}, {})
+    assert min(sides, key=lambda n: (n == "lvm-x", cell.measured[n].timing.median)) == "peer-quick"
+    record = cell_record(cell, Ceilings((), (Bandwidth(2**20, 10.0, "numpy"),)), workload, "lvm-x")
+    assert record["best_peer_at_equal_precision"] == ANCHOR
+    assert record["ratio_to_best_peer"] == 1.5
+    assert record["speedup_interval"] == {ANCHOR: (1.5, 3.0)}
+    assert cell_record(cell, Ceilings((), ()), workload, ANCHOR)["ratio_to_best_peer"] <= 1.0
+
+
+@pytest.mark.parametrize("name", ["peer-eager-fp32", "peer-torchscript-fp32", "peer-eager-int8"])
+def test_peers_on_torch_do_not_pay_for_what_our_backends_do_around_a_call(
+    workload: Workload, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = contender(name).build(workload, 1)
+    before = torch.get_num_threads()
+
+    def guard(*_: object) -> None:
+        raise AssertionError("the guard of our backends")
+
+    monkeypatch.setattr("benchmarks.harness.peers.inference", guard)
+    try:
+        check(contender(name), workload, runner, 8)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 class Sleeper:

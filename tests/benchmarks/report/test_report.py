@@ -85,6 +85,19 @@ def test_a_faster_peer_is_named_with_what_it_costs(result: Path) -> None:
     )
 
 
+def test_a_ratio_below_one_within_its_interval_is_not_called_a_win(result: Path) -> None:
+    body = json.loads(result.read_text())
+    for info in [benchmark["extra_info"] for benchmark in body["benchmarks"]]:
+        if (info.get("contender"), info.get("batch")) == ("lvm-onnx-fp32", 1):
+            info["ratio_to_best_peer"] = 0.98
+            info["speedup_interval"]["peer-openvino-fp32"] = [0.95, 1.01]
+    result.write_text(json.dumps(body))
+    said = "No peer is faster in the same precision, beyond the interval of a ratio."
+    assert faster_peers(read(result)) == said
+    assert f" {said} " in readme_section(read(result))
+    assert faster_peers(read(result), batches=(32,)) == "No peer is faster in the same precision."
+
+
 def test_readme_has_one_table_of_four_figures_a_model(result: Path) -> None:
     text = readme_section(read(result))
     assert [line for line in text.splitlines() if line.startswith("| AMN")] == ["| AMN | 80.0k | 26.9k | – | – |"]

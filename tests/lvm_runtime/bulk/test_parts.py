@@ -153,3 +153,52 @@ def test_parts_are_not_written_into_the_artifact(predictor: Predictor, tmp_path:
     with pytest.raises(InvalidInput, match=r"lies in the artifact .*choose another folder"):
         prepare(folder / name, parts, folder, overwrite=True)
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("linked", ["", "folder", "file"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_parts_are_not_written_beside_their_inputs(
+    predictor: Predictor, tmp_path: Path, linked: str, overwrite: bool
+) -> None:
+    """`overwrite` would delete what is in Parquet there, and a second run would take parts for inputs."""
+    folder = out = tmp_path / "corpora"
+    folder.mkdir()
+    source = _corpus(folder, "vectors.parquet")
+    if linked == "folder":
+        out = tmp_path / "link"
+        out.symlink_to(folder)
+    elif linked == "file":
+        source = tmp_path / "link.parquet"
+        source.symlink_to(folder / "vectors.parquet")
+    with pytest.raises(InvalidInput, match=r"the input .*parquet lies there; choose another folder"):
+        prepare(out, plan([source], 20), predictor.artifact.path, overwrite=overwrite)
+    assert [path.name for path in folder.iterdir()] == ["vectors.parquet"]
+
+
+@pytest.mark.parametrize("how", ["overwrite", "restart"])
+@pytest.mark.parametrize("name", ["theirs.parquet", "manifest.json", "bad.csv"])
+def test_what_no_run_wrote_is_not_removed(predictor: Predictor, tmp_path: Path, name: str, how: str) -> None:
+    parts, out = plan([_corpus(tmp_path, "contexts.npy")], 20), tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text('{"theirs": 1}')
+    message = "of another run" if (how, name) == ("restart", "manifest.json") else "which no run wrote; choose another"
+    with pytest.raises(InvalidInput, match=rf"holds {name}.* {message}"):
+        prepare(out, parts, predictor.artifact.path, **{how: True})
+    assert (out / name).read_text() == '{"theirs": 1}'
+
+
+def test_restart_drops_an_unfinished_run_and_overwrite_a_finished_one_too(predictor: Predictor, tmp_path: Path) -> None:
+    rows = np.array(some_contexts(50), np.float32)
+    rows[3, 0, 0] = np.nan
+    source, out, artifact = _save(tmp_path / "in.npy", contexts=rows), tmp_path / "out", predictor.artifact.path
+    _, manifest = _make(predictor, source, out, 20, skip_bad=True)
+    assert manifest["bad"] == 1
+    with pytest.raises(InvalidInput, match=r"holds (bad\.csv|manifest\.json) of another run.*--overwrite"):
+        prepare(out, plan([source], 20), artifact, restart=True)
+    assert len(list(out.iterdir())) == 5
+    (out / "manifest.json").unlink()
+    prepare(out, plan([source], 10), artifact, restart=True)
+    assert not list(out.iterdir())
+    _make(predictor, source, out, 20, skip_bad=True)
+    prepare(out, plan([source], 10), artifact, overwrite=True)
+    assert not list(out.iterdir())

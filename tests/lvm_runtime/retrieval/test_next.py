@@ -74,6 +74,48 @@ def test_a_context_that_is_there_many_times_does_not_hide_what_is_not(
     assert [hit.chunk.row for hit in hits] == (nearest + 40 * T).tolist()
 
 
+def test_a_chunk_of_zeros_in_the_context_is_left_out_too(
+    asked: tuple[Predictor, Index, np.ndarray], tmp_path: Path
+) -> None:
+    predictor, _, contexts = asked
+    vectors = np.concatenate([contexts[0], np.zeros((2, D), np.float32), contexts[1]])
+    np.save(tmp_path / "z.npy", vectors)
+    index = Index.build(tmp_path / "z.npy")
+    for find in (next_chunks, last_chunk_finds):
+        for begin, zeros in ((0, False), (3, True), (5, True)):
+            if find is last_chunk_finds and not vectors[begin + T - 1].any():
+                continue
+            (hits,) = find(predictor, index, vectors[begin : begin + T], 100)
+            own = {*range(begin, begin + T)} | ({T, T + 1} if zeros else set())
+            assert {hit.chunk.row for hit in hits} == set(range(len(vectors))) - own
+
+
+def test_a_context_that_leaves_nothing_to_search_for_is_named(asked: tuple[Predictor, Index, np.ndarray]) -> None:
+    predictor, index, contexts = asked
+    contexts[2, -1] = 0
+    with pytest.raises(InvalidInput, match=r"^context 2: what is to be searched for is a zero vector"):
+        last_chunk_finds(predictor, index, contexts, 3)
+    assert len(next_chunks(predictor, index, contexts, 3)) == 4
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_command_tells_the_answers_to_several_contexts_apart(
+    asked: tuple[Predictor, Index, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
+    predictor, index, contexts = asked
+    np.save(tmp_path / "v.npy", contexts[:count])
+    command = ["next", str(tmp_path / "amn"), "--backend", "eager", "--vectors", str(tmp_path / "v.npy"), "-k", "2"]
+    command += ["--index", str(tmp_path / "c.npz"), "--compare"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for name, find in (("next", next_chunks), ("last_chunk", last_chunk_finds)):
+        wanted = [[hit.chunk.row for hit in hits] for hits in find(predictor, index, contexts[:count], 2)]
+        assert [[hit["row"] for hit in of_one[name]] for of_one in found] == wanted
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("context ")] == [f"context {i}" for i in range(count)]
+
+
 def test_what_cannot_be_asked_is_refused(asked: tuple[Predictor, Index, np.ndarray], tmp_path: Path) -> None:
     predictor, index, contexts = asked
     with pytest.raises(InvalidInput, match=r"^k is 0, expected"):

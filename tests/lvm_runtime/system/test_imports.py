@@ -14,7 +14,7 @@ import pytest
 from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.commands.main import main
 from lvm_runtime.errors import BackendUnavailable
-from lvm_runtime.system import extras
+from lvm_runtime.system import extras, imports
 from lvm_runtime.system.imports import load
 
 COMPILED = """
@@ -87,3 +87,35 @@ def test_other_threads_import_without_signals() -> None:
     thread.start()
     thread.join()
     assert found == [sys.modules["json"]]
+
+
+def test_what_is_there_is_returned_without_a_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run on torch asks for it three times, and the guard changes the process's handler of Ctrl-C twice."""
+
+    def guard() -> None:
+        raise AssertionError("the guard of an import")
+
+    monkeypatch.setattr(imports, "_interrupted_afterwards", guard)
+    assert load("json") is sys.modules["json"]
+    assert load("os.path") is sys.modules["os.path"]
+
+
+def test_what_another_thread_is_importing_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "slow_stub.py").write_text("begun.set()\ngo_on.wait(60)\ndone = True\n")
+    begun, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr("builtins.begun", begun, raising=False)
+    monkeypatch.setattr("builtins.go_on", go_on, raising=False)
+    found: list[object] = []
+    first = threading.Thread(target=lambda: load("slow_stub"))
+    second = threading.Thread(target=lambda: found.append(load("slow_stub").done))
+    first.start()
+    assert begun.wait(60)
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()
+    go_on.set()
+    first.join()
+    second.join()
+    assert found == [True]
+    del sys.modules["slow_stub"]

@@ -73,3 +73,14 @@ def test_chunks_that_overlap_hold_all_words_and_share_no_more_than_asked(
     for before, after in pairwise(found):
         assert before[0] < after[0] <= before[-1] + 1
         assert (len(before) > 1) <= len(set(before) & set(after)) <= overlap
+        assert before[-1] < after[-1], "a chunk that says nothing new"
+
+
+@pytest.mark.parametrize(("sentence", "words"), [(8, 55), (16, 100), (4, 30)])
+def test_a_chunk_that_overlaps_goes_on_beyond_the_one_before_it(sentence: int, words: int) -> None:
+    text = " ".join(f"{i}." if i % sentence == sentence - 1 else f"{i}" for i in range(words))
+    found = [re.findall(r"\d+", chunk) for chunk in cut(text, spans(text, r"\d+\.?"), 16, 8)]
+    lasts = [int(chunk[-1]) for chunk in found]
+    assert lasts == sorted(set(lasts))
+    assert lasts[-1] == words - 1
+    assert all(len(chunk) <= 16 for chunk in found)

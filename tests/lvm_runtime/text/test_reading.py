@@ -47,3 +47,12 @@ def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.TXT").write_bytes("\ufeffOne.".encode())
     assert read_text(tmp_path / "a.TXT") == "One."
+
+
+def test_a_file_with_two_names_is_one_document(tmp_path: Path) -> None:
+    for name in ("a.txt", "c.txt"):
+        (tmp_path / name).write_text("the same words")
+    (tmp_path / "b.txt").hardlink_to(tmp_path / "a.txt")
+    (tmp_path / "d.txt").symlink_to("b.txt")
+    assert find_files([tmp_path]) == [tmp_path / "a.txt", tmp_path / "c.txt"]
+    assert find_files([tmp_path / "d.txt", tmp_path / "a.txt"]) == [tmp_path / "d.txt"]
