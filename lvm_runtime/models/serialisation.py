@@ -37,7 +37,8 @@ def save_model(
     assert isinstance(config, ModelConfig)
     contexts = probe_contexts(config.dim, config.context_length, real_contexts)
     predictions, attention = known_answers(model, contexts)
-    weights = {name: t.detach().cpu().float().contiguous() for name, t in model.state_dict().items()}
+    own = {"copy": True, "memory_format": torch.contiguous_format}  # tied weights are saved, and loaded, as two
+    weights = {name: t.detach().to("cpu", torch.float32, **own) for name, t in model.state_dict().items()}
     versions = {"torch": str(torch.__version__), "python": platform.python_version()}
     return Artifact.create(
         path,

@@ -24,6 +24,14 @@ def test_weights_that_were_changed_since_are_not_loaded(tmp_path: Path) -> None:
         load_model(artifact)
 
 
+def test_weights_that_are_tied_are_saved_as_two(tmp_path: Path) -> None:
+    model: Any = randomised("gru")
+    model.blocks[1].gru.weight_hh_l0 = model.blocks[0].gru.weight_hh_l0
+    loaded: Any = load_model(save_model(model, tmp_path / "gru"))
+    for block in loaded.blocks:
+        assert block.gru.weight_hh_l0.equal(model.blocks[0].gru.weight_hh_l0)
+
+
 def test_a_model_with_weights_under_other_names_leaves_the_artifact_that_is_there(tmp_path: Path) -> None:
     kept = make_artifact(tmp_path / "amn")
     model: Any = randomised("amn", seed=1)
