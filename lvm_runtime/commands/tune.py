@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from lvm_runtime.commands.console import note, show
 from lvm_runtime.commands.request_options import add_artifact, add_request_options, request_from
 from lvm_runtime.commands.tables import aligned
+from lvm_runtime.errors import BackendUnavailable
 from lvm_runtime.selection.candidates import Refusal
 from lvm_runtime.selection.measurements import BATCHES, Measurement
 from lvm_runtime.selection.tuning import fastest, tune
@@ -27,6 +28,10 @@ def run(options: argparse.Namespace) -> None:
     """Measure and print the table."""
     measured, refused = tune(options.artifact, request_from(options), report=note)
     show(describe_tuning(measured, refused, options.max_drift, options.typical_batch))
+    if all(m.problem for m in measured):
+        raise BackendUnavailable(
+            f"{options.artifact}: no form of it can serve this request here, for the reasons above"
+        )
 
 
 def describe_tuning(

@@ -78,6 +78,13 @@ def test_doctor_says_of_every_backend_whether_it_works(capsys: Capture, monkeypa
     assert " CPUs; " in shown
 
 
+def test_tuning_without_a_form_that_serves_is_an_error(small_artifacts: Get, capsys: Capture) -> None:
+    assert main(["tune", str(small_artifacts("amn")), "--backend", "onnx", "--max-drift", "1e-30"]) == 1
+    captured = capsys.readouterr()
+    assert "nothing runs here" in captured.out
+    assert "amn: no form of it can serve this request here, for the reasons above" in captured.err
+
+
 def test_tune_prints_a_table(small_artifacts: Get, capsys: Capture) -> None:
     assert main(["tune", str(small_artifacts("amn")), "--backend", "onnx", "--threads", "1"]) == 0
     captured = capsys.readouterr()
