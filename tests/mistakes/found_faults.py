@@ -6,14 +6,6 @@ from tests.mistakes.mistake import Mistake
 
 MISTAKES = [
     Mistake(
-        "weights that no reader takes replace those that are there",
-        "lvm_runtime/artifact/folder.py",
-        "            check_header(folder / WEIGHTS, config)\n",
-        "",
-        "tests/lvm_runtime/models/test_serialisation.py::"
-        "test_a_model_with_weights_under_other_names_leaves_the_artifact_that_is_there",
-    ),
-    Mistake(
         "a close does not wait for the calls under way",
         "lvm_runtime/backends/lifecycle.py",
         "while not self._forked and any(",

@@ -4,13 +4,13 @@ from tests.mistakes.mistake import Mistake
 
 _VERIFY, _PROVE, _LINE = "export/verify.py", "export/coreml/prove.py", "export/commandline.py"
 _FAULT = "tests/export/test_verify.py::test_each_fault_is_found"
-_GIVEN = "tests/export/test_verify.py::test_corpus_that_is_given_takes_the_place_of_any_other"
+_GIVEN = "tests/export/test_samples.py::test_corpus_that_is_given_takes_the_place_of_any_other"
 _FORM = "tests/export/coreml/test_prove.py::test_form_that_is_wrong_in_one_way_only_is_refused"
 _PACKAGE = "tests/export/coreml/test_prove.py::test_package_that_is_wrong_in_one_way_only_is_refused"
 _SIZES = "tests/export/coreml/test_prove.py::test_mistake_in_one_batch_size_is_found"
 _ROUNDED = "tests/export/coreml/test_prove.py::test_results_that_rounding_spoils_are_refused"
 _TOO_LONG = "tests/export/coreml/test_prove.py::test_compressed_package_whose_answers_are_too_long_is_refused"
-_UNIT = "tests/export/test_verify.py::test_corpus_is_divided_by_its_lengths_where_that_of_training_was"
+_UNIT = "tests/export/test_samples.py::test_corpus_is_divided_by_its_lengths_where_that_of_training_was"
 _ON_A_MAC = "tests/export/coreml/test_prove.py::test_what_core_ml_does_on_a_mac_counts"
 
 MISTAKES = [
@@ -131,7 +131,7 @@ MISTAKES = [
         _VERIFY,
         "    if len(real):\n",
         "    if search is not None:\n",
-        "tests/export/test_verify.py::test_without_a_corpus_real_contexts_are_bundled_ones_or_the_probes",
+        "tests/export/test_samples.py::test_without_a_corpus_real_contexts_are_bundled_ones_or_the_probes",
     ),
     Mistake(
         "only the first sample is compared",
