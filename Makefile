@@ -30,6 +30,8 @@ help:
 	@echo "make lock        write constraints.txt from what is installed"
 	@echo "make clean       remove the virtual environment and caches (artifacts stay)"
 
+# By the newest pip, which takes half the time of an interpreter's own, and compiled by all cores. Packages hold files
+# that are for other Pythons, or for none: these are not compiled.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python >= 3.10 is needed, and $(PYTHON) is $$($(PYTHON) --version); try: make PYTHON=python3.12 ..."; exit 1; }

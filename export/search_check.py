@@ -25,9 +25,10 @@ from lvm_runtime.corpus.corpus import joined, open_corpus
 from lvm_runtime.corpus.ranks import QUERIES, Search
 from lvm_runtime.corpus.split import last_windows
 from lvm_runtime.errors import InvalidInput, VerificationFailed
+from lvm_runtime.retrieval.exact import unit_rows
 from lvm_runtime.system.memory_maps import release_rows
 
-from .windows import HELD_OUT, unit_vectors
+from .windows import HELD_OUT
 
 FOUND = 10
 _BATCH = 128
@@ -103,7 +104,7 @@ class SearchCheck:
 
         search = Search(read, torch.from_numpy(starts), length, 0, len(values))
         contexts = corpus.windows(starts, length).astype(np.float32)
-        contexts = unit_vectors(contexts) if normalize else contexts
+        contexts = unit_rows(contexts) if normalize else contexts
         release_rows(values, 0, len(values))
         with torch.inference_mode():
             predictions = _unit(torch.cat([model(batch) for batch in torch.from_numpy(contexts).split(_BATCH)]))

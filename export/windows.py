@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lvm_runtime.corpus.corpus import open_corpus
 from lvm_runtime.corpus.split import last_windows
 from lvm_runtime.errors import InvalidInput
+from lvm_runtime.retrieval.exact import unit_rows
 
 HELD_OUT = 0.1
 """Share of the documents, the last ones, whose windows are used."""
@@ -32,10 +33,4 @@ def read_windows(
         raise InvalidInput(f"{path}: none of its last documents holds {context_length} vectors; give longer ones")
     starts = starts[np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)]
     windows = corpus.windows(starts, context_length).astype(np.float32)
-    return unit_vectors(windows) if normalize else windows
-
-
-def unit_vectors(contexts: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide each vector of `contexts` `[n, T, D]` by its length, as `train --normalize` does."""
-    lengths = np.linalg.norm(contexts.astype(np.float64), axis=2, keepdims=True)
-    return (contexts / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return unit_rows(windows) if normalize else windows

@@ -59,7 +59,11 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("--target", choices=TARGETS, help="oldest system to support (default: macOS15; unless multifunction, macOS14)")
     units = f"recorded for the runtime (default: {default.compute_units})"
     add("--compute-units", choices=COMPUTE_UNITS, help=units)
-    add("--gelu", choices=GELUS, help="erf: spell GELU out, for devices whose own is too coarse (default: table)")
+    add(
+        "--gelu",
+        choices=GELUS,
+        help=f"erf: spell GELU out, for devices whose own is too coarse (default: {default.gelu})",
+    )
     add(
         "--stock",
         action="store_true",

@@ -130,11 +130,12 @@ def _is_written_here(path: Path) -> bool:
     """Say whether a file of the folder for parts is one that a run writes."""
     if path.suffix == ".parquet":
         return _PART_NAME.fullmatch(path.name) is not None
+    expected = ",".join(_BAD_COLUMNS) if path.name == BAD else '{\n "predictions":'
     try:
-        begin = path.read_text(encoding="utf-8", errors="replace").lstrip()
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(len(expected)) == expected
     except OSError:
         return False
-    return begin.startswith(",".join(_BAD_COLUMNS) if path.name == BAD else '{\n "predictions":')
 
 
 def write_part(predictor: Predictor, part: Part, folder: Path, *, skip_bad: bool) -> PartResult:
