@@ -32,6 +32,7 @@ def request(**changes: Any) -> bytes:
     ("body", "status", "says"),
     [
         (b"{", 400, "no JSON"),
+        (b"[" + b"{" * 100_000, 400, "more than 100000 lists and objects"),
         (b"[]", 400, "expected an object"),
         (b"{}", 400, "inputs: got NoneType, expected a list"),
         (request(name="x"), 400, "expected one of name context"),
