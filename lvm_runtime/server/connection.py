@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -54,7 +55,7 @@ class Connection(HttpToolsProtocol):
     _header_bytes = 0
     _unparsed = 0  # bytes since the last that were a body, of a head or a trailer that may not be there yet
     _in_head = True
-    _tail = b""  # the end of what has come of the head, which may be the beginning of an offer
+    _tail = b""  # the end of what has come, which may be the beginning of an offer
 
     def connection_made(self, transport: Any) -> None:
         """Give a new connection its time to send something."""
@@ -76,20 +77,33 @@ class Connection(HttpToolsProtocol):
             data = data.lstrip(b"\r\n")  # which begin no request, and would end uvicorn's wait for one
             if not data:
                 return
-        if self._in_head:
-            seen, data = len(self._tail), self._tail + data
-            end = data.find(b"\r\n\r\n")
-            end = len(data) if end < 0 else end
-            self._tail = data[max(0, end - _OFFER) : end]
-            if _UPGRADE.search(data, 0, end):
-                data = _UPGRADE.sub(b"\nupgrade-:", data[:end]) + data[end:]
-            data = data[seen:]
-        self._unparsed += len(data)
-        super().data_received(data)
+        for piece in self._without_offers(data):
+            if not self.transport.is_closing():
+                self._unparsed += len(piece)
+                super().data_received(piece)
         if self._unparsed > _MOST_HEADERS:  # the parser joins the pieces of a header, however many come
             self._too_slow()
         elif self._coming and self._deadline is None and not self.transport.is_closing():
             self._begin()
+
+    def _without_offers(self, data: bytes) -> Iterator[bytes]:
+        """Yield `data` in pieces, with a `-` after each header's name that is an offer.
+
+        A body may look like one. Whether it is one is known once the parser has what comes before the colon. A body
+        that no other head follows is not searched, which takes 2 ms a MB.
+        """
+        joined, seen, begin = self._tail + data, len(self._tail), 0
+        self._tail = joined[-_OFFER:]
+        end = joined.find(b"\r\n\r\n", seen) if self._in_head else 0
+        if end < 0 or joined.find(b"HTTP/", end) >= 0:
+            end = len(joined)
+        for found in _UPGRADE.finditer(joined, 0, end):
+            colon = found.end() - 1 - seen
+            yield data[begin:colon]
+            if self._in_head:
+                yield b"-"
+            begin = colon
+        yield data[begin:]
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -118,7 +132,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Stop waiting: the request is there."""
-        self._in_head, self._tail = True, b""
+        self._in_head = True
         self._coming = False
         self._unparsed = 0
         self._end()

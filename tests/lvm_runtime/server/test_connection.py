@@ -103,12 +103,21 @@ def test_a_body_may_be_longer_than_a_head() -> None:
         assert bodies == [b"b" * 81920] * 2
 
 
+OFFER = POST + b"host: x\r\nUpgrade: h2c\r\nconnection: Upgrade\r\ncontent-length: 16\r\n\r\n\r\nupgrade: h2c\r\n"
+
+
 def test_an_offer_of_another_protocol_may_come_in_any_pieces() -> None:
-    head = POST + b"host: x\r\nUpgrade: h2c\r\nconnection: Upgrade\r\ncontent-length: 16\r\n\r\n"
-    request = head + b"\r\nupgrade: h2c\r\n"
-    cuts = [[request[:place], request[place:]] for place in range(1, len(head) + 1)]
-    for pieces in ([request], [request[i : i + 1] for i in range(len(request))], *cuts):
+    cuts = [[OFFER[:place], OFFER[place:]] for place in range(1, len(OFFER) - 15)]
+    for pieces in ([OFFER], [OFFER[i : i + 1] for i in range(len(OFFER))], *cuts):
         assert fed(pieces)[1] == [b"\r\nupgrade: h2c\r\n"], pieces
+
+
+def test_an_offer_may_come_with_the_request_before_it() -> None:
+    chunked = POST + b"transfer-encoding: chunked\r\n\r\n10\r\n\r\nupgrade: h2c\r\n\r\n0\r\n\r\n"
+    for requests in (OFFER * 3, chunked + OFFER + chunked):
+        cuts = [[requests[:place], requests[place:]] for place in range(len(requests))]
+        for pieces in ([requests[i : i + 1] for i in range(len(requests))], *cuts):
+            assert fed(pieces)[1] == [b"\r\nupgrade: h2c\r\n"] * 3, pieces
 
 
 @pytest.mark.parametrize("after", [b"", b"\r\n"], ids=["nothing", "an empty line"])
