@@ -91,9 +91,10 @@ async def _serve(
     finally:
         if watching is not None:
             watching.cancel()
-        await asyncio.gather(*reloads)
         state.models.close()
     _log.info("stopped")
+    if not all(reload.done() for reload in reloads):
+        os._exit(0)  # Python would wait for the thread that loads, which nobody needs now and nothing stops
 
 
 async def _answer(
