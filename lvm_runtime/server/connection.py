@@ -67,6 +67,14 @@ class Connection(HttpToolsProtocol):
         self._end()
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's closes the connection at once
+        """Keep a connection whose client sends no more until the last answer; TLS connections cannot be kept."""
+        if self._coming or self.cycle.response_complete or self.scheme == "https":
+            self.transport.close()  # which sends what is held back
+            return False
+        self.cycle.keep_alive = False
+        return True
+
     def data_received(self, data: bytes) -> None:
         """Take what came, and give a request that is not there in one piece its time.
 

@@ -141,6 +141,18 @@ def test_slow_and_cut_off_requests_end(server: Running) -> None:
     assert "failed" not in server.names()
 
 
+@pytest.mark.parametrize("ahead", [0, 1], ids=["alone", "after another"])
+def test_a_client_that_sends_no_more_gets_its_answers(server: Running, ahead: int) -> None:
+    host, port = server.http.split(":")
+    head = b"POST /v2/models/amn/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(request())
+    for cut, answers in ((0, ahead + 1), (1, 0)):  # half a request gets none
+        with socket.create_connection((host, int(port)), 20) as asking:
+            sent = (head + request()) * (ahead + 1)
+            asking.sendall(sent[: len(sent) - cut])
+            asking.shutdown(socket.SHUT_WR)
+            assert b"".join(iter(lambda s=asking: s.recv(4096), b"")).count(b"HTTP/1.1 200 ") == answers
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 1 << 41) | st.floats(allow_nan=False, width=32) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["name", "data", "shape"]), inner),
