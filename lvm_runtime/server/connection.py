@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+_log = logging.getLogger("lvm_runtime.server")
 _MOST_HEADERS = 64 << 10
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
 _OFFER = len(b"\nupgrade")
@@ -50,6 +52,7 @@ class Connection(HttpToolsProtocol):
     """uvicorn's connection, which ends a request that is slower than `timeout` seconds, before any answer."""
 
     timeout = 30.0
+    log_requests = False
     _deadline: asyncio.TimerHandle | None = None
     _coming = True  # a request that is not there yet; the first one is due with the connection
     _header_bytes = 0
@@ -159,4 +162,8 @@ class Connection(HttpToolsProtocol):
         if not self.transport.is_closing():
             if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.transport.write(_TIMED_OUT)
+                if not self._in_head:
+                    self.scope["late"] = True  # type: ignore[typeddict-unknown-key]  # the application has it, and logs
+                elif self.log_requests:
+                    _log.info("request", extra={"method": None, "path": None, "status": 408})
             self.transport.close()

@@ -133,7 +133,8 @@ async def _drain(state: State) -> None:
 
 def _web(state: State) -> _Uvicorn:
     options = state.options
-    connection = type("BoundConnection", (Connection,), {"timeout": options.timeout})
+    bounds = {"timeout": options.timeout, "log_requests": options.log_requests}
+    connection = type("BoundConnection", (Connection,), bounds)
     return _Uvicorn(
         uvicorn.Config(
             build_app(state),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import time
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,10 @@ def test_slow_and_cut_off_requests_end(server: Running) -> None:
         answer = b"".join(iter(lambda c=connection: c.recv(4096), b""))  # type: ignore[misc]
         assert answer.startswith(b"HTTP/1.1 408 ")
         connection.close()
+    end, logged = time.monotonic() + 20, list[str]()
+    while len(logged) < 4 and time.monotonic() < end:
+        logged = [str(event["path"]) for event in server.events if event.get("status") == 408]
+    assert sorted(logged) == ["/v2/models/amn/infer"] * 2 + ["None"] * 2  # of no head
     with socket.create_connection((host, int(port))) as cut:
         cut.sendall(head + b"{" * 10)
     with socket.create_connection((host, int(port)), 20) as long:
