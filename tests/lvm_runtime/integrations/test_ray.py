@@ -18,7 +18,7 @@ import pytest
 from pyarrow import parquet
 
 from lvm_runtime import ArtifactError, InvalidInput, LvmError, Predictor, Request, predict_file
-from lvm_runtime.bulk.parts import PartResult, plan
+from lvm_runtime.bulk.parts import plan
 from lvm_runtime.commands.main import main
 from lvm_runtime.integrations.ray import _cause, _result, _Worker, predict
 from tests.artifacts import some_contexts
@@ -43,14 +43,13 @@ def test_without_an_address_ray_runs_on_this_machine_alone(
         predict(tmp_path / "in.npy", small_artifacts("amn"), tmp_path / "out", address=address)
 
 
-def made(source: Path, artifact: Path, out: Path, request: Request | None = None) -> PartResult:
-    """Let a worker make the first part of a file, and read its answer as `predict` does."""
+def answer(source: Path, artifact: Path, out: Path, request: Request | None = None) -> dict[str, Any]:
+    """Return what a worker answers for the first part of a file."""
     part = plan([source])[0]
     out.mkdir()
     worker = _Worker(artifact, request or Request(), 1, out, False)
     row = worker({name: np.array([value]) for name, value in asdict(part).items()})
-    assert row["bad_rows"] == [[]]
-    return _result({name: values[0] for name, values in row.items()})
+    return {name: values[0] for name, values in row.items()}
 
 
 def test_an_error_of_a_worker_is_what_it_says(small_artifacts: Callable[[str], Path], tmp_path: Path) -> None:
@@ -60,11 +59,13 @@ def test_an_error_of_a_worker_is_what_it_says(small_artifacts: Callable[[str], P
     vectors[7, 3] = np.nan
     np.save(tmp_path / "bad.npy", vectors)
     good, bad, artifact = tmp_path / "good.npy", tmp_path / "bad.npy", small_artifacts("amn")
-    assert made(good, artifact, tmp_path / "out").predictions == 16
+    assert _result(answer(good, artifact, tmp_path / "out")).predictions == 16
+    row = answer(bad, artifact, tmp_path / "of bad")
     with pytest.raises(InvalidInput, match=r"^\S*bad.npy: row 7, component 3 is nan; .*; give --skip-bad "):
-        made(bad, artifact, tmp_path / "of bad")
+        _result(row)
+    row = answer(good, artifact, tmp_path / "of int8", Request(precision="int8"))
     with pytest.raises(ArtifactError, match="has no int8 form"):
-        made(good, artifact, tmp_path / "of int8", Request(precision="int8"))
+        _result(row)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +80,9 @@ def test_an_error_of_the_system_is_told_with_its_part(
 
     monkeypatch.setattr("lvm_runtime.integrations.ray.write_part", fail)
     np.save(tmp_path / "in.npy", some_contexts(1, length=20)[0])
+    row = answer(tmp_path / "in.npy", small_artifacts("amn"), tmp_path / "out")
     with pytest.raises(LvmError, match=rf"^a worker failed at in-\S+\.parquet: .*{says}$"):
-        made(tmp_path / "in.npy", small_artifacts("amn"), tmp_path / "out")
+        _result(row)
 
 
 RAISED = """ray::MapWorker.submit() (pid=1)
