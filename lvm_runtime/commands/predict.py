@@ -49,7 +49,11 @@ def run(options: argparse.Namespace) -> None:
     """Predict the file and print how many predictions were written."""
     if options.ray is None:
         refuse_given(options, ("cpus", "gpus"), "is for the workers of --ray; give --threads for this machine")
-    result = _predict_here(options) if options.ray is None else _predict_on_ray(options)
+    try:
+        result = _predict_here(options) if options.ray is None else _predict_on_ray(options)
+    except KeyboardInterrupt:
+        note("what is done is kept; the same command goes on from there")
+        raise
     taken_over = f", {result.resumed:,} of them by an interrupted run before" if result.resumed else ""
     show(f"{options.output}: {counted(result.predictions, 'prediction')}{taken_over}")
     if not result.predictions:
@@ -85,15 +89,11 @@ def _predict_here(options: argparse.Namespace) -> BulkResult:
     with open_for_bulk(options.artifact, request) as predictor:
         note(predictor.explain().running)
         note(f"{counted(workers_for(predictor), 'run')} at a time")
-        try:
-            return predict_file(
-                predictor,
-                options.input,
-                options.output,
-                skip_bad=options.skip_bad,
-                restart=options.restart,
-                overwrite=options.overwrite,
-            )
-        except KeyboardInterrupt:
-            note("what is done is kept; the same command goes on from there")
-            raise
+        return predict_file(
+            predictor,
+            options.input,
+            options.output,
+            skip_bad=options.skip_bad,
+            restart=options.restart,
+            overwrite=options.overwrite,
+        )

@@ -7,18 +7,21 @@ be at the same paths on every node.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lvm_runtime.arguments import file_name, whole_number
+from lvm_runtime import errors
+from lvm_runtime.arguments import file_name, finite_number, whole_number
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.bulk.parts import ROWS, Part, PartResult, finish, plan, prepare, sources_of, write_part
 from lvm_runtime.bulk.predict import BulkResult, open_with_threads
 from lvm_runtime.corpus.corpus import require_corpus
-from lvm_runtime.errors import LvmError
+from lvm_runtime.errors import InvalidInput, LvmError, one_line
+from lvm_runtime.predictor import Predictor
 from lvm_runtime.request import Request
 from lvm_runtime.system.extras import require
 
@@ -47,6 +50,8 @@ def predict(
 
     Raises BackendUnavailable without Ray, LvmError where a worker fails.
     """
+    whole_number(cpus, "cpus")
+    finite_number(gpus, "gpus", example="1")
     ray = require("ray", "predicting on a cluster", "ray", "ray.data")
     path, folder = resolve(artifact).absolute(), file_name(out, "out").absolute()
     config = Artifact.load(path).config  # says what is wrong with it here, before a cluster is asked
@@ -58,7 +63,9 @@ def predict(
     if started:
         ray.init(address=address or "local", include_dashboard=False, log_to_driver=False)
     try:
-        arguments = (path, request or Request(), whole_number(cpus, "cpus"), folder, skip_bad)
+        if started and not address:  # other clusters may grow
+            _require_room(ray.cluster_resources(), cpus, gpus)
+        arguments = (path, request or Request(), cpus, folder, skip_bad)
         results = _run(ray, parts, arguments, cpus, gpus)
     finally:
         if started:
@@ -66,6 +73,13 @@ def predict(
     manifest = finish(folder, parts, results)
     resumed = sum(result.predictions for result in results if result.resumed)
     return BulkResult(manifest["predictions"], resumed, manifest["bad"])
+
+
+def _require_room(there: dict[str, float], cpus: int, gpus: float) -> None:
+    """Raise InvalidInput for a worker that this machine has no room for: Ray waits for ever for another one."""
+    for name, wanted, found in (("cpus", cpus, there.get("CPU", 0)), ("gpus", gpus, there.get("GPU", 0))):
+        if wanted > found:
+            raise InvalidInput(f"{name} is {wanted:g} for each worker, and this machine has {found:g}")
 
 
 def _run(ray: Any, parts: list[Part], arguments: tuple[Any, ...], cpus: int, gpus: float) -> list[PartResult]:
@@ -87,16 +101,21 @@ def _run(ray: Any, parts: list[Part], arguments: tuple[Any, ...], cpus: int, gpu
         fn_constructor_args=arguments,
     )
     try:
-        return [_result(row) for row in dataset.iter_rows()]
+        with closing(iter(dataset.iter_rows())) as rows:  # also where a part failed, before Ray is told to end
+            return [_result(row) for row in rows]
     except ray.exceptions.RayError as error:
         raise _cause(error) from error
 
 
 class _Worker:
-    """An actor: one Predictor, and the parts that Ray hands to it."""
+    """An actor: one Predictor, and the parts that Ray hands to it.
+
+    What goes wrong with a part is an answer, too: of an error Ray keeps the text only, and prints a page about it.
+    """
 
     def __init__(self, artifact: Path, request: Request, cpus: int, folder: Path, skip_bad: bool) -> None:
-        self._predictor = open_with_threads(artifact, request, cpus)
+        self._opening = artifact, request, cpus
+        self._predictor: Predictor | None = None
         self._folder, self._skip_bad = folder, skip_bad
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -104,28 +123,34 @@ class _Worker:
         part = Part(
             **{name: values[0].item() if hasattr(values[0], "item") else values[0] for name, values in batch.items()}
         )
-        result = write_part(self._predictor, part, self._folder, skip_bad=self._skip_bad)
+        result, failure = PartResult(part, 0, {}), ["", ""]
+        try:
+            self._predictor = self._predictor or open_with_threads(*self._opening)
+            result = write_part(self._predictor, part, self._folder, skip_bad=self._skip_bad)
+        except LvmError as error:
+            failure = [type(error).__name__, str(error)]
+        except (OSError, MemoryError) as error:
+            failure = [LvmError.__name__, f"a worker failed at {part.name}: {one_line(error)}"]
         return {
             **batch,
             "predictions": np.array([result.predictions]),
             "resumed": np.array([result.resumed]),
             "bad_rows": [list(result.bad)],
             "reasons": [list(result.bad.values())],
+            "failure": [failure],
         }
 
 
 def _result(row: dict[str, Any]) -> PartResult:
+    kind, message = row["failure"]
+    if kind:
+        raise getattr(errors, kind)(message)
     part = Part(**{name: row[name] for name in Part.__dataclass_fields__})
     bad = dict(zip(row["bad_rows"], row["reasons"], strict=True))
     return PartResult(part, int(row["predictions"]), bad, bool(row["resumed"]))
 
 
-def _cause(error: Any) -> LvmError:
-    """Return the error that a worker raised on purpose, or one that says what Ray says."""
-    cause: Any = error
-    while cause is not None:
-        for found in (cause, getattr(cause, "cause", None)):
-            if isinstance(found, LvmError):
-                return type(found)(str(found))
-        cause = cause.__cause__
-    return LvmError(f"the cluster failed: {str(error).strip().splitlines()[-1]}")
+def _cause(error: Exception) -> LvmError:
+    """Return an error with the last line of what Ray says of the first error, or its type if it says nothing."""
+    first = str(error).partition("\n\nThe above exception")[0].strip()
+    return LvmError(f"the cluster failed: {first.splitlines()[-1] if first else type(error).__name__}")

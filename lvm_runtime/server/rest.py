@@ -157,7 +157,7 @@ async def _body(state: State, request: Request, given: dict[bytes, bytes]) -> by
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise Refused(Failure.BAD, "the body was cut off")
+            raise Refused(Failure.LATE if request.scope.get("late") else Failure.BAD, "the body was cut off")
         chunks.append(message["body"])
         size += len(chunks[-1])
         more = message["more_body"] and size <= most

@@ -142,7 +142,8 @@ async def model_ready(state: State, request: Any) -> Any:
 
 async def server_metadata(state: State, request: Any) -> Any:
     """Say what server this is."""
-    return message("ServerMetadataResponse")(name=PLATFORM, version=lvm_runtime.__version__, extensions=EXTENSIONS)
+    extensions = EXTENSIONS[:1]  # the published definition has no calls for the others
+    return message("ServerMetadataResponse")(name=PLATFORM, version=lvm_runtime.__version__, extensions=extensions)
 
 
 async def model_metadata(state: State, request: Any) -> Any:

@@ -91,9 +91,10 @@ async def _serve(
     finally:
         if watching is not None:
             watching.cancel()
-        await asyncio.gather(*reloads)
         state.models.close()
     _log.info("stopped")
+    if not all(reload.done() for reload in reloads):
+        os._exit(0)  # Python would wait for the thread that loads, which nobody needs now and nothing stops
 
 
 async def _answer(
@@ -132,7 +133,8 @@ async def _drain(state: State) -> None:
 
 def _web(state: State) -> _Uvicorn:
     options = state.options
-    connection = type("BoundConnection", (Connection,), {"timeout": options.timeout})
+    bounds = {"timeout": options.timeout, "log_requests": options.log_requests}
+    connection = type("BoundConnection", (Connection,), bounds)
     return _Uvicorn(
         uvicorn.Config(
             build_app(state),

@@ -44,14 +44,14 @@ MISTAKES = [
     Mistake(
         "a head that comes in pieces has no limit",
         _CONNECTION,
-        "        self._unparsed += len(data)\n",
+        "                self._unparsed += len(piece)\n",
         "",
         f"{_T}/test_connection.py::test_a_head_without_an_end_ends_the_connection",
     ),
     Mistake(
         "an offer of HTTP/2 is seen in one piece only",
         _CONNECTION,
-        "            self._tail = data[max(0, end - _OFFER) : end]\n",
+        "        self._tail = joined[-_OFFER:]\n",
         "",
         f"{_T}/test_connection.py::test_an_offer_of_another_protocol_may_come_in_any_pieces",
     ),

@@ -1,7 +1,7 @@
 """Predict on a cluster of two nodes, of which one is killed while another joins: run as a script, in its own network.
 
-Arguments: folder with `in.parquet`, artifact, seed of the moment. Prints how many predictions there are, and how many
-nodes lived at the end.
+Arguments: folder with `in.parquet`, and `bad.npy` of which a row is NaN; artifact; seed of the moment. Prints how many
+predictions there are, how many nodes lived at the end, and what is said of the bad row.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
+from lvm_runtime import InvalidInput
 from lvm_runtime.integrations.ray import predict
 
 
@@ -35,8 +36,14 @@ def main() -> None:
         cluster.remove_node(nodes[seed % 2], allow_graceful=False)
         cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
         result = running.result()
-    alive = sum(node["Alive"] for node in ray.nodes())
+    end = time.monotonic() + 60  # in which the head has to notice that a node is gone
+    while (alive := sum(node["Alive"] for node in ray.nodes())) > len(nodes) + 1 and time.monotonic() < end:
+        time.sleep(0.1)
     print(f"predictions {result.predictions}, nodes {alive}", flush=True)
+    try:
+        predict(folder / "bad.npy", artifact, folder / "of bad")
+    except InvalidInput as error:
+        print(f"refused: {error}", flush=True)
     ray.shutdown()
     cluster.shutdown()
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,10 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from lvm_runtime import LvmError, Predictor, predict_file
-from lvm_runtime.integrations.ray import predict
+from lvm_runtime import ArtifactError, InvalidInput, LvmError, Predictor, Request, predict_file
+from lvm_runtime.bulk.parts import plan
+from lvm_runtime.commands.main import main
+from lvm_runtime.integrations.ray import _cause, _result, _Worker, predict
 from tests.artifacts import some_contexts
 from tests.lvm_runtime.bulk.test_bulk import _save
 
@@ -40,6 +43,97 @@ def test_without_an_address_ray_runs_on_this_machine_alone(
         predict(tmp_path / "in.npy", small_artifacts("amn"), tmp_path / "out", address=address)
 
 
+def answer(source: Path, artifact: Path, out: Path, request: Request | None = None) -> dict[str, Any]:
+    """Return what a worker answers for the first part of a file."""
+    part = plan([source])[0]
+    out.mkdir()
+    worker = _Worker(artifact, request or Request(), 1, out, False)
+    row = worker({name: np.array([value]) for name, value in asdict(part).items()})
+    return {name: values[0] for name, values in row.items()}
+
+
+def test_an_error_of_a_worker_is_what_it_says(small_artifacts: Callable[[str], Path], tmp_path: Path) -> None:
+    """Ray hands on neither the type of an error nor what caused it."""
+    vectors = some_contexts(1, length=20)[0]
+    np.save(tmp_path / "good.npy", vectors)
+    vectors[7, 3] = np.nan
+    np.save(tmp_path / "bad.npy", vectors)
+    good, bad, artifact = tmp_path / "good.npy", tmp_path / "bad.npy", small_artifacts("amn")
+    assert _result(answer(good, artifact, tmp_path / "out")).predictions == 16
+    row = answer(bad, artifact, tmp_path / "of bad")
+    with pytest.raises(InvalidInput, match=r"^\S*bad.npy: row 7, component 3 is nan; .*; give --skip-bad "):
+        _result(row)
+    row = answer(good, artifact, tmp_path / "of int8", Request(precision="int8"))
+    with pytest.raises(ArtifactError, match="has no int8 form"):
+        _result(row)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(PermissionError(13, "No permission", "there"), "No permission: 'there'"), (MemoryError(), "MemoryError")],
+)
+def test_an_error_of_the_system_is_told_with_its_part(
+    error: Exception, says: str, small_artifacts: Callable[[str], Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("lvm_runtime.integrations.ray.write_part", fail)
+    np.save(tmp_path / "in.npy", some_contexts(1, length=20)[0])
+    row = answer(tmp_path / "in.npy", small_artifacts("amn"), tmp_path / "out")
+    with pytest.raises(LvmError, match=rf"^a worker failed at in-\S+\.parquet: .*{says}$"):
+        _result(row)
+
+
+RAISED = """ray::MapWorker.submit() (pid=1)
+  File "ray.py", line 1, in __call__
+KeyError: 'x'
+
+The above exception was the direct cause of the following exception:
+
+UserCodeException: UDF failed to process a data block.
+To change retry attempts, configure `ray.data.DataContext`."""
+
+
+@pytest.mark.parametrize(("text", "says"), [(RAISED, "KeyError: 'x'"), ("", "RuntimeError"), ("\n", "RuntimeError")])
+def test_an_error_of_the_cluster_is_one_line(text: str, says: str) -> None:
+    assert str(_cause(RuntimeError(text))) == f"the cluster failed: {says}"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [({"cpus": 3}, "cpus is 3 .* has 2$"), ({"gpus": 0.5}, "gpus is 0.5 .* 0$")]
+)
+def test_a_worker_that_this_machine_has_no_room_for_is_not_waited_for(
+    given: Any, says: str, small_artifacts: Callable[[str], Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    np.save(tmp_path / "in.npy", some_contexts(1, length=20)[0])
+    stub = SimpleNamespace(
+        is_initialized=lambda: False, init=lambda **_: 0, shutdown=lambda: 0, cluster_resources=lambda: {"CPU": 2.0}
+    )
+    monkeypatch.setattr("lvm_runtime.integrations.ray.require", lambda *_: stub)
+    with pytest.raises(InvalidInput, match=says):
+        predict(tmp_path / "in.npy", small_artifacts("amn"), tmp_path / "out", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [({"cpus": 1.5}, "cpus is 1.5"), ({"gpus": -1}, "gpus is -1"), ({"gpus": np.nan}, "gpus is nan")]
+)
+def test_what_a_worker_gets_is_looked_at_before_a_cluster_is_asked(given: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        predict(tmp_path / "in.npy", tmp_path / "amn", tmp_path / "out", **given)
+
+
+def test_an_interrupted_run_says_that_it_can_go_on(
+    small_artifacts: Callable[[str], Path], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    def predict(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lvm_runtime.integrations.ray.predict", predict)
+    assert main(["predict", str(small_artifacts("amn")), "in.npy", str(tmp_path / "out"), "--ray"]) == 130
+    assert capsys.readouterr().err == "what is done is kept; the same command goes on from there\ninterrupted\n"
+
+
 @pytest.mark.soak
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: pip install -e '.[ray]'")
 @pytest.mark.parametrize("seed", range(2))
@@ -47,6 +141,8 @@ def test_a_node_is_killed_and_one_joins(small_artifacts: Callable[[str], Path], 
     vectors, ids = some_contexts(1, length=100_000)[0], np.repeat(np.arange(250), 400)
     source = _save(tmp_path / "in.parquet", vectors=vectors, doc_ids=ids)
     parquet.write_table(parquet.read_table(source), source, row_group_size=5000)
+    vectors[7, 3] = np.nan
+    np.save(tmp_path / "bad.npy", vectors[:20])
     script = [sys.executable, str(Path(__file__).with_name("cluster.py")), str(tmp_path)]
     command = " ".join(["ip link set lo up;", *script, str(small_artifacts("amn")), str(seed)])
     options = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
@@ -59,6 +155,7 @@ def test_a_node_is_killed_and_one_joins(small_artifacts: Callable[[str], Path], 
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"predictions {250 * 396}, nodes 3" in done.stdout, done.stderr
+    assert f"refused: {tmp_path}/bad.npy: row 7, component 3 is nan" in done.stdout, done.stderr
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     tables = [parquet.read_table(tmp_path / "out" / part["file"]) for part in manifest["parts"]]
     with Predictor(small_artifacts("amn"), threads=1) as predictor:

@@ -17,7 +17,8 @@ def server(small_artifacts: Callable[[str], Path]) -> Iterator[Running]:
     """Return a server of an AMN, and an LSTM as versions 1 and 2 of "recurrent", with short times and low limits."""
     lstm = small_artifacts("lstm")
     limits = ("--max-body", "300000", "--max-request", "200", "--max-queue", "400", "--timeout", "2", "--drain", "0")
-    with serving(str(small_artifacts("amn")), f"recurrent:1={lstm}", f"recurrent:2={lstm}", *limits) as running:
+    models = (str(small_artifacts("amn")), f"recurrent:1={lstm}", f"recurrent:2={lstm}")
+    with serving(*models, *limits, "--log-requests") as running:
         yield running
 
 

@@ -83,7 +83,11 @@ def test_what_there_is(server: Running, side: str) -> None:
     assert metadata["versions"] == ["1", "2"]
     assert [tensor["name"] for tensor in metadata["outputs"]] == ["prediction"]
     assert list(map(int, metadata["inputs"][0]["shape"])) == [-1, 5, 16]
-    assert ask.get_server_metadata(**options)["name"] == "lvm_runtime"
+    told = ask.get_server_metadata(**options)
+    assert told["name"] == "lvm_runtime"
+    calls = {"statistics": ask.get_inference_statistics, "model_repository": ask.get_model_repository_index}
+    for extension in told["extensions"][1:]:
+        calls[extension]()
     ask.close()
 
 

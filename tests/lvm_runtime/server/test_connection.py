@@ -24,8 +24,9 @@ class Transport(asyncio.Transport):
         self.written, self.closed = b"", False
 
     def write(self, data: Any) -> None:
-        """Take an answer."""
-        self.written += data
+        """Take an answer, unless it comes too late."""
+        if not self.closed:
+            self.written += data
 
     def close(self) -> None:
         """Note it."""
@@ -42,10 +43,11 @@ class Transport(asyncio.Transport):
         """Go on."""
 
 
-def fed(pieces: Iterable[bytes], *, keep_alive: float = 75) -> tuple[Transport, list[bytes]]:
+def fed(pieces: Iterable[bytes | None], *, keep_alive: float = 75, turns: int = 4) -> tuple[Transport, list[bytes]]:
     """Feed pieces to a connection until it is closed; return its transport and the bodies that the server got.
 
-    With a short `keep_alive` wait until it is closed.
+    None stands for the end of what the client sends. After each the loop has so many `turns`. With a short
+    `keep_alive` wait until the connection is closed.
     """
     bodies: list[bytes] = []
 
@@ -67,9 +69,11 @@ def fed(pieces: Iterable[bytes], *, keep_alive: float = 75) -> tuple[Transport, 
         connection = Connection(config, ServerState(), {}, asyncio.get_running_loop())
         connection.connection_made(transport)
         for piece in pieces:
-            if not transport.closed:
+            if piece is None:
+                transport.closed = not connection.eof_received()
+            elif not transport.closed:
                 connection.data_received(piece)
-            for _ in range(4):
+            for _ in range(turns):
                 await asyncio.sleep(0)
         end = time.monotonic() + 10
         while keep_alive < 1 and not transport.closed and time.monotonic() < end:
@@ -103,12 +107,28 @@ def test_a_body_may_be_longer_than_a_head() -> None:
         assert bodies == [b"b" * 81920] * 2
 
 
+OFFER = POST + b"host: x\r\nUpgrade: h2c\r\nconnection: Upgrade\r\ncontent-length: 16\r\n\r\n\r\nupgrade: h2c\r\n"
+
+
 def test_an_offer_of_another_protocol_may_come_in_any_pieces() -> None:
-    head = POST + b"host: x\r\nUpgrade: h2c\r\nconnection: Upgrade\r\ncontent-length: 16\r\n\r\n"
-    request = head + b"\r\nupgrade: h2c\r\n"
-    cuts = [[request[:place], request[place:]] for place in range(1, len(head) + 1)]
-    for pieces in ([request], [request[i : i + 1] for i in range(len(request))], *cuts):
+    cuts = [[OFFER[:place], OFFER[place:]] for place in range(1, len(OFFER) - 15)]
+    for pieces in ([OFFER], [OFFER[i : i + 1] for i in range(len(OFFER))], *cuts):
         assert fed(pieces)[1] == [b"\r\nupgrade: h2c\r\n"], pieces
+
+
+def test_an_offer_may_come_with_the_request_before_it() -> None:
+    chunked = POST + b"transfer-encoding: chunked\r\n\r\n10\r\n\r\nupgrade: h2c\r\n\r\n0\r\n\r\n"
+    for requests in (OFFER * 3, chunked + OFFER + chunked):
+        cuts = [[requests[:place], requests[place:]] for place in range(len(requests))]
+        for pieces in ([requests[i : i + 1] for i in range(len(requests))], *cuts):
+            assert fed(pieces)[1] == [b"\r\nupgrade: h2c\r\n"] * 3, pieces
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_an_answer_is_sent_whenever_its_client_ends_what_it_sends(turns: int) -> None:
+    transport, _ = fed([POST + b"content-length: 1\r\n\r\n{", None], turns=turns, keep_alive=0.01)
+    assert transport.written.startswith(b"HTTP/1.1 200 ")
+    assert transport.closed
 
 
 @pytest.mark.parametrize("after", [b"", b"\r\n"], ids=["nothing", "an empty line"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import time
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,10 @@ def test_slow_and_cut_off_requests_end(server: Running) -> None:
         answer = b"".join(iter(lambda c=connection: c.recv(4096), b""))  # type: ignore[misc]
         assert answer.startswith(b"HTTP/1.1 408 ")
         connection.close()
+    end, logged = time.monotonic() + 20, list[str]()
+    while len(logged) < 4 and time.monotonic() < end:
+        logged = [str(event["path"]) for event in server.events if event.get("status") == 408]
+    assert sorted(logged) == ["/v2/models/amn/infer"] * 2 + ["None"] * 2  # of no head
     with socket.create_connection((host, int(port))) as cut:
         cut.sendall(head + b"{" * 10)
     with socket.create_connection((host, int(port)), 20) as long:
@@ -140,6 +145,18 @@ def test_slow_and_cut_off_requests_end(server: Running) -> None:
         assert b" 408 " in long.recv(4096) or b" 400 " in long.recv(4096)
     assert curl(server, "/v2/health/live")[0] == 200
     assert "failed" not in server.names()
+
+
+@pytest.mark.parametrize("ahead", [0, 1], ids=["alone", "after another"])
+def test_a_client_that_sends_no_more_gets_its_answers(server: Running, ahead: int) -> None:
+    host, port = server.http.split(":")
+    head = b"POST /v2/models/amn/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(request())
+    for cut, answers in ((0, ahead + 1), (1, 0)):  # half a request gets none
+        with socket.create_connection((host, int(port)), 20) as asking:
+            sent = (head + request()) * (ahead + 1)
+            asking.sendall(sent[: len(sent) - cut])
+            asking.shutdown(socket.SHUT_WR)
+            assert b"".join(iter(lambda s=asking: s.recv(4096), b"")).count(b"HTTP/1.1 200 ") == answers
 
 
 JSON = st.recursive(

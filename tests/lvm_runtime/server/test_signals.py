@@ -72,6 +72,40 @@ def test_a_signal_while_the_workers_start_is_heard(where: str, name: str, small_
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+RELOADING = """
+import sys, time
+from lvm_runtime.commands.main import main
+from lvm_runtime.server.models import Models
+
+build, built = Models._build, []
+
+def slow(models):
+    if built:
+        print("loading", file=sys.stderr, flush=True)
+        time.sleep(300)
+    built.append(build(models))
+    return built[-1]
+
+Models._build = slow
+sys.exit(main(["serve", sys.argv[1], "--http-port", "0", "--grpc-port", "0", "--drain", "0", "--grace", "1"]))
+"""
+
+
+def test_a_stop_does_not_wait_for_a_reload(small_artifacts: Get) -> None:
+    command = [sys.executable, "-c", RELOADING, str(small_artifacts("amn"))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            for awaited, then in (('"ready"', signal.SIGHUP), ("loading", signal.SIGTERM)):
+                assert any(awaited in line for line in process.stderr)
+                process.send_signal(then)
+            assert process.wait(60) == 0
+            assert '"stopped"' in process.stderr.read()
+        finally:
+            process.kill()
+
+
 def _wait_for_loads(log: IO[str], expected: int) -> None:
     while expected and (line := log.readline()):
         expected -= '"loaded"' in line
