@@ -52,7 +52,9 @@ def run(options: argparse.Namespace) -> None:
     try:
         result = _predict_here(options) if options.ray is None else _predict_on_ray(options)
     except KeyboardInterrupt:
-        note("what is done is kept; the same command goes on from there")
+        drops = options.restart or (options.overwrite and options.ray is not None)
+        again = "the same command" + (" without --restart or --overwrite" if drops else "")
+        note(f"what is done is kept; {again} goes on from there")
         raise
     taken_over = f", {result.resumed:,} of them by an interrupted run before" if result.resumed else ""
     show(f"{options.output}: {counted(result.predictions, 'prediction')}{taken_over}")

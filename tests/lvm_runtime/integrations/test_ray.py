@@ -123,15 +123,19 @@ def test_what_a_worker_gets_is_looked_at_before_a_cluster_is_asked(given: Any, s
         predict(tmp_path / "in.npy", tmp_path / "amn", tmp_path / "out", **given)
 
 
+@pytest.mark.parametrize(
+    ("drops", "again"),
+    [([], "the same command"), (["--overwrite"], "the same command without --restart or --overwrite")],
+)
 def test_an_interrupted_run_says_that_it_can_go_on(
-    small_artifacts: Callable[[str], Path], tmp_path: Path, monkeypatch: Any, capsys: Any
+    small_artifacts: Callable[[str], Path], tmp_path: Path, monkeypatch: Any, capsys: Any, drops: list[str], again: str
 ) -> None:
     def predict(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lvm_runtime.integrations.ray.predict", predict)
-    assert main(["predict", str(small_artifacts("amn")), "in.npy", str(tmp_path / "out"), "--ray"]) == 130
-    assert capsys.readouterr().err == "what is done is kept; the same command goes on from there\ninterrupted\n"
+    assert main(["predict", str(small_artifacts("amn")), "in.npy", str(tmp_path / "out"), "--ray", *drops]) == 130
+    assert capsys.readouterr().err == f"what is done is kept; {again} goes on from there\ninterrupted\n"
 
 
 @pytest.mark.soak
