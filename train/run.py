@@ -202,6 +202,13 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
     done = (trainer.epoch * trainer.steps + trainer.step) * options.batch_size
     total = options.epochs * len(trainer.windows)
     saved_at = trainer.step
+    began = time.perf_counter()
+
+    def count_seconds() -> None:
+        nonlocal began
+        now = time.perf_counter()
+        progress.seconds += now - began
+        began = now
 
     def keep() -> None:
         save_checkpoint(path, trainer, progress, prepared.digest)
@@ -215,6 +222,7 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
                 return  # the epoch's own checkpoint follows at once
             stop = processes.any(interruption.requested)
             if stop or (options.checkpoint_every and step - saved_at >= options.checkpoint_every):
+                count_seconds()
                 keep()
                 saved_at = step
             if stop:
@@ -223,10 +231,9 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
 
         while trainer.epoch < options.epochs:
             began = time.perf_counter()
-            rate = trainer.learning_rate
             try:
                 loss = trainer.train_epoch(watch)
-                progress.seconds += time.perf_counter() - began
+                count_seconds()
                 found = _validate(trainer, prepared)
                 if not math.isfinite(found["val_cosine"]):
                     raise TrainingDiverged(f"the weights are not finite after the last step of epoch {trainer.epoch}")
@@ -234,7 +241,7 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
                 kept = f"last good checkpoint: {path}" if path.exists() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}; try a lower --learning-rate") from None
             saved_at = 0
-            _record(progress, trainer, {"loss": loss, "learning_rate": rate}, found)
+            _record(progress, trainer, {"loss": loss, "learning_rate": trainer.learning_rate}, found)
             trainer.end_epoch(found[f"val_{options.judge}"])
             keep()
             say(_epoch_line(progress, options.epochs, prepared))
