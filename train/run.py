@@ -28,7 +28,7 @@ from .evaluation.evaluate import Evaluation, evaluate, figures, verdict
 from .evaluation.gate import ROWS, check_agreement, compare_step
 from .evaluation.metrics import score_rows
 from .evaluation.retrieval import rank_rows
-from .loop import Trainer, TrainingDiverged
+from .loop import Trainer, TrainingDiverged, autocast
 from .options import RUN, TrainOptions
 from .prepared_data import PreparedData, Say, prepare
 from .provenance import provenance
@@ -98,9 +98,22 @@ def require_start(options: TrainOptions) -> Checkpoint | None:
 
     Raises a child of LvmError for what keeps a run with these options from going on, or from its first step here.
     """
-    if options.compile and options.model == "lstm" and torch_device(options.device) == "cpu":
-        raise InvalidInput("compile: inductor fails on the LSTM's operator on the CPU; train it without --compile")
+    if options.model == "lstm" and torch_device(options.device) == "cpu":
+        if options.compile:
+            raise InvalidInput("compile: inductor fails on the LSTM's operator on the CPU; train it without --compile")
+        if options.precision == "bf16" and not _lstm_runs_in_bf16():
+            raise InvalidInput("precision is bf16, in which PyTorch computes no LSTM on this CPU; train it in fp32")
     return Checkpoint.read(options.run_path / FILE, options) if options.resume else None
+
+
+def _lstm_runs_in_bf16() -> bool:
+    """Say whether this CPU has the instructions that oneDNN asks for."""
+    with autocast("bf16", torch.device("cpu")):
+        try:
+            nn.LSTM(1, 1)(torch.zeros(1, 1, 1))
+        except RuntimeError:
+            return False
+    return True
 
 
 @contextmanager

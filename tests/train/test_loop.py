@@ -150,6 +150,23 @@ def test_compiling_an_lstm_on_the_cpu_is_refused_before_the_data_are_read(tmp_pa
         train(options)
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_an_lstm_in_bf16_is_refused_where_the_cpu_cannot_compute_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    def lstm(*arguments: object) -> torch.Tensor:
+        if not runs:
+            raise RuntimeError("could not create a primitive descriptor for the LSTM forward propagation primitive")
+        return torch.zeros(1)
+
+    monkeypatch.setattr(torch.nn.LSTM, "forward", lstm)
+    options = TrainOptions(model="lstm", data="absent.npz", out=tmp_path / "lstm", device="cpu", precision="bf16")
+    with pytest.raises(
+        InvalidInput, match=r"absent.npz: no such file" if runs else r"in which PyTorch computes no LSTM"
+    ):
+        train(options)
+
+
 def test_plateau_halves_the_rate_after_three_epochs_without_progress() -> None:
     subject = trainer(data(), schedule="plateau", epochs=6)
     rates = []
