@@ -120,6 +120,7 @@ class Trainer:
             contexts = contexts + torch.randn_like(contexts) * (options.input_noise / contexts.shape[2] ** 0.5)
         if options.vector_dropout:
             kept = torch.rand(contexts.shape[:2], device=self.device) >= options.vector_dropout  # [b, T]
+            kept |= ~kept.any(dim=1, keepdim=True)  # of nothing at all an AMN's gradient is 10¹¹ times that of the rest
             contexts = contexts * kept.unsqueeze(2)
         loss = self.loss(contexts, targets, starts)
         if weight != 1.0:

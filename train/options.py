@@ -145,6 +145,8 @@ class TrainOptions:
             ("judge", JUDGES),
         ):
             _require(getattr(self, name) in known, name, getattr(self, name), f"one of {', '.join(known)}")
+        if self.vector_dropout:
+            _require(self.context_length > 1, "vector_dropout", self.vector_dropout, "0 with contexts of one vector")
         if self.loss == "infonce":
             _require(self.batch_size > 1, "batch_size", self.batch_size, "more than 1: InfoNCE's negatives are there")
         if self.loss == "ranking":

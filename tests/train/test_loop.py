@@ -228,6 +228,19 @@ def test_noise_and_vector_dropout_touch_contexts_alone_and_as_much_as_asked() ->
     assert float(noise.norm(dim=1).square().mean().sqrt()) == pytest.approx(0.4, rel=0.05)
 
 
+def test_vector_dropout_leaves_no_context_empty() -> None:
+    """The prediction of an AMN for nothing is next to nothing, and the gradient of its direction next to infinite."""
+    split = data()
+    subject = trainer(split, vector_dropout=0.6, batch_size=len(split.train), grad_clip=1e9)
+    norms: list[torch.Tensor] = []
+    subject.optimizer.register_step_pre_hook(
+        lambda *_: norms.append(torch.nn.utils.get_total_norm([p.grad for p in subject.model.parameters()]))
+    )
+    subject.train_epoch()
+    assert len(split.train) * 0.6**5 > 10
+    assert 0 < norms[0] < 10
+
+
 def test_a_step_takes_the_loss_and_the_temperature_that_were_asked_for() -> None:
     subject = trainer(data(), loss="infonce", temperature=0.5)
     starts = subject.windows.starts[:9]
