@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from lvm_runtime.backends.devices import inference
+
 from ..data.windows import WindowSet
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8)
@@ -120,24 +122,24 @@ class Metrics:
         }
 
 
-@torch.no_grad()
 def score_rows(predict: Predict, windows: WindowSet) -> RowScores:
-    """Predict every window and return its scores; memory does not grow with D."""
-    columns: list[Tensor] = []
-    for starts in windows.batches(256):
-        contexts, targets = windows.batch(starts)
-        predictions = predict(contexts).float()
-        columns.append(
-            torch.stack(
-                [
-                    F.cosine_similarity(predictions, targets, dim=1),
-                    (predictions - targets).square().mean(dim=1),
-                    F.cosine_similarity(predictions, contexts[:, -1], dim=1),
-                ]
-            )
-        )
-    scores = torch.cat(columns, dim=1).cpu().double().numpy()  # [3, n]
+    """Predict every window, in full precision, and return its scores; memory does not grow with D."""
+    with inference(windows.starts.device.type, None):
+        columns = [_scores(predict, *windows.batch(starts)) for starts in windows.batches(256)]
+        scores = torch.cat(columns, dim=1).cpu().double().numpy()  # [3, n]
     return RowScores(*scores)
+
+
+def _scores(predict: Predict, contexts: Tensor, targets: Tensor) -> Tensor:
+    """Return what `RowScores` holds of a batch `[3, b]`."""
+    predictions = predict(contexts).float()
+    return torch.stack(
+        [
+            F.cosine_similarity(predictions, targets, dim=1),
+            (predictions - targets).square().mean(dim=1),
+            F.cosine_similarity(predictions, contexts[:, -1], dim=1),
+        ]
+    )
 
 
 def bootstrap(values: Floats, groups: NDArray[np.int64]) -> Estimate:
