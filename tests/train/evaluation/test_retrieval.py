@@ -209,6 +209,13 @@ def test_what_is_said_of_a_model_beside_its_baselines(split: Split) -> None:
     mine = rank_rows({"model": Last()}, split.validation)["model"]
     expected = (1 / mine.rank).mean() - (1 / best.ranks.rank).mean()
     assert found.versus["mrr"].value.value == pytest.approx(expected, abs=1e-12)
+    for metric, difference in found.versus.items():
+        if metric != "cosine":
+            reached = {name: s.ranks.columns()[metric].mean() for name, s in baselines.items()}
+            assert difference.baseline == max(reached, key=lambda name: reached[name]), metric
+            expected = mine.columns()[metric].mean() - max(reached.values())
+            assert difference.value.value == pytest.approx(expected, abs=1e-12)
+    assert len({difference.baseline for difference in found.versus.values()}) > 1, "or one baseline would do for all"
     lines = figures(found, {"ridge map": "penalty 1"})
     assert any("ridge map, penalty 1" in line for line in lines)
     starts = {tuple(m.start() for m in re.finditer(r"(?<=  )\S", line))[-6:] for line in lines[: len(baselines) + 2]}
