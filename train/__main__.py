@@ -95,8 +95,8 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     add(recipe, "learning-rate", "AdamW's rate")
     add(recipe, "weight-decay", "AdamW's decay")
     add(recipe, "grad-clip", "largest length of the gradient")
-    add(recipe, "schedule", "halve the rate after 3 epochs without progress, or warm up and follow a cosine",
-        choices=SCHEDULES)  # fmt: skip
+    add(recipe, "schedule", "halve the rate after 3 epochs without progress, or warm up for 200 steps and follow a "
+        "cosine", choices=SCHEDULES)  # fmt: skip
     add(recipe, "loss", "mse; ranking: a softmax over the training vectors, for search; infonce, to see that it is the "
         "wrong loss here", choices=LOSSES)  # fmt: skip
     add(recipe, "temperature", "of ranking and infonce")

@@ -28,7 +28,7 @@ from .evaluation.evaluate import Evaluation, evaluate, figures, verdict
 from .evaluation.gate import ROWS, check_agreement, compare_step
 from .evaluation.metrics import score_rows
 from .evaluation.retrieval import rank_rows
-from .loop import Trainer, TrainingDiverged, autocast
+from .loop import WARMUP_STEPS, Trainer, TrainingDiverged, autocast
 from .options import RUN, TrainOptions
 from .prepared_data import PreparedData, Say, prepare
 from .provenance import provenance
@@ -147,9 +147,15 @@ def _trainer(options: TrainOptions, prepared: PreparedData, processes: Processes
         contexts, targets = train_windows.batch(train_windows.starts[: options.batch_size])
         say(f"first step against the CPU: {compare_step(model, contexts, targets, str(device))}")
     if options.start == "baseline" and not options.resume:
-        say(f"start: {start_at_baseline(model.to(device), train_windows, seed=options.seed) or 'the linear average'}")
+        say(
+            f"start: {start_at_baseline(model.to(device), train_windows, seed=options.seed) or 'an average, by itself'}"
+        )
     torch.manual_seed(options.seed + processes.rank)  # dropout; the order of windows has its own generator
     trainer = Trainer(model, train_windows, options, processes)
+    if trainer.highest_rate < options.learning_rate / 2:
+        steps = counted(options.epochs * trainer.steps, "step")
+        say(f"note: the learning rate rises to {trainer.highest_rate:.1e} only and not to {options.learning_rate:.1e}: "
+            f"the run has {steps}, and warms up for {WARMUP_STEPS}")  # fmt: skip
     if trainer.ranking is not None:
         say(f"ranking over {trainer.ranking.count:,} of {counted(len(trainer.ranking.rows), 'training vector')}")
         if options.start == "ranked" and not config.starts_at_average and not options.resume:

@@ -188,6 +188,18 @@ def test_cosine_schedule_is_warmed_up_and_ends_at_zero() -> None:
     assert len(step) > 300, "warm-up takes 200"
     expected = 0.01 * np.minimum(1, (step + 1) / 200) * (1 + np.cos(np.pi * step / len(step))) / 2
     np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    assert subject.highest_rate == max(rates)
+
+
+def test_a_run_that_ends_in_its_warm_up_says_which_rate_it_reaches(tmp_path: Path) -> None:
+    """A cosine of 40 steps has a fifth of the warm-up, and falls meanwhile."""
+    said: dict[str, list[str]] = {}
+    small: dict = {"data": "synthetic", "windows": 700, "dim": 16, "batch_size": 32, "epochs": 2, "device": "cpu"}
+    for schedule in ("cosine", "plateau"):
+        options = TrainOptions(model="amn", out=tmp_path / "amn", schedule=schedule, learning_rate=0.01, **small)
+        train(options, said.setdefault(schedule, []).append)
+    assert "rate rises to 5.6e-04 only and not to 1.0e-02: the run has 40 steps, and warms up for 200" in str(said)
+    assert "rate rises" not in str(said["plateau"])
 
 
 def test_average_of_the_weights_forgets_its_start() -> None:
