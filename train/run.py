@@ -264,7 +264,7 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
             trainer.end_epoch(found[f"val_{options.judge}"])
             keep()
             say(_epoch_line(progress, options.epochs, prepared))
-            if processes.any(interruption.requested) and trainer.epoch < options.epochs:
+            if processes.any(interruption.requested):
                 say(f"stopped after epoch {trainer.epoch}; --resume continues from {path}")
                 raise KeyboardInterrupt
 

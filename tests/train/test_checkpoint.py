@@ -29,7 +29,7 @@ from train.data.windows import VectorStore, split_windows
 from train.distributed import Processes
 from train.loop import Trainer, TrainingDiverged
 from train.options import TrainOptions
-from train.run import _epochs, train
+from train.run import _epochs, _validate, train
 
 COMMAND = [
     *(sys.executable, "-m", "train", "--model", "lstm", "--data", "synthetic", "--windows", "1200", "--dim", "24"),
@@ -117,6 +117,24 @@ def test_a_run_that_was_stopped_in_an_epoch_tells_the_same_of_it(
     assert train(options(tmp_path / "stopped", **small, resume=True), quiet).history == whole
     assert [record["seconds"] for record in whole] == [9, 18]
     assert whole[0]["learning_rate"] > 2 * whole[1]["learning_rate"]  # it has fallen by the last step
+
+
+def test_an_interrupt_after_the_last_step_stops_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left then, the figures and the proof of the artifact, may take minutes."""
+    small = {"windows": 300, "epochs": 1}
+    train(options(tmp_path / "whole", **small), quiet)
+
+    def interrupted(trainer: Trainer, prepared: Any) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        return _validate(trainer, prepared)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.run._validate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(options(tmp_path / "stopped", **small), quiet)
+    assert not (tmp_path / "stopped").exists()
+    train(options(tmp_path / "stopped", **small, resume=True), quiet)
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
