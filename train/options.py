@@ -176,6 +176,10 @@ class TrainOptions:
                 number = isinstance(value, Real) and not isinstance(value, bool)
                 _require(number, item.name, value, f"a number, such as {item.default:g}")
                 plain[item.name] = float(value)
+            elif isinstance(item.default, bool):
+                _require(value in (True, False), item.name, value, "true or false")
+                plain[item.name] = bool(value)
+        _require(isinstance(self.sizes, Mapping), "sizes", self.sizes, "a mapping, such as {'hidden_dim': 256}")
         plain["sizes"] = {k: v.item() if hasattr(v, "item") else v for k, v in self.sizes.items()}
         _require(isinstance(plain["data"], str), "data", self.data, "bundled, synthetic or the path of a corpus")
         for name, value in plain.items():
