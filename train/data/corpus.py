@@ -30,8 +30,8 @@ LARGEST_NORM = Backend.largest_norm
 LARGEST_SCALED = 1e18
 """The longest row whose length float32 can tell, so that it can be divided by it."""
 
-SMALLEST_NORM = 1e-12
-"""What torch's `normalize` divides by at least: a shorter row would not have length 1 afterwards."""
+SMALLEST_NORM = 1e-8
+"""What torch's `cosine_similarity` divides by at least: with a shorter row it is smaller than the cosine."""
 
 _BLOCK = 65_536  # rows read at a time: a mapped corpus never has to fit into memory
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lvm_runtime.corpus.chunks import ChunkColumns
 from lvm_runtime.corpus.corpus import BUNDLED, Corpus, of_documents
@@ -84,12 +85,14 @@ def test_a_row_that_is_too_long_is_refused_with_its_norm(largest: float, advice:
 
 def test_a_row_is_zero_only_if_all_of_it_is() -> None:
     corpus = make([7, 8])
-    for row, length in ((1, 0.0), (3, 1e-31), (9, 0.9e-12), (11, 1.1e-12)):
+    for row, length in ((1, 0.0), (3, 1e-31), (9, 0.9e-8), (11, 1.1e-8)):
         corpus.values[row] *= length
     report, usable = check_corpus(corpus, 5)
     assert (report.zero_rows, report.tiny_rows, report.rows_off_unit) == (1, 2, 1)
     assert np.flatnonzero(~usable).tolist() == [1, 3, 9]
-    assert "warning: 2 rows are shorter than 1e-12; windows that touch such a row are left out" in report.lines(5)
+    rows = torch.tensor(corpus.values[[9, 11]])
+    assert torch.cosine_similarity(rows, rows, dim=1).tolist() == pytest.approx([0.81, 1.0]), "with themselves"
+    assert "warning: 2 rows are shorter than 1e-08; windows that touch such a row are left out" in report.lines(5)
 
 
 @pytest.mark.parametrize("overlap", [32, 0, None, "32"])
