@@ -152,21 +152,20 @@ def _compare_cosine(
 def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, Any]) -> tuple[float, Any]:
     from .evaluation.metrics import score_rows
     from .options import TrainOptions
-    from .prepared_data import prepare
+    from .prepared_data import load_split
     from .run import REAL_CONTEXTS
 
     options = TrainOptions(
         model=config.architecture, data=data, dim=config.dim, context_length=config.context_length, **corpus
     )
-    prepared = prepare(options, "cpu", lambda line: None)
-    if prepared.corpus.dim != config.dim:
+    found, split = load_split(options, "cpu", lambda line: None)
+    if found.dim != config.dim:
         raise InvalidInput(
-            f"{data}: vectors have D={prepared.corpus.dim}, and the checkpoint D={config.dim}; "
+            f"{data}: vectors have D={found.dim}, and the checkpoint D={config.dim}; "
             "give the corpus that it was trained on"
         )
-    validation = prepared.split.validation
-    sample = validation.sample(REAL_CONTEXTS)
-    cosine = float(score_rows(model, validation).cosine.mean())
+    sample = split.validation.sample(REAL_CONTEXTS)
+    cosine = float(score_rows(model, split.validation).cosine.mean())
     return cosine, sample.batch(sample.starts)[0].numpy()
 
 

@@ -75,7 +75,9 @@ def test_unusable_configs_are_refused(kind: str, values: dict[str, Any], message
         reference_config(kind, values)
 
 
-def test_cosine_is_computed_again(tmp_path: Path) -> None:
+def test_cosine_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else: baselines take minutes on a large corpus."""
+    monkeypatch.delattr("train.prepared_data.fit_baselines")
     torch.manual_seed(0)
     settings: dict[str, Any] = {"data": "synthetic", "windows": 500}
     file = checkpoint(tmp_path / "best.pt", "amn", val_cosine=0.0)
