@@ -29,7 +29,7 @@ from lvm_runtime.models import known_answers
 from lvm_runtime.selection.timing import interleave
 from train.evaluation.evaluate import Evaluation
 from train.options import TUNED, TrainOptions
-from train.prepared_data import prepare
+from train.prepared_data import load_split
 from train.run import train
 
 BATCHES = (1, 32, 128)
@@ -85,7 +85,7 @@ def demo(out: Path, epochs: int) -> None:
 
 def _held_out(options: TrainOptions) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return contexts `[n, T, D]` and targets `[n, D]` of the test documents."""
-    test = prepare(options, "cpu", lambda line: None).split.test
+    test = load_split(options, "cpu", lambda line: None)[1].test
     contexts, targets = test.batch(test.sample(HELD_OUT).starts)
     return contexts.numpy(), targets.numpy()
 

@@ -95,8 +95,8 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     add(recipe, "learning-rate", "AdamW's rate")
     add(recipe, "weight-decay", "AdamW's decay")
     add(recipe, "grad-clip", "largest length of the gradient")
-    add(recipe, "schedule", "halve the rate after 3 epochs without progress, or warm up and follow a cosine",
-        choices=SCHEDULES)  # fmt: skip
+    add(recipe, "schedule", "halve the rate after 3 epochs without progress, or warm up for 200 steps and follow a "
+        "cosine", choices=SCHEDULES)  # fmt: skip
     add(recipe, "loss", "mse; ranking: a softmax over the training vectors, for search; infonce, to see that it is the "
         "wrong loss here", choices=LOSSES)  # fmt: skip
     add(recipe, "temperature", "of ranking and infonce")
@@ -104,7 +104,11 @@ def add_shared_arguments(result: argparse.ArgumentParser) -> None:
     add(recipe, "candidates", "vectors that a step ranks over at most, a new sample each; 0: all")
     add(recipe, "judge", "the metric that says which epoch is best; both: the sum of the two", choices=JUDGES)
     add(recipe, "input-noise", "length of the noise added to each context vector while training")
-    add(recipe, "vector-dropout", "share of the context vectors that are left out while training")
+    add(
+        recipe,
+        "vector-dropout",
+        "share of the context vectors that are left out while training, never all of one context",
+    )
     add(recipe, "ema", "decay of a running average of the weights, which is then judged and kept")
 
     machine = result.add_argument_group("machine")

@@ -67,13 +67,13 @@ def import_checkpoint(path: Path, out: Path, data: str | None = None, **corpus: 
     except RuntimeError as error:
         raise ArtifactError(f"{path}: its weights do not fit a {config.architecture} of its config: {error}") from error
     require_finite(model, str(path))
-    stored = checkpoint.get("val_cosine")
+    stored, epoch = (_number(checkpoint.get(key)) for key in ("val_cosine", "epoch"))
     measured, contexts = (None, None) if data is None else _compare_cosine(path, stored, model, data, corpus)
     metrics = {"stored_val_cosine": stored, "val_cosine": measured if measured is not None else stored}
     provenance = {
         "data": {"name": None if data is None else Path(data).name},
         "metrics": metrics,
-        "training": {"imported_from": path.name, "epoch": checkpoint.get("epoch"), "prefix_removed": prefix},
+        "training": {"imported_from": path.name, "epoch": epoch, "prefix_removed": prefix},
     }
     return save_model(model, out, real_contexts=contexts, provenance=provenance), measured
 
@@ -91,6 +91,8 @@ def reference_config(model_type: Any, values: Any) -> ModelConfig:
     values = dict(values)
     dim = values.pop("input_dim", 768)
     output = values.pop("output_dim", dim)
+    if not (isinstance(dim, int) and isinstance(output, int)):
+        raise InvalidInput(f"input_dim is {dim!r} and output_dim {output!r}, expected whole numbers")
     if dim == POSITION_DIM or dim == output + 1:
         raise InvalidInput(
             f"input_dim is {dim}: this model was trained with a position scalar appended to each vector, which is "
@@ -116,6 +118,11 @@ def reference_config(model_type: Any, values: Any) -> ModelConfig:
     return make_config(architecture, **sizes)
 
 
+def _number(value: Any) -> float | None:
+    """Return `value` if it is a number, None for all else that a checkpoint may hold in its place."""
+    return value if isinstance(value, int | float) else None
+
+
 def _field_name(architecture: str, key: str) -> str | None:
     if key in ("d_model", "hidden_dim"):
         # the reference AMN calls its attention width d_model and its MLP width hidden_dim
@@ -123,12 +130,14 @@ def _field_name(architecture: str, key: str) -> str | None:
     return _FIELD_NAMES.get(key, key if key in _PLAIN_FIELDS else None)
 
 
-def _compare_cosine(path: Path, stored: Any, model: Any, data: str, corpus: Mapping[str, Any]) -> tuple[float, Any]:
+def _compare_cosine(
+    path: Path, stored: float | None, model: Any, data: str, corpus: Mapping[str, Any]
+) -> tuple[float, Any]:
     """Return the validation cosine of `model` on `data` and contexts from there, if it is the `stored` one.
 
     Raises VerificationFailed if it is another one, InvalidInput if none is stored.
     """
-    if not isinstance(stored, int | float):
+    if stored is None:
         raise InvalidInput(f"{path}: stores no val_cosine, so --data has nothing to compare with; leave it out")
     measured, contexts = _validate(model.eval(), model.config, data, corpus)
     if not abs(measured - stored) <= COSINE_TOLERANCE:
@@ -143,21 +152,20 @@ def _compare_cosine(path: Path, stored: Any, model: Any, data: str, corpus: Mapp
 def _validate(model: Any, config: ModelConfig, data: str, corpus: Mapping[str, Any]) -> tuple[float, Any]:
     from .evaluation.metrics import score_rows
     from .options import TrainOptions
-    from .prepared_data import prepare
+    from .prepared_data import load_split
     from .run import REAL_CONTEXTS
 
     options = TrainOptions(
         model=config.architecture, data=data, dim=config.dim, context_length=config.context_length, **corpus
     )
-    prepared = prepare(options, "cpu", lambda line: None)
-    if prepared.corpus.dim != config.dim:
+    found, split = load_split(options, "cpu", lambda line: None)
+    if found.dim != config.dim:
         raise InvalidInput(
-            f"{data}: vectors have D={prepared.corpus.dim}, and the checkpoint D={config.dim}; "
+            f"{data}: vectors have D={found.dim}, and the checkpoint D={config.dim}; "
             "give the corpus that it was trained on"
         )
-    validation = prepared.split.validation
-    sample = validation.sample(REAL_CONTEXTS)
-    cosine = float(score_rows(model, validation).cosine.mean())
+    sample = split.validation.sample(REAL_CONTEXTS)
+    cosine = float(score_rows(model, split.validation).cosine.mean())
     return cosine, sample.batch(sample.starts)[0].numpy()
 
 

@@ -120,6 +120,7 @@ class Trainer:
             contexts = contexts + torch.randn_like(contexts) * (options.input_noise / contexts.shape[2] ** 0.5)
         if options.vector_dropout:
             kept = torch.rand(contexts.shape[:2], device=self.device) >= options.vector_dropout  # [b, T]
+            kept |= ~kept.any(dim=1, keepdim=True)  # of nothing at all an AMN's gradient is 10¹¹ times that of the rest
             contexts = contexts * kept.unsqueeze(2)
         loss = self.loss(contexts, targets, starts)
         if weight != 1.0:
@@ -127,7 +128,8 @@ class Trainer:
         loss.backward()
         self._clip()
         if options.schedule == "cosine":
-            self._set_rate()
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.cosine_rate(self.epoch * self.steps + self.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.losses[self.step] = loss.detach()
@@ -154,13 +156,17 @@ class Trainer:
             losses = losses + options.cosine_weight * (1 - F.cosine_similarity(predictions.float(), targets, dim=1))
         return losses.mean()
 
-    def _set_rate(self) -> None:
-        """Warm up linearly, then follow half a cosine down to zero at the last step of the last epoch."""
-        now = self.epoch * self.steps + self.step
-        share = min(1.0, now / (self.options.epochs * self.steps))
-        rate = self.options.learning_rate * min(1.0, (now + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * share)) / 2
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    @property
+    def highest_rate(self) -> float:
+        """The highest rate of the run; where a cosine falls before the warm-up is over, less than was asked for."""
+        if self.options.schedule != "cosine":
+            return self.options.learning_rate
+        return max(map(self.cosine_rate, range(min(WARMUP_STEPS, self.options.epochs * self.steps))))
+
+    def cosine_rate(self, step: int) -> float:
+        """Return the rate of a step of the run: a linear warm-up times half a cosine, zero at the end of the run."""
+        share = min(1.0, step / (self.options.epochs * self.steps))
+        return self.options.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * share)) / 2
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -145,6 +145,8 @@ class TrainOptions:
             ("judge", JUDGES),
         ):
             _require(getattr(self, name) in known, name, getattr(self, name), f"one of {', '.join(known)}")
+        if self.vector_dropout:
+            _require(self.context_length > 1, "vector_dropout", self.vector_dropout, "0 with contexts of one vector")
         if self.loss == "infonce":
             _require(self.batch_size > 1, "batch_size", self.batch_size, "more than 1: InfoNCE's negatives are there")
         if self.loss == "ranking":
@@ -174,6 +176,10 @@ class TrainOptions:
                 number = isinstance(value, Real) and not isinstance(value, bool)
                 _require(number, item.name, value, f"a number, such as {item.default:g}")
                 plain[item.name] = float(value)
+            elif isinstance(item.default, bool):
+                _require(value in (True, False), item.name, value, "true or false")
+                plain[item.name] = bool(value)
+        _require(isinstance(self.sizes, Mapping), "sizes", self.sizes, "a mapping, such as {'hidden_dim': 256}")
         plain["sizes"] = {k: v.item() if hasattr(v, "item") else v for k, v in self.sizes.items()}
         _require(isinstance(plain["data"], str), "data", self.data, "bundled, synthetic or the path of a corpus")
         for name, value in plain.items():

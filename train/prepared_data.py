@@ -74,7 +74,7 @@ def prepare(
         if look is not None:
             look(earlier.digest)
         return _with_ceiling(earlier, options, say)
-    corpus, split = _load(options, device, say)
+    corpus, split = load_split(options, device, say)
     digest = corpus.digest()
     if look is not None:
         look(digest)
@@ -91,7 +91,7 @@ def prepare(
     return _with_ceiling(prepared, options, say)
 
 
-def _load(options: TrainOptions, device: str, say: Say) -> tuple[Corpus, Split]:
+def load_split(options: TrainOptions, device: str, say: Say) -> tuple[Corpus, Split]:
     """Return the corpus, checked, and its windows with the vectors on `device`; say what a look at it found."""
     corpus = load_corpus(
         options.data,

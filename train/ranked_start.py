@@ -70,7 +70,7 @@ def start_ranked(
     with torch.no_grad():
         losses = [float(_losses(features, held, weight, ranking, cosine_weight).mean()) for weight in maps]
     best = losses.index(min(losses))
-    set_last_layer(model, passing @ maps[best].double().cpu())
+    set_last_layer(model, passing @ maps[best].cpu().double())
     return RankedStart(decay, best, losses[best])
 
 

@@ -28,7 +28,7 @@ from .evaluation.evaluate import Evaluation, evaluate, figures, verdict
 from .evaluation.gate import ROWS, check_agreement, compare_step
 from .evaluation.metrics import score_rows
 from .evaluation.retrieval import rank_rows
-from .loop import Trainer, TrainingDiverged
+from .loop import WARMUP_STEPS, Trainer, TrainingDiverged, autocast
 from .options import RUN, TrainOptions
 from .prepared_data import PreparedData, Say, prepare
 from .provenance import provenance
@@ -62,7 +62,7 @@ def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | Non
     processes = Processes(device)
     report: Say = say if processes.main else (lambda line: None)
     try:
-        with _places(options) if processes.main else nullcontext():
+        with _places(options) if processes.main else nullcontext(), torch.autocast(device, enabled=False):
             return _train(options, processes, processes.device(device), report, earlier)
     finally:
         processes.close()
@@ -98,9 +98,22 @@ def require_start(options: TrainOptions) -> Checkpoint | None:
 
     Raises a child of LvmError for what keeps a run with these options from going on, or from its first step here.
     """
-    if options.compile and options.model == "lstm" and torch_device(options.device) == "cpu":
-        raise InvalidInput("compile: inductor fails on the LSTM's operator on the CPU; train it without --compile")
+    if options.model == "lstm" and torch_device(options.device) == "cpu":
+        if options.compile:
+            raise InvalidInput("compile: inductor fails on the LSTM's operator on the CPU; train it without --compile")
+        if options.precision == "bf16" and not _lstm_runs_in_bf16():
+            raise InvalidInput("precision is bf16, in which PyTorch computes no LSTM on this CPU; train it in fp32")
     return Checkpoint.read(options.run_path / FILE, options) if options.resume else None
+
+
+def _lstm_runs_in_bf16() -> bool:
+    """Say whether this CPU has the instructions that oneDNN asks for."""
+    with autocast("bf16", torch.device("cpu")):
+        try:
+            nn.LSTM(1, 1)(torch.zeros(1, 1, 1))
+        except RuntimeError:
+            return False
+    return True
 
 
 @contextmanager
@@ -134,9 +147,15 @@ def _trainer(options: TrainOptions, prepared: PreparedData, processes: Processes
         contexts, targets = train_windows.batch(train_windows.starts[: options.batch_size])
         say(f"first step against the CPU: {compare_step(model, contexts, targets, str(device))}")
     if options.start == "baseline" and not options.resume:
-        say(f"start: {start_at_baseline(model.to(device), train_windows, seed=options.seed) or 'the linear average'}")
+        say(
+            f"start: {start_at_baseline(model.to(device), train_windows, seed=options.seed) or 'an average, by itself'}"
+        )
     torch.manual_seed(options.seed + processes.rank)  # dropout; the order of windows has its own generator
     trainer = Trainer(model, train_windows, options, processes)
+    if trainer.highest_rate < options.learning_rate / 2:
+        steps = counted(options.epochs * trainer.steps, "step")
+        say(f"note: the learning rate rises to {trainer.highest_rate:.1e} only and not to {options.learning_rate:.1e}: "
+            f"the run has {steps}, and warms up for {WARMUP_STEPS}")  # fmt: skip
     if trainer.ranking is not None:
         say(f"ranking over {trainer.ranking.count:,} of {counted(len(trainer.ranking.rows), 'training vector')}")
         if options.start == "ranked" and not config.starts_at_average and not options.resume:
@@ -202,6 +221,13 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
     done = (trainer.epoch * trainer.steps + trainer.step) * options.batch_size
     total = options.epochs * len(trainer.windows)
     saved_at = trainer.step
+    began = time.perf_counter()
+
+    def count_seconds() -> None:
+        nonlocal began
+        now = time.perf_counter()
+        progress.seconds += now - began
+        began = now
 
     def keep() -> None:
         save_checkpoint(path, trainer, progress, prepared.digest)
@@ -215,6 +241,7 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
                 return  # the epoch's own checkpoint follows at once
             stop = processes.any(interruption.requested)
             if stop or (options.checkpoint_every and step - saved_at >= options.checkpoint_every):
+                count_seconds()
                 keep()
                 saved_at = step
             if stop:
@@ -223,10 +250,9 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
 
         while trainer.epoch < options.epochs:
             began = time.perf_counter()
-            rate = trainer.learning_rate
             try:
                 loss = trainer.train_epoch(watch)
-                progress.seconds += time.perf_counter() - began
+                count_seconds()
                 found = _validate(trainer, prepared)
                 if not math.isfinite(found["val_cosine"]):
                     raise TrainingDiverged(f"the weights are not finite after the last step of epoch {trainer.epoch}")
@@ -234,11 +260,11 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
                 kept = f"last good checkpoint: {path}" if path.exists() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}; try a lower --learning-rate") from None
             saved_at = 0
-            _record(progress, trainer, {"loss": loss, "learning_rate": rate}, found)
+            _record(progress, trainer, {"loss": loss, "learning_rate": trainer.learning_rate}, found)
             trainer.end_epoch(found[f"val_{options.judge}"])
             keep()
             say(_epoch_line(progress, options.epochs, prepared))
-            if processes.any(interruption.requested) and trainer.epoch < options.epochs:
+            if processes.any(interruption.requested):
                 say(f"stopped after epoch {trainer.epoch}; --resume continues from {path}")
                 raise KeyboardInterrupt
 

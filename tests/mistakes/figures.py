@@ -172,15 +172,15 @@ MISTAKES = [
     Mistake(
         "retrieval is compared with the worst baseline",
         _EVALUATE,
-        "finder = max(found",
-        "finder = min(found",
+        "max(theirs, key",
+        "min(theirs, key",
         f"{_TEST_RETRIEVAL}::test_what_is_said_of_a_model_beside_its_baselines",
     ),
     Mistake(
         "retrieval is compared with the best baseline for cosine",
         _EVALUATE,
-        "finder = max(found, key=lambda name: found[name].mrr)",
-        "finder = nearest",
+        "paired_differences(scores, baselines)",
+        "paired_differences(scores, {nearest: baselines[nearest]})",
         f"{_TEST_RETRIEVAL}::test_what_is_said_of_a_model_beside_its_baselines",
     ),
     Mistake(

@@ -60,14 +60,14 @@ MISTAKES = [
     Mistake(
         "the cosine schedule has no warm-up",
         _LOOP,
-        "min(1.0, (now + 1) / WARMUP_STEPS) * ",
+        "min(1.0, (step + 1) / WARMUP_STEPS) * ",
         "",
         f"{_TEST_LOOP}::test_cosine_schedule_is_warmed_up_and_ends_at_zero",
     ),
     Mistake(
         "the cosine schedule falls from epoch to epoch, not from step to step",
         _LOOP,
-        "share = min(1.0, now / (self.options.epochs * self.steps))",
+        "share = min(1.0, step / (self.options.epochs * self.steps))",
         "share = self.epoch / self.options.epochs",
         f"{_TEST_LOOP}::test_cosine_schedule_is_warmed_up_and_ends_at_zero",
     ),

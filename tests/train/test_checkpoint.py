@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from train.data.windows import VectorStore, split_windows
 from train.distributed import Processes
 from train.loop import Trainer, TrainingDiverged
 from train.options import TrainOptions
-from train.run import _epochs, train
+from train.run import _epochs, _validate, train
 
 COMMAND = [
     *(sys.executable, "-m", "train", "--model", "lstm", "--data", "synthetic", "--windows", "1200", "--dim", "24"),
@@ -90,6 +91,50 @@ def test_interrupt_writes_a_checkpoint_and_stops(tmp_path: Path) -> None:
     assert "--resume continues" in out
     assert err.splitlines() == ["stopping within a few steps; Ctrl-C again stops at once", "interrupted"]
     assert not (tmp_path / "amn").exists()
+
+
+def test_a_run_that_was_stopped_in_an_epoch_tells_the_same_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rate, which a cosine changes with each step, and its seconds: here one passes with each step."""
+    seconds, stop_at, step = 0, 0, Trainer._step
+
+    def tick(self: Trainer, batch: torch.Tensor) -> None:
+        nonlocal seconds
+        seconds += 1
+        if seconds == stop_at:
+            signal.raise_signal(signal.SIGINT)
+        step(self, batch)
+
+    monkeypatch.setattr("train.loop.INTERVAL", 2)
+    monkeypatch.setattr("train.run.time", SimpleNamespace(perf_counter=lambda: float(seconds)))
+    monkeypatch.setattr(Trainer, "_step", tick)
+    small = {"windows": 300, "batch_size": 32, "epochs": 2, "schedule": "cosine"}
+    whole = train(options(tmp_path / "whole", **small), quiet).history
+    stop_at = seconds + 5
+    with pytest.raises(KeyboardInterrupt):
+        train(options(tmp_path / "stopped", **small), quiet)
+    assert train(options(tmp_path / "stopped", **small, resume=True), quiet).history == whole
+    assert [record["seconds"] for record in whole] == [9, 18]
+    assert whole[0]["learning_rate"] > 2 * whole[1]["learning_rate"]  # it has fallen by the last step
+
+
+def test_an_interrupt_after_the_last_step_stops_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left then, the figures and the proof of the artifact, may take minutes."""
+    small = {"windows": 300, "epochs": 1}
+    train(options(tmp_path / "whole", **small), quiet)
+
+    def interrupted(trainer: Trainer, prepared: Any) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        return _validate(trainer, prepared)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.run._validate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(options(tmp_path / "stopped", **small), quiet)
+    assert not (tmp_path / "stopped").exists()
+    train(options(tmp_path / "stopped", **small, resume=True), quiet)
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

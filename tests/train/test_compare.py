@@ -161,6 +161,13 @@ def test_speeds_are_plain_numbers(speeds: tuple[int, ...], ticks: list[str]) -> 
     assert texts[: texts.index("predictions/s, eager on the CPU, batch 32")] == ticks
 
 
+def test_a_loss_that_begins_at_zero_is_drawn() -> None:
+    """As it does where all vectors are the same."""
+    history = [{"epoch": 0}, {"epoch": 1, "loss": 0.0}, {"epoch": 2, "loss": 0.0}]
+    runs: Any = [SimpleNamespace(row=SimpleNamespace(name="amn"), result={"history": history})]
+    assert "training loss" in plots.losses(runs)
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (2.34, "2.3 s"), (59.9, "59.9 s"), (90, "1.5 min")])
 def test_a_training_takes_as_long_as_it_says(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -75,7 +75,9 @@ def test_unusable_configs_are_refused(kind: str, values: dict[str, Any], message
         reference_config(kind, values)
 
 
-def test_cosine_is_computed_again(tmp_path: Path) -> None:
+def test_cosine_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else: baselines take minutes on a large corpus."""
+    monkeypatch.delattr("train.prepared_data.fit_baselines")
     torch.manual_seed(0)
     settings: dict[str, Any] = {"data": "synthetic", "windows": 500}
     file = checkpoint(tmp_path / "best.pt", "amn", val_cosine=0.0)
@@ -145,6 +147,25 @@ def test_scalars_paths_and_namespaces_are_data(tmp_path: Path) -> None:
     artifact, _ = import_checkpoint(file, tmp_path / "out")
     assert artifact.manifest.provenance["metrics"]["stored_val_cosine"] == 0.5
     assert artifact.manifest.provenance["training"]["epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    "value", ["0.5", b"0.5", torch.ones(2), {1, 2}, 1j], ids=["text", "bytes", "tensor", "set", "complex"]
+)
+def test_what_is_no_number_in_the_place_of_one_is_left_out(tmp_path: Path, value: Any) -> None:
+    file = checkpoint(tmp_path / "best.pt", "amn", val_cosine=value, epoch=value)
+    artifact, _ = import_checkpoint(file, tmp_path / "out")
+    assert artifact.manifest.provenance["metrics"] == {"stored_val_cosine": None, "val_cosine": None}
+    assert artifact.manifest.provenance["training"]["epoch"] is None
+    with pytest.raises(InvalidInput, match="stores no val_cosine"):
+        import_checkpoint(file, tmp_path / "out", "synthetic", windows=300)
+
+
+@pytest.mark.parametrize("value", [None, "16", 16.0, [16]], ids=["none", "text", "float", "list"])
+def test_sizes_of_vectors_that_are_no_whole_numbers_are_named(tmp_path: Path, value: Any) -> None:
+    file = checkpoint(tmp_path / "best.pt", "amn", model_config=CONFIGS["amn"] | {"input_dim": value})
+    with pytest.raises(InvalidInput, match=r"input_dim is .* and output_dim .*, expected whole numbers"):
+        import_checkpoint(file, tmp_path / "out")
 
 
 @pytest.mark.parametrize("old_format", [False, True], ids=["zip", "old format"])

@@ -150,6 +150,23 @@ def test_compiling_an_lstm_on_the_cpu_is_refused_before_the_data_are_read(tmp_pa
         train(options)
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_an_lstm_in_bf16_is_refused_where_the_cpu_cannot_compute_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    def lstm(*arguments: object) -> torch.Tensor:
+        if not runs:
+            raise RuntimeError("could not create a primitive descriptor for the LSTM forward propagation primitive")
+        return torch.zeros(1)
+
+    monkeypatch.setattr(torch.nn.LSTM, "forward", lstm)
+    options = TrainOptions(model="lstm", data="absent.npz", out=tmp_path / "lstm", device="cpu", precision="bf16")
+    with pytest.raises(
+        InvalidInput, match=r"absent.npz: no such file" if runs else r"in which PyTorch computes no LSTM"
+    ):
+        train(options)
+
+
 def test_plateau_halves_the_rate_after_three_epochs_without_progress() -> None:
     subject = trainer(data(), schedule="plateau", epochs=6)
     rates = []
@@ -171,6 +188,18 @@ def test_cosine_schedule_is_warmed_up_and_ends_at_zero() -> None:
     assert len(step) > 300, "warm-up takes 200"
     expected = 0.01 * np.minimum(1, (step + 1) / 200) * (1 + np.cos(np.pi * step / len(step))) / 2
     np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    assert subject.highest_rate == max(rates)
+
+
+def test_a_run_that_ends_in_its_warm_up_says_which_rate_it_reaches(tmp_path: Path) -> None:
+    """A cosine of 40 steps has a fifth of the warm-up, and falls meanwhile."""
+    said: dict[str, list[str]] = {}
+    small: dict = {"data": "synthetic", "windows": 700, "dim": 16, "batch_size": 32, "epochs": 2, "device": "cpu"}
+    for schedule in ("cosine", "plateau"):
+        options = TrainOptions(model="amn", out=tmp_path / "amn", schedule=schedule, learning_rate=0.01, **small)
+        train(options, said.setdefault(schedule, []).append)
+    assert "rate rises to 5.6e-04 only and not to 1.0e-02: the run has 40 steps, and warms up for 200" in str(said)
+    assert "rate rises" not in str(said["plateau"])
 
 
 def test_average_of_the_weights_forgets_its_start() -> None:
@@ -209,6 +238,19 @@ def test_noise_and_vector_dropout_touch_contexts_alone_and_as_much_as_asked() ->
     assert float(dropped.float().mean()) == pytest.approx(0.25, abs=0.04)
     noise = (contexts - plain)[~dropped]
     assert float(noise.norm(dim=1).square().mean().sqrt()) == pytest.approx(0.4, rel=0.05)
+
+
+def test_vector_dropout_leaves_no_context_empty() -> None:
+    """The prediction of an AMN for nothing is next to nothing, and the gradient of its direction next to infinite."""
+    split = data()
+    subject = trainer(split, vector_dropout=0.6, batch_size=len(split.train), grad_clip=1e9)
+    norms: list[torch.Tensor] = []
+    subject.optimizer.register_step_pre_hook(
+        lambda *_: norms.append(torch.nn.utils.get_total_norm([p.grad for p in subject.model.parameters()]))
+    )
+    subject.train_epoch()
+    assert len(split.train) * 0.6**5 > 10
+    assert 0 < norms[0] < 10
 
 
 def test_a_step_takes_the_loss_and_the_temperature_that_were_asked_for() -> None:

@@ -176,9 +176,12 @@ def test_disagreeing_model_leaves_no_artifact(tmp_path: Path, monkeypatch: pytes
         ({"queries": -1}, "queries is -1, expected a whole number of 0 or more"),
         ({"ema": "0.9"}, "ema is '0.9', expected a number, such as 0"),
         ({"data": 3}, "data is 3, expected bundled, synthetic or the path"),
+        ({"normalize": "false"}, "normalize is 'false', expected true or false"),
+        ({"sizes": ["hidden_dim"]}, "sizes is .*, expected a mapping, such as"),
+        ({"context_length": 1, "vector_dropout": 0.1}, "vector_dropout is 0.1, expected 0 with contexts of one"),
     ],
     ids=["epochs", "rate", "loss", "test share", "size", "dim", "context length", "half an epoch", "large seed",
-         "negative count", "text", "data"],
+         "negative count", "text", "data", "text for a switch", "list", "nothing to drop"],
 )  # fmt: skip
 def test_bad_options_say_what_was_expected(tmp_path: Path, values: dict, message: str) -> None:
     with pytest.raises(LvmError, match=message):

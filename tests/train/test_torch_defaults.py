@@ -38,6 +38,16 @@ def test_a_run_gives_the_same_weights_and_leaves_the_defaults(
     assert [record["val_cosine"] for record in found.history] == [record["val_cosine"] for record in usual.history]
 
 
+def test_a_run_inside_an_autocast_is_in_the_precision_that_it_says(tmp_path: Path) -> None:
+    small: dict = {"data": "synthetic", "windows": 300, "dim": 16, "epochs": 1, "device": "cpu", "model": "amn"}
+    usual = train(TrainOptions(out=tmp_path / "usual", **small), lambda line: None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = train(TrainOptions(out=tmp_path / "found", **small), lambda line: None)
+        assert torch.is_autocast_enabled("cpu")
+    assert found.artifact.manifest.weights.sha256 == usual.artifact.manifest.weights.sha256
+    assert found.validation.to_dict() == usual.validation.to_dict()
+
+
 def test_an_import_computes_the_same_cosine(tmp_path: Path, change_defaults: Callable[[], None]) -> None:
     file = checkpoint(tmp_path / "best.pt", "lstm", val_cosine=2.0)
     told = []

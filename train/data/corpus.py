@@ -30,15 +30,18 @@ LARGEST_NORM = Backend.largest_norm
 LARGEST_SCALED = 1e18
 """The longest row whose length float32 can tell, so that it can be divided by it."""
 
-SMALLEST_NORM = 1e-12
-"""What torch's `normalize` divides by at least: a shorter row would not have length 1 afterwards."""
+SMALLEST_NORM = 1e-8
+"""What torch's `cosine_similarity` divides by at least: with a shorter row it is smaller than the cosine."""
 
 _BLOCK = 65_536  # rows read at a time: a mapped corpus never has to fit into memory
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusReport:
-    """What a look at every row found. Counts are of rows, or of documents where the name says so."""
+    """What a look at every row found. Counts are of rows, or of documents where the name says so.
+
+    `overlap`: tokens that a chunk has in common with the one before it, as `embed` made the corpus.
+    """
 
     rows: int
     documents: int
@@ -46,6 +49,7 @@ class CorpusReport:
     rows_off_unit: int
     short_documents: int
     tiny_rows: int = 0
+    overlap: int = 0
 
     def lines(self, context_length: int) -> list[str]:
         """Return one line for the totals and one per thing that a reader should know."""
@@ -60,6 +64,12 @@ class CorpusReport:
             rows = counted(self.rows_off_unit, "row is", "rows are")
             found.append(
                 f"warning: {rows} not of length 1 (±{UNIT_NORM_TOLERANCE}); --normalize divides each by its length"
+            )
+        if self.overlap:
+            tokens = counted(self.overlap, "token")
+            found.append(
+                f"WARNING: a chunk begins with up to {tokens} of the one before it, so a context holds the beginning "
+                "of what it is to predict, which flatters all figures; embed the texts without --overlap"
             )
         if self.short_documents:
             documents = counted(self.short_documents, "document has", "documents have")
@@ -116,6 +126,7 @@ def check_corpus(
         off_unit += int(((np.abs(norms - 1) > UNIT_NORM_TOLERANCE) & kept).sum())
         progress(len(block))
     lengths = np.diff(run_begins(corpus.document_ids), append=total)
+    overlap = (corpus.columns.made or {}).get("overlap", 0)
     report = CorpusReport(
         rows=total,
         documents=len(lengths),
@@ -123,5 +134,6 @@ def check_corpus(
         rows_off_unit=off_unit,
         short_documents=int((lengths <= context_length).sum()),
         tiny_rows=int((~usable).sum()) - zero,
+        overlap=overlap if isinstance(overlap, int) else 0,
     )
     return report, usable

@@ -141,7 +141,7 @@ def _cosine(store: VectorStore, a: NDArray[np.int64], b: NDArray[np.int64]) -> f
     if not len(a):
         return float("nan")
     left, right = (store.rows(torch.from_numpy(rows).to(store.device)) for rows in (a, b))
-    return float(F.cosine_similarity(left, right, dim=1).double().mean())
+    return float(F.cosine_similarity(left, right, dim=1).cpu().double().mean())
 
 
 def _by_position(windows: WindowSet) -> tuple[float, ...]:
@@ -151,7 +151,7 @@ def _by_position(windows: WindowSet) -> tuple[float, ...]:
     for starts in windows.batches(2048):
         contexts, targets = windows.batch(starts)
         parts.append(F.cosine_similarity(contexts, targets.unsqueeze(1), dim=2))
-    return tuple(torch.cat(parts).double().mean(dim=0).tolist())
+    return tuple(torch.cat(parts).cpu().double().mean(dim=0).tolist())
 
 
 def copied(vectors: NDArray[Any], train: WindowSet, *held: WindowSet) -> list[float]:

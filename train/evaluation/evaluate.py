@@ -46,8 +46,8 @@ class Evaluation:
     """A model beside the baselines on one set of windows.
 
     `gain` is its cosine minus the linear average's. `versus` holds paired differences by metric: cosine to the
-    baseline with the best cosine, hit@k, mrr and contrastive accuracy to the baseline with the best mrr. `offsets` is
-    the offset profile.
+    baseline with the best cosine; hit@k, mrr and contrastive accuracy each to the baseline that is best at it.
+    `offsets` is the offset profile.
     """
 
     metrics: Metrics
@@ -85,18 +85,19 @@ def evaluate(
     gain = bootstrap(scores.rows.cosine - baselines[LINEAR_AVERAGE].rows.cosine, windows.groups)
     found = {name: s.metrics(windows) for name, s in baselines.items()}
     nearest = max(found, key=lambda name: found[name].cosine.value)
-    finder = max(found, key=lambda name: found[name].mrr)
     paired = bootstrap(scores.rows.cosine - baselines[nearest].rows.cosine, windows.groups)
-    versus = {"cosine": Difference(nearest, paired)} | paired_differences(scores, baselines[finder], finder)
+    versus = {"cosine": Difference(nearest, paired)} | paired_differences(scores, baselines)
     offsets = offset_profile(predict, windows, doc_ids)
     return Evaluation(scores.metrics(windows), gain, versus, found, scores, baselines, windows.groups, offsets)
 
 
-def paired_differences(scores: Scores, baseline: Scores, name: str) -> dict[str, Difference]:
-    """Return the paired differences of every retrieval metric to the baseline `name` on the same queries."""
-    theirs = baseline.ranks.columns()
-    columns = {metric: values - theirs[metric] for metric, values in scores.ranks.columns().items()}
-    return {k: Difference(name, v) for k, v in bootstrap_all(columns, scores.ranks.groups).items()}
+def paired_differences(scores: Scores, baselines: dict[str, Scores]) -> dict[str, Difference]:
+    """Return the paired difference of each retrieval metric to the baseline that is best at it, on the same queries."""
+    theirs = {name: found.ranks.columns() for name, found in baselines.items()}
+    mine = scores.ranks.columns()
+    best = {metric: max(theirs, key=lambda name: float(theirs[name][metric].mean())) for metric in mine}
+    columns = {metric: values - theirs[best[metric]][metric] for metric, values in mine.items()}
+    return {k: Difference(best[k], v) for k, v in bootstrap_all(columns, scores.ranks.groups).items()}
 
 
 def verdict(versus: dict[str, Difference]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from lvm_runtime.backends.devices import inference
+
 from ..data.windows import WindowSet
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8)
 RESAMPLES = 1000
+_STUDENT = (1.960, 2.372, 2.822, 2.556)
+"""Factors of 1/ν⁰ … 1/ν³ in the 97.5 % point of Student's t with ν degrees of freedom (Abramowitz & Stegun 26.7.5)."""
+
 CLEAR = "clear of zero"
 FEWEST_DOCUMENTS = 6
 """From here on, documents that all lie on one side of zero are rarer than 1 in 20."""
@@ -116,24 +122,24 @@ class Metrics:
         }
 
 
-@torch.no_grad()
 def score_rows(predict: Predict, windows: WindowSet) -> RowScores:
-    """Predict every window and return its scores; memory does not grow with D."""
-    columns: list[Tensor] = []
-    for starts in windows.batches(256):
-        contexts, targets = windows.batch(starts)
-        predictions = predict(contexts).float()
-        columns.append(
-            torch.stack(
-                [
-                    F.cosine_similarity(predictions, targets, dim=1),
-                    (predictions - targets).square().mean(dim=1),
-                    F.cosine_similarity(predictions, contexts[:, -1], dim=1),
-                ]
-            )
-        )
-    scores = torch.cat(columns, dim=1).cpu().double().numpy()  # [3, n]
+    """Predict every window, in full precision, and return its scores; memory does not grow with D."""
+    with inference(windows.starts.device.type, None):
+        columns = [_scores(predict, *windows.batch(starts)) for starts in windows.batches(256)]
+        scores = torch.cat(columns, dim=1).cpu().double().numpy()  # [3, n]
     return RowScores(*scores)
+
+
+def _scores(predict: Predict, contexts: Tensor, targets: Tensor) -> Tensor:
+    """Return what `RowScores` holds of a batch `[3, b]`."""
+    predictions = predict(contexts).float()
+    return torch.stack(
+        [
+            F.cosine_similarity(predictions, targets, dim=1),
+            (predictions - targets).square().mean(dim=1),
+            F.cosine_similarity(predictions, contexts[:, -1], dim=1),
+        ]
+    )
 
 
 def bootstrap(values: Floats, groups: NDArray[np.int64]) -> Estimate:
@@ -141,6 +147,10 @@ def bootstrap(values: Floats, groups: NDArray[np.int64]) -> Estimate:
 
     Windows of one document overlap and share a topic, so resampling windows would give intervals that are far
     too narrow. Source: cluster bootstrap, Davison & Hinkley 1997, section 3.8.
+
+    Resamples of few documents vary too little as well: between their percentiles 2.5 and 97.5 the mean lies 91 times
+    in 100 with 20 documents and 84 times with 6. So the interval is the expanded one of Hesterberg 2015 ("What
+    Teachers Should Know About the Bootstrap"), as much wider as Student's t is than the normal distribution.
     """
     return bootstrap_all({"": values}, groups)[""]
 
@@ -151,12 +161,21 @@ def bootstrap_all(columns: Mapping[str, Floats], groups: NDArray[np.int64]) -> d
     counts = np.bincount(place).astype(np.float64)
     rng = np.random.default_rng(0)
     draws = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=RESAMPLES)  # [R, documents]
+    percentiles = _percentiles(len(counts))
     found = {}
     for name, values in columns.items():
         means = (draws @ np.bincount(place, weights=values)) / (draws @ counts)
-        low, high = np.percentile(means, [2.5, 97.5])
+        low, high = np.percentile(means, percentiles)
         found[name] = Estimate(float(values.mean()), float(low), float(high), len(counts))
     return found
+
+
+def _percentiles(documents: int) -> tuple[float, float]:
+    """Return the percentiles of resampled means at which a 95 % interval of so many documents begins and ends."""
+    free = max(documents - 1, 1)
+    student = sum(factor / free**power for power, factor in enumerate(_STUDENT))
+    low = 100 * NormalDist().cdf(-student * (documents / free) ** 0.5)
+    return low, 100 - low
 
 
 def summarise(scores: RowScores, windows: WindowSet, retrieval: dict[str, Estimate]) -> Metrics:

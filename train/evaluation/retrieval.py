@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lvm_runtime.backends.devices import inference
 from lvm_runtime.corpus.ranks import QUERIES, Search
 
 from ..data.windows import WindowSet
@@ -60,7 +61,6 @@ def score(predictors: Mapping[str, Predict], windows: WindowSet, queries: int = 
     return {name: Scores(score_rows(p, windows), ranks[name]) for name, p in predictors.items()}
 
 
-@torch.no_grad()
 def rank_rows(
     predictors: Mapping[str, Predict],
     windows: WindowSet,
@@ -71,11 +71,13 @@ def rank_rows(
     """Rank each window's target among the vectors of the corpus, for at most `queries` windows, evenly spaced (0: all).
 
     The window's own context is left out of the candidates. `rows` limits the candidates to a range that holds the
-    windows. Memory is 1,000 · 8,192 cosines, whatever N is.
+    windows. Memory is 1,000 · 8,192 cosines, whatever N is. Precision is full, whatever torch was told for training:
+    the target's own cosine would be rounded in another way than those of its rivals.
     """
     sample = windows.sample(queries or len(windows))
     begin, end = rows or (0, len(windows.store))
     search = Search(windows.store.rows, sample.starts, sample.context_length, begin, end)
-    contexts = [sample.batch(starts)[0] for starts in sample.batches(_BATCH)]
-    predictions = {name: torch.cat([p(c).float() for c in contexts]) for name, p in predictors.items()}
-    return {name: RankScores(*found, sample.groups) for name, found in search.ranks(predictions).items()}
+    with inference(sample.starts.device.type, None):
+        contexts = [sample.batch(starts)[0] for starts in sample.batches(_BATCH)]
+        predictions = {name: torch.cat([p(c).float() for c in contexts]) for name, p in predictors.items()}
+        return {name: RankScores(*found, sample.groups) for name, found in search.ranks(predictions).items()}

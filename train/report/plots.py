@@ -56,7 +56,8 @@ def losses(runs: list[Run]) -> str:
     def draw(axes: Any) -> None:
         for run, colour in zip(runs, colours(runs), strict=True):
             history = [record for record in run.result["history"] if "loss" in record]  # epoch 0 has none
-            relative = [record["loss"] / history[0]["loss"] for record in history]
+            first = history[0]["loss"] or 1.0  # of vectors that are all the same it is zero
+            relative = [record["loss"] / first for record in history]
             epochs = [record["epoch"] for record in history]
             axes.plot(epochs, relative, color=colour, marker="o", markersize=3, label=run.row.name)
         axes.set(xlabel="epoch", ylabel="training loss / first epoch's")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from lvm_runtime.corpus.chunks import ChunkColumns
 from lvm_runtime.corpus.corpus import BUNDLED, Corpus, of_documents
 from lvm_runtime.errors import InvalidInput
 from train.data.corpus import CorpusReport, check_corpus, load_corpus
@@ -83,12 +85,22 @@ def test_a_row_that_is_too_long_is_refused_with_its_norm(largest: float, advice:
 
 def test_a_row_is_zero_only_if_all_of_it_is() -> None:
     corpus = make([7, 8])
-    for row, length in ((1, 0.0), (3, 1e-31), (9, 0.9e-12), (11, 1.1e-12)):
+    for row, length in ((1, 0.0), (3, 1e-31), (9, 0.9e-8), (11, 1.1e-8)):
         corpus.values[row] *= length
     report, usable = check_corpus(corpus, 5)
     assert (report.zero_rows, report.tiny_rows, report.rows_off_unit) == (1, 2, 1)
     assert np.flatnonzero(~usable).tolist() == [1, 3, 9]
-    assert "warning: 2 rows are shorter than 1e-12; windows that touch such a row are left out" in report.lines(5)
+    rows = torch.tensor(corpus.values[[9, 11]])
+    assert torch.cosine_similarity(rows, rows, dim=1).tolist() == pytest.approx([0.81, 1.0]), "with themselves"
+    assert "warning: 2 rows are shorter than 1e-08; windows that touch such a row are left out" in report.lines(5)
+
+
+@pytest.mark.parametrize("overlap", [32, 0, None, "32"])
+def test_chunks_that_overlap_are_warned_of(overlap: object) -> None:
+    """Whatever a file says of itself."""
+    corpus = replace(make([7, 8]), columns=ChunkColumns(made={"overlap": overlap}))
+    warned = [line for line in check_corpus(corpus, 5)[0].lines(5) if "begins with up to 32 tokens" in line]
+    assert len(warned) == (overlap == 32)
 
 
 def test_digest_tells_data_apart(tmp_path: Path) -> None:

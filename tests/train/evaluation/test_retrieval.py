@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -25,7 +26,7 @@ from train.evaluation.baselines import (
     recency_weights,
 )
 from train.evaluation.evaluate import Difference, evaluate, figures, verdict
-from train.evaluation.metrics import Estimate, bootstrap
+from train.evaluation.metrics import Estimate, Predict, bootstrap, score_rows
 from train.evaluation.retrieval import rank_rows, score
 from train.evaluation.ridge import fit_ridge
 
@@ -172,6 +173,32 @@ def test_ridge_map_finds_a_linear_law_and_solves_its_normal_equations(split: Spl
     assert gradient.abs().max() < 1e-4 * cross.abs().max()
 
 
+@pytest.mark.parametrize(
+    "judge", [score_rows, lambda predict, windows: rank_rows({"": predict}, windows)], ids=["cosine", "rank"]
+)
+def test_scores_are_in_full_precision_whatever_torch_was_told_for_training(
+    split: Split, judge: Callable[[Predict, WindowSet], object]
+) -> None:
+    seen: set[tuple[str, bool]] = set()
+
+    def look(contexts: torch.Tensor) -> torch.Tensor:
+        kind = getattr(torch.backends.mkldnn, "matmul", None)  # from torch 2.9 on
+        precision = torch.get_float32_matmul_precision() if kind is None else kind.fp32_precision
+        seen.add((precision, torch.is_autocast_enabled("cpu")))
+        return linear_average(contexts)
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu"):
+            judge(look, split.validation)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen <= {("highest", False), ("ieee", False), ("none", False)}
+    assert seen
+
+
 def test_what_is_said_of_a_model_beside_its_baselines(split: Split) -> None:
     corpus = load_corpus("synthetic", windows=400, dim=16)
     baselines = score(fit_baselines(split.train).predictors, split.validation)
@@ -182,6 +209,13 @@ def test_what_is_said_of_a_model_beside_its_baselines(split: Split) -> None:
     mine = rank_rows({"model": Last()}, split.validation)["model"]
     expected = (1 / mine.rank).mean() - (1 / best.ranks.rank).mean()
     assert found.versus["mrr"].value.value == pytest.approx(expected, abs=1e-12)
+    for metric, difference in found.versus.items():
+        if metric != "cosine":
+            reached = {name: s.ranks.columns()[metric].mean() for name, s in baselines.items()}
+            assert difference.baseline == max(reached, key=lambda name: reached[name]), metric
+            expected = mine.columns()[metric].mean() - max(reached.values())
+            assert difference.value.value == pytest.approx(expected, abs=1e-12)
+    assert len({difference.baseline for difference in found.versus.values()}) > 1, "or one baseline would do for all"
     lines = figures(found, {"ridge map": "penalty 1"})
     assert any("ridge map, penalty 1" in line for line in lines)
     starts = {tuple(m.start() for m in re.finditer(r"(?<=  )\S", line))[-6:] for line in lines[: len(baselines) + 2]}
