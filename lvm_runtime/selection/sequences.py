@@ -31,7 +31,7 @@ class SequenceRunner:
     def __init__(self, artifact: Artifact, windows: Session) -> None:
         self._artifact = artifact
         self._windows = windows
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close what it has interrupted
         self._opened = False
         self._guard: GuardedBackend | None = None
         self.refusal: Refusal | None = None
