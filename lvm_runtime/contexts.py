@@ -226,21 +226,22 @@ def _holds_masks(value: Any) -> bool:
 def holds_booleans(value: Any, array: NDArray[Any]) -> bool:
     """Say whether a boolean is in the nested lists `value`, which numpy made numbers: `array`.
 
-    numpy makes a 0 or a 1 of a boolean. Lists without either, as most are, and lists of arrays, which have a dtype
-    each, are not searched item by item.
+    numpy makes a 0 or a 1 of a boolean. Lists without either, as most are, are not searched item by item, and of lists
+    of arrays only the dtype of each is looked at.
     """
     first = value
     while isinstance(first, list | tuple) and first:
         first = first[0]
-    if getattr(first, "ndim", 0) or array.dtype.kind not in "iuf":
+    if array.dtype.kind not in "iuf":
         return False
-    return bool(((array == 0) | (array == 1)).any()) and _has_boolean(value)
+    return bool(getattr(first, "ndim", 0) or ((array == 0) | (array == 1)).any()) and _has_boolean(value)
 
 
 def _has_boolean(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return not set(map(type, value)) <= {float, int} and any(map(_has_boolean, value))
-    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+    dtype = getattr(value, "dtype", "")
+    return isinstance(value, bool) or (getattr(dtype, "kind", "") or str(dtype)) in ("b", "torch.bool")
 
 
 def _from_sequence(value: Any, name: str) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_runtime.arguments import whole_number
+from lvm_runtime.arguments import shown, whole_number
 from lvm_runtime.artifact.folder import Artifact, resolve
 from lvm_runtime.backends.lifecycle import building, forks_wait
 from lvm_runtime.contexts import Array, Contexts, as_float_array, refuse, to_float32
@@ -83,7 +83,7 @@ class Predictor:
         'int8'
         """
         if not isinstance(request, Request):
-            raise InvalidInput(f"request is {request!r}, expected a Request")
+            raise InvalidInput(f"request is {shown(request)}, expected a Request")
         self = cls.__new__(cls)
         self._load(resolve(artifact).absolute(), request)
         return self
@@ -144,7 +144,7 @@ class Predictor:
             and contexts.flags.c_contiguous
             and contexts.flags.aligned
             and out is None
-            and not return_attention
+            and return_attention is False
         ):
             answer = self._open_session().run_usable(contexts)
             if answer is not None:
@@ -156,7 +156,7 @@ class Predictor:
         contexts = Contexts(value, *self._shape, self.largest_norm)
         batch, (length, dim) = len(contexts), self._shape
         if not isinstance(return_attention, bool | np.bool_):
-            raise InvalidInput(f"return_attention is {return_attention!r}, expected True or False")
+            raise InvalidInput(f"return_attention is {shown(return_attention)}, expected True or False")
         if return_attention and not session.has_attention:
             raise InvalidInput(f"return_attention: the {self.config.architecture} has no attention to return, only amn")
         if out is None:
@@ -228,7 +228,7 @@ class Predictor:
         try:
             ahead = np.empty((len(given), steps, self.config.dim), np.float32)
         except ValueError as error:
-            raise InvalidInput(f"steps is {steps}, expected fewer, as an array can hold ({error})") from error
+            raise InvalidInput(f"steps is {shown(steps)}, expected fewer, as an array can hold ({error})") from error
         for step in range(steps):
             ahead[:, step] = prediction = self.predict(window)
             window = np.concatenate([window[:, 1:], prediction[:, None]], axis=1)

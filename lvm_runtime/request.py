@@ -42,7 +42,7 @@ class Request:
             raise InvalidInput(f"unknown device {self.device!r}; expected auto or one of {', '.join(DEVICES)}")
         if text(self.backend, "backend", example="auto") != AUTO:
             backend_class(self.backend)
-        if self.precision is not None and self.precision not in PRECISIONS:
+        if self.precision is not None and text(self.precision, "precision", example="int8") not in PRECISIONS:
             raise InvalidInput(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
         checked: dict[str, float | None] = {}
         if self.max_drift is not None:

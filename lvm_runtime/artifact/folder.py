@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from lvm_runtime.arguments import file_name
+from lvm_runtime.arguments import file_name, shown
 from lvm_runtime.artifact.config import ARCHITECTURES, ModelConfig
 from lvm_runtime.artifact.files import check, check_size, check_strays, describe, read_plain
 from lvm_runtime.artifact.fingerprint import Fingerprint
@@ -301,7 +301,7 @@ def resolve(name: str | Path) -> Path:
     Raises ArtifactError with the command that makes it when there is none.
     """
     if not isinstance(name, str | Path):
-        raise InvalidInput(f"artifact is {name!r}, expected a folder or one of {', '.join(ARCHITECTURES)}")
+        raise InvalidInput(f"artifact is {shown(name)}, expected a folder or one of {', '.join(ARCHITECTURES)}")
     path = Path(name)
     try:
         found = (path / MANIFEST).is_file()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lvm_runtime.contexts import is_usable
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError
 from lvm_runtime.system.extras import installed
-from lvm_runtime.system.imports import load
+from lvm_runtime.system.imports import forked_with, load
 
 Array = NDArray[np.float32]
 
@@ -186,6 +186,18 @@ class Backend(ABC):
             able = " or ".join(cls.precisions)
             raise BackendUnavailable(f"backend {cls.name} computes in {able}, and {precision} was asked for")
         return precision
+
+    @classmethod
+    def refuse_forked(cls) -> None:
+        """Raise BackendUnavailable in a fork of a process that had the framework: for those that would wait for ever.
+
+        They wait for threads, which are in the parent.
+        """
+        if forked_with(cls.framework):
+            raise BackendUnavailable(
+                f"backend {cls.name} cannot run in a process that was forked after {cls.framework} was imported; "
+                "spawn the process, or fork before anything imports it"
+            )
 
     @classmethod
     def refuse_threads(cls, threads: int | None) -> None:

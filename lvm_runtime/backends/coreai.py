@@ -55,6 +55,7 @@ class CoreAIBackend(Backend):
     def __init__(
         self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
     ) -> None:
+        self.refuse_forked()
         asset = self.load_framework()
         self.refuse_threads(threads)
         able = self.devices()
@@ -115,6 +116,10 @@ class CoreAIBackend(Backend):
         outputs = self._outputs(contexts)
         return self._predictions(outputs), np.array(outputs["attention"].numpy(), dtype=np.float32)
 
+    def after_fork(self) -> None:
+        """Say what to do instead; a new backend would wait for ever too."""
+        self.refuse_forked()
+
     def close(self) -> None:
         """Let the functions go and end the thread."""
         self._functions = {}
@@ -143,6 +148,7 @@ class _EventLoop:
         thread.start()
         self._loop, self._submit = loop, asyncio.run_coroutine_threadsafe
         self.close = weakref.finalize(self, _end, loop, thread)
+        self.close.atexit = False  # the backend is closed at the exit, once nobody runs it any more
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Return what `coroutine` returns, or raise what it raises."""

@@ -2,7 +2,8 @@
 
 Runs the deployment form as a flat plan with fp32 weights, in fp32, fp16 or bfloat16. The last normalisation is in fp32
 in each of them, so that predictions have norm 1. A thread of MLX's own cannot be used by another thread of Python's:
-a backend does all its work in one thread that it keeps for that.
+a backend does all its work in one thread that it keeps for that. What MLX has compiled it frees in the same thread, and
+takes the interpreter lock to do so: not when the system ends the thread, which would abort an interpreter that exits.
 
 b batch, W windows, R rows of a view, T context length, D vector.
 """
@@ -11,19 +12,25 @@ from __future__ import annotations
 
 import math
 import platform
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lvm_runtime.backends.base import REDUCED_LARGEST_NORM, Array, Backend
 from lvm_runtime.backends.plan_file import Operation, Plan, View, read_plan
-from lvm_runtime.errors import ArtifactError, BackendUnavailable, one_line
+from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError, one_line
 from lvm_runtime.system import extras
 
 _TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _TINY = 1e-12  # what torch's normalize divides by where a norm is smaller
+_Task = tuple["Future[list[Array]]", Array]
 
 
 class MlxBackend(Backend):
@@ -43,6 +50,7 @@ class MlxBackend(Backend):
     def __init__(
         self, source: Path, *, device: str = "auto", threads: int | None = None, precision: str | None = None
     ) -> None:
+        self.refuse_forked()
         mx = self.load_framework()
         present = self.devices()
         self.device = present[0] if device == "auto" else device
@@ -63,9 +71,13 @@ class MlxBackend(Backend):
         if wrong or "plan" not in metadata:
             raise ArtifactError(f"{source}: expected a plan and float32 weights; export it again")
         plan = read_plan(metadata["plan"], {name: t.shape for name, t in tensors.items()}, str(source))
-        self._mx, self._plan, self._tensors = mx, plan, tensors
-        self._compiled: Any = None
-        self._thread = ThreadPoolExecutor(1, "lvm-mlx")
+        program = partial(_Program, mx, plan, tensors, getattr(mx, _TYPES[self.precision]))
+        stream = mx.gpu if self.device == "gpu" else mx.cpu
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        thread = threading.Thread(target=_serve, args=(self._tasks, mx, stream, program), name="lvm-mlx", daemon=True)
+        thread.start()
+        self._end = weakref.finalize(self, _end, self._tasks, thread)
+        self._end.atexit = False  # it is closed at the exit, once nobody runs it any more
 
     @classmethod
     def devices(cls) -> list[str]:
@@ -82,22 +94,46 @@ class MlxBackend(Backend):
         prediction, attention = self._run(contexts)
         return prediction, attention
 
+    def after_fork(self) -> None:
+        """Say what to do instead; a new backend would wait for ever too."""
+        self.refuse_forked()
+
     def close(self) -> None:
         """End the thread; what was being computed is finished first."""
-        self._thread.shutdown()
+        self._end()
 
     def _run(self, contexts: Array) -> list[Array]:
-        return self._thread.submit(self._compute, contexts.reshape(len(contexts), -1)).result()
+        if not self._end.alive:
+            raise LvmError("this backend is closed")
+        answer: Future[list[Array]] = Future()
+        self._tasks.put((answer, contexts.reshape(len(contexts), -1)))
+        return answer.result()
 
-    def _compute(self, inputs: Array) -> list[Array]:
-        mx = self._mx
-        with mx.stream(mx.gpu if self.device == "gpu" else mx.cpu):
-            if self._compiled is None:
-                program = _Program(mx, self._plan, self._tensors, getattr(mx, _TYPES[self.precision]))
-                self._compiled = mx.compile(program)
-            outputs = self._compiled(mx.array(inputs))
-            mx.eval(*outputs)
-            return [np.array(output) for output in outputs]
+
+def _serve(tasks: SimpleQueue[_Task | None], mx: Any, stream: Any, program: Callable[[], _Program]) -> None:
+    """Compute what comes until it is None, with a program that is compiled at first."""
+    compiled: Any = None
+    while (task := tasks.get()) is not None:
+        answer, inputs = task
+        try:
+            with mx.stream(stream):
+                compiled = compiled or mx.compile(program())
+                answer.set_result(_computed(mx, compiled, inputs))
+        except BaseException as error:  # raised again in the caller's thread
+            answer.set_exception(error)
+        del task, answer, inputs  # the caller's arrays
+
+
+def _computed(mx: Any, program: Any, inputs: Array) -> list[Array]:
+    outputs = program(mx.array(inputs))
+    mx.eval(*outputs)
+    return [np.array(output) for output in outputs]
+
+
+def _end(tasks: SimpleQueue[_Task | None], thread: threading.Thread) -> None:
+    tasks.put(None)
+    if thread is not threading.current_thread():  # where the garbage collector may run too
+        thread.join()
 
 
 class _Program:

@@ -111,9 +111,9 @@ def _check_code(source: bytes, name: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the parser, on odd literals
-            tree = ast.parse(source)
+            tree = ast.parse(source.decode("ascii"))  # of bytes, a comment may name a coding, which PyTorch ignores
         nodes = list(ast.walk(tree))
-    except (SyntaxError, RecursionError, MemoryError) as error:
+    except (SyntaxError, RecursionError, MemoryError, UnicodeDecodeError) as error:
         raise ValueError(f"{name} cannot be parsed ({error})") from error
     for node in nodes:
         if not isinstance(node, _NODES):

@@ -10,7 +10,7 @@ from lvm_runtime.errors import counted
 from lvm_runtime.selection import measurements
 
 DESCRIPTION = """List what is kept in the user's cache folder ($LVM_CACHE, or lvm_runtime in the system's folder for
-caches): Core ML models compiled for this machine, and the speeds that `lvm-runtime tune` measured."""
+caches): Core ML models compiled for this machine, and the speeds that Predictors and `lvm-runtime tune` measured."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from lvm_runtime.commands.request_options import add_artifact, add_request_optio
 from lvm_runtime.predictor import Predictor
 
 DESCRIPTION = """Open the artifact as a Predictor with the same options would, and print what Predictor.explain() says:
-what runs for which batch sizes, with which measured drift, and what was ruled out and why."""
+what runs where, with which measured drift, and what was ruled out and why."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -98,6 +98,8 @@ def _contexts_of(path: Path, length: int, dim: int) -> NDArray[Any]:
 
 
 def _read_stdin() -> str:
+    if sys.stdin is None:
+        raise InvalidInput("stdin: is closed; give a text there, or --document")
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:

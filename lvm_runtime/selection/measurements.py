@@ -1,7 +1,7 @@
 """How fast each form of an artifact was on this machine, kept in the user's cache folder.
 
 One file per artifact, machine, library versions and number of threads: a new library or chip is measured anew, and so
-are other instructions for the native engine.
+is the same chip with other instructions, which a virtual machine may hide, or which are chosen for the native engine.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> P
 
 
 def here() -> dict[str, str]:
-    """Return what a measurement depends on besides the artifact: processor, system, versions, chosen instructions."""
+    """Return what a measurement depends on besides the artifact: the machine, versions and chosen instructions."""
     versions = {"numpy": np.__version__}
     for cls in map(backend_class, BACKENDS):
         if version := cls.version():

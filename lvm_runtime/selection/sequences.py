@@ -14,7 +14,7 @@ from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, largest_differenc
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.artifact.manifest import CompiledFile
 from lvm_runtime.backends.base import Array, Backend
-from lvm_runtime.backends.lifecycle import GuardedBackend, building, proving
+from lvm_runtime.backends.lifecycle import GuardedBackend, building, forks_wait, proving
 from lvm_runtime.contexts import is_usable
 from lvm_runtime.errors import LvmError
 from lvm_runtime.selection.candidates import Refusal
@@ -31,7 +31,7 @@ class SequenceRunner:
     def __init__(self, artifact: Artifact, windows: Session) -> None:
         self._artifact = artifact
         self._windows = windows
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close what it has interrupted
         self._opened = False
         self._guard: GuardedBackend | None = None
         self.refusal: Refusal | None = None
@@ -60,7 +60,7 @@ class SequenceRunner:
             self._guard.close()
 
     def _open(self) -> None:
-        with self._lock:
+        with forks_wait(), self._lock:  # which a child process would wait for
             if self._opened:
                 return
             served = self._windows.backend

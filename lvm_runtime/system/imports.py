@@ -80,6 +80,15 @@ def inherited(name: str) -> bool:
     return _inherited.get(name) == get_ident()
 
 
+def forked_with(name: str) -> bool:
+    """Say whether the module `name` was there when this process was forked, by whichever of its threads.
+
+    >>> forked_with("numpy")
+    False
+    """
+    return name in _inherited
+
+
 def _note_fork() -> None:
     for name, module in sys.modules.copy().items():
         _inherited[name] = get_ident()

@@ -23,8 +23,12 @@ FEATURES = (
 
 
 def identity() -> dict[str, str]:
-    """Return what a measurement depends on besides the model and the libraries: processor, system and Python."""
-    return {"processor": processor(), "system": system(), "python": platform.python_version()}
+    """Return what a measurement depends on besides the model and the libraries: processor, system and Python.
+
+    One name of a processor may stand for several sets of features: a virtual machine hides some of them.
+    """
+    found = {"processor": processor(), "features": " ".join(features())}
+    return found | {"system": system(), "python": platform.python_version()}
 
 
 def describe() -> dict[str, Any]:

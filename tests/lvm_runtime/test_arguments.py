@@ -25,16 +25,19 @@ WRONG: dict[str, Callable[[Predictor], Any]] = {
     "device": lambda p: Predictor(p.artifact.path, device=["cpu"]),  # type: ignore[arg-type]
     "precision": lambda p: Predictor(p.artifact.path, precision=32),  # type: ignore[arg-type]
     "precision, a list": lambda p: Predictor(p.artifact.path, precision=["fp32"]),  # type: ignore[arg-type]
+    "precision, an array": lambda p: Predictor(p.artifact.path, precision=np.ones(2)),  # type: ignore[arg-type]
     "max_drift": lambda p: Predictor(p.artifact.path, max_drift="1e-3"),  # type: ignore[arg-type]
     "max_drift, nan": lambda p: Predictor(p.artifact.path, max_drift=np.nan),
     "threads": lambda p: Predictor(p.artifact.path, threads="2"),  # type: ignore[arg-type]
     "threads, true": lambda p: Predictor(p.artifact.path, threads=True),
+    "threads, without a text": lambda p: Predictor(p.artifact.path, threads=10**5000),
     "threads, absurd": lambda p: Predictor(p.artifact.path, threads=4096),
     "typical_batch": lambda p: Predictor(p.artifact.path, typical_batch=np.ones(3)),  # type: ignore[arg-type]
     "request": lambda p: Predictor.from_request(p.artifact.path, {}),  # type: ignore[arg-type]
     "contexts": lambda p: p.predict(object()),
     "contexts, masked": lambda p: p.predict(np.ma.masked_invalid(some_contexts(1))),
     "return_attention": lambda p: p.predict(some_contexts(1), return_attention="yes"),  # type: ignore[call-overload]
+    "return_attention, an array": lambda p: p.predict(some_contexts(1), return_attention=np.ones(2)),  # type: ignore[call-overload]
     "out": lambda p: p.predict(some_contexts(1), out="out"),  # type: ignore[call-overload]
     "vectors": lambda p: p.predict_sequence(7),
     "vectors, masked": lambda p: p.predict_sequence(np.ma.masked_invalid(some_contexts(1)[0])),
@@ -45,12 +48,14 @@ WRONG: dict[str, Callable[[Predictor], Any]] = {
     "max_drift, complex": lambda p: Predictor(p.artifact.path, max_drift=np.complex128(1e-3 + 5j)),  # type: ignore[arg-type]
     "max_drift, true": lambda p: Predictor(p.artifact.path, max_drift=np.True_),  # type: ignore[arg-type]
     "max_drift, text in an array": lambda p: Predictor(p.artifact.path, max_drift=np.array("1")),  # type: ignore[arg-type]
+    "steps, without a text": lambda p: p.rollout(some_contexts(1), 10**5000),
     "steps, beyond arrays": lambda p: p.rollout(some_contexts(1), 2**62),
     "stream": lambda p: p.stream(5),  # type: ignore[arg-type]
     "batch_size": lambda p: p.stream([], batch_size="4"),  # type: ignore[arg-type]
     "max_batch": lambda p: p.batcher(max_batch=1.5),  # type: ignore[arg-type]
     "max_delay_ms": lambda p: p.batcher(max_delay_ms="2"),  # type: ignore[arg-type]
     "max_drift, beyond floats": lambda p: Predictor(p.artifact.path, max_drift=10**400),
+    "max_delay_ms, without a text": lambda p: p.batcher(max_delay_ms=10**5000),
     "max_delay_ms, infinite": lambda p: p.batcher(max_delay_ms=np.inf),
     "max_pending": lambda p: p.batcher(max_pending=True),
     "timeout": lambda p: p.batcher().submit(some_contexts(1)[0], timeout="1"),  # type: ignore[arg-type]

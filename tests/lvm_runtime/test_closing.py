@@ -73,6 +73,29 @@ def test_a_close_waits_for_the_call_or_the_call_raises(small_artifacts: Get, bac
     assert finished
 
 
+def test_a_signal_handler_may_close_the_predictor_that_opens_its_form_of_documents(
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, check = Predictor(small_artifacts("gru"), backend="onnx"), Artifact.check_file
+
+    def interrupted(artifact: Artifact, name: str) -> None:
+        predictor.close()
+        check(artifact, name)
+
+    monkeypatch.setattr(Artifact, "check_file", interrupted)
+    ends: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(LvmError) as raised:
+            predictor.predict_sequence(some_contexts(2)[0])
+        ends.append(str(raised.value))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert ends == ["this Predictor is closed; make a new one"]
+
+
 def test_a_batcher_in_use_outlives_its_predictor(small_artifacts: Get) -> None:
     contexts = some_contexts(200)
     with Predictor(small_artifacts("gru")) as predictor:

@@ -135,6 +135,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "booleans": (np.zeros((2, 5, 16), bool), "dtype bool"),
     "True among floats in lists": ([[[0.5] * 16] * 4 + [[0.5] * 15 + [True]]], "got True or False among the numbers"),
     "False among whole numbers": ([[2] * 15 + [False]] * 5, "got True or False among the numbers"),
+    "booleans in an array among others": ([np.full(16, 0.5)] * 4 + [np.ones(16, bool)], "got True or False among"),
     "a boolean of numpy": ([[0.5] * 15 + [np.True_]] * 5, "got True or False among the numbers"),
     "complex": (np.zeros((2, 5, 16), np.complex64), "dtype complex64"),
     "integer tensor": (torch.zeros(2, 5, 16, dtype=torch.int32), "dtype torch.int32"),

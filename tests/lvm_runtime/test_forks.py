@@ -16,7 +16,7 @@ from export.verify import make_samples
 from lvm_runtime.artifact.folder import Artifact
 from lvm_runtime.backends.native import NativeBackend
 from lvm_runtime.models import load_model
-from tests.artifacts import add_torchscript, make_artifact
+from tests.artifacts import add_onnx, add_torchscript, make_artifact
 
 Get = Callable[[str], Path]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -134,6 +134,36 @@ def test_a_fork_waits_for_what_other_threads_run(small_artifacts: Get) -> None:
 @needs_fork
 def test_many_forks_wait_for_what_other_threads_run(small_artifacts: Get) -> None:
     _run(WHILE_THREADS_RUN, small_artifacts("gru"), "1000")
+
+
+WHILE_A_FORM_OF_DOCUMENTS_OPENS = """
+import os, signal, sys, threading, time
+import numpy as np
+from lvm_runtime import Artifact, Predictor
+predictor, document = Predictor(sys.argv[1], backend="onnx", threads=1), np.ones((12, 16), np.float32)
+begun, check = threading.Event(), Artifact.check_file
+def slowly(artifact, name):
+    begun.set()
+    time.sleep(0.2)
+    check(artifact, name)
+Artifact.check_file = slowly
+thread = threading.Thread(target=predictor.predict_sequence, args=[document])
+thread.start()
+begun.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(predictor.predict_sequence(document).shape != (8, 16))
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@needs_fork
+def test_a_fork_waits_for_a_form_of_documents_that_another_thread_opens(tmp_path: Path) -> None:
+    artifact = make_artifact(tmp_path / "lstm", "lstm")
+    add_onnx(artifact, load_model(artifact), "onnx/sequence-fp32.onnx", kind="sequence")
+    _run(WHILE_A_FORM_OF_DOCUMENTS_OPENS, artifact.path)
 
 
 WHILE_A_THREAD_IMPORTS = """

@@ -174,6 +174,13 @@ MISTAKES = [
         "tests/lvm_runtime/backends/test_torchscript_file.py::test_code_that_reaches_out_is_refused_before_it_runs",
     ),
     Mistake(
+        "TorchScript is read in the coding that a comment of its own names",
+        "lvm_runtime/backends/torchscript_file.py",
+        'ast.parse(source.decode("ascii"))',
+        "ast.parse(source)",
+        "tests/lvm_runtime/backends/test_torchscript_file.py::test_changed_code_is_refused[code in another coding]",
+    ),
+    Mistake(
         "a file that holds code is used unasked",
         "lvm_runtime/selection/candidates.py",
         "if request.backend != AUTO or not backend_class(form.backend).holds_code:",

@@ -99,9 +99,18 @@ def _in_code(old: bytes, new: bytes) -> Callable[[str, bytes], bytes]:
     return lambda name, data: data.replace(old, new) if name.endswith(".py") else data
 
 
+def _in_another_coding(name: str, data: bytes) -> bytes:
+    """Add a line that is the rest of a comment in this coding, in which a backslash goes on with the next line."""
+    head, line, rest = data.rpartition(b"    return ")
+    hidden = b'# \\\n    hidden = torch.from_file("TARGET", True, 8, dtype=6)\n'
+    return b"# coding: unicode_escape\n" + head + hidden + line + rest if line else data
+
+
 CODE: dict[str, tuple[Callable[[str, bytes], bytes], str]] = {
     "another operator": (_in_code(b"torch.reshape(", b"torch.bernoulli("), "calls torch.bernoulli"),
     "an operator by another name": (_in_code(b"torch.reshape(", b"ops.aten.reshape("), "calls ops.aten.reshape"),
+    "code in another coding": (_in_another_coding, "torch.from_file"),
+    "no ASCII": (_in_code(b"torch.reshape", "tor\u00e7h.reshape".encode()), "cannot be parsed .*ascii"),
     "a method of a tensor": (_in_code(b"torch.reshape(context", b"context.record_stream(context"), "calls context.rec"),
     "a class outside": (_in_code(b"torch.reshape", b"__torch__.torch.classes.c.C.forward"), "classes"),
     "nested code": (_in_code(b"[-1, 16]", b"(" * 5000 + b")" * 5000), "cannot be parsed"),

@@ -176,3 +176,6 @@ def test_a_text_that_is_no_text_is_one_line(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8"))
     with pytest.raises(InvalidInput, match="stdin: cannot be read as utf-8 text"):
         _read_stdin()
+    monkeypatch.setattr("sys.stdin", None)  # of a program that was started with `<&-`
+    with pytest.raises(InvalidInput, match="stdin: is closed; give a text there"):
+        _read_stdin()

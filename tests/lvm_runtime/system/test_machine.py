@@ -73,6 +73,7 @@ def test_line_names_the_hardware() -> None:
 def test_identity_holds_what_a_measurement_depends_on() -> None:
     found = machine.identity()
     assert (found["processor"], found["system"]) == (machine.processor(), machine.system())
+    assert found["features"].split() == machine.features()
 
 
 def test_importing_it_loads_nothing_slow() -> None:
