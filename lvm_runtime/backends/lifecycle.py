@@ -70,12 +70,11 @@ class GuardedBackend:
     def close(self) -> None:
         """Let no run in any more, wait for those of other threads, and release the backend.
 
-        A run of the closing thread itself, which a signal handler interrupted, cannot be waited for; nor can those that
-        were under way in another thread when the process forked.
+        A run of the closing thread itself, which a signal handler interrupted, cannot be waited for.
         """
         self.closed = True
         own = get_ident()
-        while not self._forked and any(thread != own for thread in self._inside.copy().values()):
+        while any(thread != own for thread in self._inside.copy().values()):
             time.sleep(_LOOK_SECONDS)
         with forks_wait():
             self.backend.close()
@@ -102,17 +101,17 @@ class GuardedBackend:
             self._inside.pop(token, None)
 
     def fork_away(self) -> None:
-        """Take note in a child process that the backend's threads are in the parent, and keep all that it holds.
+        """Take note in a child process that all threads but this are in the parent, and keep what the backend holds.
 
-        onnxruntime and OpenVINO would wait for those threads when they let go of it.
+        onnxruntime and OpenVINO would wait for their threads when they let go of it.
         """
         self._forked = True
+        self._inside.clear()
         for held in vars(self.backend).values():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 
     def _arrive_in_fork(self) -> None:
         self.backend.after_fork()
-        self._inside.clear()
         self._forked = False
 
 

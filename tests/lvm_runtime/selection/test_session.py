@@ -184,6 +184,34 @@ def test_a_close_releases_the_backend_when_the_last_call_has_ended() -> None:
         session.run(probe_contexts(8, 5))
 
 
+def test_a_close_waits_for_a_call_of_a_fork_that_another_call_reached_with_it() -> None:
+    session, inside, late, let_go = _session(), threading.Event(), threading.Event(), threading.Event()
+    first = iter([True])
+
+    def after_fork() -> None:
+        if next(first, False):  # both have found that the process is a fork
+            late.set()
+            assert inside.wait(20)
+
+    def slow(contexts: Array) -> Array:
+        inside.set()
+        assert let_go.wait(20)
+        return contexts
+
+    session.backend.after_fork = after_fork  # type: ignore[method-assign]
+    session._guard.fork_away()
+    with ThreadPoolExecutor(3) as pool:
+        other = pool.submit(session._guard.guarded, lambda contexts: contexts, probe_contexts(8, 5))
+        assert late.wait(20)
+        call = pool.submit(session._guard.guarded, slow, probe_contexts(8, 5))
+        other.result(20)
+        close = pool.submit(session.close)
+        assert not wait([close], timeout=0.05).done
+        let_go.set()
+        call.result(20)
+        close.result(20)
+
+
 def _of_another_size(path: Path, backend: str) -> None:
     """Replace the form that `backend` runs by that of a model with D = 24."""
     other, artifact = randomised("gru", dim=24), Artifact.load(path)
