@@ -8,9 +8,12 @@ from importlib.util import find_spec
 
 from lvm_runtime.system.cpus import usable_cpus
 
+BURSTS = 10
+"""In each round: other programs take a CPU from most bursts of a busy machine, and no burst is above the limit."""
+
 
 def integer_limit(rounds: int, seconds: float) -> dict[str, float]:
-    """Return the best rate of `rounds` bursts, in 10⁹ multiply-adds a second, by the name of the instructions.
+    """Return the best rate of the bursts of all rounds, in 10⁹ multiply-adds a second, by the name of the instructions.
 
     Empty where the engine is not built. All CPUs multiply at once; a burst ends with the last of them.
     """
@@ -27,7 +30,7 @@ def integer_limit(rounds: int, seconds: float) -> dict[str, float]:
             return done, time.perf_counter() - began
 
         turns = 1000
-        while burst(turns)[1] < seconds:
+        while min(burst(turns)[1] for _ in range(3)) < seconds:
             turns *= 2
-        rates = [done / took / 1e9 for done, took in (burst(turns) for _ in range(rounds))]
+        rates = [done / took / 1e9 for done, took in (burst(turns) for _ in range(BURSTS * rounds))]
     return {f"registers, {path}": max(rates)}
