@@ -74,9 +74,11 @@ def measure(
     """Time the candidates that pass their known-answer test against each other, and save the outcome.
 
     The test has the limit of each one's precision: the outcome serves requests with other limits too. What only this
-    process cannot do, because it exits or was forked, is not saved. Raises ArtifactError for a damaged file.
+    process cannot do, because it exits, was forked, or has no memory left for a batch, is not saved. Raises
+    ArtifactError for a damaged file.
     """
     fingerprint = artifact.read_fingerprint()
+    largest = _batch_of(fingerprint, BATCHES[-1])
     sessions: dict[Candidate, Session] = {}
     results, passing = [], []
     try:
@@ -86,11 +88,14 @@ def measure(
             try:
                 own = replace(request, precision=candidate.precision, max_drift=None)
                 sessions[candidate] = Session.open(candidate, fingerprint, own)
+                sessions[candidate].run(largest)
             except (ArtifactError, BackendUnavailable, VerificationFailed) as error:
                 artifact.check_file(candidate.file)  # a writer may have exchanged it since: no fault of the form
                 results.append(Measurement(*candidate.identity, problem=str(error)))
             except LvmError as error:
                 passing.append(Measurement(*candidate.identity, problem=str(error)))
+                if candidate in sessions:
+                    sessions.pop(candidate).close()
         times = []
         for batch in BATCHES if sessions else ():
             report(f"timing {counted(len(sessions), 'form')} at batch {batch}")

@@ -15,6 +15,7 @@ import pytest
 from lvm_runtime import ArtifactError, BackendUnavailable, LvmError, Predictor
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.onnx import OnnxBackend
 from lvm_runtime.request import Request
 from lvm_runtime.selection import measurements, tuning
 from lvm_runtime.selection.candidates import Candidate
@@ -206,3 +207,22 @@ def test_what_only_this_process_cannot_do_is_not_kept(int8: Path, monkeypatch: p
     found, _ = tune(int8, Request("onnx", device="cpu", max_drift=1e-3))
     assert {m.problem for m in found} == {"the interpreter is about to exit"}
     assert measurements.load(Artifact.load(int8), usable_cpus()) == []
+
+
+def test_a_form_that_fails_at_a_large_batch_gives_way_to_the_others(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OnnxBackend.run
+
+    def no_room(backend: OnnxBackend, contexts: Any) -> Any:
+        if len(contexts) > 64 and backend.precision == "int8":
+            raise RuntimeError("no room for a batch")
+        return run(backend, contexts)
+
+    monkeypatch.setattr(OnnxBackend, "run", no_room)
+    found, _ = tune(int8, Request(backend="onnx", device="cpu", max_drift=1e-3))
+    assert {m.precision: m.problem for m in found} == {
+        "fp32": None,
+        "int8": "backend onnx failed on cpu: no room for a batch",
+    }
+    assert {m.precision for m in measurements.load(Artifact.load(int8), usable_cpus())} == {"fp32"}
