@@ -80,7 +80,8 @@ def measure(
     fingerprint = artifact.read_fingerprint()
     largest = _batch_of(fingerprint, BATCHES[-1])
     sessions: dict[Candidate, Session] = {}
-    results, passing = [], []
+    results: list[Measurement] = []
+    passing: list[Measurement] = []
     try:
         for candidate in candidates:
             report(f"loading {candidate}")
@@ -89,11 +90,11 @@ def measure(
                 own = replace(request, precision=candidate.precision, max_drift=None)
                 sessions[candidate] = Session.open(candidate, fingerprint, own)
                 sessions[candidate].run(largest)
-            except (ArtifactError, BackendUnavailable, VerificationFailed) as error:
-                artifact.check_file(candidate.file)  # a writer may have exchanged it since: no fault of the form
-                results.append(Measurement(*candidate.identity, problem=str(error)))
             except LvmError as error:
-                passing.append(Measurement(*candidate.identity, problem=str(error)))
+                lasting = isinstance(error, ArtifactError | BackendUnavailable | VerificationFailed)
+                if lasting:
+                    artifact.check_file(candidate.file)  # a writer may have exchanged it since: no fault of the form
+                (results if lasting else passing).append(Measurement(*candidate.identity, problem=str(error)))
                 if candidate in sessions:
                     sessions.pop(candidate).close()
         times = []
