@@ -23,9 +23,9 @@ FEATURES = (
 
 
 def identity() -> dict[str, str]:
-    """Return what a measurement depends on besides the model and the libraries: processor, system and Python.
+    """Return what a measurement depends on besides the model and the libraries: the processor, system and Python.
 
-    One name of a processor may stand for several sets of features: a virtual machine hides some of them.
+    A processor's features stand beside its name, because a virtual machine may hide some of them.
     """
     found = {"processor": processor(), "features": " ".join(features())}
     return found | {"system": system(), "python": platform.python_version()}
