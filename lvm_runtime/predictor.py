@@ -222,6 +222,7 @@ class Predictor:
         >>> Predictor("artifacts/amn").rollout(np.ones((5, 384)), steps=3).shape
         (3, 384)
         """
+        self._open_session()
         steps = whole_number(steps, "steps", least=0)
         given = Contexts(contexts, *self._shape, self.largest_norm)
         window = given.rows(0, len(given))
@@ -322,6 +323,7 @@ class Predictor:
         return self._session
 
     def __enter__(self) -> Predictor:
+        self._open_session()
         return self
 
     def __exit__(

@@ -36,6 +36,7 @@ def describe_artifact(artifact: Artifact) -> str:
     lines = [f"{artifact.path}: {config.architecture} ({sizes})", f"made {manifest.created}"]
     for section, values in manifest.provenance.items():
         lines += _section(section, values)
+    lines = [line.replace("\n", "\\n") for line in lines]  # or a value could pass for a line of ours
     searched = any("search" in c.details for c in manifest.compiled)
     header = ("file", "format", "precision", "form", "batch", "size", "drift", *SEARCH_COLUMNS[: 2 * searched])
     size = _megabytes(manifest.weights.bytes)

@@ -36,6 +36,24 @@ from tests.artifacts import some_contexts
 Get = Callable[[str], Path]
 
 
+def test_every_call_of_a_closed_predictor_raises_where_it_would_compute_nothing_too(small_artifacts: Get) -> None:
+    predictor = Predictor(small_artifacts("amn"))
+    predictor.close()
+    nothing, contexts = some_contexts(1)[:0], some_contexts(1)
+    calls: list[Callable[[], Any]] = [
+        lambda: predictor.predict(nothing),
+        lambda: predictor.predict_sequence(nothing.reshape(0, nothing.shape[-1])),
+        lambda: predictor.rollout(contexts, steps=0),
+        lambda: predictor.rollout(nothing, steps=2),
+        lambda: next(predictor.stream(contexts)),
+        predictor.explain,
+        predictor.__enter__,
+    ]
+    for call in calls:
+        with pytest.raises(LvmError, match="this Predictor is closed"):
+            call()
+
+
 @pytest.mark.parametrize("call", ["predict", "predict_sequence"])
 @pytest.mark.parametrize("backend", ["onnx", "openvino", "torchscript", "eager"])
 def test_a_close_waits_for_the_call_or_the_call_raises(small_artifacts: Get, backend: str, call: str) -> None:

@@ -59,6 +59,14 @@ def test_info_breaks_long_lines_after_commas_and_loses_nothing(tmp_path: Path, c
     assert all(f"option_{i} the value {i}" in shown for i in range(40))
 
 
+def test_info_keeps_what_an_artifact_says_of_itself_in_its_own_line(tmp_path: Path, capsys: Capture) -> None:
+    model = build_model(make_config("amn", dim=16, attention_dim=8, hidden_dim=8, bottleneck_dim=8))
+    false = "x\nevery file was signed"
+    save_model(model, tmp_path / "amn", provenance={"notes": false, "data": {"of": false}, false: 1})
+    assert main(["info", str(tmp_path / "amn")]) == 0
+    assert "every file was signed" not in map(str.strip, capsys.readouterr().out.splitlines())
+
+
 def test_the_version_is_that_of_the_package(capsys: Capture) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--version"])
