@@ -1,7 +1,8 @@
 """How fast each form of an artifact was on this machine, kept in the user's cache folder.
 
 One file per artifact, machine, library versions and number of threads: a new library or chip is measured anew, and so
-is the same chip with other instructions, which a virtual machine may hide, or which are chosen for the native engine.
+is the same chip with other instructions, which a virtual machine may hide, or which are chosen for the native engine,
+and so is a machine some of whose GPUs are hidden.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ BATCHES = (1, 8, 128)
 """Batch sizes that stand for single queries, small batches and large ones."""
 
 _SCHEMA = 3
+_SETTINGS = (PATH_VARIABLE, "CUDA_VISIBLE_DEVICES")  # variables that decide what a form runs on
 
 
 Identity = tuple[str, str, str, str]
@@ -86,14 +88,13 @@ def save(artifact: Artifact, threads: int, measurements: list[Measurement]) -> P
 
 
 def here() -> dict[str, str]:
-    """Return what a measurement depends on besides the artifact: the machine, versions and chosen instructions."""
+    """Return what a measurement depends on besides the artifact: the machine, versions and settings."""
     versions = {"numpy": np.__version__}
     for cls in map(backend_class, BACKENDS):
         if version := cls.version():
             versions[cls.framework] = version
-    if chosen := os.environ.get(PATH_VARIABLE):
-        versions[PATH_VARIABLE] = chosen
-    return machine.identity() | versions
+    settings = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
+    return machine.identity() | versions | settings
 
 
 def folder() -> Path | None:

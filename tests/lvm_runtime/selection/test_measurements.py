@@ -55,14 +55,15 @@ def test_without_a_cache_folder_forms_are_measured_and_served(
     assert measurements.load(artifact, 1) == []
 
 
-def test_what_was_measured_with_other_instructions_is_not_used(
-    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("setting", [("LVM_NATIVE_PATH", "plain"), ("CUDA_VISIBLE_DEVICES", "")], ids=str)
+def test_what_was_measured_on_other_instructions_or_gpus_is_not_used(
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch, setting: tuple[str, str]
 ) -> None:
     artifact = Artifact.load(small_artifacts("amn"))
-    monkeypatch.setenv("LVM_NATIVE_PATH", "plain")
+    monkeypatch.setenv(*setting)
     measurements.save(artifact, 1, [_measured("native")])
     assert measurements.load(artifact, 1) == [_measured("native")]
-    monkeypatch.delenv("LVM_NATIVE_PATH")
+    monkeypatch.delenv(setting[0])
     assert measurements.load(artifact, 1) == []
 
 
