@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -30,6 +31,7 @@ from train.distributed import Processes
 from train.loop import Trainer, TrainingDiverged
 from train.options import TrainOptions
 from train.run import _epochs, _validate, train
+from train.terminal import Interruption
 
 COMMAND = [
     *(sys.executable, "-m", "train", "--model", "lstm", "--data", "synthetic", "--windows", "1200", "--dim", "24"),
@@ -91,6 +93,17 @@ def test_interrupt_writes_a_checkpoint_and_stops(tmp_path: Path) -> None:
     assert "--resume continues" in out
     assert err.splitlines() == ["stopping within a few steps; Ctrl-C again stops at once", "interrupted"]
     assert not (tmp_path / "amn").exists()
+
+
+def test_a_second_sigterm_stops_no_sooner_than_the_first(tmp_path: Path) -> None:
+    """A service manager sends one to torchrun and to its processes, which get another one from torchrun."""
+    sent = [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
+    with Interruption() as interruption, contextlib.suppress(KeyboardInterrupt):
+        while sent:
+            signal.raise_signal(sent.pop(0))
+            assert interruption.requested
+        pytest.fail("Ctrl-C does not stop at once")
+    assert not sent
 
 
 def test_a_run_that_was_stopped_in_an_epoch_tells_the_same_of_it(
