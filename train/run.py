@@ -62,7 +62,8 @@ def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | Non
     processes = Processes(device)
     report: Say = say if processes.main else (lambda line: None)
     try:
-        with _places(options) if processes.main else nullcontext(), torch.autocast(device, enabled=False):
+        places = _places(options) if processes.main else nullcontext()
+        with processes.together(), places, torch.autocast(device, enabled=False):
             return _train(options, processes, processes.device(device), report, earlier)
     finally:
         processes.close()
