@@ -1,8 +1,8 @@
 """The training loop: gather a batch on the device, step, and never wait for the device in between.
 
-Losses go into a buffer on the device and are looked at every `INTERVAL` steps, for the progress bar, for
-NaN and for a request to stop. The order of an epoch depends on the seed and the epoch alone, so a run can
-be taken up in the middle of one.
+Losses go into a buffer on the device and are looked at every `INTERVAL` steps and before each checkpoint,
+for the progress bar, for NaN and for a request to stop. The order of an epoch depends on the seed and the
+epoch alone, so a run can be taken up in the middle of one.
 
 b batch, n windows, T context length, D vector.
 """
@@ -83,9 +83,11 @@ class Trainer:
     def train_epoch(self, watch: Watch = lambda step, windows: None) -> float:
         """Train from `step` to the end of the epoch and return its mean loss.
 
-        `watch(step, windows)` is called every `INTERVAL` steps and at the end, with the number of windows seen
-        since its last call; it may raise to stop. Raises TrainingDiverged with the step and the batch.
+        `watch(step, windows)` is called every `INTERVAL` steps, every `checkpoint_every` and at the end, with the
+        number of windows seen since its last call; it may raise to stop. Raises TrainingDiverged with the step and the
+        batch.
         """
+        every = self.options.checkpoint_every or self.steps
         order = self._order()
         self.model.train()
         seen = 0
@@ -95,7 +97,7 @@ class Trainer:
             self._step(batch)
             self.step += 1
             seen += len(batch)
-            if self.step % INTERVAL == 0 or self.step == self.steps:
+            if self.step % INTERVAL == 0 or self.step % every == 0 or self.step == self.steps:
                 self._check(checked, order)
                 watch(self.step, seen)
                 checked, seen = self.step, 0

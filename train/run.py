@@ -221,7 +221,6 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
     path = options.run_path / FILE
     done = (trainer.epoch * trainer.steps + trainer.step) * options.batch_size
     total = options.epochs * len(trainer.windows)
-    saved_at = trainer.step
     began = time.perf_counter()
 
     def count_seconds() -> None:
@@ -236,15 +235,13 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
     with progress_bar(total, options.model, "window", initial=min(done, total)) as bar:
 
         def watch(step: int, windows: int) -> None:
-            nonlocal saved_at
             bar.update(windows)
             if step == trainer.steps:
                 return  # the epoch's own checkpoint follows at once
             stop = processes.any(interruption.requested)
-            if stop or (options.checkpoint_every and step - saved_at >= options.checkpoint_every):
+            if stop or (options.checkpoint_every and step % options.checkpoint_every == 0):
                 count_seconds()
                 keep()
-                saved_at = step
             if stop:
                 say(f"stopped in epoch {trainer.epoch + 1} after step {step}; --resume continues from {path}")
                 raise KeyboardInterrupt
@@ -260,7 +257,6 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
             except TrainingDiverged as error:
                 kept = f"last good checkpoint: {path}" if path.exists() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}; try a lower --learning-rate") from None
-            saved_at = 0
             _record(progress, trainer, {"loss": loss, "learning_rate": trainer.learning_rate}, found)
             trainer.end_epoch(found[f"val_{options.judge}"])
             keep()
