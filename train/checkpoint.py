@@ -91,6 +91,11 @@ class Checkpoint:
         """Read a checkpoint; ArtifactError for a file that is none, InvalidInput where `options` are not its run's."""
         state = _read(path)
         _compare_options(path, state["options"], options.to_dict())
+        if state["epoch"] > options.epochs:
+            raise InvalidInput(
+                f"epochs is {options.epochs}, but the run of {path} has had {state['epoch']}; give as many or more, or "
+                "drop --resume"
+            )
         return cls(path, state)
 
     def compare_data(self, corpus: str) -> None:

@@ -175,7 +175,13 @@ def _start(
     path = options.run_path / FILE
     if checkpoint is not None:
         progress = checkpoint.restore(trainer)
-        say(f"resuming at epoch {trainer.epoch + 1}, step {trainer.step} of {trainer.steps}")
+        if trainer.epoch < options.epochs:
+            say(f"resuming at epoch {trainer.epoch + 1}, step {trainer.step} of {trainer.steps}")
+        else:
+            say(
+                f"nothing is left to train: this run has had its {counted(options.epochs, 'epoch')}, and its artifact "
+                "is written again; more --epochs would extend it"
+            )
         planned = checkpoint.state["options"]["epochs"]
         if options.schedule == "cosine" and planned != options.epochs:
             say(

@@ -87,6 +87,18 @@ def test_finished_run_can_be_extended(tmp_path: Path, device: str) -> None:
     assert weights(tmp_path / "steps") == weights(tmp_path / "whole")
 
 
+def test_a_finished_run_says_so_and_is_not_made_shorter(tmp_path: Path) -> None:
+    """The artifact would tell of fewer epochs than the one that was best."""
+    train(options(tmp_path / "a", windows=200, epochs=2), quiet)
+    before, said = weights(tmp_path / "a"), []
+    train(options(tmp_path / "a", windows=200, epochs=2, resume=True), said.append)
+    assert any(line.startswith("nothing is left to train: this run has had its 2 epochs") for line in said)
+    assert not any("resuming" in line for line in said)
+    assert weights(tmp_path / "a") == before
+    with pytest.raises(InvalidInput, match=r"^epochs is 1, but the run of .* has had 2; give as many or more"):
+        train(options(tmp_path / "a", windows=200, epochs=1, resume=True), quiet)
+
+
 @pytest.mark.parametrize(
     ("schedule", "epochs", "warned"), [("cosine", 2, True), ("cosine", 1, False), ("plateau", 2, False)]
 )
@@ -193,7 +205,7 @@ def test_the_random_state_of_a_device_comes_back_on_that_device(kind: str, monke
 
 def test_what_a_checkpoint_holds_comes_back(tmp_path: Path) -> None:
     """Of a run in the middle of an epoch, three epochs after its last progress: a fourth halves the rate."""
-    run = options(tmp_path, ema=0.9)
+    run = options(tmp_path, ema=0.9, epochs=4)
 
     def fresh(seed: int) -> Trainer:
         corpus = load_corpus("synthetic", windows=300, dim=16)
