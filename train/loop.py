@@ -81,7 +81,7 @@ class Trainer:
             self.average.load_state_dict(self.model.state_dict())
 
     def train_epoch(self, watch: Watch = lambda step, windows: None) -> float:
-        """Train from `step` to the end of the epoch and return its mean loss.
+        """Train from `step` to the end of the epoch and return the mean loss of its windows.
 
         `watch(step, windows)` is called every `INTERVAL` steps, every `checkpoint_every` and at the end, with the
         number of windows seen since its last call; it may raise to stop. Raises TrainingDiverged with the step and the
@@ -102,7 +102,10 @@ class Trainer:
                 watch(self.step, seen)
                 checked, seen = self.step, 0
         self.epoch, self.step = self.epoch + 1, 0
-        return float(self.processes.mean(self.losses).cpu().double().mean())
+        losses = self.processes.mean(self.losses).cpu().double()
+        size = self.options.batch_size
+        last = len(order) - size * (self.steps - 1)
+        return float((size * losses[:-1].sum() + last * losses[-1]) / len(order))
 
     def end_epoch(self, judged: float) -> None:
         """Tell the schedule how the epoch went: the metric that epochs are judged by."""

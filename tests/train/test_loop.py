@@ -54,6 +54,20 @@ def batches(subject: Trainer) -> list[torch.Tensor]:
     return taken
 
 
+def test_the_loss_of_an_epoch_is_the_mean_of_its_windows() -> None:
+    """Of a batch of all but one and a batch of one, which is not half of it; with a rate that changes no weight."""
+    split = data()
+    subject = trainer(split, batch_size=len(split.train) - 1, learning_rate=1e-30)
+    expected = row_losses("mse", *_pairs(subject), 0.07).mean()
+    assert subject.train_epoch() == pytest.approx(float(expected), rel=1e-6)
+    assert not np.isclose(subject.losses.mean(), expected, rtol=1e-3)
+
+
+def _pairs(subject: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+    contexts, targets = subject.windows.batch(subject.windows.starts)
+    return subject.model(contexts).detach(), targets
+
+
 def test_epoch_equals_a_plain_loop() -> None:
     """With options far from the defaults, so that each of them counts."""
     split = data()
@@ -72,7 +86,7 @@ def test_epoch_equals_a_plain_loop() -> None:
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.02)
         optimizer.step()
-        losses.append(value.item())
+        losses += [value.item()] * len(batch)
     assert loss == pytest.approx(np.mean(losses), rel=1e-5)
     for ours, theirs in zip(fast.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
