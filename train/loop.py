@@ -4,6 +4,9 @@ Losses go into a buffer on the device and are looked at every `INTERVAL` steps a
 for the progress bar, for NaN and for a request to stop. The order of an epoch depends on the seed and the
 epoch alone, so a run can be taken up in the middle of one.
 
+Every window of an epoch has the same weight: the loss of the last, short batch is scaled by its size. A full
+step for one window, just before the epoch is judged, cost an LSTM 0.007 in validation cosine.
+
 b batch, n windows, T context length, D vector.
 """
 
@@ -63,6 +66,7 @@ class Trainer:
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, mode="max", factor=0.5, patience=3)
         self.epoch = self.step = 0
         self.steps = math.ceil(len(windows) / options.batch_size)
+        self.full = min(options.batch_size, len(windows))
         self.losses = torch.zeros(self.steps, device=self.device)
 
     @property
@@ -102,10 +106,7 @@ class Trainer:
                 watch(self.step, seen)
                 checked, seen = self.step, 0
         self.epoch, self.step = self.epoch + 1, 0
-        losses = self.processes.mean(self.losses).cpu().double()
-        size = self.options.batch_size
-        last = len(order) - size * (self.steps - 1)
-        return float((size * losses[:-1].sum() + last * losses[-1]) / len(order))
+        return float(self.processes.mean(self.losses).cpu().double().sum()) * self.full / len(order)
 
     def end_epoch(self, judged: float) -> None:
         """Tell the schedule how the epoch went: the metric that epochs are judged by."""
@@ -120,6 +121,7 @@ class Trainer:
     def _step(self, batch: Tensor) -> None:
         options = self.options
         starts, weight = self.processes.share(batch)
+        weight *= len(batch) / self.full
         contexts, targets = self.windows.batch(starts)
         if options.input_noise:
             contexts = contexts + torch.randn_like(contexts) * (options.input_noise / contexts.shape[2] ** 0.5)
