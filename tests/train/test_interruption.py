@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,3 +100,22 @@ def test_an_interrupt_after_the_last_step_stops_too(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "stopped").exists()
     train(options(tmp_path / "stopped", **small, resume=True), quiet)
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+
+
+@pytest.mark.soak
+def test_two_processes_that_are_stopped_in_an_epoch_tell_the_same_of_it(tmp_path: Path) -> None:
+    """Each has the losses of its own rows, and one of them writes the checkpoint."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *COMMAND[1:]]
+    launch += ["--windows", "3000", "--epochs", "1", "--checkpoint-every", "20"]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    running = subprocess.Popen([*launch, "--out", str(tmp_path / "cut")], **pipes)
+    while running.poll() is None and not (tmp_path / "cut.run" / FILE).exists():
+        time.sleep(0.005)
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=120)
+    assert torch.load(tmp_path / "cut.run" / FILE, weights_only=True)["step"] > 0
+    subprocess.run([*launch, "--out", str(tmp_path / "cut"), "--resume"], check=True, **pipes)
+    subprocess.run([*launch, "--out", str(tmp_path / "whole")], check=True, **pipes)
+    cut, whole = (json.loads((tmp_path / f"{n}.run/result.json").read_text())["history"] for n in ("cut", "whole"))
+    assert [record | {"seconds": 0} for record in cut] == [record | {"seconds": 0} for record in whole]
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
