@@ -20,8 +20,11 @@ from lvm_runtime.errors import InvalidInput, one_line
 Array = NDArray[np.float32]
 
 UNIT_NORM = 1.01
-"""The `largest_norm` of a model that was trained on vectors divided by their lengths: longer ones were never seen, and
-a GRU that reached 0.46 was at 0.36 on them. Rounding to float16 stays far below."""
+"""The `largest_norm` of a model that was trained on vectors divided by their lengths, and of no other. Such a model
+takes none shorter than `LEAST_UNIT_NORM` either, since it never saw others: a GRU that reached 0.46 was at 0.36 on
+longer ones, and an AMN that reached 0.607 at 0.585 where the norm was 0.5. Rounding to float16 stays far below."""
+
+LEAST_UNIT_NORM = 0.99
 
 _DOT_LIMIT = 8192  # longer dot products start BLAS threads, which would compete with the backend's
 _CLEARLY = 0.99  # share of a bound up to which the rounding of a sum over all vectors cannot matter
@@ -123,13 +126,17 @@ def refuse(array: NDArray[Any], converted: Array, largest_norm: float, first_row
 
 
 def is_usable(array: Array, largest_norm: float) -> bool:
-    """Say whether every vector of a contiguous array `[b, …, D]` is finite and of norm `largest_norm` at most, cheaply.
+    """Say whether `bad_rows` finds none in a contiguous array `[b, …, D]`, cheaply.
 
     If x·x of the whole array is clearly within the bound of one vector, each of them is, and none is NaN or infinite.
     That takes a fifth of the time of looking at every value; only where it fails does each vector count. (`vdot` and
     `einsum` overflow in silence, `dot` and `vecdot` warn; turning that off takes longer than the product of a few
     contexts.)
     """
+    if largest_norm == UNIT_NORM:  # of the shortest vector the sum says nothing
+        vectors = array.reshape(-1, array.shape[-1])
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+        return bool(((squares >= LEAST_UNIT_NORM**2) & (squares <= UNIT_NORM**2)).all())
     if array.size <= _DOT_LIMIT:
         square = np.vdot(array, array)
     else:
@@ -139,12 +146,17 @@ def is_usable(array: Array, largest_norm: float) -> bool:
 
 
 def bad_rows(array: NDArray[Any], largest_norm: float) -> NDArray[np.intp]:
-    """Return the numbers of the rows `[b, …, D]` with a vector that is not finite in float32, or too long."""
+    """Return the numbers of the rows `[b, …, D]` with a vector that is not finite in float32, or of another length.
+
+    It has norm `largest_norm` at most, and for `UNIT_NORM` at least `LEAST_UNIT_NORM`.
+    """
     if not array.size:
         return np.empty(0, np.intp)
     with np.errstate(all="ignore"):
         vectors = np.asarray(array, dtype=np.float32).reshape(-1, array.shape[-1])
-        bad = np.flatnonzero(~(_squares(vectors) <= largest_norm**2))
+        squares = _squares(vectors)
+        least = LEAST_UNIT_NORM if largest_norm == UNIT_NORM else 0.0
+        bad = np.flatnonzero(~((least**2 <= squares) & (squares <= largest_norm**2)))
     return np.unique(bad // (len(vectors) // len(array)))
 
 
@@ -167,9 +179,11 @@ def describe_bad_row(original: NDArray[Any], converted: Array, first_row: int, l
         place, fault, expected = place[:-1], f", component {place[-1]} is {kind}", "finite values"
     else:
         norms = np.linalg.norm(np.asarray(original[row], np.float64), axis=-1)
-        place = tuple(np.argwhere(norms >= min(largest_norm, norms.max()))[0].tolist())
+        unit = largest_norm == UNIT_NORM
+        off, most = (np.abs(norms - 1), 1 - LEAST_UNIT_NORM) if unit else (norms, largest_norm)
+        place = tuple(np.argwhere(off >= min(most, off.max()))[0].tolist())
         fault, expected = f" has norm {norms[place]:.3g}", f"at most {largest_norm:g}"
-        if largest_norm == UNIT_NORM:
+        if unit:
             expected = "1: the model was trained on vectors divided by their lengths; divide these too"
     where = f"row {first_row + row}" + "".join(f", position {i}" for i in place)
     return f"{where}{fault}; expected {expected}"

@@ -54,6 +54,7 @@ def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, corpus: st
     """
     own = _random_state(trainer.device)
     random = {name: trainer.processes.gather(values) for name, values in own.items()}
+    losses = trainer.processes.mean(trainer.losses)  # of which every process then goes on with its part
     if not trainer.processes.main:
         return
     state = {
@@ -66,7 +67,7 @@ def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, corpus: st
         "plateau": trainer.plateau.state_dict(),
         "epoch": trainer.epoch,
         "step": trainer.step,
-        "losses": trainer.losses,
+        "losses": losses,
         "random": random,
         "history": progress.history,
         "best_epoch": progress.best_epoch,
@@ -91,6 +92,11 @@ class Checkpoint:
         """Read a checkpoint; ArtifactError for a file that is none, InvalidInput where `options` are not its run's."""
         state = _read(path)
         _compare_options(path, state["options"], options.to_dict())
+        if state["epoch"] > options.epochs:
+            raise InvalidInput(
+                f"epochs is {options.epochs}, but the run of {path} has had {state['epoch']}; give as many or more, or "
+                "drop --resume"
+            )
         return cls(path, state)
 
     def compare_data(self, corpus: str) -> None:

@@ -7,13 +7,22 @@ of each global batch, and gradients are averaged. Without a launcher nothing of 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import InvalidInput, LvmError, one_line
 from lvm_runtime.system import extras
+
+_CAUSE = "lvm_runtime/cause"
+"""The key, in the store through which the processes met, of what ended the first one that failed."""
+
+
+class ProcessLost(LvmError):
+    """Another process of a run ended, so this one had nobody to go on with."""
 
 
 def _world_size() -> int:
@@ -90,9 +99,44 @@ class Processes:
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Tell the others what ended the body here; raise ProcessLost, with what was told, if another one ended.
+
+        Gloo and NCCL say of another process no more than that its connection was closed.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if self._accelerator is None:
+                raise
+            lost, cause = _is_lost_connection(error), ""
+            store = torch.distributed.distributed_c10d._get_default_store()
+            with suppress(RuntimeError):  # it may have ended with the process that kept it
+                if not lost:
+                    store.compare_set(_CAUSE, "", f"process {self.rank} of {self.count} ended: {_told(error)}")
+                elif store.check([_CAUSE]):
+                    cause = store.get(_CAUSE).decode()
+            if not lost:
+                raise
+            raise ProcessLost(
+                cause
+                or f"another of the {self.count} processes ended, or cannot be reached; the system may have killed it, "
+                "for lack of memory say; --resume continues from the last checkpoint, if there is one"
+            ) from error
+
     def close(self) -> None:
         """Leave the group of processes."""
         if self._accelerator is not None:
             self._accelerator.end_training()
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Say whether a collective call failed; Gloo's errors have no type of their own."""
+    return isinstance(error, torch.distributed.DistError) or (type(error) is RuntimeError and "/gloo/" in str(error))
+
+
+def _told(error: BaseException) -> str:
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)

@@ -138,8 +138,8 @@ def _diagnose(corpus: Corpus, split: Split, context_length: int, say: Say) -> tu
     for name, windows, share in zip(("validation", "test"), held, exact, strict=True):
         if share := max(share, nearly_copied(split.train, windows)):
             copies[name] = share
-            say(f"  WARNING: {share:.1%} of the {name} windows are copies of training windows, which flatters whoever "
-                "remembers them; keep one of each document")  # fmt: skip
+            say(f"  WARNING: {share:.1%} of the {name} windows are copies of training windows, in the target and most "
+                "of the context, which flatters whoever remembers them; keep one of each document")  # fmt: skip
     return diagnosis, copies
 
 

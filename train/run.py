@@ -62,7 +62,8 @@ def train(options: TrainOptions, say: Say = print, *, earlier: TrainResult | Non
     processes = Processes(device)
     report: Say = say if processes.main else (lambda line: None)
     try:
-        with _places(options) if processes.main else nullcontext(), torch.autocast(device, enabled=False):
+        places = _places(options) if processes.main else nullcontext()
+        with processes.together(), places, torch.autocast(device, enabled=False):
             return _train(options, processes, processes.device(device), report, earlier)
     finally:
         processes.close()
@@ -174,7 +175,13 @@ def _start(
     path = options.run_path / FILE
     if checkpoint is not None:
         progress = checkpoint.restore(trainer)
-        say(f"resuming at epoch {trainer.epoch + 1}, step {trainer.step} of {trainer.steps}")
+        if trainer.epoch < options.epochs:
+            say(f"resuming at epoch {trainer.epoch + 1}, step {trainer.step} of {trainer.steps}")
+        else:
+            say(
+                f"nothing is left to train: this run has had its {counted(options.epochs, 'epoch')}, and its artifact "
+                "is written again; more --epochs would extend it"
+            )
         planned = checkpoint.state["options"]["epochs"]
         if options.schedule == "cosine" and planned != options.epochs:
             say(
@@ -220,7 +227,6 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
     path = options.run_path / FILE
     done = (trainer.epoch * trainer.steps + trainer.step) * options.batch_size
     total = options.epochs * len(trainer.windows)
-    saved_at = trainer.step
     began = time.perf_counter()
 
     def count_seconds() -> None:
@@ -235,15 +241,13 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
     with progress_bar(total, options.model, "window", initial=min(done, total)) as bar:
 
         def watch(step: int, windows: int) -> None:
-            nonlocal saved_at
             bar.update(windows)
             if step == trainer.steps:
                 return  # the epoch's own checkpoint follows at once
             stop = processes.any(interruption.requested)
-            if stop or (options.checkpoint_every and step - saved_at >= options.checkpoint_every):
+            if stop or (options.checkpoint_every and step % options.checkpoint_every == 0):
                 count_seconds()
                 keep()
-                saved_at = step
             if stop:
                 say(f"stopped in epoch {trainer.epoch + 1} after step {step}; --resume continues from {path}")
                 raise KeyboardInterrupt
@@ -259,7 +263,6 @@ def _epochs(trainer: Trainer, progress: Progress, prepared: PreparedData, interr
             except TrainingDiverged as error:
                 kept = f"last good checkpoint: {path}" if path.exists() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}; try a lower --learning-rate") from None
-            saved_at = 0
             _record(progress, trainer, {"loss": loss, "learning_rate": trainer.learning_rate}, found)
             trainer.end_epoch(found[f"val_{options.judge}"])
             keep()

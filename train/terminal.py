@@ -29,7 +29,10 @@ def progress_bar(total: int, name: str, unit: str, *, initial: int = 0) -> Any:
 
 
 class Interruption:
-    """Turns the first Ctrl-C (or SIGTERM) into a request that the loop looks at; a second Ctrl-C stops at once."""
+    """Turns the first Ctrl-C, or a SIGTERM, into a request that the loop looks at; a second Ctrl-C stops at once.
+
+    Another SIGTERM is no second request: under torchrun a process gets one from the service manager and one from it.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -47,7 +50,9 @@ class Interruption:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.requested = True
         with suppress(OSError):  # past Python's own buffer, which the loop may be writing to
             os.write(2, b"\n" * os.isatty(2) + b"stopping within a few steps; Ctrl-C again stops at once\n")

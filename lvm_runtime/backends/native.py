@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lvm_runtime.backends.base import Array, LightBackend
+from lvm_runtime.contexts import UNIT_NORM, is_usable
 from lvm_runtime.errors import ArtifactError, BackendUnavailable, LvmError
 from lvm_runtime.system import extras
 from lvm_runtime.system.cpus import usable_cpus
@@ -74,7 +75,12 @@ class NativeBackend(LightBackend):
         return prediction
 
     def run_usable(self, contexts: Array) -> Array | None:
-        """Do what `run` does, and look at each vector when it is read, which takes nearly no time then."""
+        """Do what `run` does, and look at each vector when it is read, which takes nearly no time then.
+
+        The engine knows of vectors that are too long, and not of those that are too short.
+        """
+        if self.largest_norm == UNIT_NORM and not is_usable(contexts, UNIT_NORM):
+            return None
         prediction = np.empty((len(contexts) - self._overlap, self._width), np.float32)
         return prediction if self._open().run(contexts, prediction, None, self.largest_norm) else None
 

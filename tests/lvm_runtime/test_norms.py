@@ -192,7 +192,7 @@ def test_a_vector_that_is_too_long_is_a_bad_row_of_a_file(small_artifacts: Get, 
 
 
 @pytest.mark.parametrize("backend", ["native", "onnx", "eager"])
-def test_a_model_of_unit_vectors_takes_no_longer_ones(with_int8: Get, backend: str, tmp_path: Path) -> None:
+def test_a_model_of_unit_vectors_takes_no_others(with_int8: Get, backend: str, tmp_path: Path) -> None:
     """Trained with --normalize, a GRU that reached 0.46 was at 0.36 on the very corpus, as it is in its file."""
     path = Path(shutil.copytree(with_int8("gru"), tmp_path / "gru"))
     edit_manifest(path, lambda body: body["provenance"].update(training={"options": {"normalize": True}}))
@@ -206,5 +206,10 @@ def test_a_model_of_unit_vectors_takes_no_longer_ones(with_int8: Get, backend: s
     with Predictor(path, backend=backend, threads=1) as predictor:
         for call, given in ((predictor.predict, contexts), (predictor.predict_sequence, document)):
             assert np.isfinite(call(given.astype(np.float16))).all()
-            with pytest.raises(InvalidInput, match=r"has norm 3; expected 1: the model was trained on vectors divided"):
-                call(3 * given)
+            for scale in (3, 0.5, 0):
+                with pytest.raises(InvalidInput, match=rf"has norm {scale}; expected 1: the model was trained"):
+                    call(np.float32(scale) * given)
+            lone = given.copy()
+            lone.reshape(-1, 16)[7] *= 0.5
+            with pytest.raises(InvalidInput, match=r"has norm 0.5; expected 1"):
+                call(lone)

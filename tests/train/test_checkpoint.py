@@ -11,7 +11,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from train.data.windows import VectorStore, split_windows
 from train.distributed import Processes
 from train.loop import Trainer, TrainingDiverged
 from train.options import TrainOptions
-from train.run import _epochs, _validate, train
+from train.run import _epochs, train
 
 COMMAND = [
     *(sys.executable, "-m", "train", "--model", "lstm", "--data", "synthetic", "--windows", "1200", "--dim", "24"),
@@ -80,69 +79,24 @@ def test_killed_run_resumes_to_the_same_weights(tmp_path: Path, kills: int) -> N
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 
-def test_interrupt_writes_a_checkpoint_and_stops(tmp_path: Path) -> None:
-    command = [*COMMAND, "--out", str(tmp_path / "amn"), "--epochs", "200"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "amn.run" / FILE).exists():
-        time.sleep(0.01)
-    running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert "--resume continues" in out
-    assert err.splitlines() == ["stopping within a few steps; Ctrl-C again stops at once", "interrupted"]
-    assert not (tmp_path / "amn").exists()
-
-
-def test_a_run_that_was_stopped_in_an_epoch_tells_the_same_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its rate, which a cosine changes with each step, and its seconds: here one passes with each step."""
-    seconds, stop_at, step = 0, 0, Trainer._step
-
-    def tick(self: Trainer, batch: torch.Tensor) -> None:
-        nonlocal seconds
-        seconds += 1
-        if seconds == stop_at:
-            signal.raise_signal(signal.SIGINT)
-        step(self, batch)
-
-    monkeypatch.setattr("train.loop.INTERVAL", 2)
-    monkeypatch.setattr("train.run.time", SimpleNamespace(perf_counter=lambda: float(seconds)))
-    monkeypatch.setattr(Trainer, "_step", tick)
-    small = {"windows": 300, "batch_size": 32, "epochs": 2, "schedule": "cosine"}
-    whole = train(options(tmp_path / "whole", **small), quiet).history
-    stop_at = seconds + 5
-    with pytest.raises(KeyboardInterrupt):
-        train(options(tmp_path / "stopped", **small), quiet)
-    assert train(options(tmp_path / "stopped", **small, resume=True), quiet).history == whole
-    assert [record["seconds"] for record in whole] == [9, 18]
-    assert whole[0]["learning_rate"] > 2 * whole[1]["learning_rate"]  # it has fallen by the last step
-
-
-def test_an_interrupt_after_the_last_step_stops_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left then, the figures and the proof of the artifact, may take minutes."""
-    small = {"windows": 300, "epochs": 1}
-    train(options(tmp_path / "whole", **small), quiet)
-
-    def interrupted(trainer: Trainer, prepared: Any) -> dict[str, float]:
-        signal.raise_signal(signal.SIGINT)
-        return _validate(trainer, prepared)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("train.run._validate", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(options(tmp_path / "stopped", **small), quiet)
-    assert not (tmp_path / "stopped").exists()
-    train(options(tmp_path / "stopped", **small, resume=True), quiet)
-    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
-
-
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_finished_run_can_be_extended(tmp_path: Path, device: str) -> None:
     train(options(tmp_path / "whole", device=device), quiet)
     train(options(tmp_path / "steps", device=device, epochs=1), quiet)
     train(options(tmp_path / "steps", device=device, resume=True), quiet)
     assert weights(tmp_path / "steps") == weights(tmp_path / "whole")
+
+
+def test_a_finished_run_says_so_and_is_not_made_shorter(tmp_path: Path) -> None:
+    """The artifact would tell of fewer epochs than the one that was best."""
+    train(options(tmp_path / "a", windows=200, epochs=2), quiet)
+    before, said = weights(tmp_path / "a"), []
+    train(options(tmp_path / "a", windows=200, epochs=2, resume=True), said.append)
+    assert any(line.startswith("nothing is left to train: this run has had its 2 epochs") for line in said)
+    assert not any("resuming" in line for line in said)
+    assert weights(tmp_path / "a") == before
+    with pytest.raises(InvalidInput, match=r"^epochs is 1, but the run of .* has had 2; give as many or more"):
+        train(options(tmp_path / "a", windows=200, epochs=1, resume=True), quiet)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +205,7 @@ def test_the_random_state_of_a_device_comes_back_on_that_device(kind: str, monke
 
 def test_what_a_checkpoint_holds_comes_back(tmp_path: Path) -> None:
     """Of a run in the middle of an epoch, three epochs after its last progress: a fourth halves the rate."""
-    run = options(tmp_path, ema=0.9)
+    run = options(tmp_path, ema=0.9, epochs=4)
 
     def fresh(seed: int) -> Trainer:
         corpus = load_corpus("synthetic", windows=300, dim=16)

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 
+from train.checkpoint import FILE
 from train.distributed import Processes
+
+FAULTY = """
+import resource, signal, sys
+from lvm_runtime.commands import console
+from train.__main__ import command
+from train.loop import Trainer
+
+fault, step = sys.argv.pop(1), Trainer._step
+if fault == "disk":  # no file may grow beyond 10 kB: a checkpoint does not fit
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+
+def faulty(self, batch):
+    step(self, batch)
+    if fault == "nan" and self.step == 49:
+        self.losses[49] = float("nan")
+
+Trainer._step = faulty
+raise SystemExit(console.run(lambda: command(sys.argv[1:], prog="train")))
+"""
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 9])
@@ -49,3 +77,37 @@ def test_flags_and_states_go_where_the_processes_meet() -> None:
         (Peers.device, (1,)),
         (Peers.device, (1, 3)),
     ]
+
+
+@pytest.mark.parametrize(("fault", "rank"), [("nan", 0), ("nan", 1), ("disk", 0), ("killed", 1)])
+def test_what_ends_one_process_is_told_by_the_other(tmp_path: Path, fault: str, rank: int) -> None:
+    """Without a launcher, which would end the other one. Gloo alone says that a connection was closed."""
+    script, out, root = tmp_path / "faulty.py", tmp_path / "amn", str(Path(__file__).parents[2])
+    script.write_text(FAULTY)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "OMP_NUM_THREADS": "1"}
+    common = ["--model", "amn", "--data", "synthetic", "--windows", "4000", "--dim", "16", "--set", "hidden_dim=16"]
+    common += ["--device", "cpu", "--epochs", "999", "--out", str(out), "--checkpoint-every", "50"]
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(script), fault if own == rank else "none", *common],
+            env=os.environ | place | {"WORLD_SIZE": "2", "RANK": str(own), "PYTHONPATH": root},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for own in range(2)
+    ]  # fmt: skip
+    if fault == "killed":
+        while running[rank].poll() is None and not (tmp_path / "amn.run" / FILE).exists():
+            time.sleep(0.01)
+        running[rank].send_signal(signal.SIGKILL)
+    said = [process.communicate(timeout=120)[1] for process in running]
+    cause = {
+        "nan": f"process {rank} of 2 ended: the loss became nan in epoch 1 at step 50",
+        "disk": f"process {rank} of 2 ended: {out}.run/{FILE}: cannot be written (File too large)",
+        "killed": "another of the 2 processes ended, or cannot be reached; the system may have killed it",
+    }[fault]
+    other = said[1 - rank]
+    assert other.startswith(f"error: {cause}"), other
+    assert len(other.splitlines()) == 1
+    assert all(process.returncode for process in running)

@@ -54,6 +54,27 @@ def batches(subject: Trainer) -> list[torch.Tensor]:
     return taken
 
 
+def test_windows_weigh_the_same_in_the_loss_and_in_the_gradient() -> None:
+    """Of a batch of all but one and a batch of one; with a rate that changes no weight."""
+    split = data()
+    subject = trainer(split, batch_size=len(split.train) - 1, learning_rate=1e-30, grad_clip=1e9)
+    parameters = list(subject.model.parameters())
+    contexts, targets = subject.windows.batch(subject.windows.starts)
+    expected = row_losses("mse", subject.model(contexts), targets, 0.07).mean()
+    whole = torch.autograd.grad(expected, parameters)
+    summed = [torch.zeros_like(gradient) for gradient in whole]
+
+    def add(*_: object) -> None:
+        for total, parameter in zip(summed, parameters, strict=True):
+            assert parameter.grad is not None
+            total += parameter.grad
+
+    subject.optimizer.register_step_pre_hook(add)
+    assert subject.train_epoch() == pytest.approx(float(expected.detach()), rel=1e-6)
+    for total, gradient in zip(summed, whole, strict=True):
+        torch.testing.assert_close(total * (1 - 1 / len(split.train)), gradient, rtol=1e-4, atol=1e-7)
+
+
 def test_epoch_equals_a_plain_loop() -> None:
     """With options far from the defaults, so that each of them counts."""
     split = data()
@@ -69,10 +90,10 @@ def test_epoch_equals_a_plain_loop() -> None:
         targets = torch.stack([vectors[s + 5] for s in batch.tolist()])
         value = torch.nn.functional.mse_loss(model(contexts), targets)
         optimizer.zero_grad()
-        value.backward()
+        (value * len(batch) / 24).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.02)
         optimizer.step()
-        losses.append(value.item())
+        losses += [value.item()] * len(batch)
     assert loss == pytest.approx(np.mean(losses), rel=1e-5)
     for ours, theirs in zip(fast.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -124,3 +124,16 @@ def test_copies_of_training_windows_among_held_out_ones_are_told(ids: bool, tmp_
             said.clear()
             assert prepare(options, "cpu", said.append).copies == copies
             assert any("copies of training windows" in line for line in said) is bool(copies)
+
+
+@pytest.mark.parametrize(("every", "share"), [(6, 5 / 14), (3, 4 / 14), (2, 0)])
+@pytest.mark.parametrize("noise", [0, 1e-3], ids=["to the bit", "nearly"])
+def test_a_copied_document_with_changed_vectors_is_told(tmp_path: Path, every: int, share: float, noise: float) -> None:
+    """Of the second of two validation documents, each `every`-th vector is another one; 7 of the 14 windows are its."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((20, 12, 6)).astype(np.float32)
+    kept = np.arange(12) % every != every - 1
+    vectors[19, kept] = vectors[0, kept] + noise * rng.standard_normal((kept.sum(), 6))
+    np.savez(tmp_path / "c.npz", vectors=vectors.reshape(-1, 6), doc_ids=np.arange(240) // 12)
+    found = prepare(TrainOptions(model="amn", data=str(tmp_path / "c.npz"), device="cpu"), "cpu", lambda line: None)
+    assert found.copies == ({"validation": pytest.approx(share)} if share else {})

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from lvm_runtime.corpus.corpus import Corpus
@@ -155,19 +156,27 @@ def _by_position(windows: WindowSet) -> tuple[float, ...]:
 
 
 def copied(vectors: NDArray[Any], train: WindowSet, *held: WindowSet) -> list[float]:
-    """Return for each of `held` the share of windows all of whose T + 1 vectors are in training windows, to the bit."""
+    """Return for each of `held` the share of windows whose target and most of whose context training windows hold.
+
+    To the bit, and in any order: so a document of which some vectors were changed or left out is found too.
+    """
     hashes = _hashes(vectors)
     steps = np.arange(train.context_length + 1)
     trained = np.zeros(len(hashes), bool)
     trained[train.starts.cpu().numpy()[:, None] + steps] = True
     known = np.isin(hashes, hashes[trained])
-    starts = [windows.starts.cpu().numpy()[:, None] for windows in held]
-    return [float(known[begins + steps].all(axis=1).mean()) if len(begins) else 0.0 for begins in starts]
+    found = [known[windows.starts.cpu().numpy()[:, None] + steps] for windows in held]  # [n, T + 1] each
+    return [float((k[:, -1] & _most(k[:, :-1].sum(axis=1), train)).mean()) if len(k) else 0.0 for k in found]
+
+
+def _most(count: Any, windows: WindowSet) -> Any:
+    """Say where `count` is more than half of the vectors of a context."""
+    return 2 * count > windows.context_length
 
 
 @torch.no_grad()
 def nearly_copied(train: WindowSet, held: WindowSet) -> float:
-    """Return the share of an evenly spaced sample of `held` all of whose T + 1 vectors are nearly in training windows.
+    """Return the share that `copied` does, of an evenly spaced sample of `held`; vectors may be nearly the same.
 
     An encoder that meets a text twice, in other batches or at another precision, gives two vectors that differ in their
     last digits. Only windows whose target has a copy are looked at further, so this costs a search for 200 vectors.
@@ -178,17 +187,22 @@ def nearly_copied(train: WindowSet, held: WindowSet) -> float:
     trained = torch.zeros(len(train.store), dtype=torch.bool, device=starts.device)
     for offset in range(train.context_length + 1):
         trained[train.starts + offset] = True
-    rows, left = trained.nonzero()[:, 0], starts
-    for offset in range(train.context_length, -1, -1):
-        if not len(left):
-            return 0.0
-        queries = F.normalize(train.store.rows(left + offset), dim=1)
-        nearest = torch.full((len(left),), -torch.inf, device=starts.device)
-        for part in rows.split(_BLOCK):
-            candidates = F.normalize(train.store.rows(part), dim=1)
-            nearest = torch.maximum(nearest, (queries @ candidates.T).amax(dim=1))
-        left = left[nearest >= SAME]
-    return len(left) / len(starts)
+    rows = trained.nonzero()[:, 0]
+    left = starts[_nearly_among(train.store, rows, starts + train.context_length)]
+    count = torch.zeros_like(left)
+    for offset in range(train.context_length if len(left) else 0):
+        count += _nearly_among(train.store, rows, left + offset)
+    return int(_most(count, train).sum()) / len(starts)
+
+
+def _nearly_among(store: VectorStore, rows: Tensor, asked: Tensor) -> Tensor:
+    """Say for each row of `asked` `[q]` whether the vector of one of `rows` is nearly the same."""
+    queries = F.normalize(store.rows(asked), dim=1)
+    nearest = torch.full((len(asked),), -torch.inf, device=asked.device)
+    for part in rows.split(_BLOCK):
+        candidates = F.normalize(store.rows(part), dim=1)
+        nearest = torch.maximum(nearest, (queries @ candidates.T).amax(dim=1))
+    return nearest >= SAME
 
 
 def _duplicates(vectors: NDArray[Any]) -> float:
