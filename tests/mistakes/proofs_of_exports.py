@@ -226,6 +226,13 @@ MISTAKES = [
         f"{_FAULT}[median]",
     ),
     Mistake(
+        "in fp32 rounding may make any drift at the median",
+        _VERIFY,
+        'if precision == "fp32" else ()',
+        'if precision == "fp64" else ()',
+        f"{_FAULT}[more than rounding]",
+    ),
+    Mistake(
         "the largest drift reported is the mean",
         _VERIFY,
         "max(d.max() for d in drifts)",
@@ -309,6 +316,13 @@ MISTAKES = [
         "FORM_LIMIT = 2e-6",
         "FORM_LIMIT = 2e-5",
         f"{_FORM}[small difference]",
+    ),
+    Mistake(
+        "rounding may make any drift of a form at the median",
+        _PROVE,
+        "    require(median, FORM_DRIFT",
+        "    require(0.0, FORM_DRIFT",
+        "tests/export/coreml/test_prove.py::test_form_that_is_off_by_more_than_rounding_is_refused",
     ),
     Mistake(
         "the limits widen for vectors of every size",
