@@ -20,7 +20,7 @@ from export.coreai import export as module
 from export.coreai.convert import compressed, coreai_form, operations, write_asset
 from export.coreai.export import export_coreai
 from export.coreai.options import PRECISIONS, SHAPES, CoreAIOptions, chosen
-from export.coreai.stock import compare_stock
+from export.coreai.stock import compare_stock, export_stock
 from export.source import Source
 from export.verify import Sample, make_samples
 from lvm_runtime import Predictor
@@ -28,6 +28,8 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.base import Array
+from lvm_runtime.backends.coreai import CoreAIBackend
 from lvm_runtime.errors import BackendUnavailable, InvalidInput, LvmError, VerificationFailed
 from lvm_runtime.models import known_answers, save_model
 from tests.artifacts import randomised
@@ -138,6 +140,29 @@ def test_the_stock_conversion_is_listed_beside_ours(tmp_path: Path) -> None:
     assert counts["conv2d"] == ["5", "0"]
     assert counts["cast"] == ["0", "4"], "its layer norms leave fp16"
     assert (tmp_path / "stock.aimodel").is_dir()
+
+
+@pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
+def test_the_function_of_each_batch_size_is_executed(
+    stock: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of a size for which there are too few contexts, and a smaller one would do."""
+    ran, run = set(), CoreAIBackend.run
+
+    def note(backend: CoreAIBackend, contexts: Array) -> Array:
+        ran.add(len(contexts))
+        return run(backend, contexts)
+
+    monkeypatch.setattr(CoreAIBackend, "run", note)
+    source, options = (
+        small_source("lstm", tmp_path),
+        CoreAIOptions(shapes="static", precision="fp32", batch_sizes=(6, 40)),
+    )
+    if stock:
+        export_stock(source, few(source), options, tmp_path / "stock.aimodel")
+    else:
+        export_coreai(source, few(source), options)
+    assert ran == {6, 40}
 
 
 @pytest.mark.parametrize(
