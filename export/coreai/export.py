@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import platform
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from .options import CoreAIOptions
 ROWS = {("fp32", "dynamic"): 128, ("fp32", "static"): 128, ("fp16", "static"): 32, ("fp16", "dynamic"): 4}
 """Contexts of each sample that are executed. The reference runtime emulates fp16: at full size a context takes up to 70
 ms in convolutions and up to 3 s in linear layers."""
+FORM_ROWS = 4
+"""Contexts of each sample on which the form of an asset in another precision is executed in fp32."""
 
 
 def export_coreai(source: Source, samples: Sequence[Sample], options: CoreAIOptions) -> Artifact:
@@ -38,6 +41,8 @@ def export_coreai(source: Source, samples: Sequence[Sample], options: CoreAIOpti
     'coreai/fp32.aimodel'
     """
     config = source.artifact.config
+    if options.manifest_precision != "fp32":
+        _prove_form(source, samples, replace(options, precision="fp32", compress="none", batch_sizes=(FORM_ROWS,)))
     with source.artifact.adding(options.path) as temporary:
         write_asset(coreai_form(source.model, options), options, (config.context_length, config.dim), temporary)
         title = f"{config.architecture}: predicts the next vector of a document from its last {config.context_length}"
@@ -55,6 +60,16 @@ def export_coreai(source: Source, samples: Sequence[Sample], options: CoreAIOpti
             batch_sizes=options.fixed_sizes,
             details=report.details(),
         )
+
+
+def _prove_form(source: Source, samples: Sequence[Sample], options: CoreAIOptions) -> None:
+    """Verify the form in fp32 first: rounding to fp16 moves a prediction by more than many mistakes do."""
+    config = source.artifact.config
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "form.aimodel"
+        write_asset(coreai_form(source.model, options), options, (config.context_length, config.dim), path)
+        few = [replace(sample.first(FORM_ROWS), lengthened=()) for sample in samples]
+        verify_file(path, few, format="coreai", precision="fp32", batch_sizes=(FORM_ROWS,))
 
 
 def verify_asset(path: Path, samples: Sequence[Sample], options: CoreAIOptions) -> Report:

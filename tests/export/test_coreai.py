@@ -32,7 +32,7 @@ from lvm_runtime.backends.base import Array
 from lvm_runtime.backends.coreai import CoreAIBackend
 from lvm_runtime.errors import BackendUnavailable, InvalidInput, LvmError, VerificationFailed
 from lvm_runtime.models import known_answers, save_model
-from tests.artifacts import randomised
+from tests.artifacts import randomised, with_epsilon
 
 DIM, LENGTH = 16, 2
 SMALL = {
@@ -140,6 +140,14 @@ def test_the_stock_conversion_is_listed_beside_ours(tmp_path: Path) -> None:
     assert counts["conv2d"] == ["5", "0"]
     assert counts["cast"] == ["0", "4"], "its layer norms leave fp16"
     assert (tmp_path / "stock.aimodel").is_dir()
+
+
+def test_fp16_of_a_form_that_is_a_little_wrong_is_refused(tmp_path: Path) -> None:
+    source = small_source("gru", tmp_path)
+    options = CoreAIOptions(shapes="static", precision="fp16", batch_sizes=(2,))
+    with pytest.raises(VerificationFailed, match=r"^coreai fp32: "):
+        export_coreai(with_epsilon(source, 2e-5), few(source), options)
+    assert Artifact.load(source.artifact.path).find("coreai") == ()
 
 
 @pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
