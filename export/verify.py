@@ -62,9 +62,11 @@ SAMPLE_SEED = 1
 """Not the seed of the probes, on which int8 is calibrated."""
 ALONE = 8
 """Rows that are also run alone, first, last and among large ones."""
-LENGTHENED = (0, 30, 1000)
+SHORT = 0.001
+LENGTHENED = (0, SHORT, 30, 1000)
 """How many times as long random contexts are compared in fp32 too, in which a Predictor takes them up to a norm of 1e6.
-An attention that is a little too sharp, a mask that is not low enough and what is cut off hide at norm 1."""
+An attention that is a little too sharp, a mask that is not low enough and what is cut off hide at norm 1. In int8 short
+ones are compared: without biases the steps of a LayerNorm's mean are larger than what they make, and drifts reach 2."""
 ROWS_LENGTHENED = 32
 _REMEDY = (
     "nothing was kept: choose a higher --precision, or report it with the versions that `lvm-runtime doctor` prints"
@@ -221,11 +223,11 @@ def verify(
 ) -> Report:
     """Compare `runner` with the known answers of `samples` at each batch size.
 
-    In fp32 `lengthened` contexts up to `largest_norm` are compared as well; in other precisions zeros have to give
-    finite numbers. Raises VerificationFailed, with `name` and the numbers, for too much drift at worst or at the
-    median, in fp32 for a component off by more than 2e-5 and for more than rounding makes at the median, for a
-    prediction of another length, for attention weights that are off, for a row that its batch-mates change by more than
-    1e-6, and for finding too little of what the training form finds.
+    In fp32 `lengthened` contexts up to `largest_norm` are compared as well, in int8 short ones; in other precisions
+    than fp32 zeros have to give finite numbers. Raises VerificationFailed, with `name` and the numbers, for too much
+    drift at worst or at the median, in fp32 for a component off by more than 2e-5 and for more than rounding makes at
+    the median, for a prediction of another length, for attention weights that are off, for a row that its batch-mates
+    change by more than 1e-6, and for finding too little of what the training form finds.
     """
     drifts, medians, difference, longer, change = [], [], 0.0, 0.0, 0.0
     for sample in samples:
@@ -293,6 +295,9 @@ def _compare_lengthened(runner: Runner, other: Sample, name: str, precision: str
     if precision != "fp32":
         if not other.contexts.any() and not np.isfinite(answers).all():
             raise VerificationFailed(f"{name}: contexts of zeros give NaN or infinity; {_REMEDY}")
+        if precision == "int8" and other.name.startswith(f"{SHORT} "):
+            off = max_drift(answers, other.predictions)
+            require(off, DRIFT_LIMITS[precision], f"{name}: drift (1 - cosine) with contexts {other.name}", _REMEDY)
         return
     what = f"{name}: with contexts {other.name}, the median row's largest difference in"
     require(_median_difference(answers, other.predictions), FP32_ABSOLUTE_LIMIT, f"{what} a component", _REMEDY)
