@@ -43,7 +43,8 @@ def make_parser(description: str, prog: str | None = None, epilog: str = "") -> 
     parser.add_argument(
         "--untrained",
         action="store_true",
-        help="export random weights, to try things out; the artifact goes to artifacts/NAME-untrained",
+        help="export random weights, to try things out; the artifact goes to artifacts/NAME-untrained, where no other "
+        "model is replaced",
     )
     parser.add_argument("--dim", type=int, help=f"vector size D of --untrained weights (default: {UNTRAINED_DIM})")
     parser.add_argument(

@@ -19,6 +19,8 @@ from lvm_runtime.models import build_model, known_answers, load_model, save_mode
 from .randomise import randomise
 
 UNTRAINED_SEED = 0
+RANDOM = "none: random weights"
+"""What the provenance of --untrained weights says of their training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ def open_source(name: str, *, untrained: bool = False, dim: int = 768) -> Source
 
     With `untrained`, `name` is an architecture and the artifact is `artifacts/NAME-untrained`, made here with
     random weights for vectors of size `dim` if it is not there yet. Raises ArtifactError with the command that
-    makes a missing artifact, and VerificationFailed for weights that do not give the artifact's known answers.
+    makes a missing artifact, or where another model is in the place of random weights, and VerificationFailed for
+    weights that do not give the artifact's known answers.
 
     >>> open_source("amn").artifact.config.dim
     384
@@ -69,7 +72,12 @@ def _untrained(name: str, dim: int) -> Source:
     config = make_config(name, dim=dim)
     if (path / MANIFEST).is_file():
         artifact = Artifact.load(path)
-        if artifact.config == config:
-            return _proved(artifact)
+        if (found := artifact.config) != config or artifact.manifest.provenance.get("training") != RANDOM:
+            trained = "" if found != config else ", which is not of random weights"
+            raise ArtifactError(
+                f"{path}: holds another model ({found.architecture}, dim {found.dim}{trained}), expected "
+                f"--untrained weights of dim {dim}; remove it or move it away, or give the --dim that it has"
+            )
+        return _proved(artifact)
     model = randomise(build_model(config), seed=UNTRAINED_SEED)
-    return Source(save_model(model, path, provenance={"data": None, "training": "none: random weights"}), model)
+    return Source(save_model(model, path, provenance={"data": None, "training": RANDOM}), model)

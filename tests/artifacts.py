@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from torch import nn
 from export.forms import build_form
 from export.onnx.export import write_graph
 from export.randomise import randomise
+from export.source import Source
 from export.torchscript import trace_form
 from lvm_runtime.artifact.config import CONFIGS, make_config
 from lvm_runtime.artifact.fingerprint import random_contexts
@@ -24,6 +26,15 @@ from lvm_runtime.models import build_model, save_model
 def randomised(architecture: str, *, seed: int = 0, **sizes: Any) -> nn.Module:
     """Return a model in eval mode in which every parameter has its own random values, a small one without `sizes`."""
     return randomise(build_model(make_config(architecture, **(sizes or CONFIGS[architecture].small))), seed=seed)
+
+
+def with_epsilon(source: Source, epsilon: float) -> Source:
+    """Return `source` with a model whose LayerNorms have another epsilon."""
+    model = copy.deepcopy(source.model)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = epsilon
+    return Source(source.artifact, model)
 
 
 def with_other_heads(model: nn.Module) -> nn.Module:

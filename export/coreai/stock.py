@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from torch import nn
 
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
-from lvm_runtime.backends.batch_sizes import any_batch
 from lvm_runtime.backends.coreai import CoreAIBackend
 from lvm_runtime.commands.tables import aligned
 from lvm_runtime.errors import VerificationFailed
@@ -60,9 +60,7 @@ def stock_module(model: nn.Module, options: CoreAIOptions) -> nn.Module:
 
 
 def executed_drift(path: Path, sample: Sample) -> float:
-    """Execute the asset at `path` on `sample` and return the largest drift."""
-    backend = CoreAIBackend(path, device="cpu")
-    try:
-        return max_drift(any_batch(backend).run(sample.contexts), sample.predictions)
-    finally:
-        backend.close()
+    """Execute each function of the asset at `path` on `sample` and return the largest drift."""
+    with closing(CoreAIBackend(path, device="cpu")) as backend:
+        parts = [sample.cycled(size) for size in backend.batch_sizes or (len(sample.contexts),)]
+        return max(max_drift(backend.run(part.contexts), part.predictions) for part in parts)

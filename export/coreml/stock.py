@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lvm_runtime.artifact.drift import DRIFT_LIMITS, drift
+from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.coreml.package import import_coremltools
 from lvm_runtime.errors import InvalidInput, VerificationFailed
 from lvm_runtime.models.amn import AMN
@@ -80,9 +80,11 @@ def _convert_exported(model: nn.Module, options: CoreMLOptions, shape: tuple[int
 
 
 def _drift(package: Path, options: CoreMLOptions, sample: Sample) -> float:
-    program = load_program(package)
-    name = options.functions[options.batch_sizes[0]]
-    evaluate = Evaluator(program, mode="fp16", function=name if name in program.functions else None)
-    rows = options.batch_sizes[0]
-    (context,) = evaluate.inputs
-    return float(drift(evaluate({context: sample.contexts[:rows]})["prediction"], sample.predictions[:rows]).max())
+    """Return the largest drift, over every batch size."""
+    program, worst = load_program(package), 0.0
+    for size, name in options.functions.items():
+        evaluate = Evaluator(program, mode="fp16", function=name if name in program.functions else None)
+        (context,) = evaluate.inputs
+        part = sample.cycled(size)
+        worst = max(worst, max_drift(evaluate({context: part.contexts})["prediction"], part.predictions))
+    return worst

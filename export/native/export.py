@@ -8,7 +8,8 @@ B batch, N vectors of a document, T context length, D vector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from lvm_runtime.errors import InvalidInput
 from ..forms import Form, build_form
 from ..norms import largest_norm
 from ..source import Source
-from ..verify import Sample, verify_file, verify_sequence
+from ..verify import Report, Sample, verify_file, verify_program, verify_sequence
 from .files import FILES
 from .plan import PlanOps, build_plan
 
@@ -57,15 +58,18 @@ def export_plan(
     """
     artifact, form = source.artifact, build_form(source.model)
     _refuse_what_does_not_fit(form, format)
+    check: Callable[..., Report] = partial(verify_file, format=format)
+    if kind == "sequence":
+        check = partial(verify_sequence, source=source, format=format)
+    if precision != "fp32":
+        verify_program(partial(write_native, form, kind=kind, precision="fp32"), samples, check)
     with artifact.adding(path) as temporary:
         contexts = artifact.read_fingerprint().real
         write_native(form, temporary, kind, contexts, precision=precision)
+        report = check(temporary, samples=samples, precision=precision)
+        norm = None  # of a sequence form: that of the context form, whose answers it gives
         if kind == "context":
-            report = verify_file(temporary, samples, format=format, precision=precision)
             norm = largest_norm(temporary, source, samples, format=format, precision=precision)
-        else:
-            norm = None  # that of the context form, whose answers it gives
-            report = verify_sequence(temporary, source, samples, format=format, precision=precision)
         return artifact.commit(
             temporary,
             path,

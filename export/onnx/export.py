@@ -6,6 +6,7 @@ B batch, N vectors of a document, T context length, D vector.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from lvm_runtime.artifact.folder import Artifact
 from ..forms import Form, build_form
 from ..norms import largest_norm
 from ..source import Source
-from ..verify import Sample, verify_file, verify_sequence
+from ..verify import Sample, verify_file, verify_program, verify_sequence
 from .files import SEQUENCE_FILE, context_file
 from .graph import GraphOps, build_graph
 from .quantise import Int8GraphOps
@@ -35,9 +36,11 @@ def export_onnx(source: Source, samples: Sequence[Sample], precision: str = "fp3
     >>> artifact.find("onnx", precision="int8")[0].drift < 1e-3
     True
     """
-    artifact, relative = source.artifact, context_file(precision)
+    artifact, relative, form = source.artifact, context_file(precision), build_form(source.model)
+    if precision != "fp32":
+        verify_program(partial(write_graph, form, precision="fp32"), samples, partial(verify_file, format="onnx"))
     with artifact.adding(relative) as temporary:
-        write_graph(build_form(source.model), temporary, precision, contexts=artifact.read_fingerprint().real)
+        write_graph(form, temporary, precision, contexts=artifact.read_fingerprint().real)
         report = verify_file(temporary, samples, format="onnx", precision=precision)
         norm = largest_norm(temporary, source, samples, format="onnx", precision=precision)
         return artifact.commit(

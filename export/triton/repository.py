@@ -13,7 +13,7 @@ from typing import Any
 from lvm_runtime.arguments import finite_number, whole_number
 from lvm_runtime.artifact.config import ModelConfig
 from lvm_runtime.artifact.folder import Artifact
-from lvm_runtime.errors import InvalidInput
+from lvm_runtime.errors import ArtifactError, InvalidInput, one_line
 from lvm_runtime.request import Request
 from lvm_runtime.system import atomic
 
@@ -39,7 +39,8 @@ def write_repository(
     A batch has up to `max_batch` contexts and waits `max_delay_ms` for more. `options` are a Predictor's backend,
     precision, max_drift and threads, as text. Each of the `instances` is a process with a Predictor of its own. Without
     an ONNX form in full precision there is no second model. A model that an earlier call wrote is replaced in one step,
-    or removed with the form. Raises InvalidInput where something else is, a model of Triton by others included.
+    or removed with the form. Raises InvalidInput where something else is, a model of Triton by others included, and
+    ArtifactError for an artifact that changes meanwhile; then all stays as it was.
     """
     whole_number(instances, "instances")
     _check(options or {})
@@ -53,31 +54,51 @@ def write_repository(
         if folder.is_dir() and any(folder.iterdir()) and not _replaceable(folder):
             raise InvalidInput(f"{folder}: holds what this export did not write; choose another --out or --name")
     running = f"{batching}instance_group [ {{ kind: KIND_CPU count: {instances} }} ]\n"
-    _write_python_model(python, artifact, running, {"threads": "1"} | (options or {}))
-    if not compiled:
-        if graph.is_dir():
-            shutil.rmtree(graph)
-        return [python]
-    _write_onnx_model(graph, artifact, running, artifact.file(compiled[0]))
-    return [python, graph]
+    parameters = {"threads": "1"} | (options or {})
+    with atomic.replacing(python) as folder:
+        copy = _write_python_model(folder, name, artifact, running, parameters)
+        if compiled:
+            with atomic.replacing(graph) as other:
+                _write_onnx_model(other, graph.name, copy, running, copy.file(compiled[0]))
+    if compiled:
+        return [python, graph]
+    if graph.is_dir():
+        shutil.rmtree(graph)
+    return [python]
 
 
-def _write_python_model(place: Path, artifact: Artifact, running: str, parameters: dict[str, str]) -> None:
-    """Write the model that runs the artifact in Triton's Python backend, by a Predictor with `parameters`."""
+def _write_python_model(
+    folder: Path, name: str, artifact: Artifact, running: str, parameters: dict[str, str]
+) -> Artifact:
+    """Write the model `name` that runs the artifact in Triton's Python backend, by a Predictor with `parameters`.
+
+    Returns the artifact's copy in it, which is whole.
+    """
     text = "".join(f'parameters {{ key: "{k}" value {{ string_value: "{v}" }} }}\n' for k, v in parameters.items())
-    with atomic.replacing(place) as folder:
-        version = folder / "1"
-        shutil.copytree(artifact.path, version / "artifact", ignore=shutil.ignore_patterns(".*"))
-        shutil.copy(MODEL, version / "model.py")
-        (folder / _CONFIG).write_text(_config(place.name, "python", artifact.config) + running + text)
+    copy = _copied(artifact, folder / "1/artifact")
+    shutil.copy(MODEL, folder / "1/model.py")
+    (folder / _CONFIG).write_text(_config(name, "python", artifact.config) + running + text)
+    return copy
 
 
-def _write_onnx_model(place: Path, artifact: Artifact, running: str, graph: Path) -> None:
-    """Write the model that runs the ONNX file `graph` in Triton's own backend for it."""
-    with atomic.replacing(place) as folder:
-        (folder / "1").mkdir(parents=True)
-        shutil.copy(graph, folder / "1/model.onnx")
-        (folder / _CONFIG).write_text(_config(place.name, "onnxruntime", artifact.config) + running)
+def _copied(artifact: Artifact, place: Path) -> Artifact:
+    """Copy the artifact; ArtifactError if a training or an export changes it meanwhile."""
+    again = "if it was being changed, export it again when that has ended"
+    try:
+        shutil.copytree(artifact.path, place, ignore=shutil.ignore_patterns(".*"))
+        copy = Artifact.load(place)
+    except (shutil.Error, FileNotFoundError, ArtifactError) as error:  # files of two versions, or one that went
+        raise ArtifactError(f"{artifact.path}: no whole copy of it ({one_line(error, 300)}); {again}") from error
+    if copy.manifest != artifact.manifest:
+        raise ArtifactError(f"{artifact.path}: its manifest changed while it was copied; {again}")
+    return copy
+
+
+def _write_onnx_model(folder: Path, name: str, artifact: Artifact, running: str, graph: Path) -> None:
+    """Write the model `name` that runs the ONNX file `graph` in Triton's own backend for it."""
+    (folder / "1").mkdir(parents=True)
+    shutil.copy(graph, folder / "1/model.onnx")
+    (folder / _CONFIG).write_text(_config(name, "onnxruntime", artifact.config) + running)
 
 
 def _replaceable(folder: Path) -> bool:

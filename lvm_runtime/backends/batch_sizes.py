@@ -8,7 +8,7 @@ b batch, T context length, D vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from math import inf
 from typing import Protocol
@@ -57,12 +57,18 @@ class Runner(Protocol):
 
 
 class AnyBatch:
-    """Run any number of rows, b ≥ 1, on a backend that takes only batches of `sizes`; what is left over is cut off."""
+    """Run any number of rows, b ≥ 1, on a backend that takes only batches of `sizes`; what is left over is cut off.
+
+    Each size may be a program of its own. Where `prove` is set, it is called with a size before the first run of that
+    size; what it raises comes out of that run.
+    """
 
     def __init__(self, backend: Runner, sizes: tuple[int, ...], *, largest_norm: float = inf) -> None:
         self._backend = backend
         self._sizes = sizes
         self._largest_norm = largest_norm
+        self._ran: set[int] = set()
+        self.prove: Callable[[int], object] | None = None
 
     def run(self, contexts: Array) -> Array:
         """Return predictions `[b, D]` for contexts `[b, T, D]`."""
@@ -82,6 +88,10 @@ class AnyBatch:
         """Yield batches and how many rows of each count; the last one is filled up with copies of its last row."""
         start = 0
         for size, used in plan_batches(len(contexts), self._sizes):
+            if size not in self._ran:
+                if self.prove is not None:
+                    self.prove(size)
+                self._ran.add(size)
             batch = contexts[start : start + used]
             if used < size:
                 batch = np.concatenate([batch, np.repeat(batch[-1:], size - used, axis=0)])

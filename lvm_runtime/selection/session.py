@@ -21,6 +21,7 @@ from lvm_runtime.artifact.drift import (
 )
 from lvm_runtime.artifact.fingerprint import Fingerprint
 from lvm_runtime.backends.base import ATTENTION_LARGEST_NORM, REDUCED_LARGEST_NORM, Array, Backend
+from lvm_runtime.backends.batch_sizes import AnyBatch, Runner
 from lvm_runtime.backends.lifecycle import GuardedBackend, building, proving
 from lvm_runtime.backends.registry import backend_class
 from lvm_runtime.errors import counted
@@ -37,6 +38,9 @@ class Session:
     `run_usable` returns predictions `[b, D]` for contiguous contexts `[b, T, D]`, b ≥ 1, or None if a vector is not
     finite or longer than the backend takes; as a partial function it saves a lone query two calls in Python. `answers`
     `[n, D]` are its answers to the probes, and `drift` is the largest row drift among them, both from this machine.
+
+    The probes run in the sizes that fit their number. Of a backend with fixed batch sizes, each other size has to give
+    the known answers too before it is first used: to load all of them at once may take a Mac seconds.
     """
 
     __slots__ = ("_guard", "answers", "backend", "candidate", "drift", "has_attention", "run_usable")
@@ -47,7 +51,10 @@ class Session:
         self.has_attention = fingerprint.attention is not None
         self._guard = GuardedBackend(backend)
         self.run_usable = partial(self._guard.guarded, self._guard.runner.run_usable)
-        self.answers, self.drift = self._verify(fingerprint, drift_limit)
+        runner = self._guard.runner
+        self.answers, self.drift = self._verify(fingerprint, drift_limit, runner)
+        if isinstance(runner, AnyBatch):
+            runner.prove = partial(self._verify_size, fingerprint, drift_limit)
 
     @classmethod
     def open(cls, candidate: Candidate, fingerprint: Fingerprint, request: Request) -> Session:
@@ -96,10 +103,13 @@ class Session:
         b = self.backend
         return Running(b.name, b.device, b.precision, b.threads, self.candidate.file, self.drift, b.instructions)
 
-    def _verify(self, fingerprint: Fingerprint, limit: float) -> tuple[Array, float]:
+    def _verify_size(self, fingerprint: Fingerprint, limit: float, size: int) -> None:
+        self._verify(fingerprint, limit, AnyBatch(self.backend, (size,)), f" at batch size {size}")
+
+    def _verify(self, fingerprint: Fingerprint, limit: float, runner: Runner, where: str = "") -> tuple[Array, float]:
         """Compare the answers to the probes with the known ones, and one probe alone with itself among others."""
-        name, precision = f"{self.candidate} on {self.backend.device}", self.backend.precision
-        known, predictions = fingerprint.predictions, self._guard.runner.run(fingerprint.contexts)
+        name, precision = f"{self.candidate} on {self.backend.device}{where}", self.backend.precision
+        known, predictions = fingerprint.predictions, runner.run(fingerprint.contexts)
         off = largest_difference(predictions, known)
         drifts = drift(predictions, known) if predictions.shape == known.shape else np.array([np.inf])
         what = f"{name}: drift from the known answers (mean {drifts.mean():.2e} of {counted(len(known), 'probe')})"
@@ -109,22 +119,22 @@ class Session:
         longer = largest_length_difference(predictions, known)
         require(longer, LENGTH_LIMIT, f"{name}: largest difference in length to the known answers", _REMEDY)
         for i in (0, len(predictions) - 1):
-            change = largest_difference(self._without_mates(fingerprint.contexts, i), predictions[i])
+            change = largest_difference(self._without_mates(fingerprint.contexts, i, runner), predictions[i])
             require(change, BATCH_INVARIANCE_LIMIT, f"{name}: change of probe {i} without its batch-mates", _REMEDY)
         if fingerprint.attention is not None:
-            again, attention = self._guard.runner.run_with_attention(fingerprint.contexts)
+            again, attention = runner.run_with_attention(fingerprint.contexts)
             off = largest_difference(attention, fingerprint.attention)
             require(off, ATTENTION_LIMITS[precision], f"{name}: largest attention difference", _REMEDY)
             change = largest_difference(again, predictions)
             require(change, BATCH_INVARIANCE_LIMIT, f"{name}: change when attention is asked for", _REMEDY)
         return predictions, float(drifts.max())
 
-    def _without_mates(self, contexts: Array, i: int) -> Array:
+    def _without_mates(self, contexts: Array, i: int, runner: Runner) -> Array:
         """Return the prediction `[D]` for row `i` alone.
 
         A program that was compiled for fixed batch sizes is another program for another size, which may round
         elsewhere; there the row runs in the same place of the same batch, among copies of itself.
         """
         if self.backend.batch_sizes is None:
-            return self._guard.runner.run(contexts[i : i + 1])[0]
-        return self._guard.runner.run(np.repeat(contexts[i : i + 1], len(contexts), axis=0))[i]
+            return runner.run(contexts[i : i + 1])[0]
+        return runner.run(np.repeat(contexts[i : i + 1], len(contexts), axis=0))[i]

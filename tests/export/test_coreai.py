@@ -20,7 +20,7 @@ from export.coreai import export as module
 from export.coreai.convert import compressed, coreai_form, operations, write_asset
 from export.coreai.export import export_coreai
 from export.coreai.options import PRECISIONS, SHAPES, CoreAIOptions, chosen
-from export.coreai.stock import compare_stock
+from export.coreai.stock import compare_stock, export_stock
 from export.source import Source
 from export.verify import Sample, make_samples
 from lvm_runtime import Predictor
@@ -28,9 +28,11 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.drift import DRIFT_LIMITS, max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.artifact.folder import Artifact
+from lvm_runtime.backends.base import Array
+from lvm_runtime.backends.coreai import CoreAIBackend
 from lvm_runtime.errors import BackendUnavailable, InvalidInput, LvmError, VerificationFailed
 from lvm_runtime.models import known_answers, save_model
-from tests.artifacts import randomised
+from tests.artifacts import randomised, with_epsilon
 
 DIM, LENGTH = 16, 2
 SMALL = {
@@ -138,6 +140,37 @@ def test_the_stock_conversion_is_listed_beside_ours(tmp_path: Path) -> None:
     assert counts["conv2d"] == ["5", "0"]
     assert counts["cast"] == ["0", "4"], "its layer norms leave fp16"
     assert (tmp_path / "stock.aimodel").is_dir()
+
+
+def test_fp16_of_a_form_that_is_a_little_wrong_is_refused(tmp_path: Path) -> None:
+    source = small_source("gru", tmp_path)
+    options = CoreAIOptions(shapes="static", precision="fp16", batch_sizes=(2,))
+    with pytest.raises(VerificationFailed, match=r"^coreai fp32: "):
+        export_coreai(with_epsilon(source, 2e-5), few(source), options)
+    assert Artifact.load(source.artifact.path).find("coreai") == ()
+
+
+@pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
+def test_the_function_of_each_batch_size_is_executed(
+    stock: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of a size for which there are too few contexts, and a smaller one would do."""
+    ran, run = set(), CoreAIBackend.run
+
+    def note(backend: CoreAIBackend, contexts: Array) -> Array:
+        ran.add(len(contexts))
+        return run(backend, contexts)
+
+    monkeypatch.setattr(CoreAIBackend, "run", note)
+    source, options = (
+        small_source("lstm", tmp_path),
+        CoreAIOptions(shapes="static", precision="fp32", batch_sizes=(6, 40)),
+    )
+    if stock:
+        export_stock(source, few(source), options, tmp_path / "stock.aimodel")
+    else:
+        export_coreai(source, few(source), options)
+    assert ran == {6, 40}
 
 
 @pytest.mark.parametrize(

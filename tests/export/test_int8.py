@@ -21,15 +21,17 @@ from export.forms.int8 import Calibration
 from export.forms.ops import Ops, TorchOps, Value
 from export.forms.rounding import Rounded, quantise_weight, round_halves, round_rows
 from export.forms.sensitivity import Error, Product, drift_of_errors
-from export.native.export import write_native
-from export.onnx.export import write_graph
-from export.verify import DocumentRunner
+from export.native.export import export_native, write_native
+from export.onnx.export import export_onnx, write_graph
+from export.source import Source
+from export.verify import DocumentRunner, make_samples
 from lvm_runtime.artifact.config import ARCHITECTURES, make_config
 from lvm_runtime.artifact.drift import drift, max_drift
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.backends import backend_class
 from lvm_runtime.backends.base import Backend
-from lvm_runtime.models import build_model, known_answers
+from lvm_runtime.errors import VerificationFailed
+from lvm_runtime.models import build_model, known_answers, save_model
 from tests.artifacts import randomised
 
 DIM = 16
@@ -176,6 +178,21 @@ def test_refined_products_drift_less(
         monkeypatch.setattr(refinements, name, number)
     refined = drift(run("refined"), answers).mean()
     assert 0 < refined < plain / 8
+
+
+@pytest.mark.parametrize("reader", ["onnx", "native"])
+def test_a_form_that_short_vectors_drift_in_is_refused(reader: str, tmp_path: Path) -> None:
+    """Without biases, what a LayerNorm makes of a short vector is short, and its mean, which is taken off, is not."""
+    model = randomised("amn")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+    source = Source(save_model(model, tmp_path / "amn"), model)
+    export: Any = export_onnx if reader == "onnx" else export_native
+    backend_of(reader)
+    with pytest.raises(VerificationFailed, match=r"int8: drift .* with contexts 0\.001 times as long"):
+        export(source, make_samples(source), precision="int8")
 
 
 def passing_on(architecture: str) -> nn.Module:

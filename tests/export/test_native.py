@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.forms import build_form
+from export.forms import Form, build_form
+from export.native import export as module
 from export.native.__main__ import command
 from export.native.export import export_native
 from export.native.files import FILES
@@ -21,7 +22,7 @@ from lvm_runtime.artifact.config import ARCHITECTURES
 from lvm_runtime.artifact.drift import DRIFT_LIMITS
 from lvm_runtime.errors import InvalidInput, VerificationFailed
 from lvm_runtime.models import save_model
-from tests.artifacts import randomised
+from tests.artifacts import randomised, with_epsilon
 
 SIZES: dict[str, dict[str, Any]] = {
     "lstm": {"hidden_dim": 64},
@@ -149,6 +150,35 @@ def test_wrong_export_leaves_no_file(kind: str, precision: str, tmp_path: Path) 
     with pytest.raises(VerificationFailed, match="largest drift"):
         export_native(other, make_samples(source), kind, precision)
     assert not (source.artifact.path / "native").exists()
+
+
+@pytest.mark.parametrize("kind", ["context", "sequence"])
+def test_int8_that_is_wrong_where_its_program_is_right_leaves_no_file(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
+    source, write = make_source("gru", tmp_path), module.write_native
+    other = build_form(randomised("gru", seed=9, dim=96, **SIZES["gru"]))
+
+    def wrong(form: Form, path: Path, kind: str, contexts: Any = None, *, precision: str) -> None:
+        write(form if precision == "fp32" else other, path, kind, contexts, precision=precision)
+
+    monkeypatch.setattr(module, "write_native", wrong)
+    with pytest.raises(VerificationFailed, match="int8: largest drift"):
+        export_native(source, make_samples(source), kind, "int8")
+    assert not (source.artifact.path / "native").exists()
+
+
+@pytest.mark.parametrize("kind", ["context", "sequence"])
+def test_int8_of_a_program_that_is_a_little_wrong_leaves_no_file(kind: str, tmp_path: Path) -> None:
+    """Rounding to int8 moves a prediction 10,000 times as far as this epsilon does."""
+    pytest.importorskip("lvm_runtime.native._engine", reason="the extension is not built")
+    source = make_source("gru", tmp_path)
+    samples = make_samples(source)
+    with pytest.raises(VerificationFailed, match="fp32: median drift"):
+        export_native(with_epsilon(source, 1.1e-5), samples, kind, "int8")
+    assert not (source.artifact.path / "native").exists()
+    export_native(source, samples, kind, "int8")
 
 
 def test_command_writes_what_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

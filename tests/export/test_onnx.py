@@ -12,8 +12,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from export.forms import build_form
+from export.forms import Form, build_form
 from export.forms.rounding import quantise_weight
+from export.onnx import export as module
 from export.onnx.__main__ import command
 from export.onnx.export import export_onnx, export_sequence, write_graph
 from export.onnx.plain import export_plain
@@ -24,7 +25,7 @@ from lvm_runtime.artifact.drift import BATCH_INVARIANCE_LIMIT, DRIFT_LIMITS, FP3
 from lvm_runtime.artifact.fingerprint import random_contexts
 from lvm_runtime.errors import VerificationFailed
 from lvm_runtime.models import known_answers, save_model
-from tests.artifacts import randomised
+from tests.artifacts import randomised, with_epsilon
 
 SIZES: dict[str, dict[str, Any]] = {
     "lstm": {"dim": 96, "hidden_dim": 64},
@@ -167,6 +168,28 @@ def test_wrong_export_leaves_no_file(precision: str, kind: str, tmp_path: Path) 
     with pytest.raises(VerificationFailed, match="largest drift"):
         export(with_other_weights, make_samples(source))
     assert not list(source.artifact.path.rglob("*.onnx"))
+    assert not (source.artifact.path / "onnx").exists()
+
+
+def test_int8_of_a_program_that_is_a_little_wrong_leaves_no_file(tmp_path: Path) -> None:
+    source = make_source("gru", tmp_path)
+    with pytest.raises(VerificationFailed, match="onnx fp32: median drift"):
+        export_onnx(with_epsilon(source, 1.1e-5), make_samples(source), "int8")
+    assert not (source.artifact.path / "onnx").exists()
+
+
+def test_int8_that_is_wrong_where_its_program_is_right_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, write = make_source("gru", tmp_path), module.write_graph
+    other = build_form(randomised("gru", seed=9, **SIZES["gru"]))
+
+    def wrong(form: Form, path: Path, precision: str, kind: str = "context", contexts: Any = None) -> None:
+        write(form if precision == "fp32" else other, path, precision, kind, contexts)
+
+    monkeypatch.setattr(module, "write_graph", wrong)
+    with pytest.raises(VerificationFailed, match="onnx int8: largest drift"):
+        export_onnx(source, make_samples(source), "int8")
     assert not (source.artifact.path / "onnx").exists()
 
 

@@ -37,7 +37,26 @@ def test_untrained_artifact_is_made_once_and_found_again() -> None:
     assert Artifact.load("artifacts/amn-untrained").config.dim == 16
     again = open_source("amn", untrained=True, dim=16)
     assert again.artifact.manifest.created == first.artifact.manifest.created
-    assert open_source("amn", untrained=True, dim=24).artifact.config.dim == 24
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["another size", "trained"])
+def test_untrained_weights_replace_no_other_model(trained: bool) -> None:
+    """Its compiled forms would be gone with it."""
+    if trained:
+        save_model(randomised("amn", dim=24), "artifacts/amn-untrained", provenance={"training": {"epochs": 1}})
+    else:
+        open_source("amn", untrained=True, dim=16)
+    before = Artifact.load("artifacts/amn-untrained").manifest
+    with pytest.raises(ArtifactError, match=r"amn-untrained: holds another model \(amn, dim .* of dim 24; remove it"):
+        open_source("amn", untrained=True, dim=24)
+    assert Artifact.load("artifacts/amn-untrained").manifest == before
+
+
+def test_a_trained_model_is_not_taken_for_untrained_weights() -> None:
+    model = randomised("amn", dim=16)
+    save_model(model, "artifacts/amn-untrained", provenance={"training": {"epochs": 1}})
+    with pytest.raises(ArtifactError, match="dim 16, which is not of random weights"):
+        open_source("amn", untrained=True, dim=16)
 
 
 def test_every_parameter_of_untrained_weights_counts() -> None:

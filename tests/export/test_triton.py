@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +17,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.triton.__main__ import command
 from export.triton.repository import KINDS, MODEL, write_repository
-from lvm_runtime import Artifact, InvalidInput, Predictor
-from tests.artifacts import make_artifact, some_contexts
+from lvm_runtime import Artifact, ArtifactError, InvalidInput, Predictor
+from lvm_runtime.models import save_model
+from tests.artifacts import add_onnx, make_artifact, randomised, some_contexts
 from tests.export.triton_server import triton
 from tests.lvm_runtime.server.serving import serving
 from tests.lvm_runtime.server.test_clients import infer
@@ -76,6 +79,35 @@ def test_no_model_of_an_older_artifact_stays_beside_a_new_one(small_artifacts: G
     without_onnx = make_artifact(tmp_path / "amn", onnx=False)
     assert write_repository(without_onnx, tmp_path / "models") == [python]
     assert not compiled.exists()
+
+
+@pytest.mark.parametrize("change", ["trained again", "a form more", "two versions", "a file gone"])
+def test_an_artifact_that_changes_while_it_is_copied_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    artifact, repository = make_artifact(tmp_path / "amn"), tmp_path / "models"
+    write_repository(artifact, repository)
+    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    if change == "trained again":
+        make_artifact(artifact.path, architecture="gru")
+    elif change == "a form more":
+        add_onnx(artifact, randomised("amn"), "onnx/other.onnx")
+    else:
+        copytree = shutil.copytree
+
+        def copy(source: Path, target: Path, *options: Any, **named: Any) -> None:
+            copytree(source, target, *options, **named)
+            if Path(target).name != "artifact":  # it calls itself
+                return
+            if change == "two versions":
+                shutil.copy(save_model(randomised("amn", seed=1), artifact.path).path / "manifest.json", target)
+            else:
+                shutil.copy(artifact.path / "gone", target)
+
+        monkeypatch.setattr(shutil, "copytree", copy)
+    with pytest.raises(ArtifactError, match=r"amn: .* if it was being changed, export it again when that has ended$"):
+        write_repository(artifact, repository)
+    assert before == {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
 
 
 def test_options_are_checked_as_the_model_will_read_them() -> None:

@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
+from export.forms import build_form
+from export.onnx.export import write_graph
 from export.source import Source, open_source
 from export.verify import (
     BATCH_SIZES,
+    ROUNDING,
     ROWS_LENGTHENED,
     SAMPLE_SEED,
     DocumentRunner,
@@ -233,6 +237,7 @@ DRIFT = r"largest drift \(1 - cosine\) is .*expected ≤ "
         pytest.param({"fault": for_one}, "int8", DRIFT, id="one context of 128"),
         pytest.param({"fault": by(1e-4)}, "fp32", "largest difference in a component", id="component"),
         pytest.param({"fault": by(0.03)}, "int8", "median drift", id="median"),
+        pytest.param({"fault": by(6e-6)}, "fp32", "median drift .* of random contexts", id="more than rounding"),
         pytest.param({"fault": by(float("nan"))}, "int8", "largest drift .* is inf", id="nan"),
         pytest.param({"fault": scaled_together}, "int8", MATES, id="one scale for a batch"),
         *(pytest.param({"fault": at_batch(n)}, "fp32", MATES, id=f"batch {n}") for n in (1, 3, 32, 128)),
@@ -327,10 +332,10 @@ def test_a_form_runs_at_its_own_sizes(sizes: tuple[int, ...], runs: dict[int, in
 
 def test_a_report_has_what_was_measured(sample: Sample) -> None:
     plain = replace(sample, attention=None)
-    report = verify(Faulty(plain, by(1e-5)), [plain, plain], name="off", precision="fp32", batch_sizes=(128,))
-    off = drift(Faulty(plain, by(1e-5)).run(plain.contexts), plain.predictions)
+    report = verify(Faulty(plain, by(2e-6)), [plain, plain], name="off", precision="fp32", batch_sizes=(128,))
+    off = drift(Faulty(plain, by(2e-6)).run(plain.contexts), plain.predictions)
     assert (report.worst_drift, report.median_drift) == (off.max(), np.median(off))
-    assert report.largest_difference == pytest.approx(1e-5, rel=0.01)
+    assert report.largest_difference == pytest.approx(2e-6, rel=0.01)
     assert (report.batch_change, report.contexts, report.search) == (0.0, 256, None)
     assert report.details() == {
         "median_drift": report.median_drift,
@@ -352,6 +357,30 @@ def test_the_first_of_a_sample_keep_their_answers(sample: Sample) -> None:
     assert few.attention is not None
     np.testing.assert_array_equal(few.attention, sample.attention[:3])
     assert plain.attention is None
+
+
+def test_a_form_may_be_rounded_otherwise_than_the_training_form(sample: Sample) -> None:
+    """Where fp32 itself moves the answers of a model, no form can be held to less."""
+    assert 0 < sample.rounding < 1e-12
+    plain = replace(sample, attention=None, rounding=2e-12)
+    verify(Faulty(plain, by(6e-6)), [plain], name="right", precision="fp32")
+    assert (replace(sample, rounding=1.0).rounding_limit, sample.rounding_limit) == (1e-7, ROUNDING)
+
+
+def test_a_small_mistake_is_found_in_a_file(tmp_path: Path) -> None:
+    """An epsilon that is off: of a prediction's components none is off by a fifth of their limit."""
+    sizes: dict[str, Any] = {"dim": 64, "hidden_dim": 64, "num_heads": 4, "ffn_dim": 128}
+    model, other = randomised("transformer", **sizes), randomised("transformer", **sizes)
+    for module in other.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-6
+    samples = [Sample.of("usual", model, random_contexts(128, 5, 64))]
+    for name, written in (("right", model), ("off", other)):
+        write_graph(build_form(written), tmp_path / f"{name}.onnx", "fp32")
+    check = partial(verify_file, samples=samples, format="onnx", precision="fp32")
+    assert check(tmp_path / "right.onnx").median_drift < 1e-12
+    with pytest.raises(VerificationFailed, match=r"^onnx fp32: median drift \(1 - cosine\) of usual contexts"):
+        check(tmp_path / "off.onnx")
 
 
 def test_every_sample_is_compared(sample: Sample) -> None:

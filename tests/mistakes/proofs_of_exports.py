@@ -2,16 +2,10 @@
 
 from tests.mistakes.mistake import Mistake
 
-_VERIFY, _PROVE, _LINE = "export/verify.py", "export/coreml/prove.py", "export/commandline.py"
+_VERIFY, _LINE = "export/verify.py", "export/commandline.py"
 _FAULT = "tests/export/test_verify.py::test_each_fault_is_found"
 _GIVEN = "tests/export/test_samples.py::test_corpus_that_is_given_takes_the_place_of_any_other"
-_FORM = "tests/export/coreml/test_prove.py::test_form_that_is_wrong_in_one_way_only_is_refused"
-_PACKAGE = "tests/export/coreml/test_prove.py::test_package_that_is_wrong_in_one_way_only_is_refused"
-_SIZES = "tests/export/coreml/test_prove.py::test_mistake_in_one_batch_size_is_found"
-_ROUNDED = "tests/export/coreml/test_prove.py::test_results_that_rounding_spoils_are_refused"
-_TOO_LONG = "tests/export/coreml/test_prove.py::test_compressed_package_whose_answers_are_too_long_is_refused"
 _UNIT = "tests/export/test_samples.py::test_corpus_is_divided_by_its_lengths_where_that_of_training_was"
-_ON_A_MAC = "tests/export/coreml/test_prove.py::test_what_core_ml_does_on_a_mac_counts"
 
 MISTAKES = [
     Mistake(
@@ -50,6 +44,13 @@ MISTAKES = [
         "tests/export/test_verify.py::test_mistakes_at_other_lengths_are_found[attention]",
     ),
     Mistake(
+        "an export in int8 may drift as it likes for short vectors",
+        _VERIFY,
+        'if precision == "int8" and other',
+        "if False and other",
+        "tests/export/test_int8.py::test_a_form_that_short_vectors_drift_in_is_refused[onnx]",
+    ),
+    Mistake(
         "an export in int8 may give NaN for zeros",
         _VERIFY,
         "if not other.contexts.any() and",
@@ -69,13 +70,6 @@ MISTAKES = [
         "return largest_difference(*lengths)",
         "return max(float((lengths[0] - lengths[1]).max(initial=0.0)), 0.0)",
         f"{_FAULT}[too short]",
-    ),
-    Mistake(
-        "a prediction of a compressed Core ML package may have any length",
-        _PROVE,
-        "require(longer, LENGTH_LIMIT",
-        "require(0.0, LENGTH_LIMIT",
-        _TOO_LONG,
     ),
     Mistake(
         "of a document, windows that begin within a context are not compared",
@@ -101,9 +95,30 @@ MISTAKES = [
     Mistake(
         "a native sequence form is kept without a proof",
         "export/native/export.py",
-        "report = verify_sequence(temporary, source, samples, format=format, precision=precision)",
-        "from ..verify import Report\n\n            report = Report(0.0, 0.0, 0.0, 0.0, 0)",
-        "tests/export/test_native.py::test_wrong_export_leaves_no_file[sequence-int8]",
+        "report = check(temporary, samples=samples, precision=precision)",
+        "report = Report(0.0, 0.0, 0.0, 0.0, 0)",
+        "tests/export/test_native.py::test_int8_that_is_wrong_where_its_program_is_right_leaves_no_file[sequence]",
+    ),
+    Mistake(
+        "a native form in int8 is kept although its program is wrong",
+        "export/native/export.py",
+        'if precision != "fp32":',
+        "if False:",
+        "tests/export/test_native.py::test_int8_of_a_program_that_is_a_little_wrong_leaves_no_file[context]",
+    ),
+    Mistake(
+        "an ONNX form in int8 is kept although its program is wrong",
+        "export/onnx/export.py",
+        'if precision != "fp32":',
+        "if False:",
+        "tests/export/test_onnx.py::test_int8_of_a_program_that_is_a_little_wrong_leaves_no_file",
+    ),
+    Mistake(
+        "a Core AI asset in fp16 is kept although its form is wrong",
+        "export/coreai/export.py",
+        'if options.manifest_precision != "fp32":',
+        "if False:",
+        "tests/export/test_coreai.py::test_fp16_of_a_form_that_is_a_little_wrong_is_refused",
     ),
     Mistake(
         "`--data` is not handed on",
@@ -226,6 +241,13 @@ MISTAKES = [
         f"{_FAULT}[median]",
     ),
     Mistake(
+        "in fp32 rounding may make any drift at the median",
+        _VERIFY,
+        'if precision == "fp32" else ()',
+        'if precision == "fp64" else ()',
+        f"{_FAULT}[more than rounding]",
+    ),
+    Mistake(
         "the largest drift reported is the mean",
         _VERIFY,
         "max(d.max() for d in drifts)",
@@ -247,146 +269,6 @@ MISTAKES = [
         "tests/export/test_search_check.py::test_neighbours_out_of_order_are_refused_where_the_drift_passes",
     ),
     Mistake("`--min-overlap` is not handed on", _LINE, ", min_overlap=overlap)", ")", _GIVEN),
-    Mistake(
-        "the inputs of the form's proof are of the usual size only",
-        _PROVE,
-        "FORM_SCALES = (1, 30)",
-        "FORM_SCALES = (1,)",
-        f"{_FORM}[large inputs]",
-    ),
-    Mistake(
-        "the form's proof leaves attention out",
-        _PROVE,
-        "            if attention is not None:\n                worst",
-        "            if attention is None:\n                worst",
-        f"{_FORM}[attention]",
-    ),
-    Mistake(
-        "the form's proof runs the first batch size only",
-        _PROVE,
-        "        for size in functions:\n            batch",
-        "        for size in list(functions)[:1]:\n            batch",
-        _SIZES,
-    ),
-    Mistake(
-        "the exact difference of a package is not judged",
-        _PROVE,
-        '    require(proof.exact_difference, exact, "the largest difference of the package in float64", _REMEDY)\n',
-        "",
-        f"{_PACKAGE}[components]",
-    ),
-    Mistake(
-        "the rounded difference of a package is not judged",
-        _PROVE,
-        '    require(proof.largest_difference, rounded, "the largest difference of the package, rounded,", _REMEDY)\n',
-        "",
-        _ROUNDED,
-    ),
-    Mistake(
-        "a package's drift is not judged",
-        _PROVE,
-        '    require(proof.worst_drift, 1.0 - COSINE_LIMIT, "drift (1 - cosine) from the training form", _REMEDY)\n',
-        "",
-        f"{_PACKAGE}[a row beyond the batch]",
-    ),
-    Mistake(
-        "the limit of rounded results is ten times wider",
-        _PROVE,
-        "ROUNDED_LIMIT = 5e-4",
-        "ROUNDED_LIMIT = 5e-3",
-        _ROUNDED,
-    ),
-    Mistake(
-        "the limit of rounded weights is ten times wider",
-        _PROVE,
-        "WEIGHTS_LIMIT = 2e-4",
-        "WEIGHTS_LIMIT = 2e-3",
-        f"{_PACKAGE}[components]",
-    ),
-    Mistake(
-        "the limit of a form is ten times wider",
-        _PROVE,
-        "FORM_LIMIT = 2e-6",
-        "FORM_LIMIT = 2e-5",
-        f"{_FORM}[small difference]",
-    ),
-    Mistake(
-        "the limits widen for vectors of every size",
-        _PROVE,
-        "max(1.0, (LIMITS_AT / samples[0].contexts.shape[2]) ** 0.5)",
-        "10.0",
-        f"{_PACKAGE}[components]",
-    ),
-    Mistake(
-        "Core ML's own drift on a Mac is not judged",
-        _PROVE,
-        "    if proof.core_ml_drift is not None:\n        require",
-        "    if False:\n        require",
-        _ON_A_MAC,
-    ),
-    Mistake(
-        "Core ML's own drift on a Mac is not measured",
-        _PROVE,
-        '_by_core_ml(package, options, samples) if platform.system() == "Darwin" else None',
-        "None",
-        _ON_A_MAC,
-    ),
-    Mistake(
-        "Core ML's own drift of a compressed package is not judged",
-        _PROVE,
-        "max(proof.worst_drift, proof.core_ml_drift or 0.0)",
-        "proof.worst_drift",
-        _ON_A_MAC,
-    ),
-    Mistake(
-        "Core ML's own drift is measured at one batch size",
-        _PROVE,
-        "for s in samples for size in options.functions]",
-        "for s in samples for size in (max(options.functions),)]",
-        _ON_A_MAC,
-    ),
-    Mistake(
-        "Core ML's own drift is not what the manifest lists",
-        "export/coreml/export.py",
-        "proof.worst_drift if proof.core_ml_drift is None else max(proof.worst_drift, proof.core_ml_drift)",
-        "proof.worst_drift",
-        _ON_A_MAC,
-    ),
-    Mistake(
-        "only the first sample of a package is compared",
-        _PROVE,
-        "            for sample in samples:\n                differences",
-        "            for sample in samples[:1]:\n                differences",
-        f"{_PACKAGE}[second sample]",
-    ),
-    Mistake(
-        "a package runs the first batch size only",
-        _PROVE,
-        'list(functions)[: 1 if mode == "narrow" else None]',
-        "list(functions)[:1]",
-        _SIZES,
-    ),
-    Mistake(
-        "a package's attention is not compared",
-        _PROVE,
-        "    if sample.attention is not None:\n        off",
-        "    if sample.attention is None:\n        off",
-        f"{_PACKAGE}[attention]",
-    ),
-    Mistake(
-        "what a search finds with a package is not judged",
-        _PROVE,
-        'return replace(proof, search=search(rounded, samples, "coreml"))',
-        "return proof",
-        "tests/export/coreml/test_prove.py::test_package_has_to_find_what_the_training_form_finds",
-    ),
-    Mistake(
-        "a compressed package's form is not proved, but the package itself",
-        "export/coreml/export.py",
-        'if options.precision == "fp32" and options.compress == "none":',
-        'if options.compress == "none":',
-        "tests/export/coreml/test_export.py::test_samples_of_a_real_artifact_are_used",
-    ),
     Mistake(
         "ONNX gives norm 1 to what has nearly no length",
         "export/onnx/graph.py",

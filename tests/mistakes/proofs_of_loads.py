@@ -17,6 +17,13 @@ _SAYS = "tests/lvm_runtime/backends/test_onnx.py::test_a_file_says_its_precision
 
 MISTAKES = [
     Mistake(
+        "of fixed batch sizes those alone are proved that the probes fill",
+        _SESSION,
+        "        if isinstance(runner, AnyBatch):\n",
+        "        if False:\n",
+        "tests/lvm_runtime/selection/test_session.py::test_a_fixed_batch_size_gives_the_known_answers_before_it_is_used",
+    ),
+    Mistake(
         "weights that no reader takes replace those that are there",
         "lvm_runtime/artifact/folder.py",
         "            check_header(folder / WEIGHTS, config)\n",

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import export.coreml.export as export_module
+import export.coreml.stock as stock_module
 from export.ane_lint import Level, lint_package
 from export.coreml.__main__ import build_parser, options_from
 from export.coreml.compress import compressed
@@ -244,6 +245,23 @@ def test_stock_conversion_is_right_and_lights_up(architecture: str, tmp_path: Pa
     rules = {f.rule for f in lint_package(path) if f.level is Level.ERROR}
     assert {"lstm": "recurrent", "gru": "control"}.get(architecture) in (*rules, None)
     assert source.artifact.find("coreml") == ()
+
+
+def test_a_stock_conversion_is_compared_at_every_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, other = (
+        small_source("lstm", tmp_path),
+        randomised("lstm", dim=DIM, context_length=LENGTH, hidden_dim=32, seed=1),
+    )
+    options = CoreMLOptions(batch_sizes=(1, 3), precision="fp32")
+
+    def write(model: Any, options: CoreMLOptions, shape: tuple[int, int], path: Path) -> None:
+        models = {1: model, 3: other}
+        save_functions({n: convert(models[b], options, shape, (b,)) for b, n in options.functions.items()}, path)
+
+    monkeypatch.setattr(stock_module, "write_package", write)
+    with pytest.raises(VerificationFailed, match="the stock conversion drifts by"):
+        export_stock(source, few(source), options, tmp_path / "stock.mlpackage")
+    assert not (tmp_path / "stock.mlpackage").exists()
 
 
 def test_a_stock_transformer_takes_one_batch_size(tmp_path: Path) -> None:

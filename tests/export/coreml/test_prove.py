@@ -74,7 +74,14 @@ WRONG: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
 def test_form_that_is_wrong_in_one_way_only_is_refused(fault: str, source: Source, tmp_path: Path) -> None:
     wrong = Changed(coreml_form(source.model), *WRONG[fault])
     write_package(wrong, ONE_FP32, (LENGTH, DIM), tmp_path / "wrong.mlpackage")
-    with pytest.raises(VerificationFailed, match="of the fp32 package from the training form"):
+    with pytest.raises(VerificationFailed, match="largest difference of the fp32 package from the training form"):
+        prove_form(tmp_path / "wrong.mlpackage", ONE_FP32.functions, source.model, few(source)[0].contexts)
+
+
+def test_form_that_is_off_by_more_than_rounding_is_refused(source: Source, tmp_path: Path) -> None:
+    wrong = Changed(coreml_form(source.model), same, lambda p, a: (p + 1e-6, a))
+    write_package(wrong, ONE_FP32, (LENGTH, DIM), tmp_path / "wrong.mlpackage")
+    with pytest.raises(VerificationFailed, match=r"median drift .* of the fp32 package .* is .*e-1[123], expected"):
         prove_form(tmp_path / "wrong.mlpackage", ONE_FP32.functions, source.model, few(source)[0].contexts)
 
 

@@ -135,6 +135,23 @@ def test_a_sequence_form_that_is_wrong_between_the_probes_is_not_used(
         np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=1e-6)
 
 
+def test_a_sequence_form_that_is_wrong_for_one_window_is_not_used(
+    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OnnxBackend.run
+
+    def turned(backend: OnnxBackend, contexts: Array) -> Array:
+        answers = run(backend, contexts)
+        return -answers if contexts.ndim == 2 and len(answers) == 1 else answers
+
+    monkeypatch.setattr(OnnxBackend, "run", turned)
+    vectors = _document(5)
+    with Predictor(small_artifacts("gru"), backend="onnx") as predictor:
+        with pytest.warns(UserWarning, match="window by window.*largest difference to single windows"):
+            found = predictor.predict_sequence(vectors)
+        np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("wrong", ["dimension", "metadata"])
 def test_a_sequence_form_that_cannot_run_is_not_used_and_says_so(
     wrong: str, small_artifacts: Get, tmp_path: Path

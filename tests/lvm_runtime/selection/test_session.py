@@ -161,6 +161,35 @@ def test_programs_for_different_batch_sizes_may_round_differently() -> None:
     np.testing.assert_allclose(one, sixteen, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("wrong", [1, 4, 64], ids=str)
+def test_a_fixed_batch_size_gives_the_known_answers_before_it_is_used(wrong: int) -> None:
+    """Of 1, 4, 16 and 64 the probes run as one batch of 16."""
+
+    def fault(contexts: Array) -> float:
+        return 0.05 * (len(contexts) == wrong)
+
+    session, contexts = _session(batch_sizes=(1, 4, 16, 64), fault=fault), probe_contexts(8, 5)
+    for size in (1, 4, 16, 64, wrong):
+        asked = np.resize(contexts, (size, 5, 8))
+        if size == wrong:
+            with pytest.raises(VerificationFailed, match=f"mean .* on cpu at batch size {size}: drift from the known"):
+                session.run_usable(asked)
+        else:
+            np.testing.assert_allclose(session.run(asked)[0], _fingerprint().predictions[0], rtol=0, atol=1e-6)
+
+
+def test_a_fixed_batch_size_is_proved_once() -> None:
+    session, seen = _session(batch_sizes=(1, 16)), []
+    session.backend.sizes_seen = seen  # type: ignore[attr-defined]
+    for _ in range(2):
+        session.run(probe_contexts(8, 5)[:1])
+    assert seen == [1] * len(seen)
+    before = len(seen)
+    assert before > 16, "each probe, and two calls"
+    session.run(probe_contexts(8, 5)[:1])
+    assert len(seen) == before + 1
+
+
 def test_a_close_releases_the_backend_when_the_last_call_has_ended() -> None:
     session, entered, let_go, events = _session(), threading.Event(), threading.Event(), []
 
