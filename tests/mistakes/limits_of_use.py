@@ -187,16 +187,23 @@ MISTAKES = [
     Mistake(
         "a measurement is kept for any version of a library",
         _MEASUREMENTS,
-        "    return machine.identity() | versions\n",
-        "    return machine.identity()\n",
+        "    return machine.identity() | versions | settings\n",
+        "    return machine.identity() | settings\n",
         f"{_ELSE}[version]",
     ),
     Mistake(
         "a measurement is kept for any processor",
         _MEASUREMENTS,
-        "    return machine.identity() | versions\n",
-        "    return versions\n",
+        "    return machine.identity() | versions | settings\n",
+        "    return versions | settings\n",
         f"{_ELSE}[processor]",
+    ),
+    Mistake(
+        "a measurement is kept whatever GPUs are hidden",
+        _MEASUREMENTS,
+        "    return machine.identity() | versions | settings\n",
+        "    return machine.identity() | versions\n",
+        "tests/lvm_runtime/selection/test_measurements.py::test_what_was_measured_on_other_instructions_or_gpus_is_not_used",
     ),
     Mistake(
         "a measurement is kept for any artifact",
