@@ -59,6 +59,8 @@ class Connection(HttpToolsProtocol):
     _unparsed = 0  # bytes since the last that were a body, of a head or a trailer that may not be there yet
     _in_head = True
     _tail = b""  # the end of what has come, which may be the beginning of an offer
+    _whole: Any = None  # the cycle of the newest request that is there
+    _last = False  # whether the connection ends with the answer to that request
 
     def connection_made(self, transport: Any) -> None:
         """Give a new connection its time to send something."""
@@ -72,11 +74,30 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's closes the connection at once
         """Keep a connection whose client sends no more until the last answer; TLS connections cannot be kept."""
-        if self._coming or self.cycle.response_complete or self.scheme == "https":
-            self.transport.close()  # which sends what is held back
+        if self.scheme != "https" and self._end_after_answers():
+            return True
+        self.transport.close()  # which sends what is held back
+        return False
+
+    def _end_after_answers(self) -> bool:
+        """Take nothing more, drop what is there in part, and say whether requests wait for answers; the last ends it.
+
+        Anything else that is written before them would be taken for one of them.
+        """
+        whole = self._whole
+        if whole is None or whole.response_complete:
             return False
-        self.cycle.keep_alive = False
+        self._end()
+        self._last, whole.keep_alive = True, False
+        if self.cycle is not whole:
+            self.pipeline.popleft()
+            self.cycle = whole
         return True
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be read, after the answers to the requests before it by the end of the connection."""
+        if not self._end_after_answers():
+            super().send_400_response(msg)
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and give a request that is not there in one piece its time.
@@ -89,12 +110,12 @@ class Connection(HttpToolsProtocol):
             if not data:
                 return
         for piece in self._without_offers(data):
-            if not self.transport.is_closing():
+            if not (self.transport.is_closing() or self._last):
                 self._unparsed += len(piece)
                 super().data_received(piece)
         if self._unparsed > _MOST_HEADERS:  # the parser joins the pieces of a header, however many come
             self._too_slow()
-        elif self._coming and self._deadline is None and not self.transport.is_closing():
+        elif self._coming and self._deadline is None and not (self.transport.is_closing() or self._last):
             self._begin()
 
     def _without_offers(self, data: bytes) -> Iterator[bytes]:
@@ -146,6 +167,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._coming = False
         self._unparsed = 0
+        self._whole = self.cycle
         self._end()
         super().on_message_complete()
 
@@ -159,7 +181,7 @@ class Connection(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._end()
-        if not self.transport.is_closing():
+        if not (self.transport.is_closing() or self._end_after_answers()):
             if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.transport.write(_TIMED_OUT)
                 if not self._in_head:

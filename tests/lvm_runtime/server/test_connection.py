@@ -131,6 +131,24 @@ def test_an_answer_is_sent_whenever_its_client_ends_what_it_sends(turns: int) ->
     assert transport.closed
 
 
+@pytest.mark.parametrize("turns", range(6))
+@pytest.mark.parametrize(
+    "after",
+    [b"P", POST + b"content-len", POST + b"content-length: 9\r\n\r\n{", b"\0", POST + b"x: " + b"x" * (70 << 10)],
+    ids=["method", "head", "body", "garbage", "long"],
+)
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_requests_are_answered_whatever_comes_after_them(ahead: int, after: bytes, turns: int) -> None:
+    sent = (POST + b"content-length: 1\r\n\r\n{") * ahead + after
+    for pieces in ([sent, None], [sent[: -len(after)], after, None], [sent[: ahead - 2], sent[ahead - 2 :], None]):
+        transport, bodies = fed(pieces, turns=turns, keep_alive=0.01)
+        assert transport.written.count(b"HTTP/1.1 200 ") == ahead
+        assert transport.written.startswith(b"HTTP/1.1 200 ")
+        assert transport.written.count(b"HTTP/1.1 ") <= ahead + 1
+        assert transport.closed
+        assert bodies == [b"{"] * ahead
+
+
 @pytest.mark.parametrize("after", [b"", b"\r\n"], ids=["nothing", "an empty line"])
 def test_a_connection_that_brings_no_other_request_is_closed(after: bytes) -> None:
     transport, bodies = fed([POST + b"content-length: 1\r\n\r\n{", after], keep_alive=0.01)
