@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from lvm_runtime.server.connection import Connection
+from lvm_runtime.server.connection import Connection, _Together
 
 POST = b"POST / HTTP/1.1\r\n"
 
@@ -24,9 +24,10 @@ class Transport(asyncio.Transport):
         self.written, self.closed = b"", False
 
     def write(self, data: Any) -> None:
-        """Take an answer, unless it comes too late."""
-        if not self.closed:
-            self.written += data
+        """Take an answer; where that is too late, fail as uvloop's does."""
+        if self.closed:
+            raise RuntimeError("the handler is closed")
+        self.written += data
 
     def close(self) -> None:
         """Note it."""
@@ -147,6 +148,21 @@ def test_requests_are_answered_whatever_comes_after_them(ahead: int, after: byte
         assert transport.written.count(b"HTTP/1.1 ") <= ahead + 1
         assert transport.closed
         assert bodies == [b"{"] * ahead
+
+
+def test_an_answer_to_a_client_that_has_gone_is_no_failure() -> None:
+    failures = list[Any]()
+
+    async def run() -> None:
+        loop, transport = asyncio.get_running_loop(), Transport()
+        loop.set_exception_handler(lambda loop, failure: failures.append(failure))
+        together = _Together(transport, loop)
+        together.write(b"an answer")
+        transport.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert failures == []
 
 
 @pytest.mark.parametrize("after", [b"", b"\r\n"], ids=["nothing", "an empty line"])
