@@ -1,13 +1,14 @@
-"""An HTTP connection with bounds: on the time in which a request has to have come, and on the size of its headers."""
+"""An HTTP connection with bounds: on how long it waits for a request and for its client, and on the size of headers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _log = logging.getLogger("lvm_runtime.server")
@@ -48,12 +49,29 @@ class _Together:
         return getattr(self._transport, name)
 
 
+class _Flow(FlowControl):
+    """Reads nothing while requests wait for those before them: each answer would bring thousands of short ones."""
+
+    def __init__(self, transport: Any, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Read on, unless requests wait."""
+        if not self._pipeline:
+            super().resume_reading()
+
+
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, which ends a request that is slower than `timeout` seconds, before any answer."""
+    """uvicorn's connection, which ends a request that is slower than `timeout` seconds, before any answer.
+
+    It also ends when its client takes nothing of an answer for as long: it would be held for ever, and delay a stop.
+    """
 
     timeout = 30.0
     log_requests = False
     _deadline: asyncio.TimerHandle | None = None
+    _untaken: asyncio.TimerHandle | None = None
     _coming = True  # a request that is not there yet; the first one is due with the connection
     _header_bytes = 0
     _unparsed = 0  # bytes since the last that were a body, of a head or a trailer that may not be there yet
@@ -65,12 +83,37 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Give a new connection its time to send something."""
         super().connection_made(_Together(transport, self.loop))  # type: ignore[arg-type]  # one by its methods
+        self.flow = _Flow(self.transport, self.pipeline)
+        transport.set_write_buffer_limits(1)  # pause_writing tells of all that waits for the client; TLS takes no 0
         self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._end()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what is sent."""
+        super().pause_writing()
+        self._wait_for_client(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Go on: the client has taken everything."""
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
+        super().resume_writing()
+
+    def _wait_for_client(self, left: int) -> None:
+        self._untaken = self.loop.call_later(self.timeout, self._end_if_untaken, left)
+
+    def _end_if_untaken(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < before:
+            self._wait_for_client(left)
+        else:
+            self.transport.abort()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's closes the connection at once
         """Keep a connection whose client sends no more until the last answer; TLS connections cannot be kept."""
@@ -172,12 +215,18 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def _begin(self) -> None:
-        self._deadline = self.loop.call_later(self.timeout, self._too_slow)
+        self._deadline = self.loop.call_later(self.timeout, self._end_if_late)
 
     def _end(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _end_if_late(self) -> None:
+        if self.flow.read_paused:  # the rest may be there
+            self._begin()
+        else:
+            self._too_slow()
 
     def _too_slow(self) -> None:
         self._end()
