@@ -68,7 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default = getattr(_DEFAULTS, name.replace("-", "_"))
         add(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default: {default})")
     for name, what in (
-        ("timeout", "seconds in which an HTTP request has to have come"),
+        ("timeout", "seconds for an HTTP request to come and, without TLS, for its client to take some of the answer"),
         ("drain", "seconds in which a server that was told to stop still takes requests"),
         ("grace", "seconds that it then waits for those under way"),
     ):

@@ -7,6 +7,8 @@ be at the same paths on every node.
 
 from __future__ import annotations
 
+import re
+import socket
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +26,12 @@ from lvm_runtime.errors import InvalidInput, LvmError, one_line
 from lvm_runtime.predictor import Predictor
 from lvm_runtime.request import Request
 from lvm_runtime.system.extras import require
+
+_ADDRESS = re.compile(r"(?:ray://)?\[?(?P<host>[^/\[\]]+)\]?:(?P<port>[0-9]{1,5})")
+_CONNECT = 10.0  # seconds in which a cluster's head takes a connection
+_TRIES = 5
+"""Workers that may end at one part: also a node that dies ends one, and Ray itself tries for ever."""
+_TRIED = ".tried.tmp"  # the end of the name of the file that counts them; `finish` removes it, too
 
 
 def predict(
@@ -48,20 +56,25 @@ def predict(
     parts, after a check that every row is in exactly one. Rows that cannot be predicted are an InvalidInput, or with
     `skip_bad` NaN and listed in `out/bad.csv`.
 
-    Raises BackendUnavailable without Ray, LvmError where a worker fails.
+    Raises BackendUnavailable without Ray, LvmError where no cluster is found or a worker fails.
     """
     whole_number(cpus, "cpus")
     finite_number(gpus, "gpus", example="1")
     ray = require("ray", "predicting on a cluster", "ray", "ray.data")
+    started = not ray.is_initialized()
+    if started and address not in (None, "auto", "local"):
+        _require_listener(address)
     path, folder = resolve(artifact).absolute(), file_name(out, "out").absolute()
     config = Artifact.load(path).config  # says what is wrong with it here, before a cluster is asked
     sources = sources_of(file_name(source, "source"))
     require_corpus(sources[0], context_length=config.context_length, dim=config.dim)
     parts = plan(sources, whole_number(rows, "rows"))
     prepare(folder, parts, path, overwrite=overwrite, restart=restart)
-    started = not ray.is_initialized()
     if started:
-        ray.init(address=address or "local", include_dashboard=False, log_to_driver=False)
+        try:
+            ray.init(address=address or "local", include_dashboard=False, log_to_driver=False)
+        except ConnectionError as error:
+            raise _unreachable(address or "local", error) from error
     try:
         if started and not address:  # other clusters may grow
             _require_room(ray.cluster_resources(), cpus, gpus)
@@ -75,6 +88,24 @@ def predict(
     return BulkResult(manifest["predictions"], resumed, manifest["bad"])
 
 
+def _require_listener(address: str) -> None:
+    """Raise InvalidInput for what is no address, LvmError where nobody listens: Ray itself tries for ever."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None:
+        raise InvalidInput(f"the address is {address!r:.99}, expected HOST:PORT, such as 10.0.0.1:6379, or auto")
+    try:
+        socket.create_connection((found["host"], int(found["port"])), _CONNECT).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> LvmError:
+    return LvmError(
+        f"no Ray cluster is found at {address} ({one_line(error)}); start one with `ray start --head` and give the "
+        "address that it prints"
+    )
+
+
 def _require_room(there: dict[str, float], cpus: int, gpus: float) -> None:
     """Raise InvalidInput for a worker that this machine has no room for: Ray waits for ever for another one."""
     for name, wanted, found in (("cpus", cpus, there.get("CPU", 0)), ("gpus", gpus, there.get("GPU", 0))):
@@ -86,6 +117,8 @@ def _run(ray: Any, parts: list[Part], arguments: tuple[Any, ...], cpus: int, gpu
     """Return the result of every part; each is a block of its own, so that any worker takes any."""
     if not parts:
         return []
+    for left in arguments[3].glob(f".*{_TRIED}"):  # of a run before
+        left.unlink(missing_ok=True)
     items = [asdict(part) for part in parts]
     free = ray.available_resources()
     room = [free.get("CPU", 0) // cpus, *([free.get("GPU", 0) // gpus] if gpus else [])]
@@ -124,13 +157,16 @@ class _Worker:
             **{name: values[0].item() if hasattr(values[0], "item") else values[0] for name, values in batch.items()}
         )
         result, failure = PartResult(part, 0, {}), ["", ""]
+        tried = self._folder / f".{part.name}{_TRIED}"
         try:
+            _count_try(tried, part)
             self._predictor = self._predictor or open_with_threads(*self._opening)
             result = write_part(self._predictor, part, self._folder, skip_bad=self._skip_bad)
         except LvmError as error:
             failure = [type(error).__name__, str(error)]
         except (OSError, MemoryError) as error:
             failure = [LvmError.__name__, f"a worker failed at {part.name}: {one_line(error)}"]
+        tried.unlink(missing_ok=True)
         return {
             **batch,
             "predictions": np.array([result.predictions]),
@@ -139,6 +175,17 @@ class _Worker:
             "reasons": [list(result.bad.values())],
             "failure": [failure],
         }
+
+
+def _count_try(tried: Path, part: Part) -> None:
+    """Add one to the length of the file `tried`, which a worker that ends leaves behind; LvmError after _TRIES."""
+    with tried.open("ab") as file:
+        if file.tell() >= _TRIES:
+            raise LvmError(
+                f"{part.source}: {_TRIES} workers ended at the rows {part.first} to {part.last - 1}, killed or out of "
+                "memory; Ray's logs say why. Mend or leave out the file, or give each worker more with --cpus"
+            )
+        file.write(b".")
 
 
 def _result(row: dict[str, Any]) -> PartResult:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lvm_runtime.contexts import Array
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.server.failures import Failure, Refused
-from lvm_runtime.server.protocol import OUTPUTS, Wanted, check_parameters, contexts_of
+from lvm_runtime.server.protocol import PREDICTION, Wanted, check_parameters, contexts_of
 from lvm_runtime.server.tensors import Layout, from_numbers
 
 Headers = list[tuple[bytes, bytes]]
@@ -77,7 +77,7 @@ def _read_head(text: bytes, tail: int) -> _Head:
     call_id = request.get("id")
     if call_id is not None and not isinstance(call_id, str):
         raise InvalidInput(f"id is {call_id!r:.99}, expected a string")
-    return _Head(call_id, contexts, outputs or (Wanted(OUTPUTS[0], binary_by_default),))
+    return _Head(call_id, contexts, outputs or (Wanted(PREDICTION, binary_by_default),))
 
 
 _known_head = lru_cache(_HEADS)(_read_head)

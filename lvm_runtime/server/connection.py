@@ -1,13 +1,14 @@
-"""An HTTP connection with bounds: on the time in which a request has to have come, and on the size of its headers."""
+"""An HTTP connection with bounds: on how long it waits for a request and for its client, and on the size of headers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _log = logging.getLogger("lvm_runtime.server")
@@ -41,42 +42,105 @@ class _Together:
 
     def _send(self) -> None:
         held, self._held = self._held, []
-        if held:
+        if held and not self._transport.is_closing():  # the client may have gone meanwhile
             self._transport.write(b"".join(held))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
 
+class _Flow(FlowControl):
+    """Reads nothing while requests wait for those before them: each answer would bring thousands of short ones."""
+
+    def __init__(self, transport: Any, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Read on, unless requests wait."""
+        if not self._pipeline:
+            super().resume_reading()
+
+
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, which ends a request that is slower than `timeout` seconds, before any answer."""
+    """uvicorn's connection, which ends a request that is slower than `timeout` seconds, before any answer.
+
+    It also ends when its client takes nothing of an answer for as long: it would be held for ever, and delay a stop.
+    """
 
     timeout = 30.0
     log_requests = False
     _deadline: asyncio.TimerHandle | None = None
+    _untaken: asyncio.TimerHandle | None = None
     _coming = True  # a request that is not there yet; the first one is due with the connection
     _header_bytes = 0
     _unparsed = 0  # bytes since the last that were a body, of a head or a trailer that may not be there yet
     _in_head = True
     _tail = b""  # the end of what has come, which may be the beginning of an offer
+    _whole: Any = None  # the cycle of the newest request that is there
+    _last = False  # whether the connection ends with the answer to that request
 
     def connection_made(self, transport: Any) -> None:
         """Give a new connection its time to send something."""
         super().connection_made(_Together(transport, self.loop))  # type: ignore[arg-type]  # one by its methods
+        self.flow = _Flow(self.transport, self.pipeline)
+        transport.set_write_buffer_limits(1)  # pause_writing tells of all that waits for the client; TLS takes no 0
         self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._end()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what is sent."""
+        super().pause_writing()
+        self._wait_for_client(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Go on: the client has taken everything."""
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
+        super().resume_writing()
+
+    def _wait_for_client(self, left: int) -> None:
+        self._untaken = self.loop.call_later(self.timeout, self._end_if_untaken, left)
+
+    def _end_if_untaken(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < before:
+            self._wait_for_client(left)
+        else:
+            self.transport.abort()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's closes the connection at once
         """Keep a connection whose client sends no more until the last answer; TLS connections cannot be kept."""
-        if self._coming or self.cycle.response_complete or self.scheme == "https":
-            self.transport.close()  # which sends what is held back
+        if self.scheme != "https" and self._end_after_answers():
+            return True
+        self.transport.close()  # which sends what is held back
+        return False
+
+    def _end_after_answers(self) -> bool:
+        """Take nothing more, drop what is there in part, and say whether requests wait for answers; the last ends it.
+
+        Anything else that is written before them would be taken for one of them.
+        """
+        whole = self._whole
+        if whole is None or whole.response_complete:
             return False
-        self.cycle.keep_alive = False
+        self._end()
+        self._last, whole.keep_alive = True, False
+        if self.cycle is not whole:
+            self.pipeline.popleft()
+            self.cycle = whole
         return True
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be read, after the answers to the requests before it by the end of the connection."""
+        if not self._end_after_answers():
+            super().send_400_response(msg)
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and give a request that is not there in one piece its time.
@@ -89,12 +153,12 @@ class Connection(HttpToolsProtocol):
             if not data:
                 return
         for piece in self._without_offers(data):
-            if not self.transport.is_closing():
+            if not (self.transport.is_closing() or self._last):
                 self._unparsed += len(piece)
                 super().data_received(piece)
         if self._unparsed > _MOST_HEADERS:  # the parser joins the pieces of a header, however many come
             self._too_slow()
-        elif self._coming and self._deadline is None and not self.transport.is_closing():
+        elif self._coming and self._deadline is None and not (self.transport.is_closing() or self._last):
             self._begin()
 
     def _without_offers(self, data: bytes) -> Iterator[bytes]:
@@ -146,20 +210,27 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._coming = False
         self._unparsed = 0
+        self._whole = self.cycle
         self._end()
         super().on_message_complete()
 
     def _begin(self) -> None:
-        self._deadline = self.loop.call_later(self.timeout, self._too_slow)
+        self._deadline = self.loop.call_later(self.timeout, self._end_if_late)
 
     def _end(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
+    def _end_if_late(self) -> None:
+        if self.flow.read_paused:  # the rest may be there
+            self._begin()
+        else:
+            self._too_slow()
+
     def _too_slow(self) -> None:
         self._end()
-        if not self.transport.is_closing():
+        if not (self.transport.is_closing() or self._end_after_answers()):
             if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.transport.write(_TIMED_OUT)
                 if not self._in_head:

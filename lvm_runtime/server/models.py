@@ -27,7 +27,7 @@ from lvm_runtime.server.event_loop_batcher import EventLoopBatcher
 from lvm_runtime.server.failures import Failure, Refused
 from lvm_runtime.server.metrics import Metrics
 from lvm_runtime.server.options import ModelSpec, ServerOptions
-from lvm_runtime.server.protocol import check_contexts, check_outputs
+from lvm_runtime.server.protocol import ATTENTION, PREDICTION, check_contexts, check_outputs
 from lvm_runtime.server.statistics import Statistics
 from lvm_runtime.system.cpus import usable_cpus
 
@@ -67,7 +67,7 @@ class ServedModel:
         self._latency.observe(taken)
         self._contexts.inc(count)
         self.statistics.succeeded(count, taken)
-        found = {"prediction": answer[:, : self.config.dim], "attention": answer[:, self.config.dim :]}
+        found = {PREDICTION: answer[:, : self.config.dim], ATTENTION: answer[:, self.config.dim :]}
         return {name: found[name] for name in outputs}
 
     def count(self, protocol: str, status: int) -> None:

@@ -16,9 +16,10 @@ from lvm_runtime.errors import InvalidInput
 from lvm_runtime.server.failures import Failure, Refused
 
 INPUT = "context"
-OUTPUTS = ("prediction", "attention")
+PREDICTION, ATTENTION = OUTPUTS = ("prediction", "attention")
 PLATFORM = "lvm_runtime"
-EXTENSIONS = ("binary_tensor_data", "statistics", "model_repository")
+BINARY_DATA = "binary_tensor_data"
+EXTENSIONS = (BINARY_DATA, "statistics", "model_repository")
 
 _REFUSED = {
     "classification": "an output is its whole tensor, as JSON or as bytes",
@@ -58,7 +59,7 @@ def check_outputs(config: ModelConfig, names: Sequence[str]) -> bool:
             raise InvalidInput(f"output {name!r:.99}: expected {' or '.join(outputs_of(config))}")
         if name in names[:number]:
             raise InvalidInput(f"output {name} is there twice; expected it once")
-    return "attention" in names
+    return ATTENTION in names
 
 
 def check_contexts(config: ModelConfig, contexts: NDArray[Any], most: int) -> None:
@@ -72,11 +73,11 @@ def check_contexts(config: ModelConfig, contexts: NDArray[Any], most: int) -> No
 
 def outputs_of(config: ModelConfig) -> tuple[str, ...]:
     """Return the names of a model's outputs."""
-    return OUTPUTS if config.attention else OUTPUTS[:1]
+    return OUTPUTS if config.attention else (PREDICTION,)
 
 
 def tensors_of(config: ModelConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the inputs and the outputs of a model as its metadata tell them; −1 stands for B."""
-    sizes = {"prediction": config.dim, "attention": config.context_length}
+    sizes = {PREDICTION: config.dim, ATTENTION: config.context_length}
     inputs = [{"name": INPUT, "datatype": "FP32", "shape": [-1, config.context_length, config.dim]}]
     return inputs, [{"name": name, "datatype": "FP32", "shape": [-1, sizes[name]]} for name in outputs_of(config)]

@@ -15,7 +15,7 @@ import lvm_runtime
 from lvm_runtime.errors import InvalidInput
 from lvm_runtime.server.failures import GONE, Failure, Refused, failure_of
 from lvm_runtime.server.messages import SERVICE, message
-from lvm_runtime.server.protocol import EXTENSIONS, OUTPUTS, PLATFORM, check_parameters, contexts_of, tensors_of
+from lvm_runtime.server.protocol import BINARY_DATA, PLATFORM, PREDICTION, check_parameters, contexts_of, tensors_of
 from lvm_runtime.server.state import State
 from lvm_runtime.server.tensors import Layout, from_numbers
 
@@ -84,7 +84,7 @@ async def infer(state: State, request: Any) -> Any:
     try:
         for holder in (request, *request.inputs, *request.outputs):
             _check_parameters(holder.parameters)
-        names = [output.name for output in request.outputs] or [OUTPUTS[0]]
+        names = [output.name for output in request.outputs] or [PREDICTION]
         found = await model.infer(_contexts(request), names, staggered=True)
         answer = _Answer(model_name=model.spec.name, model_version=model.spec.version, id=request.id)
         for name in names:
@@ -142,7 +142,7 @@ async def model_ready(state: State, request: Any) -> Any:
 
 async def server_metadata(state: State, request: Any) -> Any:
     """Say what server this is."""
-    extensions = EXTENSIONS[:1]  # the published definition has no calls for the others
+    extensions = [BINARY_DATA]  # the published definition has no calls for the others
     return message("ServerMetadataResponse")(name=PLATFORM, version=lvm_runtime.__version__, extensions=extensions)
 
 

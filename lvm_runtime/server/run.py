@@ -24,6 +24,7 @@ import grpc
 import uvicorn
 
 from lvm_runtime.server.connection import Connection
+from lvm_runtime.server.models import Models
 from lvm_runtime.server.ports import open_port, unusable
 from lvm_runtime.server.rest import build_app
 from lvm_runtime.server.rpc import build_server
@@ -78,14 +79,14 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     watching = loop.create_task(_watch(supervisor, stop)) if supervisor else None
-    reloads: set[asyncio.Task[None]] = set()
-    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(state.models.reload())))
+    first = loop.create_task(_load(state.models))
+    loads = {first}
+    loop.add_signal_handler(signal.SIGHUP, lambda: loads.add(loop.create_task(state.models.reload())))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
-        if not state.models.ready:
-            await state.models.load_first()
-        elif state.models.outdated:
-            await state.models.reload()
+        await asyncio.wait((first, loop.create_task(stop.wait())), return_when=asyncio.FIRST_COMPLETED)
+        if first.done():
+            first.result()
         if not stop.is_set():
             await _answer(state, web, rpc, stop, serves)
     finally:
@@ -93,7 +94,7 @@ async def _serve(
             watching.cancel()
         state.models.close()
     _log.info("stopped")
-    if not all(reload.done() for reload in reloads):
+    if not all(load.done() for load in loads):
         os._exit(0)  # Python would wait for the thread that loads, which nobody needs now and nothing stops
 
 
@@ -116,6 +117,13 @@ async def _answer(
     finally:
         answering.should_exit = True
         await asyncio.gather(serving, server.stop(state.options.grace))
+
+
+async def _load(models: Models) -> None:
+    if not models.ready:
+        await models.load_first()
+    elif models.outdated:
+        await models.reload()
 
 
 async def _watch(supervisor: int, stop: asyncio.Event) -> None:

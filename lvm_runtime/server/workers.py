@@ -52,7 +52,12 @@ def serve(specs: list[ModelSpec], request: Request, options: ServerOptions) -> N
             run(state, web, rpc)
             return
         with _signals() as signals:
-            state.models.load()
+            try:
+                with _stoppable():
+                    state.models.load()
+            except _Stopped:
+                _log.info("stopped")
+                return
             if any(not _is_whole_after_fork(model.predictor) for model in state.models):
                 state.models.close()
                 state.models = Models(specs, request, options, metrics)
@@ -74,6 +79,27 @@ def _signals() -> Iterator[socket.socket]:
             signal.signal(number, handler)
         receiver.close()
         sender.close()
+
+
+class _Stopped(BaseException):
+    """A signal to stop came while no worker was there to take it."""
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Raise _Stopped where the first signal to stop finds the body: a load may take long."""
+
+    def stop(number: int, frame: Any) -> None:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        raise _Stopped
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ MISTAKES = [
     Mistake(
         "a worker that replaces another serves the models from before a reload",
         "lvm_runtime/server/run.py",
-        "        elif state.models.outdated:\n            await state.models.reload()\n",
+        "    elif models.outdated:\n        await models.reload()\n",
         "",
         f"{_T}/test_signals.py::test_a_signal_while_the_workers_start_is_heard[supervisor-SIGHUP]",
     ),

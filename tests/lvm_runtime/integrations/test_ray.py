@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +30,7 @@ from tests.lvm_runtime.bulk.test_bulk import _save
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize(("address", "asked"), [(None, "local"), ("auto", "auto"), ("10.0.0.1:6379", "10.0.0.1:6379")])
+@pytest.mark.parametrize(("address", "asked"), [(None, "local"), ("auto", "auto"), ("of a head", "127.0.0.1:{}")])
 def test_without_an_address_ray_runs_on_this_machine_alone(
     address: str | None, asked: str, small_artifacts: Callable[[str], Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -39,14 +42,68 @@ def test_without_an_address_ray_runs_on_this_machine_alone(
 
     stub = SimpleNamespace(is_initialized=lambda: False, init=init)
     monkeypatch.setattr("lvm_runtime.integrations.ray.require", lambda *_: stub)
-    with pytest.raises(LvmError, match=f"the cluster is {asked}"):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        asked = asked.format(head.getsockname()[1])
+        with pytest.raises(LvmError, match=f"the cluster is {asked}"):
+            predict(tmp_path / "in.npy", small_artifacts("amn"), tmp_path / "out", address=address and asked)
+
+
+def _lost(**_: Any) -> None:
+    raise ConnectionError("Could not find any running Ray instance")
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("10.0.0.1", "the address is '10.0.0.1', expected HOST:PORT, such as"),
+        ("http://10.0.0.1:8265", "the address is 'http://10.0.0.1:8265', expected HOST:PORT, such as"),
+        ("127.0.0.1:1", r"no Ray cluster is found at 127.0.0.1:1 \(.*refused\); start one with `ray start --head`"),
+        ("ray://[::1]:99999", r"no Ray cluster is found at ray://\[::1\]:99999 \(.*\); start one with"),
+        ("x" * 64 + ":1", "no Ray cluster is found at x+:1"),
+        ("auto", r"no Ray cluster is found at auto \(Could not find any running Ray instance\); start one with"),
+    ],
+)
+def test_an_address_of_no_cluster_is_an_error_at_once(
+    address: str, says: str, small_artifacts: Callable[[str], Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Ray itself tries for minutes, and prints a traceback for what is no address."""
+    np.save(tmp_path / "in.npy", some_contexts(1, length=20)[0])
+    stub = SimpleNamespace(is_initialized=lambda: False, init=_lost)
+    monkeypatch.setattr("lvm_runtime.integrations.ray.require", lambda *_: stub)
+    with pytest.raises(LvmError, match=says):
         predict(tmp_path / "in.npy", small_artifacts("amn"), tmp_path / "out", address=address)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import lvm_runtime.integrations.ray as integration
+from tests.lvm_runtime.integrations.test_ray import answer
+
+integration.write_part = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+print(answer(*map(Path, sys.argv[1:]))["failure"][1])
+"""
+
+
+def test_what_ends_every_worker_is_named_and_not_tried_for_ever(
+    small_artifacts: Callable[[str], Path], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "in.npy", some_contexts(1, length=20)[0])
+    arguments = [str(tmp_path / "in.npy"), str(small_artifacts("amn")), str(tmp_path / "out")]
+    run = partial(subprocess.run, [sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = 0
+    while (done := run(env=environment)).returncode == -signal.SIGKILL:
+        ended += 1
+        assert ended < 20
+    assert done.stdout.startswith(f"{tmp_path}/in.npy: {ended} workers ended at the rows 0 to 19, killed or"), done
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def answer(source: Path, artifact: Path, out: Path, request: Request | None = None) -> dict[str, Any]:
     """Return what a worker answers for the first part of a file."""
     part = plan([source])[0]
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     worker = _Worker(artifact, request or Request(), 1, out, False)
     row = worker({name: np.array([value]) for name, value in asdict(part).items()})
     return {name: values[0] for name, values in row.items()}

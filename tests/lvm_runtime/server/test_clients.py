@@ -86,7 +86,7 @@ def test_what_there_is(server: Running, side: str) -> None:
     told = ask.get_server_metadata(**options)
     assert told["name"] == "lvm_runtime"
     calls = {"statistics": ask.get_inference_statistics, "model_repository": ask.get_model_repository_index}
-    for extension in told["extensions"][1:]:
+    for extension in set(told["extensions"]) - {"binary_tensor_data"}:
         calls[extension]()
     ask.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
@@ -151,12 +152,44 @@ def test_slow_and_cut_off_requests_end(server: Running) -> None:
 def test_a_client_that_sends_no_more_gets_its_answers(server: Running, ahead: int) -> None:
     host, port = server.http.split(":")
     head = b"POST /v2/models/amn/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(request())
-    for cut, answers in ((0, ahead + 1), (1, 0)):  # half a request gets none
+    for cut, answers in ((0, ahead + 1), (1, ahead)):  # half a request gets none
         with socket.create_connection((host, int(port)), 20) as asking:
             sent = (head + request()) * (ahead + 1)
             asking.sendall(sent[: len(sent) - cut])
             asking.shutdown(socket.SHUT_WR)
             assert b"".join(iter(lambda s=asking: s.recv(4096), b"")).count(b"HTTP/1.1 200 ") == answers
+
+
+GET = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\nx-long: %s\r\n\r\n" % (2000 * b"y")
+
+
+def _ask_on(client: socket.socket, take: int, seconds: float) -> tuple[int, bytes]:
+    """Send requests for so many seconds, and take so many bytes of the answers each 0.1 s."""
+    sent, taken, end = 0, b"", time.monotonic() + seconds
+    client.settimeout(0.1)
+    while time.monotonic() < end:
+        with contextlib.suppress(TimeoutError):
+            while True:
+                sent += client.send(GET[sent % len(GET) :] + 50 * GET)
+        with contextlib.suppress(TimeoutError):
+            taken += client.recv(take) if take else b""
+    return sent // len(GET), taken
+
+
+def test_a_client_that_takes_no_answer_is_let_go(server: Running) -> None:
+    host, port = server.http.split(":")
+    with socket.create_connection((host, int(port))) as stuck, pytest.raises(ConnectionError):
+        _ask_on(stuck, 0, 40)
+
+
+def test_a_client_that_takes_its_answers_slowly_gets_them_all(server: Running) -> None:
+    host, port = server.http.split(":")
+    with socket.create_connection((host, int(port))) as slow:
+        asked, taken = _ask_on(slow, 1 << 18, 5)
+        slow.settimeout(20)
+        slow.shutdown(socket.SHUT_WR)
+        taken += b"".join(iter(lambda: slow.recv(1 << 20), b""))
+        assert taken.count(b"HTTP/1.1 200 ") == asked
 
 
 JSON = st.recursive(

@@ -72,34 +72,51 @@ def test_a_signal_while_the_workers_start_is_heard(where: str, name: str, small_
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-RELOADING = """
+LOADING = """
 import sys, time
 from lvm_runtime.commands.main import main
+from lvm_runtime.server import workers
 from lvm_runtime.server.models import Models
 
-build, built = Models._build, []
+load, slow, *arguments = sys.argv[1:]
+build, builds = Models._build, 0
 
-def slow(models):
-    if built:
+def build_slowly(models):
+    global builds
+    builds += 1
+    if builds == int(slow):
         print("loading", file=sys.stderr, flush=True)
         time.sleep(300)
-    built.append(build(models))
-    return built[-1]
+    return build(models)
 
-Models._build = slow
-sys.exit(main(["serve", sys.argv[1], "--http-port", "0", "--grpc-port", "0", "--drain", "0", "--grace", "1"]))
+Models._build = build_slowly
+if load == "each":
+    workers._is_whole_after_fork = lambda predictor: False
+sys.exit(main(["serve", *arguments, "--http-port", "0", "--grpc-port", "0", "--drain", "0", "--grace", "1"]))
 """
 
 
-def test_a_stop_does_not_wait_for_a_reload(small_artifacts: Get) -> None:
-    command = [sys.executable, "-c", RELOADING, str(small_artifacts("amn"))]
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("load", "slow", "workers"),
+    [("first", 1, 1), ("again", 2, 1), ("first", 1, 2), ("each", 2, 2)],
+    ids=["first", "again", "before the workers", "in each worker"],
+)
+def test_a_stop_does_not_wait_for_a_load(load: str, slow: int, workers: int, name: str, small_artifacts: Get) -> None:
+    """The load with the number `slow`, counted in each process, does not end."""
+    arguments = [load, str(slow), str(small_artifacts("amn")), "--workers", str(workers)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", LOADING, *arguments], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         try:
-            for awaited, then in (('"ready"', signal.SIGHUP), ("loading", signal.SIGTERM)):
-                assert any(awaited in line for line in process.stderr)
-                process.send_signal(then)
+            if load == "again":
+                assert any('"ready"' in line for line in process.stderr)
+                process.send_signal(signal.SIGHUP)
+            for _ in range(workers if load == "each" else 1):
+                assert any("loading" in line for line in process.stderr)
+            process.send_signal(getattr(signal, name))
             assert process.wait(60) == 0
             assert '"stopped"' in process.stderr.read()
         finally:
