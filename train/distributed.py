@@ -112,7 +112,7 @@ class Processes:
                 raise
             lost, cause = _is_lost_connection(error), ""
             store = torch.distributed.distributed_c10d._get_default_store()
-            with suppress(RuntimeError):  # it may have ended with the process that kept it
+            with suppress(RuntimeError):  # without torchrun it ends with the first process
                 if not lost:
                     store.compare_set(_CAUSE, "", f"process {self.rank} of {self.count} ended: {_told(error)}")
                 elif store.check([_CAUSE]):
