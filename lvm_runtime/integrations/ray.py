@@ -70,6 +70,8 @@ def predict(
     require_corpus(sources[0], context_length=config.context_length, dim=config.dim)
     parts = plan(sources, whole_number(rows, "rows"))
     prepare(folder, parts, path, overwrite=overwrite, restart=restart)
+    for left in folder.glob(f".*{_TRIED}"):  # of a run before
+        left.unlink(missing_ok=True)
     if started:
         try:
             ray.init(address=address or "local", include_dashboard=False, log_to_driver=False)
@@ -117,8 +119,6 @@ def _run(ray: Any, parts: list[Part], arguments: tuple[Any, ...], cpus: int, gpu
     """Return the result of every part; each is a block of its own, so that any worker takes any."""
     if not parts:
         return []
-    for left in arguments[3].glob(f".*{_TRIED}"):  # of a run before
-        left.unlink(missing_ok=True)
     items = [asdict(part) for part in parts]
     free = ray.available_resources()
     room = [free.get("CPU", 0) // cpus, *([free.get("GPU", 0) // gpus] if gpus else [])]

@@ -83,7 +83,7 @@ MISTAKES = [
         "lvm_runtime/selection/sequences.py",
         "largest_difference(answers[: len(between)], session.run(between))",
         "0.0",
-        "tests/lvm_runtime/selection/test_sequences.py::test_a_sequence_form_that_is_wrong_between_the_probes_is_not_used",
+        "tests/lvm_runtime/selection/test_sequences.py::test_a_sequence_form_that_is_wrong_beside_the_probes_is_not_used[between]",
     ),
     Mistake(
         "an ONNX sequence form is kept without a proof",

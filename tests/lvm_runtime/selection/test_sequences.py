@@ -118,34 +118,26 @@ def test_a_sequence_form_that_disagrees_is_not_used_and_says_so(
     assert "its largest difference to single windows is" in refusal.why
 
 
-def test_a_sequence_form_that_is_wrong_between_the_probes_is_not_used(
-    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
+def _every_fifth(answers: Array) -> Array:
+    return answers[np.arange(len(answers)) // 5 * 5]
+
+
+def _turned_where_alone(answers: Array) -> Array:
+    return -answers if len(answers) == 1 else answers
+
+
+@pytest.mark.parametrize(("wrong", "rows"), [(_every_fifth, 9), (_turned_where_alone, 5)], ids=["between", "alone"])
+def test_a_sequence_form_that_is_wrong_beside_the_probes_is_not_used(
+    wrong: Callable[[Array], Array], rows: int, small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = OnnxBackend.run
 
-    def every_fifth(backend: OnnxBackend, contexts: Array) -> Array:
+    def faulty(backend: OnnxBackend, contexts: Array) -> Array:
         answers = run(backend, contexts)
-        return answers if contexts.ndim == 3 else answers[np.arange(len(answers)) // 5 * 5]
+        return answers if contexts.ndim == 3 else wrong(answers)
 
-    monkeypatch.setattr(OnnxBackend, "run", every_fifth)
-    vectors = _document(9)
-    with Predictor(small_artifacts("gru"), backend="onnx") as predictor:
-        with pytest.warns(UserWarning, match="window by window.*largest difference to single windows"):
-            found = predictor.predict_sequence(vectors)
-        np.testing.assert_allclose(found, predictor.predict(_windows(vectors)), rtol=0, atol=1e-6)
-
-
-def test_a_sequence_form_that_is_wrong_for_one_window_is_not_used(
-    small_artifacts: Get, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = OnnxBackend.run
-
-    def turned(backend: OnnxBackend, contexts: Array) -> Array:
-        answers = run(backend, contexts)
-        return -answers if contexts.ndim == 2 and len(answers) == 1 else answers
-
-    monkeypatch.setattr(OnnxBackend, "run", turned)
-    vectors = _document(5)
+    monkeypatch.setattr(OnnxBackend, "run", faulty)
+    vectors = _document(rows)
     with Predictor(small_artifacts("gru"), backend="onnx") as predictor:
         with pytest.warns(UserWarning, match="window by window.*largest difference to single windows"):
             found = predictor.predict_sequence(vectors)
